@@ -1,0 +1,1 @@
+//! ganesh takes events from NATS JetStream and lands each exactly once in Postgres.

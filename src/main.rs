@@ -1,0 +1,2 @@
+//! The ganesh binary.
+fn main() {}
