@@ -1,0 +1,27 @@
+-- Every event, once: the primary key is what makes an event the same event as another.
+-- Partitions are made ahead of time by the service; see src/storage/partitions.rs.
+CREATE TABLE events (
+    id              text        COLLATE "C" NOT NULL,
+    source          text        COLLATE "C" NOT NULL,
+    time            timestamptz NOT NULL,
+    type            text        COLLATE "C" NOT NULL,
+    subject         text        COLLATE "C",
+    datacontenttype text        COLLATE "C",
+    dataschema      text        COLLATE "C",
+    data            jsonb,
+    data_bytes      bytea,
+    extensions      jsonb,
+    nats_subject    text        COLLATE "C" NOT NULL,
+    stream_seq      bigint      NOT NULL,
+    -- When the stream stored the message.
+    published_at    timestamptz NOT NULL,
+    -- now(), not clock_timestamp(): a volatile default makes COPY insert row by row.
+    stored_at       timestamptz NOT NULL DEFAULT now(),
+    trace_id        text        COLLATE "C" NOT NULL,
+    PRIMARY KEY (id, source, time)
+) PARTITION BY RANGE (time);
+
+CREATE INDEX events_subject_time ON events (subject, time DESC);
+
+-- Times that no partition covers land here and are never lost.
+CREATE TABLE events_default PARTITION OF events DEFAULT;

@@ -1,0 +1,14 @@
+//! `ganesh doctor`.
+
+use clap::Command;
+
+use super::Failure;
+use crate::config::Config;
+
+pub(super) fn command() -> Command {
+    Command::new("doctor")
+}
+
+pub(super) async fn run(_config: Config) -> Result<(), Failure> {
+    Ok(())
+}

@@ -1,0 +1,14 @@
+//! `ganesh healthcheck`.
+
+use clap::Command;
+
+use super::Failure;
+use crate::config::Config;
+
+pub(super) fn command() -> Command {
+    Command::new("healthcheck")
+}
+
+pub(super) async fn run(_config: Config) -> Result<(), Failure> {
+    Ok(())
+}

@@ -1,0 +1,14 @@
+//! `ganesh serve`.
+
+use clap::Command;
+
+use super::Failure;
+use crate::config::Config;
+
+pub(super) fn command() -> Command {
+    Command::new("serve")
+}
+
+pub(super) async fn run(_config: Config) -> Result<(), Failure> {
+    Ok(())
+}

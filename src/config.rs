@@ -1,0 +1,329 @@
+//! The configuration: one table of settings, one validated [`Config`].
+//!
+//! Every setting is a flag and an environment variable of the same name
+//! (`GANESH_BATCH_LINGER_MS` is `--batch-linger-ms`); [`SETTINGS`] is where its
+//! default and its help stand, and the only place. Reading it collects every
+//! mistake before it gives up, so that a user corrects them all at once.
+
+mod reader;
+mod secret;
+mod settings;
+mod sources;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+pub use reader::{ConfigErrors, Reader};
+pub use secret::{Secret, SecretUrl};
+pub use settings::{SETTINGS, Setting};
+pub use sources::{arguments, read_values};
+
+/// Everything that a process of ganesh can be told. Its `Debug` shows no secret.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// JetStream: where it is, and what of it is ours.
+    pub nats: NatsConfig,
+    /// Postgres: where it is, and how `events` is kept.
+    pub postgres: PostgresConfig,
+    /// Dragonfly or Redis.
+    pub cache: CacheConfig,
+    /// The message path.
+    pub pipeline: PipelineConfig,
+    /// The two HTTP listeners.
+    pub http: HttpConfig,
+    /// Logs and traces.
+    pub telemetry: TelemetryConfig,
+    /// How long to wait at start for NATS and Postgres to be there.
+    pub startup_timeout: Duration,
+    /// How long a shutdown may take, from SIGTERM to exit.
+    pub shutdown_grace: Duration,
+}
+
+/// JetStream: where it is, and what of it is ours.
+#[derive(Debug, Clone)]
+pub struct NatsConfig {
+    /// Server addresses, separated by commas.
+    pub url: SecretUrl,
+    /// The stream that holds the events.
+    pub stream: String,
+    /// The subjects of that stream, when it has to be made.
+    pub subjects: Vec<String>,
+    /// The age at which a stream made by us drops a message.
+    pub stream_max_age: Duration,
+    /// The size at which a stream made by us drops its oldest messages.
+    pub stream_max_bytes: u64,
+    /// The durable pull consumer, shared by all replicas.
+    pub consumer: String,
+    /// The stream of the dead letters.
+    pub dlq_stream: String,
+    /// How long the server waits for an acknowledgement before it delivers again.
+    pub ack_wait: Duration,
+}
+
+/// Postgres: where it is, and how `events` is kept.
+#[derive(Debug, Clone)]
+pub struct PostgresConfig {
+    /// The connection string.
+    pub url: SecretUrl,
+    /// Whether `serve` applies the migrations before it starts.
+    pub migrate_on_start: bool,
+    /// The time that one partition of `events` covers.
+    pub partition_interval: PartitionInterval,
+    /// Days after which events are dropped; `None` keeps them.
+    pub retention_days: Option<u32>,
+}
+
+/// The time that one partition of `events` covers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PartitionInterval {
+    /// From one full hour, UTC, to the next.
+    Hour,
+    /// From midnight, UTC, to midnight.
+    Day,
+}
+
+/// Dragonfly or Redis.
+#[derive(Debug, Clone)]
+pub struct CacheConfig {
+    /// The connection string.
+    pub url: SecretUrl,
+    /// How long an entry stays after it was written last.
+    pub ttl: Duration,
+}
+
+/// The message path.
+#[derive(Debug, Clone)]
+pub struct PipelineConfig {
+    /// Whether a message that is no CloudEvent becomes an event all the same.
+    pub accept_plain: bool,
+    /// A batch is closed at this many events.
+    pub batch_max_events: usize,
+    /// A batch is closed at this many bytes, as the messages were delivered.
+    pub batch_max_bytes: usize,
+    /// A batch is closed when its first event has waited this long.
+    pub batch_linger: Duration,
+    /// Batches written at the same time, each on its own connection.
+    pub writers: usize,
+    /// Messages held at most, from delivery to settlement.
+    pub max_in_flight: usize,
+    /// Bytes held at most, from delivery to settlement.
+    pub max_in_flight_bytes: usize,
+}
+
+/// The two HTTP listeners.
+#[derive(Debug, Clone)]
+pub struct HttpConfig {
+    /// Where the API listens.
+    pub api_addr: SocketAddr,
+    /// Where `/livez`, `/readyz` and `/metrics` are served.
+    pub admin_addr: SocketAddr,
+    /// The bearer token that the API asks for, if any.
+    pub api_token: Option<Secret>,
+}
+
+/// Logs and traces.
+#[derive(Debug, Clone)]
+pub struct TelemetryConfig {
+    /// A `tracing` filter, such as `info` or `ganesh=debug,info`.
+    pub log_filter: String,
+    /// How a log line looks.
+    pub log_format: LogFormat,
+    /// Whether spans are exported over OTLP.
+    pub traces: TracesExporter,
+    /// Where the OTLP collector listens (gRPC).
+    pub otlp_endpoint: String,
+    /// One in this many requests without a sampled caller becomes a trace; 0 means none.
+    pub trace_baseline: u32,
+    /// The resource attribute `service.name`.
+    pub service_name: String,
+    /// Further resource attributes.
+    pub resource_attributes: Vec<(String, String)>,
+}
+
+/// How a log line looks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LogFormat {
+    /// Text on a terminal, JSON elsewhere.
+    Auto,
+    /// One line of text for people.
+    Text,
+    /// One JSON object a line.
+    Json,
+}
+
+/// Whether spans are exported.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum TracesExporter {
+    /// Over OTLP (gRPC).
+    Otlp,
+    /// Not at all.
+    None,
+}
+
+impl Config {
+    /// Reads and validates every setting.
+    ///
+    /// # Errors
+    /// All mistakes at once, each with the variable's name and what was expected.
+    pub fn read(mut reader: Reader) -> Result<Self, ConfigErrors> {
+        let r = &mut reader;
+        let config = Self {
+            nats: NatsConfig::read(r),
+            postgres: PostgresConfig::read(r),
+            cache: CacheConfig::read(r),
+            pipeline: PipelineConfig::read(r),
+            http: HttpConfig::read(r),
+            telemetry: TelemetryConfig::read(r),
+            startup_timeout: r.duration("GANESH_STARTUP_TIMEOUT"),
+            shutdown_grace: r.duration("GANESH_SHUTDOWN_GRACE"),
+        };
+        config.check_together(r);
+        reader.finish(config)
+    }
+
+    /// Rules that no single setting can break.
+    fn check_together(&self, r: &mut Reader) {
+        let pipeline = &self.pipeline;
+        if pipeline.batch_max_events > pipeline.max_in_flight {
+            r.mistake(
+                "GANESH_BATCH_MAX_EVENTS",
+                &pipeline.batch_max_events.to_string(),
+                "at most GANESH_MAX_IN_FLIGHT, or a batch could never fill",
+            );
+        }
+        if pipeline.batch_max_bytes > pipeline.max_in_flight_bytes {
+            r.mistake(
+                "GANESH_BATCH_MAX_BYTES",
+                &pipeline.batch_max_bytes.to_string(),
+                "at most GANESH_MAX_IN_FLIGHT_BYTES, or a batch could never fill",
+            );
+        }
+        if pipeline.batch_linger * 4 > self.nats.ack_wait {
+            r.mistake(
+                "GANESH_BATCH_LINGER_MS",
+                &pipeline.batch_linger.as_millis().to_string(),
+                "at most a quarter of GANESH_ACK_WAIT, or messages would be delivered again while they wait",
+            );
+        }
+        if self.nats.stream == self.nats.dlq_stream {
+            r.mistake(
+                "GANESH_DLQ_STREAM",
+                &self.nats.dlq_stream,
+                "a stream other than GANESH_STREAM",
+            );
+        }
+        if self.http.api_addr == self.http.admin_addr && self.http.api_addr.port() != 0 {
+            r.mistake(
+                "GANESH_ADMIN_ADDR",
+                &self.http.admin_addr.to_string(),
+                "an address other than GANESH_HTTP_ADDR",
+            );
+        }
+    }
+}
+
+impl NatsConfig {
+    fn read(r: &mut Reader) -> Self {
+        Self {
+            url: r.server_urls("NATS_URL", &["nats", "tls"]),
+            stream: r.jetstream_name("GANESH_STREAM"),
+            subjects: r.subjects("GANESH_SUBJECTS"),
+            stream_max_age: r.duration("GANESH_STREAM_MAX_AGE"),
+            stream_max_bytes: r.bytes("GANESH_STREAM_MAX_BYTES"),
+            consumer: r.jetstream_name("GANESH_CONSUMER"),
+            dlq_stream: r.jetstream_name("GANESH_DLQ_STREAM"),
+            ack_wait: r.duration("GANESH_ACK_WAIT"),
+        }
+    }
+}
+
+impl PostgresConfig {
+    fn read(r: &mut Reader) -> Self {
+        Self {
+            url: r.server_urls("POSTGRES_URL", &["postgresql", "postgres"]),
+            migrate_on_start: r.boolean("GANESH_MIGRATE_ON_START"),
+            partition_interval: r.one_of(
+                "GANESH_PARTITION_INTERVAL",
+                &[
+                    ("hour", PartitionInterval::Hour),
+                    ("day", PartitionInterval::Day),
+                ],
+            ),
+            retention_days: match r.integer("GANESH_RETENTION_DAYS", 0, 36_500) {
+                0 => None,
+                days => Some(u32::try_from(days).unwrap_or(u32::MAX)),
+            },
+        }
+    }
+}
+
+impl CacheConfig {
+    fn read(r: &mut Reader) -> Self {
+        Self {
+            url: r.server_urls("REDIS_URL", &["redis"]),
+            ttl: Duration::from_secs(r.integer("GANESH_CACHE_TTL_SECS", 1, 30 * 86_400)),
+        }
+    }
+}
+
+impl PipelineConfig {
+    fn read(r: &mut Reader) -> Self {
+        Self {
+            accept_plain: r.boolean("GANESH_ACCEPT_PLAIN"),
+            batch_max_events: r.count("GANESH_BATCH_MAX_EVENTS", 1, 50_000),
+            batch_max_bytes: r.byte_count("GANESH_BATCH_MAX_BYTES", 1),
+            batch_linger: Duration::from_millis(r.integer("GANESH_BATCH_LINGER_MS", 0, 60_000)),
+            writers: r.count("GANESH_WRITERS", 1, 64),
+            max_in_flight: r.count("GANESH_MAX_IN_FLIGHT", 1, 1_000_000),
+            max_in_flight_bytes: r.byte_count("GANESH_MAX_IN_FLIGHT_BYTES", 64 * 1024),
+        }
+    }
+}
+
+impl HttpConfig {
+    fn read(r: &mut Reader) -> Self {
+        Self {
+            api_addr: r.socket_addr("GANESH_HTTP_ADDR"),
+            admin_addr: r.socket_addr("GANESH_ADMIN_ADDR"),
+            api_token: r.optional("GANESH_API_TOKEN").map(Secret::new),
+        }
+    }
+}
+
+impl TelemetryConfig {
+    fn read(r: &mut Reader) -> Self {
+        Self {
+            log_filter: r.log_filter("GANESH_LOG"),
+            log_format: r.one_of(
+                "GANESH_LOG_FORMAT",
+                &[
+                    ("auto", LogFormat::Auto),
+                    ("text", LogFormat::Text),
+                    ("json", LogFormat::Json),
+                ],
+            ),
+            traces: r.one_of(
+                "OTEL_TRACES_EXPORTER",
+                &[
+                    ("otlp", TracesExporter::Otlp),
+                    ("none", TracesExporter::None),
+                ],
+            ),
+            otlp_endpoint: r.http_url("OTEL_EXPORTER_OTLP_ENDPOINT"),
+            trace_baseline: u32::try_from(r.integer("GANESH_TRACE_BASELINE", 0, 1_000_000_000))
+                .unwrap_or(u32::MAX),
+            service_name: r.text("OTEL_SERVICE_NAME"),
+            resource_attributes: r.key_values("OTEL_RESOURCE_ATTRIBUTES"),
+        }
+    }
+}
+
+impl fmt::Display for PartitionInterval {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Hour => "hour",
+            Self::Day => "day",
+        })
+    }
+}

@@ -1,0 +1,69 @@
+//! What an error of Postgres means here, by SQLSTATE (DESIGN: class decides, code labels).
+
+use sqlx::postgres::PgDatabaseError;
+
+use crate::error::{Class, Code, Dependency, Error};
+
+/// Turns what sqlx says into our error.
+pub fn classify(error: &sqlx::Error) -> Error {
+    let (class, code) = match error {
+        sqlx::Error::Database(database) => {
+            let state = database.code();
+            let unnamed = database.constraint().is_none();
+            by_sqlstate(state.as_deref().unwrap_or(""), unnamed)
+        }
+        sqlx::Error::PoolTimedOut => (Class::Transient, Code::Timeout),
+        sqlx::Error::Io(_)
+        | sqlx::Error::Tls(_)
+        | sqlx::Error::PoolClosed
+        | sqlx::Error::WorkerCrashed => (Class::Transient, Code::Connection),
+        // What the client could not encode or decode: no row fails alone by that.
+        _ => (Class::Transient, Code::Response),
+    };
+    Error::new(Dependency::Postgres, class, code, describe(error))
+}
+
+/// Appendix A of Postgres's manual, by the first two characters of the state.
+fn by_sqlstate(state: &str, unnamed_constraint: bool) -> (Class, Code) {
+    match state {
+        "23505" => return (Class::Transient, Code::Duplicate),
+        // A row that met a partition being attached: no constraint has a name then.
+        "23514" if unnamed_constraint => return (Class::Transient, Code::Conflict),
+        // lock_not_available, query_canceled: our own time limits.
+        "55P03" | "57014" => return (Class::Transient, Code::Timeout),
+        _ => {}
+    }
+    match state.get(..2).unwrap_or("") {
+        "08" => (Class::Transient, Code::Connection),
+        "40" => (Class::Transient, Code::Conflict),
+        "53" | "58" => (Class::Transient, Code::Resources),
+        "25" | "55" | "57" => (Class::Transient, Code::Unavailable),
+        "22" | "23" | "54" => (Class::Poison, Code::RejectedRow),
+        "28" | "3D" | "42" => (Class::Fatal, Code::Setup),
+        // Blamed on a row only if that row fails alone while others succeed.
+        _ => (Class::Poison, Code::Response),
+    }
+}
+
+/// The message and the state, never the row: `DETAIL` quotes values.
+fn describe(error: &sqlx::Error) -> String {
+    match error {
+        sqlx::Error::Database(database) => format!(
+            "{} (SQLSTATE {})",
+            database.message(),
+            database.code().as_deref().unwrap_or("none")
+        ),
+        other => other.to_string(),
+    }
+}
+
+/// The row that `COPY` stumbled over, counted from 0, if its error names one
+/// (`COPY events, line 7, column data`).
+pub fn copy_line(error: &sqlx::Error) -> Option<usize> {
+    let database = error
+        .as_database_error()?
+        .try_downcast_ref::<PgDatabaseError>()?;
+    let (_, after) = database.r#where()?.split_once(", line ")?;
+    let digits: String = after.chars().take_while(char::is_ascii_digit).collect();
+    digits.parse::<usize>().ok()?.checked_sub(1)
+}

@@ -1,0 +1,40 @@
+//! The one pool of the process, and what a server must be for it.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+
+use crate::config::PostgresConfig;
+
+/// A statement that takes longer is cancelled by the server.
+pub const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
+/// Waiting longer than this for a free connection is an error.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+/// Connections beside the writers': reads, upkeep of partitions, the epoch.
+const CONNECTIONS_BESIDE_WRITERS: u32 = 6;
+
+/// A pool that connects when it is first used.
+///
+/// # Errors
+/// When the URL cannot be parsed.
+pub fn lazy(config: &PostgresConfig, writers: usize) -> Result<PgPool, sqlx::Error> {
+    let options = PgConnectOptions::from_str(config.url.expose())?
+        .application_name("ganesh")
+        .options([
+            ("synchronous_commit", "on"),
+            ("timezone", "UTC"),
+            (
+                "statement_timeout",
+                STATEMENT_TIMEOUT.as_millis().to_string().as_str(),
+            ),
+        ]);
+    let writers = u32::try_from(writers).unwrap_or(u32::MAX);
+    Ok(PgPoolOptions::new()
+        .max_connections(writers.saturating_add(CONNECTIONS_BESIDE_WRITERS))
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        // A ping before each use costs a round trip a batch; a connection that
+        // broke shows at its first statement, which is then repeated.
+        .test_before_acquire(false)
+        .connect_lazy_with(options))
+}

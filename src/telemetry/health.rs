@@ -1,0 +1,67 @@
+//! Which dependencies answer, and whether this process serves.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use super::Metrics;
+use crate::error::Dependency;
+
+/// What `/readyz` answers from. Cloning clones an `Arc`.
+#[derive(Clone)]
+pub struct Health(Arc<State>);
+
+struct State {
+    up: [AtomicBool; Dependency::ALL.len()],
+    serving: AtomicBool,
+    metrics: Metrics,
+}
+
+impl Health {
+    /// Nothing is known to answer yet.
+    pub fn new(metrics: Metrics) -> Self {
+        Self(Arc::new(State {
+            up: Default::default(),
+            serving: AtomicBool::new(false),
+            metrics,
+        }))
+    }
+
+    /// Notes whether a dependency answers; logs the moment in which that changes.
+    pub fn set(&self, dependency: Dependency, up: bool) {
+        self.0.metrics.dependency_up(dependency, up);
+        if self.0.up[dependency as usize].swap(up, Ordering::Relaxed) != up {
+            let dependency = dependency.as_str();
+            if up {
+                tracing::info!(dependency, "dependency answers");
+            } else {
+                tracing::warn!(dependency, "dependency does not answer");
+            }
+        }
+    }
+
+    /// Whether a dependency answered when it was last asked.
+    pub fn is_up(&self, dependency: Dependency) -> bool {
+        self.0.up[dependency as usize].load(Ordering::Relaxed)
+    }
+
+    /// Notes that the pipeline runs, or that it is being shut down.
+    pub fn set_serving(&self, serving: bool) {
+        self.0.serving.store(serving, Ordering::Relaxed);
+    }
+
+    /// Why this process is not ready; empty when it is. The cache is not asked:
+    /// without it reads are slower, and nothing else.
+    pub fn not_ready_because(&self) -> Vec<&'static str> {
+        let mut reasons = Vec::new();
+        if !self.0.serving.load(Ordering::Relaxed) {
+            reasons.push("not serving: starting or shutting down");
+        }
+        if !self.is_up(Dependency::Nats) {
+            reasons.push("nats does not answer");
+        }
+        if !self.is_up(Dependency::Postgres) {
+            reasons.push("postgres does not answer");
+        }
+        reasons
+    }
+}

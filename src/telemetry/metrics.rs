@@ -1,0 +1,170 @@
+//! The handles of the metrics: made once at start, indexed by closed enums,
+//! never looked up by name on the message path.
+
+use std::sync::Arc;
+
+use metrics::{Counter, Gauge, Histogram};
+use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+
+use super::catalogue::{
+    self, CATALOGUE, CacheRequest, Kind, Outcome, Queue, WriteMethod, dependency_codes,
+};
+use crate::error::{Code, Dependency, Error};
+use crate::pipeline::dead_letter::Reason;
+
+/// Routes of the API, as label values of `ganesh_http_requests_total`.
+pub const HTTP_ROUTES: [&str; 3] = ["/v1/events/{id}", "/v1/subjects/{subject}/latest", "other"];
+/// Classes of status, as label values.
+pub const HTTP_STATUS_CLASSES: [&str; 3] = ["2xx", "4xx", "5xx"];
+
+/// The handles. Cloning clones an `Arc`.
+#[derive(Clone)]
+pub struct Metrics(Arc<Handles>);
+
+/// See the catalogue for what each one means.
+#[allow(missing_docs)]
+pub struct Handles {
+    pub received: Counter,
+    pub redelivered: Counter,
+    settled: [Counter; Outcome::ALL.len()],
+    dead_letters: [Counter; Reason::ALL.len()],
+    pub end_to_end_seconds: Histogram,
+    pub in_flight_messages: Gauge,
+    pub in_flight_limit: Gauge,
+    pub in_flight_bytes: Gauge,
+    pub in_flight_bytes_limit: Gauge,
+    queue_depth: [Gauge; Queue::ALL.len()],
+    queue_capacity: [Gauge; Queue::ALL.len()],
+    pub progress_acks: Counter,
+    pub consumer_pending: Gauge,
+    pub consumer_ack_pending: Gauge,
+    dependency_up: [Gauge; Dependency::ALL.len()],
+    dependency_errors: Vec<Counter>,
+    batch_writes: [Counter; 2],
+    cache_requests: [Counter; CacheRequest::ALL.len()],
+    pub connections_idle: Gauge,
+    pub connections_used: Gauge,
+    http_requests: Vec<Counter>,
+}
+
+impl std::ops::Deref for Metrics {
+    type Target = Handles;
+    fn deref(&self) -> &Handles {
+        &self.0
+    }
+}
+
+/// Installs the process's recorder. What it returns renders `/metrics`.
+///
+/// # Errors
+/// When a recorder is installed already.
+pub fn install_recorder() -> Result<PrometheusHandle, BuildError> {
+    let mut builder = PrometheusBuilder::new();
+    for metric in CATALOGUE {
+        if let Kind::Histogram(buckets) = metric.kind {
+            builder =
+                builder.set_buckets_for_metric(Matcher::Full(metric.name.to_owned()), buckets)?;
+        }
+    }
+    builder.install_recorder()
+}
+
+impl Metrics {
+    /// Makes every handle, so that every series is visible before its first event.
+    pub fn register() -> Self {
+        for metric in CATALOGUE {
+            metric.describe();
+        }
+        catalogue::BUILD_INFO
+            .gauge(&[env!("CARGO_PKG_VERSION")])
+            .set(1.0);
+        Self(Arc::new(Handles {
+            received: catalogue::MESSAGES_RECEIVED.counter(&[]),
+            redelivered: catalogue::MESSAGES_REDELIVERED.counter(&[]),
+            settled: Outcome::ALL.map(|o| catalogue::MESSAGES_SETTLED.counter(&[o.as_str()])),
+            dead_letters: Reason::ALL.map(|r| catalogue::DEAD_LETTERS.counter(&[r.as_str()])),
+            end_to_end_seconds: catalogue::END_TO_END_SECONDS.histogram(),
+            in_flight_messages: catalogue::IN_FLIGHT_MESSAGES.gauge(&[]),
+            in_flight_limit: catalogue::IN_FLIGHT_LIMIT.gauge(&[]),
+            in_flight_bytes: catalogue::IN_FLIGHT_BYTES.gauge(&[]),
+            in_flight_bytes_limit: catalogue::IN_FLIGHT_BYTES_LIMIT.gauge(&[]),
+            queue_depth: Queue::ALL.map(|q| catalogue::QUEUE_DEPTH.gauge(&[q.as_str()])),
+            queue_capacity: Queue::ALL.map(|q| catalogue::QUEUE_CAPACITY.gauge(&[q.as_str()])),
+            progress_acks: catalogue::PROGRESS_ACKS.counter(&[]),
+            consumer_pending: catalogue::CONSUMER_PENDING.gauge(&[]),
+            consumer_ack_pending: catalogue::CONSUMER_ACK_PENDING.gauge(&[]),
+            dependency_up: Dependency::ALL.map(|d| catalogue::DEPENDENCY_UP.gauge(&[d.as_str()])),
+            dependency_errors: dependency_codes()
+                .map(|(d, c)| catalogue::DEPENDENCY_ERRORS.counter(&[d.as_str(), c.as_str()]))
+                .collect(),
+            batch_writes: ["copy", "insert"].map(|m| catalogue::BATCH_WRITES.counter(&[m])),
+            cache_requests: CacheRequest::ALL.map(|request| {
+                let (operation, result) = request.labels();
+                catalogue::CACHE_REQUESTS.counter(&[operation, result])
+            }),
+            connections_idle: catalogue::POSTGRES_CONNECTIONS.gauge(&["idle"]),
+            connections_used: catalogue::POSTGRES_CONNECTIONS.gauge(&["used"]),
+            http_requests: HTTP_ROUTES
+                .iter()
+                .flat_map(|route| HTTP_STATUS_CLASSES.map(|class| (*route, class)))
+                .map(|(route, class)| catalogue::HTTP_REQUESTS.counter(&[route, class]))
+                .collect(),
+        }))
+    }
+
+    /// `ganesh_messages_settled_total{outcome}`.
+    pub fn settled(&self, outcome: Outcome) -> &Counter {
+        &self.settled[outcome as usize]
+    }
+
+    /// `ganesh_dead_letters_total{reason}`.
+    pub fn dead_letters(&self, reason: Reason) -> &Counter {
+        &self.dead_letters[reason.index()]
+    }
+
+    /// `ganesh_queue_depth{queue}`.
+    pub fn queue_depth(&self, queue: Queue) -> &Gauge {
+        &self.queue_depth[queue as usize]
+    }
+
+    /// `ganesh_queue_capacity{queue}`.
+    pub fn queue_capacity(&self, queue: Queue) -> &Gauge {
+        &self.queue_capacity[queue as usize]
+    }
+
+    /// `ganesh_dependency_up{dependency}`.
+    pub fn dependency_up(&self, dependency: Dependency, up: bool) {
+        self.dependency_up[dependency as usize].set(if up { 1.0 } else { 0.0 });
+    }
+
+    /// Counts an error in `ganesh_dependency_errors_total{dependency,code}`.
+    pub fn dependency_error(&self, error: &Error) {
+        let index = error.dependency as usize * Code::ALL.len() + error.code as usize;
+        self.dependency_errors[index].increment(1);
+    }
+
+    /// `ganesh_batch_writes_total{method}`.
+    pub fn batch_writes(&self, method: WriteMethod) -> &Counter {
+        &self.batch_writes[method as usize]
+    }
+
+    /// `ganesh_cache_requests_total{operation,result}`.
+    pub fn cache_requests(&self, request: CacheRequest) -> &Counter {
+        &self.cache_requests[request as usize]
+    }
+
+    /// `ganesh_http_requests_total{route,status}`; an unknown route is `other`.
+    pub fn http_requests(&self, route: &str, status: u16) -> &Counter {
+        let other = HTTP_ROUTES.len() - 1;
+        let route = HTTP_ROUTES
+            .iter()
+            .position(|known| *known == route)
+            .unwrap_or(other);
+        let class = match status {
+            500.. => 2,
+            400.. => 1,
+            _ => 0,
+        };
+        &self.http_requests[route * HTTP_STATUS_CLASSES.len() + class]
+    }
+}
