@@ -1,0 +1,150 @@
+//! Why a message is not an event: a closed list of reasons, and one sentence for a human.
+
+use std::borrow::Cow;
+use std::fmt;
+
+/// How many characters of something a producer wrote are quoted in an error.
+const QUOTED_MAX_CHARS: usize = 40;
+
+/// The closed list of reasons for which [`super::decode`] refuses a message: a metric label, and the
+/// reason that a dead letter carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum DecodeReason {
+    /// A required attribute is not there.
+    MissingAttribute,
+    /// An attribute's name, type or value breaks the rules of `CloudEvents`.
+    InvalidAttribute,
+    /// An attribute, or the data, is given more than once.
+    RepeatedAttribute,
+    /// An attribute is longer than its limit.
+    AttributeTooLong,
+    /// More extension attributes than the limits allow, by number or by size.
+    TooManyExtensions,
+    /// `time` is not an RFC 3339 timestamp in the years 0001 to 9999.
+    InvalidTime,
+    /// The event, or the data that says it is JSON, is not valid JSON.
+    InvalidJson,
+    /// Not UTF-8 where text is due, or not base64 where base64 is due.
+    InvalidEncoding,
+    /// Another version of `CloudEvents` than 1.0.
+    UnsupportedSpecversion,
+    /// A structured event in another format than JSON.
+    UnsupportedFormat,
+    /// A batch of events in one message.
+    UnsupportedBatch,
+    /// Not a `CloudEvent`, and plain messages are switched off.
+    PlainNotAccepted,
+}
+
+impl DecodeReason {
+    /// Every reason, each once.
+    pub const ALL: [Self; 12] = [
+        Self::MissingAttribute,
+        Self::InvalidAttribute,
+        Self::RepeatedAttribute,
+        Self::AttributeTooLong,
+        Self::TooManyExtensions,
+        Self::InvalidTime,
+        Self::InvalidJson,
+        Self::InvalidEncoding,
+        Self::UnsupportedSpecversion,
+        Self::UnsupportedFormat,
+        Self::UnsupportedBatch,
+        Self::PlainNotAccepted,
+    ];
+
+    /// The reason as it stands in metric labels and dead letters.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::MissingAttribute => "missing_attribute",
+            Self::InvalidAttribute => "invalid_attribute",
+            Self::RepeatedAttribute => "repeated_attribute",
+            Self::AttributeTooLong => "attribute_too_long",
+            Self::TooManyExtensions => "too_many_extensions",
+            Self::InvalidTime => "invalid_time",
+            Self::InvalidJson => "invalid_json",
+            Self::InvalidEncoding => "invalid_encoding",
+            Self::UnsupportedSpecversion => "unsupported_specversion",
+            Self::UnsupportedFormat => "unsupported_format",
+            Self::UnsupportedBatch => "unsupported_batch",
+            Self::PlainNotAccepted => "plain_not_accepted",
+        }
+    }
+}
+
+impl fmt::Display for DecodeReason {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.as_str())
+    }
+}
+
+/// A message that is not an event. Its display is one sentence that names the attribute and what was
+/// expected of it; the payload is never part of it.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{sentence}")]
+pub struct DecodeError {
+    reason: DecodeReason,
+    sentence: Cow<'static, str>,
+}
+
+impl DecodeError {
+    pub(super) fn new(reason: DecodeReason, sentence: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            reason,
+            sentence: sentence.into(),
+        }
+    }
+
+    /// The reason from the closed list.
+    pub const fn reason(&self) -> DecodeReason {
+        self.reason
+    }
+
+    pub(super) fn invalid_attribute(name: &str, expected: &str) -> Self {
+        Self::new(
+            DecodeReason::InvalidAttribute,
+            format!("attribute {} {expected}", quoted(name)),
+        )
+    }
+
+    pub(super) fn missing(name: &str) -> Self {
+        Self::new(
+            DecodeReason::MissingAttribute,
+            format!(
+                "attribute {} is missing: every CloudEvent has one",
+                quoted(name)
+            ),
+        )
+    }
+
+    pub(super) fn repeated(name: &str) -> Self {
+        Self::new(
+            DecodeReason::RepeatedAttribute,
+            format!("{} is given more than once", quoted(name)),
+        )
+    }
+
+    pub(super) fn too_long(name: &str, length_bytes: usize, max_bytes: usize) -> Self {
+        Self::new(
+            DecodeReason::AttributeTooLong,
+            format!(
+                "attribute {} has {length_bytes} bytes: at most {max_bytes} are accepted",
+                quoted(name)
+            ),
+        )
+    }
+}
+
+/// A name or short value that a producer chose, safe in a log line: control characters escaped, long
+/// ones cut.
+pub(super) fn quoted(text: &str) -> String {
+    let mut shown: String = text
+        .chars()
+        .take(QUOTED_MAX_CHARS)
+        .flat_map(char::escape_debug)
+        .collect();
+    if text.chars().nth(QUOTED_MAX_CHARS).is_some() {
+        shown.push('…');
+    }
+    format!("\"{shown}\"")
+}
