@@ -1,9 +1,3 @@
 //! ganesh takes events from NATS JetStream and lands each exactly once in Postgres.
 
-pub mod cli;
-pub mod config;
-pub mod error;
 pub mod event;
-pub mod pipeline;
-pub mod storage;
-pub mod telemetry;
