@@ -18,6 +18,7 @@ use super::startup::{Deadline, wait_for, wait_for_postgres};
 use crate::api::{self, admin};
 use crate::cache::Cache;
 use crate::config::Config;
+use crate::error::Dependency;
 use crate::messaging::consumer::SetupError;
 use crate::messaging::keeper::Keeper;
 use crate::messaging::{Held, connection, consumer, held, lag};
@@ -75,6 +76,7 @@ async fn serve(
 
     let deadline = Deadline::after(config.startup_timeout);
     let pool = prepare_postgres(config, deadline).await?;
+    health.set(Dependency::Postgres, true);
     let (client, consumer) = prepare_nats(config, &health, &metrics, deadline).await?;
     let cache = Cache::new(
         &config.cache,
