@@ -1,5 +1,7 @@
 //! ganesh takes events from NATS JetStream and lands each exactly once in Postgres.
 
+pub mod api;
+pub mod cache;
 pub mod cli;
 pub mod config;
 pub mod error;
