@@ -41,7 +41,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 pub use read::{Answer, Origin};
-pub use write::{Change, State};
+pub use write::State;
 
 use crate::config::CacheConfig;
 use crate::error::Code;

@@ -6,6 +6,7 @@ pub mod cli;
 pub mod config;
 pub mod error;
 pub mod event;
+pub mod messaging;
 pub mod pipeline;
 pub mod storage;
 pub mod telemetry;

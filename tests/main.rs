@@ -1,1 +1,3 @@
 //! Behaviour tests against real servers.
+
+mod codec;

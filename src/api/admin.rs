@@ -1,8 +1,6 @@
 //! The admin endpoints: is it alive, is it ready, what does it measure. No token: bind the
 //! address where only operators reach it.
 
-use std::time::Duration;
-
 use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
@@ -21,8 +19,6 @@ use crate::telemetry::Health;
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// Probes and scrapers are few.
 const CONNECTIONS_MAX: usize = 64;
-/// Observations wait in memory until they are put into their buckets: by a scrape or by this.
-const UPKEEP_INTERVAL: Duration = Duration::from_secs(5);
 
 /// What the admin endpoints answer from.
 #[derive(Clone)]
@@ -35,18 +31,7 @@ pub struct Admin {
 
 /// Serves `/livez`, `/readyz` and `/metrics` until `stop` is cancelled.
 pub async fn serve(listener: TcpListener, admin: Admin, stop: CancellationToken) {
-    let recorder = admin.metrics.clone();
-    let upkeep = async move {
-        let mut tick = tokio::time::interval(UPKEEP_INTERVAL);
-        loop {
-            tick.tick().await;
-            recorder.run_upkeep();
-        }
-    };
-    tokio::select! {
-        () = server::serve(listener, router(admin), CONNECTIONS_MAX, stop) => {}
-        () = upkeep => {}
-    }
+    server::serve(listener, router(admin), CONNECTIONS_MAX, stop).await;
 }
 
 fn router(admin: Admin) -> Router {

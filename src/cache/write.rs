@@ -24,28 +24,35 @@ const KEYS_PER_TRIP: usize = 512;
 /// States of one round trip, in bytes, unless a single one is larger.
 const BYTES_PER_TRIP: usize = 1024 * 1024;
 
-/// A subject that a batch touched. One for each subject of the batch.
+/// What a batch has committed for one subject.
 #[derive(Debug, Clone, Copy)]
 pub struct State<'a> {
     /// The subject.
     pub subject: &'a str,
-    /// What the batch knows about it.
-    pub change: Change<'a>,
+    /// Its newest event of the batch.
+    pub event: &'a Event,
+    /// That event's place in the stream.
+    pub stream_seq: u64,
+    /// An event of the subject was a row already: the process that added it may have died before
+    /// it wrote here, and the row's place in the stream may be another. The cache then forgets
+    /// the subject instead of being given this state.
+    pub invalidate: bool,
 }
 
-/// What a batch knows about a subject.
-#[derive(Debug, Clone, Copy)]
-pub enum Change<'a> {
-    /// The newest, by `time` and then `stream_seq`, of the rows that the batch added.
-    Newest {
-        /// The event of that row.
-        event: &'a Event,
-        /// The row's place in the stream.
-        stream_seq: u64,
-    },
-    /// An event of the batch was a row already. The process that added it may have died before
-    /// it wrote here, and the row may differ from this delivery: forget the subject.
-    Forget,
+impl State<'_> {
+    /// Of two states of the same subject, the newer by `time`, then by `stream_seq`.
+    #[must_use]
+    pub fn newer_of(self, other: Self) -> Self {
+        let order = |state: &Self| (state.event.time, state.stream_seq);
+        let newer = match order(&other) > order(&self) {
+            true => other,
+            false => self,
+        };
+        Self {
+            invalidate: self.invalidate || other.invalidate,
+            ..newer
+        }
+    }
 }
 
 impl Cache {
@@ -221,14 +228,14 @@ async fn remove(
 
 /// What the script is given; nothing means that the state has to go.
 fn encode(state: &State<'_>) -> Vec<u8> {
-    let Change::Newest { event, stream_seq } = state.change else {
+    if state.invalidate {
         return Vec::new();
-    };
-    let json = to_json(event);
+    }
+    let json = to_json(state.event);
     if json.len() > STATE_MAX_BYTES {
         return Vec::new();
     }
-    keys::value(event.time, stream_seq, Timestamp::now(), &json)
+    keys::value(state.event.time, state.stream_seq, Timestamp::now(), &json)
 }
 
 /// Cuts values into round trips.

@@ -101,8 +101,8 @@ impl Attribute {
 /// What one pass over a message's headers finds, in any spelling of their names.
 #[derive(Default)]
 pub(super) struct Headers<'a> {
-    pub(super) content_type: Option<&'a str>,
-    pub(super) nats_msg_id: Option<&'a str>,
+    content_type: Option<&'a str>,
+    nats_msg_id: Option<&'a str>,
     /// The `ce-` headers of known attributes, as sent.
     pub(super) known: [Option<&'a str>; Attribute::COUNT],
     /// The other `ce-` headers, without the prefix, as sent.
@@ -149,7 +149,8 @@ impl<'a> Headers<'a> {
         }
     }
 
-    /// A structured event stays one, whatever other content type stands beside it.
+    /// A message with two content types is refused, but by the same mode at every delivery, whichever
+    /// of the two the hash map shows first.
     fn take_content_type(&mut self, value: &'a str) {
         self.repeated_content_type |= self.content_type.is_some();
         if !self.content_type.is_some_and(is_cloudevents) {
@@ -172,8 +173,8 @@ impl<'a> Headers<'a> {
         })
     }
 
-    /// The content type for the data, when one was sent.
-    pub(super) fn data_content_type(&self) -> Result<Option<&'a str>, DecodeError> {
+    /// The content type, when one was sent.
+    pub(super) fn content_type(&self) -> Result<Option<&'a str>, DecodeError> {
         if self.repeated_content_type {
             return Err(DecodeError::repeated("content-type"));
         }

@@ -31,7 +31,7 @@ pub(super) fn decode(message: &Message<'_>, headers: &Headers<'_>) -> Result<Eve
     if draft.content_type().is_none() {
         // Where the Go and Java SDKs write it; a media type has nothing to percent-decode.
         draft.known[Attribute::Datacontenttype as usize] =
-            headers.data_content_type()?.map(Cow::Borrowed);
+            headers.content_type()?.map(Cow::Borrowed);
     }
     let data = Data::of_body(message.payload, draft.content_type())?;
     draft.into_event(message.stored_at, data)

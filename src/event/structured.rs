@@ -31,7 +31,7 @@ const BASE64: GeneralPurpose = GeneralPurpose::new(
 const NULL: &str = "null";
 
 pub(super) fn decode(message: &Message<'_>, headers: &Headers<'_>) -> Result<Event, DecodeError> {
-    check_format(headers.content_type.unwrap_or_default())?;
+    check_format(headers.content_type()?.unwrap_or_default())?;
     let text = std::str::from_utf8(message.payload).map_err(|_| {
         DecodeError::new(
             DecodeReason::InvalidEncoding,
