@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Failure;
 use super::startup::{Deadline, wait_for, wait_for_postgres};
-use crate::api::{self, admin};
+use crate::api::{self, Api, admin};
 use crate::cache::Cache;
 use crate::config::Config;
 use crate::error::Dependency;
@@ -23,6 +23,7 @@ use crate::messaging::consumer::SetupError;
 use crate::messaging::keeper::Keeper;
 use crate::messaging::{Held, connection, consumer, held, lag};
 use crate::pipeline::{self, Parts};
+use crate::storage::queries::Reads;
 use crate::storage::{EventWriter, classify, partitions, pool, schema};
 use crate::telemetry::{Health, Metrics, metrics};
 
@@ -70,7 +71,10 @@ async fn serve(
     tokio::spawn(run_recorder_upkeep(recorder.clone()));
     tokio::spawn(admin::serve(
         admin_listener,
-        admin::state(recorder, health.clone()),
+        admin::Admin {
+            health: health.clone(),
+            metrics: recorder,
+        },
         background.clone(),
     ));
 
@@ -78,10 +82,10 @@ async fn serve(
     let pool = prepare_postgres(config, deadline).await?;
     health.set(Dependency::Postgres, true);
     let (client, consumer) = prepare_nats(config, &health, &metrics, deadline).await?;
+    let reads = Reads::new(pool.clone(), config.postgres.partition_interval);
     let cache = Cache::new(
         &config.cache,
-        &config.postgres,
-        pool.clone(),
+        reads.clone(),
         metrics.clone(),
         health.clone(),
     )
@@ -97,8 +101,13 @@ async fn serve(
         pool.clone(),
         metrics.clone(),
     ));
-    let api = api::state(&config.http, pool.clone(), cache.clone(), metrics.clone());
-    let api_server = tokio::spawn(api::serve(api_listener, api, stop.clone()));
+    let api = Api {
+        cache: cache.clone(),
+        reads,
+        metrics: metrics.clone(),
+    };
+    let token = config.http.api_token.clone();
+    let api_server = tokio::spawn(api::serve(api_listener, api, token, stop.clone()));
 
     let limits = held::Limits {
         messages: config.pipeline.max_in_flight,
@@ -158,12 +167,7 @@ async fn run_pipeline(
     result
 }
 
-async fn finish(
-    client: &Client,
-    keeper: JoinHandle<()>,
-    api_server: JoinHandle<std::io::Result<()>>,
-    held: &Held,
-) {
+async fn finish(client: &Client, keeper: JoinHandle<()>, api_server: JoinHandle<()>, held: &Held) {
     let ended = async {
         let _ = keeper.await;
         let _ = client.flush().await;
