@@ -2,7 +2,15 @@
 //! start themselves on free ports.
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "a test may panic")]
+#![allow(
+    unreachable_pub,
+    reason = "one binary: all of it is for the other files"
+)]
 
+mod backpressure;
+mod batching;
 mod codec;
 mod exactly_once;
+mod partitions;
+mod shutdown;
 mod support;
