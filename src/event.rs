@@ -1,9 +1,248 @@
-//! The CloudEvent (interim: the codec's branch replaces this file).
+//! The event: `CloudEvents` 1.0 as it comes over NATS, read from a message and written to one.
+//!
+//! ```text
+//!                       ┌ Content-Type: application/cloudevents… ─▶ structured ┐
+//!  message ─ headers ───┼ ce-specversion ────────────────────────▶ binary ─────┼─▶ Event
+//!            (one pass) └ neither ───────────────────────────────▶ plain ──────┘
+//! ```
+//!
+//! Nothing here does I/O. Text data is not copied: an event's data is a slice of the message's payload.
 
+mod attributes;
+mod binary;
 mod error;
+mod plain;
+mod structured;
 mod timestamp;
 mod trace_context;
 
-pub use error::{DecodeError, DecodeReason};
-pub use timestamp::Timestamp;
-pub use trace_context::{TraceContext, trace_context};
+use std::collections::BTreeMap;
+
+use async_nats::HeaderMap;
+use bytes::Bytes;
+use serde::de::IgnoredAny;
+use xxhash_rust::xxh3::Xxh3Default;
+
+pub use self::attributes::{
+    DATACONTENTTYPE_MAX_BYTES, DATASCHEMA_MAX_BYTES, EXTENSION_NAME_MAX_BYTES,
+    EXTENSIONS_MAX_BYTES, EXTENSIONS_MAX_COUNT, ID_MAX_BYTES, SOURCE_MAX_BYTES, SUBJECT_MAX_BYTES,
+    TYPE_MAX_BYTES,
+};
+pub use self::binary::encode_binary;
+pub use self::error::{DecodeError, DecodeReason};
+pub use self::structured::{encode_structured, to_json};
+pub use self::timestamp::Timestamp;
+pub use self::trace_context::{TraceContext, trace_context};
+
+/// How deeply arrays and objects may nest in JSON data. Postgres takes a few thousand levels, but
+/// readers do not: `serde_json` stops at 127, and the API wraps an event into a few levels more.
+pub const JSON_DEPTH_MAX_LEVELS: usize = 100;
+
+/// One event: the attributes of `CloudEvents` 1.0 and its data.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Event {
+    /// Identifies the event within its source; not empty, at most [`ID_MAX_BYTES`].
+    pub id: String,
+    /// Where the event happened; not empty, at most [`SOURCE_MAX_BYTES`].
+    pub source: String,
+    /// What kind of event it is; not empty, at most [`TYPE_MAX_BYTES`].
+    pub event_type: String,
+    /// What the event is about, within its source; not empty, at most [`SUBJECT_MAX_BYTES`].
+    pub subject: Option<String>,
+    /// When it happened; when the stream stored its message, if the producer did not say.
+    pub time: Timestamp,
+    /// The media type of the data, as given; at most [`DATACONTENTTYPE_MAX_BYTES`].
+    pub datacontenttype: Option<String>,
+    /// The schema of the data; at most [`DATASCHEMA_MAX_BYTES`].
+    pub dataschema: Option<String>,
+    /// Extension attributes in the canonical text form that `CloudEvents` defines for each of its types.
+    /// Binary mode has no other, so the same event is the same row in whichever mode it came, and
+    /// queries need not know the mode.
+    pub extensions: BTreeMap<String, String>,
+    /// The data.
+    pub data: Data,
+}
+
+impl Event {
+    /// The trace context of the distributed tracing extension, the attribute `traceparent`. For the
+    /// headers of a message, which come first, there is [`trace_context`].
+    pub fn trace_context(&self) -> Option<TraceContext> {
+        TraceContext::parse(self.extensions.get("traceparent")?)
+    }
+
+    /// The data's media type as another mode or format must state it: the given one, or else what its
+    /// absence implies (JSON format, section 3.1.2).
+    fn stated_content_type(&self) -> Option<&str> {
+        self.datacontenttype.as_deref().or(match self.data {
+            Data::None => None,
+            Data::Json(_) => Some("application/json"),
+            Data::Binary(_) => Some("application/octet-stream"),
+        })
+    }
+}
+
+/// The data of an event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Data {
+    /// No data: an empty body, or no member for it.
+    None,
+    /// One JSON text in UTF-8, valid, without white space around it.
+    Json(Bytes),
+    /// Anything else; not empty.
+    Binary(Bytes),
+}
+
+impl Data {
+    /// Length in bytes.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::None => 0,
+            Self::Json(bytes) | Self::Binary(bytes) => bytes.len(),
+        }
+    }
+
+    /// Whether there is no data.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Data of a body with the content type that came with it, if one did: JSON where the type says so,
+    /// bytes where it says something else; JSON, if it is that, where nothing is said.
+    fn of_body(body: &Bytes, content_type: Option<&str>) -> Result<Self, DecodeError> {
+        if body.is_empty() {
+            return Ok(Self::None);
+        }
+        match content_type {
+            Some(media_type) if is_json(media_type) => json_text(body).map(Self::Json),
+            Some(_) => Ok(Self::Binary(body.clone())),
+            None => Ok(json_text(body).map_or_else(|_| Self::Binary(body.clone()), Self::Json)),
+        }
+    }
+}
+
+/// What the codec reads of a message: everything but I/O.
+#[derive(Clone, Copy, Debug)]
+pub struct Message<'a> {
+    /// The NATS subject on which it was published.
+    pub subject: &'a str,
+    /// Its headers, if it has any.
+    pub headers: Option<&'a HeaderMap>,
+    /// Its body.
+    pub payload: &'a Bytes,
+    /// The stream that holds it.
+    pub stream: &'a str,
+    /// Its sequence in that stream.
+    pub stream_sequence: u64,
+    /// When the stream stored it: the same at every delivery.
+    pub stored_at: Timestamp,
+}
+
+/// Reads the event of a message: structured when the content type says so, binary when there is a
+/// `ce-specversion`, else plain if `accept_plain` (`CloudEvents` NATS binding 3; DESIGN §4). The same
+/// message gives the same event at every delivery.
+///
+/// # Errors
+///
+/// When the message is not an event; no later delivery of it will be.
+pub fn decode(message: &Message<'_>, accept_plain: bool) -> Result<Event, DecodeError> {
+    let headers = attributes::Headers::scan(message.headers);
+    if headers.is_structured() {
+        structured::decode(message, &headers)
+    } else if headers.is_binary() {
+        binary::decode(message, &headers)
+    } else if accept_plain {
+        plain::decode(message, &headers)
+    } else {
+        Err(DecodeError::new(
+            DecodeReason::PlainNotAccepted,
+            "neither a structured nor a binary CloudEvent (no content-type application/cloudevents+json, \
+             no ce-specversion), and plain messages are not accepted here",
+        ))
+    }
+}
+
+/// The `Nats-Msg-Id` of an event, by which a stream drops what is published twice within its window:
+/// 32 hexadecimal digits made of source and id. A hash, because the server holds all ids of the window
+/// in memory, and these two can have 2 KiB.
+pub fn message_id(event: &Event) -> String {
+    let mut hasher = Xxh3Default::new();
+    // The length keeps ("a", "bc") apart from ("ab", "c").
+    hasher.update(&event.source.len().to_le_bytes());
+    hasher.update(event.source.as_bytes());
+    hasher.update(event.id.as_bytes());
+    format!("{:032x}", hasher.digest128())
+}
+
+/// Whether a media type is JSON: `*/json` or `*/*+json`, parameters aside (JSON format, section 3.1.1).
+fn is_json(media_type: &str) -> bool {
+    let essence = media_type.split(';').next().unwrap_or_default().trim();
+    let Some((_, subtype)) = essence.split_once('/') else {
+        return false;
+    };
+    let suffix = subtype.rsplit('+').next().unwrap_or_default();
+    suffix.eq_ignore_ascii_case("json")
+}
+
+/// The JSON text of a body, without the white space around it and without a copy.
+fn json_text(body: &Bytes) -> Result<Bytes, DecodeError> {
+    let text = std::str::from_utf8(body).map_err(|_| {
+        DecodeError::new(
+            DecodeReason::InvalidEncoding,
+            "the data is JSON, but not in UTF-8",
+        )
+    })?;
+    let text = text.trim_matches([' ', '\t', '\n', '\r']);
+    serde_json::from_str::<IgnoredAny>(text).map_err(|error| json_error("the data", &error))?;
+    check_depth(text)?;
+    Ok(body.slice_ref(text.as_bytes()))
+}
+
+/// Says where JSON breaks, but not what stands there: the parser's own words can quote the payload.
+fn json_error(what: &str, error: &serde_json::Error) -> DecodeError {
+    DecodeError::new(
+        DecodeReason::InvalidJson,
+        format!(
+            "{what} is not valid JSON: it breaks at line {}, column {}",
+            error.line(),
+            error.column()
+        ),
+    )
+}
+
+/// Refuses valid JSON that nests deeper than [`JSON_DEPTH_MAX_LEVELS`]; the parser itself does not
+/// recurse and has no limit.
+fn check_depth(json: &str) -> Result<(), DecodeError> {
+    let openers = json
+        .bytes()
+        .filter(|byte| matches!(byte, b'[' | b'{'))
+        .count();
+    if openers <= JSON_DEPTH_MAX_LEVELS || depth(json) <= JSON_DEPTH_MAX_LEVELS {
+        return Ok(());
+    }
+    Err(DecodeError::new(
+        DecodeReason::InvalidJson,
+        format!(
+            "the data is JSON nested too deep: at most {JSON_DEPTH_MAX_LEVELS} levels are accepted"
+        ),
+    ))
+}
+
+fn depth(json: &str) -> usize {
+    let mut deepest = 0_usize;
+    let mut current = 0_usize;
+    let mut in_string = false;
+    let mut bytes = json.bytes();
+    while let Some(byte) = bytes.next() {
+        match byte {
+            b'"' => in_string = !in_string,
+            b'\\' => drop(bytes.next()),
+            b'[' | b'{' if !in_string => {
+                current += 1;
+                deepest = deepest.max(current);
+            }
+            b']' | b'}' if !in_string => current = current.saturating_sub(1),
+            _ => {}
+        }
+    }
+    deepest
+}

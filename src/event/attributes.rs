@@ -1,0 +1,366 @@
+//! The rules that hold for attributes in every mode: names, lengths, what must be there.
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use async_nats::HeaderMap;
+
+use super::error::quoted;
+use super::{Data, DecodeError, DecodeReason, Event, Timestamp};
+
+/// Longest `id`: with `source` and `time` it is the key in Postgres, whose index rows hold 2,704 bytes.
+pub const ID_MAX_BYTES: usize = 1_024;
+/// Longest `source`; see [`ID_MAX_BYTES`].
+pub const SOURCE_MAX_BYTES: usize = 1_024;
+/// Longest `subject`: it is indexed, and a key in the cache.
+pub const SUBJECT_MAX_BYTES: usize = 1_024;
+/// Longest `type`.
+pub const TYPE_MAX_BYTES: usize = 1_024;
+/// Longest `datacontenttype`: RFC 6838 gives type and subtype 127 characters each; the rest is parameters.
+pub const DATACONTENTTYPE_MAX_BYTES: usize = 512;
+/// Longest `dataschema`: what web servers commonly take as a URI.
+pub const DATASCHEMA_MAX_BYTES: usize = 2_048;
+/// Longest `time`: a full RFC 3339 timestamp has 35 bytes with nine digits of fraction.
+const TIME_MAX_BYTES: usize = 128;
+/// Longest `specversion`, so that an error can quote it.
+const SPECVERSION_MAX_BYTES: usize = 32;
+/// Longest name of an extension attribute; the specification advises 20.
+pub const EXTENSION_NAME_MAX_BYTES: usize = 64;
+/// Most extension attributes of an event.
+pub const EXTENSIONS_MAX_COUNT: usize = 64;
+/// Most bytes in the names and values of an event's extension attributes together.
+pub const EXTENSIONS_MAX_BYTES: usize = 16 * 1_024;
+
+/// The version that is understood.
+pub(super) const SPECVERSION: &str = "1.0";
+const PREFIX: &str = "ce-";
+
+/// The attributes that the specification itself defines.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Attribute {
+    Specversion,
+    Id,
+    Source,
+    Type,
+    Subject,
+    Time,
+    Datacontenttype,
+    Dataschema,
+}
+
+impl Attribute {
+    pub(super) const COUNT: usize = 8;
+    pub(super) const ALL: [Self; Self::COUNT] = [
+        Self::Specversion,
+        Self::Id,
+        Self::Source,
+        Self::Type,
+        Self::Subject,
+        Self::Time,
+        Self::Datacontenttype,
+        Self::Dataschema,
+    ];
+
+    pub(super) const fn name(self) -> &'static str {
+        match self {
+            Self::Specversion => "specversion",
+            Self::Id => "id",
+            Self::Source => "source",
+            Self::Type => "type",
+            Self::Subject => "subject",
+            Self::Time => "time",
+            Self::Datacontenttype => "datacontenttype",
+            Self::Dataschema => "dataschema",
+        }
+    }
+
+    const fn max_bytes(self) -> usize {
+        match self {
+            Self::Specversion => SPECVERSION_MAX_BYTES,
+            Self::Id => ID_MAX_BYTES,
+            Self::Source => SOURCE_MAX_BYTES,
+            Self::Type => TYPE_MAX_BYTES,
+            Self::Subject => SUBJECT_MAX_BYTES,
+            Self::Time => TIME_MAX_BYTES,
+            Self::Datacontenttype => DATACONTENTTYPE_MAX_BYTES,
+            Self::Dataschema => DATASCHEMA_MAX_BYTES,
+        }
+    }
+
+    pub(super) fn find(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|known| known.name() == name)
+    }
+
+    fn find_ignoring_case(name: &str) -> Option<Self> {
+        Self::ALL
+            .into_iter()
+            .find(|known| known.name().eq_ignore_ascii_case(name))
+    }
+}
+
+/// What one pass over a message's headers finds, in any spelling of their names.
+#[derive(Default)]
+pub(super) struct Headers<'a> {
+    pub(super) content_type: Option<&'a str>,
+    pub(super) nats_msg_id: Option<&'a str>,
+    /// The `ce-` headers of known attributes, as sent.
+    pub(super) known: [Option<&'a str>; Attribute::COUNT],
+    /// The other `ce-` headers, without the prefix, as sent.
+    pub(super) others: Vec<(&'a str, &'a str)>,
+    /// A header for an attribute that came more than once. Which one to believe would depend on the
+    /// order of a hash map, differently at the next delivery.
+    repeated_attribute: Option<&'a str>,
+    repeated_content_type: bool,
+    repeated_nats_msg_id: bool,
+}
+
+impl<'a> Headers<'a> {
+    pub(super) fn scan(headers: Option<&'a HeaderMap>) -> Self {
+        let mut found = Self::default();
+        for (name, values) in headers.into_iter().flat_map(HeaderMap::iter) {
+            let name: &str = name.as_ref();
+            for value in values {
+                found.take(name, value.as_str().trim_matches([' ', '\t']));
+            }
+        }
+        found
+    }
+
+    fn take(&mut self, name: &'a str, value: &'a str) {
+        match name.split_at_checked(PREFIX.len()) {
+            Some((prefix, rest)) if prefix.eq_ignore_ascii_case(PREFIX) => {
+                self.take_attribute(rest, value);
+            }
+            _ if name.eq_ignore_ascii_case("content-type") => self.take_content_type(value),
+            _ if name.eq_ignore_ascii_case("nats-msg-id") => {
+                self.repeated_nats_msg_id |= self.nats_msg_id.replace(value).is_some();
+            }
+            _ => {}
+        }
+    }
+
+    fn take_attribute(&mut self, name: &'a str, value: &'a str) {
+        let Some(known) = Attribute::find_ignoring_case(name) else {
+            self.others.push((name, value));
+            return;
+        };
+        if self.known[known as usize].replace(value).is_some() {
+            self.repeated_attribute = Some(name);
+        }
+    }
+
+    /// A structured event stays one, whatever other content type stands beside it.
+    fn take_content_type(&mut self, value: &'a str) {
+        self.repeated_content_type |= self.content_type.is_some();
+        if !self.content_type.is_some_and(is_cloudevents) {
+            self.content_type = Some(value);
+        }
+    }
+
+    pub(super) fn is_structured(&self) -> bool {
+        self.content_type.is_some_and(is_cloudevents)
+    }
+
+    pub(super) fn is_binary(&self) -> bool {
+        self.known[Attribute::Specversion as usize].is_some()
+    }
+
+    /// Refuses repeated `ce-` headers; a structured event has none that count.
+    pub(super) fn refuse_repeated_attributes(&self) -> Result<(), DecodeError> {
+        self.repeated_attribute.map_or(Ok(()), |name| {
+            Err(DecodeError::repeated(&name.to_ascii_lowercase()))
+        })
+    }
+
+    /// The content type for the data, when one was sent.
+    pub(super) fn data_content_type(&self) -> Result<Option<&'a str>, DecodeError> {
+        if self.repeated_content_type {
+            return Err(DecodeError::repeated("content-type"));
+        }
+        Ok(self.content_type.filter(|value| !value.is_empty()))
+    }
+
+    /// The `Nats-Msg-Id`, when one was sent.
+    pub(super) fn message_id(&self) -> Result<Option<&'a str>, DecodeError> {
+        if self.repeated_nats_msg_id {
+            return Err(DecodeError::repeated("Nats-Msg-Id"));
+        }
+        Ok(self.nats_msg_id.filter(|value| !value.is_empty()))
+    }
+}
+
+/// The start of every content type that makes a message a structured event, or a batch of them.
+pub(super) const CLOUDEVENTS_MEDIA_TYPE: &str = "application/cloudevents";
+
+fn is_cloudevents(content_type: &str) -> bool {
+    content_type
+        .split_at_checked(CLOUDEVENTS_MEDIA_TYPE.len())
+        .is_some_and(|(start, _)| start.eq_ignore_ascii_case(CLOUDEVENTS_MEDIA_TYPE))
+}
+
+/// The attributes of an event on their way in, as text, before the rules were applied.
+#[derive(Default)]
+pub(super) struct Draft<'a> {
+    /// The specification's own, by [`Attribute`].
+    pub(super) known: [Option<Cow<'a, str>>; Attribute::COUNT],
+    extensions: BTreeMap<String, String>,
+    extension_bytes: usize,
+}
+
+impl Draft<'_> {
+    /// Adds an extension attribute under a name that must have the form of one.
+    pub(super) fn add_extension(&mut self, name: &str, value: &str) -> Result<(), DecodeError> {
+        check_extension_name(name)?;
+        check_text(name, value, EXTENSIONS_MAX_BYTES)?;
+        self.extension_bytes += name.len() + value.len();
+        if self.extension_bytes > EXTENSIONS_MAX_BYTES {
+            return Err(DecodeError::new(
+                DecodeReason::TooManyExtensions,
+                format!(
+                    "the extension attributes have more than {EXTENSIONS_MAX_BYTES} bytes together"
+                ),
+            ));
+        }
+        if self
+            .extensions
+            .insert(name.to_owned(), value.to_owned())
+            .is_some()
+        {
+            return Err(DecodeError::repeated(name));
+        }
+        if self.extensions.len() > EXTENSIONS_MAX_COUNT {
+            return Err(too_many_extensions());
+        }
+        Ok(())
+    }
+
+    /// The media type of the data; empty is as absent.
+    pub(super) fn content_type(&self) -> Option<&str> {
+        self.known[Attribute::Datacontenttype as usize]
+            .as_deref()
+            .filter(|value| !value.is_empty())
+    }
+
+    /// Applies the rules and makes the event; without `time`, it gets the time at which its message was
+    /// stored.
+    pub(super) fn into_event(
+        mut self,
+        stored_at: Timestamp,
+        data: Data,
+    ) -> Result<Event, DecodeError> {
+        check_specversion(self.known[Attribute::Specversion as usize].as_deref())?;
+        Ok(Event {
+            id: self.required(Attribute::Id)?,
+            source: self.required(Attribute::Source)?,
+            event_type: self.required(Attribute::Type)?,
+            subject: self.optional(Attribute::Subject)?,
+            time: self.time(stored_at)?,
+            datacontenttype: self.optional(Attribute::Datacontenttype)?,
+            dataschema: self.optional(Attribute::Dataschema)?,
+            extensions: self.extensions,
+            data,
+        })
+    }
+
+    fn required(&mut self, attribute: Attribute) -> Result<String, DecodeError> {
+        let name = attribute.name();
+        let value = self.known[attribute as usize]
+            .take()
+            .ok_or_else(|| DecodeError::missing(name))?;
+        if value.is_empty() {
+            return Err(DecodeError::invalid_attribute(name, "must not be empty"));
+        }
+        check_text(name, &value, attribute.max_bytes())?;
+        Ok(value.into_owned())
+    }
+
+    /// An optional attribute that is empty breaks the specification, but says the same as its absence,
+    /// and some SDKs write it so: it is no reason to refuse an event.
+    fn optional(&mut self, attribute: Attribute) -> Result<Option<String>, DecodeError> {
+        let value = self.known[attribute as usize].take();
+        let Some(value) = value.filter(|value| !value.is_empty()) else {
+            return Ok(None);
+        };
+        check_text(attribute.name(), &value, attribute.max_bytes())?;
+        Ok(Some(value.into_owned()))
+    }
+
+    /// Unlike other optional attributes an empty `time` is refused: it is part of what makes an event
+    /// the same as another, so a guess could store it twice.
+    fn time(&mut self, stored_at: Timestamp) -> Result<Timestamp, DecodeError> {
+        let Some(text) = self.known[Attribute::Time as usize].take() else {
+            return Ok(stored_at);
+        };
+        check_text(Attribute::Time.name(), &text, TIME_MAX_BYTES)?;
+        Timestamp::parse_rfc3339(&text).ok_or_else(|| {
+            DecodeError::new(
+                DecodeReason::InvalidTime,
+                "attribute \"time\" must be an RFC 3339 timestamp with an offset, such as \
+                 2018-04-05T17:31:00Z, in the years 0001 to 9999",
+            )
+        })
+    }
+}
+
+pub(super) fn too_many_extensions() -> DecodeError {
+    DecodeError::new(
+        DecodeReason::TooManyExtensions,
+        format!("more than {EXTENSIONS_MAX_COUNT} extension attributes"),
+    )
+}
+
+fn check_specversion(specversion: Option<&str>) -> Result<(), DecodeError> {
+    match specversion {
+        Some(SPECVERSION) => Ok(()),
+        None => Err(DecodeError::missing(Attribute::Specversion.name())),
+        Some(other) => Err(DecodeError::new(
+            DecodeReason::UnsupportedSpecversion,
+            format!(
+                "attribute \"specversion\" must be \"{SPECVERSION}\", not {}",
+                quoted(other)
+            ),
+        )),
+    }
+}
+
+/// Text that Postgres can hold, within its limit. Other control characters are against the
+/// specification too, but harm nobody here: they are stored, and percent-encoded on the way out.
+pub(super) fn check_text(name: &str, value: &str, max_bytes: usize) -> Result<(), DecodeError> {
+    if value.len() > max_bytes {
+        return Err(DecodeError::too_long(name, value.len(), max_bytes));
+    }
+    if value.contains('\0') {
+        return Err(DecodeError::invalid_attribute(
+            name,
+            "must not contain U+0000: Postgres cannot store it",
+        ));
+    }
+    Ok(())
+}
+
+/// Names are `a` to `z` and `0` to `9`, and `data` is taken. What is not a name is refused: it would be
+/// lost, or become another attribute than the producer meant (`dataContentType`).
+fn check_extension_name(name: &str) -> Result<(), DecodeError> {
+    if name.len() > EXTENSION_NAME_MAX_BYTES {
+        return Err(DecodeError::new(
+            DecodeReason::AttributeTooLong,
+            format!(
+                "the name of the attribute {} has {} bytes: at most {EXTENSION_NAME_MAX_BYTES} are accepted",
+                quoted(name),
+                name.len()
+            ),
+        ));
+    }
+    if !is_attribute_name(name) {
+        return Err(DecodeError::invalid_attribute(
+            name,
+            "has a name that CloudEvents does not allow: lowercase letters and digits, and not \"data\"",
+        ));
+    }
+    Ok(())
+}
+
+pub(super) fn is_attribute_name(name: &str) -> bool {
+    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
+    !name.is_empty() && name.bytes().all(allowed) && name != "data"
+}

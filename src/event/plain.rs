@@ -1,0 +1,39 @@
+//! Plain messages: from producers that know nothing of `CloudEvents` (DESIGN §4).
+
+use std::borrow::Cow;
+use std::collections::BTreeMap;
+
+use super::attributes::{
+    Attribute, DATACONTENTTYPE_MAX_BYTES, Headers, ID_MAX_BYTES, TYPE_MAX_BYTES, check_text,
+};
+use super::{Data, DecodeError, Event, Message};
+
+/// Makes an event of any message: `Nats-Msg-Id` or its place in the stream is the id, the stream the
+/// source, its subject the type.
+pub(super) fn decode(message: &Message<'_>, headers: &Headers<'_>) -> Result<Event, DecodeError> {
+    let id = match headers.message_id()? {
+        Some(id) => Cow::Borrowed(id),
+        None => Cow::Owned(format!("{}:{}", message.stream, message.stream_sequence)),
+    };
+    check_text(Attribute::Id.name(), &id, ID_MAX_BYTES)?;
+    check_text(Attribute::Type.name(), message.subject, TYPE_MAX_BYTES)?;
+    let content_type = headers.data_content_type()?;
+    if let Some(content_type) = content_type {
+        check_text(
+            Attribute::Datacontenttype.name(),
+            content_type,
+            DATACONTENTTYPE_MAX_BYTES,
+        )?;
+    }
+    Ok(Event {
+        id: id.into_owned(),
+        source: format!("nats://{}", message.stream),
+        event_type: message.subject.to_owned(),
+        subject: None,
+        time: message.stored_at,
+        datacontenttype: content_type.map(str::to_owned),
+        dataschema: None,
+        extensions: BTreeMap::new(),
+        data: Data::of_body(message.payload, content_type)?,
+    })
+}
