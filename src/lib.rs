@@ -5,5 +5,6 @@ pub mod config;
 pub mod error;
 pub mod event;
 pub mod pipeline;
+pub mod produce;
 pub mod storage;
 pub mod telemetry;
