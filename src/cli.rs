@@ -5,6 +5,7 @@ mod healthcheck;
 mod migrate;
 mod produce;
 mod serve;
+mod startup;
 
 use std::process::ExitCode;
 

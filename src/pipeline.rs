@@ -1,3 +1,238 @@
-//! The pipeline.
+//! The pipeline: which stage hands what to which, through channels of what
+//! capacity, and how it ends.
+//!
+//! Only the source hears the shutdown. It ends, its sender is dropped, and every
+//! later stage ends when its input is empty and closed.
 
+pub mod batch;
+pub mod cache;
 pub mod dead_letter;
+pub mod decode;
+pub mod settle;
+pub mod source;
+pub mod store;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::jetstream::Context;
+use async_nats::jetstream::consumer::PullConsumer;
+use tokio::sync::{Mutex, mpsc};
+use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use crate::cache::Cache;
+use crate::config::Config;
+use crate::error::Error;
+use crate::messaging::Held;
+use crate::storage::EventWriter;
+use crate::telemetry::catalogue::Queue;
+use crate::telemetry::{Health, Metrics};
+
+/// Capacities of the channels, in the entries that [`Queue`] names. What they can
+/// hold is bounded by `GANESH_MAX_IN_FLIGHT` all the same; they only have to be
+/// long enough that no stage waits for another one's hiccup.
+const DECODE_CAPACITY: usize = 16;
+const BATCH_CAPACITY: usize = 16;
+const CACHE_CAPACITY: usize = 4;
+const SETTLE_CAPACITY: usize = 4;
+const DEAD_LETTER_CAPACITY: usize = 256;
+
+/// How often the fill of the channels is exported.
+const EXPORT_QUEUES_EVERY: Duration = Duration::from_secs(1);
+
+/// What the pipeline works with; made by `serve`.
+pub struct Parts {
+    /// The configuration.
+    pub config: Config,
+    /// JetStream.
+    pub jetstream: Context,
+    /// The durable consumer.
+    pub consumer: PullConsumer,
+    /// The register of what is held.
+    pub held: Arc<Held>,
+    /// Writes batches.
+    pub writer: EventWriter,
+    /// The cache.
+    pub cache: Cache,
+    /// The metrics.
+    pub metrics: Metrics,
+    /// Which dependencies answer.
+    pub health: Health,
+}
+
+/// Starts every stage. They end by themselves after `stop`, when the last held
+/// message is settled; shutting the set down stops them where they are, and what
+/// they hold is released.
+pub fn spawn(parts: Parts, stop: &CancellationToken) -> JoinSet<Result<(), Error>> {
+    let Parts {
+        config,
+        jetstream,
+        consumer,
+        held,
+        writer,
+        cache,
+        metrics,
+        health,
+    } = parts;
+    let writers = config.pipeline.writers;
+    let (to_decode, decode_input) = mpsc::channel(DECODE_CAPACITY);
+    let (to_batch, batch_input) = mpsc::channel(BATCH_CAPACITY);
+    let (to_store, store_input) = mpsc::channel(writers);
+    let (to_cache, cache_input) = mpsc::channel(CACHE_CAPACITY);
+    let (to_settle, settle_input) = mpsc::channel(SETTLE_CAPACITY);
+    let (to_dead_letter, dead_letter_input) = mpsc::channel(DEAD_LETTER_CAPACITY);
+
+    let mut stages = JoinSet::new();
+    stages.spawn(export_queues(
+        metrics.clone(),
+        [
+            gauge(Queue::Decode, &to_decode),
+            gauge(Queue::Batch, &to_batch),
+            gauge(Queue::Store, &to_store),
+            gauge(Queue::Cache, &to_cache),
+            gauge(Queue::Settle, &to_settle),
+            gauge(Queue::DeadLetter, &to_dead_letter),
+        ],
+        stop.clone(),
+    ));
+    stages.spawn(settle::run(
+        jetstream.client(),
+        metrics.clone(),
+        settle_input,
+    ));
+    stages.spawn(dead_letter::run(
+        dead_letter::DeadLetterStage {
+            jetstream: jetstream.clone(),
+            stream: config.nats.stream.clone(),
+            metrics: metrics.clone(),
+        },
+        dead_letter_input,
+        to_settle.clone(),
+    ));
+    stages.spawn(cache::run(
+        cache.clone(),
+        metrics.clone(),
+        cache_input,
+        to_settle,
+    ));
+    let store_input = Arc::new(Mutex::new(store_input));
+    for _ in 0..writers {
+        stages.spawn(store::run(
+            store::StoreStage {
+                writer: writer.clone(),
+                cache: cache.clone(),
+                metrics: metrics.clone(),
+                health: health.clone(),
+            },
+            store_input.clone(),
+            to_cache.clone(),
+            to_dead_letter.clone(),
+        ));
+    }
+    stages.spawn(batch::run(
+        batch::Limits::of(&config.pipeline),
+        batch_input,
+        to_store,
+    ));
+    stages.spawn(decode::run(
+        config.nats.stream.clone(),
+        config.pipeline.accept_plain,
+        decode_input,
+        to_batch,
+        to_dead_letter,
+    ));
+    stages.spawn(source::run(
+        source::Source::new(jetstream.client(), consumer, held, metrics, &config),
+        to_decode,
+        stop.clone(),
+    ));
+    stages
+}
+
+/// Waits until every stage has ended.
+///
+/// # Errors
+/// The first fatal error of a stage; the others are told to stop.
+pub async fn supervise(
+    stages: &mut JoinSet<Result<(), Error>>,
+    stop: &CancellationToken,
+) -> Result<(), Error> {
+    while let Some(ended) = stages.join_next().await {
+        match ended {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                stop.cancel();
+                return Err(error);
+            }
+            Err(join) if join.is_panic() => std::panic::resume_unwind(join.into_panic()),
+            Err(_) => {}
+        }
+    }
+    Ok(())
+}
+
+/// A channel's fill and capacity, without keeping it open.
+struct QueueGauge {
+    queue: Queue,
+    read: Box<dyn Fn() -> Option<(usize, usize)> + Send + Sync>,
+}
+
+fn gauge<T: Send + 'static>(queue: Queue, sender: &mpsc::Sender<T>) -> QueueGauge {
+    let sender = sender.downgrade();
+    QueueGauge {
+        queue,
+        read: Box::new(move || {
+            let sender = sender.upgrade()?;
+            let capacity = sender.max_capacity();
+            Some((capacity - sender.capacity(), capacity))
+        }),
+    }
+}
+
+async fn export_queues(
+    metrics: Metrics,
+    queues: [QueueGauge; Queue::ALL.len()],
+    stop: CancellationToken,
+) -> Result<(), Error> {
+    let mut ticks = tokio::time::interval(EXPORT_QUEUES_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            _ = ticks.tick() => {}
+        }
+        for QueueGauge { queue, read } in &queues {
+            if let Some((depth, capacity)) = read() {
+                #[allow(clippy::cast_precision_loss, reason = "gauges")]
+                {
+                    metrics.queue_depth(*queue).set(depth as f64);
+                    metrics.queue_capacity(*queue).set(capacity as f64);
+                }
+            }
+        }
+    }
+}
+
+/// Waits between attempts: doubles from 100 ms to 5 s, with jitter, so that
+/// replicas do not return all at once.
+#[derive(Debug)]
+pub(crate) struct Backoff {
+    next: Duration,
+}
+
+impl Backoff {
+    const FIRST: Duration = Duration::from_millis(100);
+    const CEILING: Duration = Duration::from_secs(5);
+
+    pub(crate) fn new() -> Self {
+        Self { next: Self::FIRST }
+    }
+
+    pub(crate) async fn wait(&mut self) {
+        let jitter = rand::random_range(0.5..1.0);
+        tokio::time::sleep(self.next.mul_f64(jitter)).await;
+        self.next = (self.next * 2).min(Self::CEILING);
+    }
+}

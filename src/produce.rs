@@ -11,6 +11,7 @@
 //! message that it held up. Event number n of a seed is always the same; nothing is
 //! kept of a message but the recipe to write it again.
 
+pub mod connect;
 pub mod events;
 pub mod freshness;
 pub mod latency;
@@ -22,7 +23,6 @@ pub mod plan;
 pub mod recent;
 pub mod report;
 
-mod connect;
 mod progress;
 mod publisher;
 mod random;
@@ -32,9 +32,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::task::JoinSet;
-use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
+use self::connect::Connection;
 use self::events::Events;
 use self::freshness::Freshness;
 use self::messages::MessageWriter;
@@ -50,18 +50,21 @@ const STOP_WAIT: Duration = Duration::from_secs(10);
 /// Room for attributes and headers beside the data, in bytes.
 const ENVELOPE_BYTES: usize = 2_048;
 
-/// Why a run did not start.
+/// Why a run did not start, or could not go on.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// What was asked for does not fit what is there; the words name the setting.
     #[error("{0}")]
     Misfit(String),
-    /// Something was not there in time.
-    #[error("{0}")]
-    Unreachable(String),
+    /// The connection was closed for good.
+    #[error(transparent)]
+    Nats(#[from] crate::error::Error),
     /// The HTTP client for reads cannot be made.
     #[error("reads: {0}")]
     Http(#[from] reqwest::Error),
+    /// A task ended by itself: a mistake of ours.
+    #[error("the sender ended: {0}")]
+    Task(#[from] tokio::task::JoinError),
 }
 
 /// How a run is told to end early.
@@ -73,20 +76,28 @@ pub struct Stop {
     pub waiting: CancellationToken,
 }
 
+/// Where a run publishes: what [`connect`] found.
+#[derive(Debug)]
+pub struct Target {
+    /// The connection to NATS.
+    pub connection: Connection,
+    /// The subjects that the stream takes.
+    pub stream_subjects: Vec<String>,
+}
+
 /// Produces until the options' end, or until it is told to stop, and reports.
 ///
 /// # Errors
-/// When NATS or the stream is not there within the startup timeout, or does not
-/// fit. What fails later is counted in the report.
-pub async fn run(config: &Config, options: &Options, stop: &Stop) -> Result<Report, Error> {
+/// When the stream or the server does not take what would be published. What fails
+/// later is counted in the report.
+pub async fn run(
+    config: &Config,
+    options: &Options,
+    target: Target,
+    stop: &Stop,
+) -> Result<Report, Error> {
     let seed = options.seed.unwrap_or_else(random::fresh_seed);
-    let started = stop
-        .sending
-        .run_until_cancelled(start(config, options, seed));
-    let Some(started) = started.await else {
-        return Err(Error::Unreachable("stopped before the start".to_owned()));
-    };
-    let (publisher, reader, mut background) = started?;
+    let (publisher, reader, mut background) = start(config, options, target, seed).await?;
     tracing::info!(seed, rate = options.rate_per_second, "producing");
     send(&publisher, options, &stop.sending).await?;
     wait_for_acks(&publisher, stop).await;
@@ -101,38 +112,32 @@ pub async fn run(config: &Config, options: &Options, stop: &Stop) -> Result<Repo
 
 type Started = (Arc<Publisher>, Option<Arc<Reader>>, JoinSet<()>);
 
-/// Connects, and starts all that runs beside the sending.
-async fn start(config: &Config, options: &Options, seed: u64) -> Result<Started, Error> {
-    let deadline = Instant::now() + config.startup_timeout;
-    let pattern = config
-        .nats
-        .subjects
-        .first()
-        .map_or("events.>", String::as_str);
+/// Checks what is to be published, and starts all that runs beside the sending.
+async fn start(
+    config: &Config,
+    options: &Options,
+    target: Target,
+    seed: u64,
+) -> Result<Started, Error> {
+    let pattern = config.nats.subjects.first();
+    let pattern = pattern.expect("the configuration refuses an empty list of subjects");
     let events = Events::new(seed, options.subjects, options.body_bytes);
     let writer = MessageWriter::new(events, options.mode, seed, options.sample, pattern);
-    let connection = connect::connect(&config.nats, options.max_acks_in_flight, deadline).await?;
-    check_size(options.body_bytes, connection.client.max_payload())?;
-    connect::wait_for_stream(
-        &connection.client,
-        &config.nats,
-        writer.subjects(),
-        deadline,
-    )
-    .await?;
+    connect::check_subjects(&config.nats, &target.stream_subjects, writer.subjects())
+        .map_err(Error::Misfit)?;
+    check_size(options.body_bytes, target.connection.client.max_payload())?;
 
     let freshness = (options.read_rate_per_second > 0).then(Arc::<Mutex<Freshness>>::default);
     let plan = Plan::new(seed, options.duplicates_percent, options.invalid_percent);
     let (publisher, acks) =
-        Publisher::new(connection, writer, plan, options, freshness.clone()).await?;
+        Publisher::new(target.connection, writer, plan, options, freshness.clone()).await?;
     let publisher = Arc::new(publisher);
     let reader = match freshness {
         Some(freshness) => {
             let token = config.http.api_token.clone();
             let publisher = Arc::clone(&publisher);
-            Some(Arc::new(Reader::new(
-                options, token, seed, publisher, freshness,
-            )?))
+            let reader = Reader::new(options, token, seed, publisher, freshness)?;
+            Some(Arc::new(reader))
         }
         None => None,
     };
@@ -184,9 +189,7 @@ async fn send(
         stop.run_until_cancelled(publisher.send_all(rate, end))
             .await;
     });
-    sending
-        .await
-        .map_err(|error| Error::Unreachable(format!("the sender ended: {error}")))
+    Ok(sending.await?)
 }
 
 /// Waits until every message is acknowledged or given up; after a stop, not long.

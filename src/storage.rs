@@ -1,6 +1,16 @@
 //! Postgres: the pool, the schema, and every statement that touches `events`.
 
 pub mod classify;
+mod copy;
+pub mod epoch;
+mod insert;
+pub mod partitions;
 pub mod pool;
+pub mod row;
+pub mod schema;
+pub mod write;
 
 pub use classify::classify;
+pub use copy::encode as encode_copy;
+pub use row::Row;
+pub use write::{EventWriter, RowOutcome, WriteOptions};

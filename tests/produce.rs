@@ -95,7 +95,10 @@ fn an_event_follows_from_seed_and_number() {
     let mut differ = 0;
     for number in 0..1_000 {
         assert_eq!(one.event(number, at(1)), same.event(number, at(1)));
-        assert_ne!(one.event(number, at(1)).1.id, other.event(number, at(1)).1.id);
+        assert_ne!(
+            one.event(number, at(1)).1.id,
+            other.event(number, at(1)).1.id
+        );
         differ += usize::from(one.event(number, at(1)).1.data != other.event(number, at(1)).1.data);
     }
     assert!(differ > 990, "{differ} of 1000 events differ by seed");
@@ -110,7 +113,9 @@ fn ids_are_unique_and_subjects_keep_to_their_source() {
         let (_, event) = events.event(number, at(1));
         assert!(ids.insert(event.id));
         let subject = event.subject.unwrap();
-        let source = sources.entry(subject).or_insert_with(|| event.source.clone());
+        let source = sources
+            .entry(subject)
+            .or_insert_with(|| event.source.clone());
         assert_eq!(*source, event.source);
     }
 }
@@ -135,7 +140,10 @@ fn subjects_are_skewed_and_all_within_their_number() {
 fn every_kind_of_event_occurs() {
     let events = Events::new(SEED, 1_000, 230);
     for kind in Kind::ALL {
-        assert!((0..10_000).any(|number| events.kind(number) == kind), "{kind:?}");
+        assert!(
+            (0..10_000).any(|number| events.kind(number) == kind),
+            "{kind:?}"
+        );
     }
 }
 
@@ -149,7 +157,11 @@ fn data_is_json_of_about_the_size_asked_for() {
                 panic!("the data is JSON");
             };
             serde_json::from_slice::<serde_json::Map<_, _>>(&body).unwrap();
-            assert!(body.len() >= target && body.len() < target.max(210) + 96, "{}", body.len());
+            assert!(
+                body.len() >= target && body.len() < target.max(210) + 96,
+                "{}",
+                body.len()
+            );
             total += body.len();
         }
         if target == 230 {
@@ -195,7 +207,10 @@ fn a_message_carries_its_event_in_either_mode() {
         for number in 0..50 {
             let recipe = recipe(number, Variant::New);
             let message = writer(mode, 0).write(&recipe);
-            assert_eq!(decoded(&message).unwrap(), events.event(number, recipe.time).1);
+            assert_eq!(
+                decoded(&message).unwrap(),
+                events.event(number, recipe.time).1
+            );
         }
     }
 }
@@ -285,7 +300,10 @@ fn the_shares_of_duplicates_and_invalid_messages_are_as_asked() {
     for number in 0..100_000 {
         let recipe = plan.recipe(number, at(5), &recent);
         match recipe.variant {
-            Variant::New => recent.push(Sent { event: number, time: recipe.time }),
+            Variant::New => recent.push(Sent {
+                event: number,
+                time: recipe.time,
+            }),
             Variant::Invalid(_) => invalid += 1,
             Variant::Duplicate => {
                 duplicates += 1;
@@ -302,7 +320,10 @@ fn only_acknowledged_events_are_repeated() {
     let plan = Plan::new(SEED, 100.0, 0.0);
     let mut recent = Recent::default();
     assert_eq!(plan.recipe(0, at(5), &recent).variant, Variant::New);
-    recent.push(Sent { event: 0, time: at(5) });
+    recent.push(Sent {
+        event: 0,
+        time: at(5),
+    });
     let again = plan.recipe(1, at(9), &recent);
     assert_eq!((again.event, again.time), (0, at(5)));
     assert_eq!(again.variant, Variant::Duplicate);
@@ -314,7 +335,12 @@ fn quantiles_are_never_too_low_and_two_percent_high_at_most() {
     for micros in 1..=100_000 {
         latencies.record(Duration::from_micros(micros));
     }
-    for (per_mille, exact) in [(500, 50_000.0), (900, 90_000.0), (990, 99_000.0), (999, 99_900.0)] {
+    for (per_mille, exact) in [
+        (500, 50_000.0),
+        (900, 90_000.0),
+        (990, 99_000.0),
+        (999, 99_900.0),
+    ] {
         let ratio = latencies.quantile(per_mille).as_secs_f64() * 1e6 / exact;
         assert!((1.0..1.02).contains(&ratio), "{per_mille}: {ratio}");
     }
@@ -327,15 +353,28 @@ fn quantiles_are_never_too_low_and_two_percent_high_at_most() {
 #[test]
 fn room_for_acknowledgements_is_bounded_and_comes_back() {
     let mut pending = Pending::new(2);
-    let first = pending.insert(recipe(0, Variant::New), SECOND, SECOND).unwrap();
-    pending.insert(recipe(1, Variant::New), SECOND, SECOND).unwrap();
+    let first = pending
+        .insert(recipe(0, Variant::New), SECOND, SECOND)
+        .unwrap();
+    pending
+        .insert(recipe(1, Variant::New), SECOND, SECOND)
+        .unwrap();
     assert!(pending.is_full());
-    assert!(pending.insert(recipe(2, Variant::New), SECOND, SECOND).is_none());
+    assert!(
+        pending
+            .insert(recipe(2, Variant::New), SECOND, SECOND)
+            .is_none()
+    );
     let token = Token::parse(&first.to_text()).unwrap();
     assert_eq!(pending.remove(token).unwrap().recipe.number, 0);
     assert!(pending.remove(token).is_none(), "a second acknowledgement");
-    let third = pending.insert(recipe(2, Variant::New), SECOND, SECOND).unwrap();
-    assert!(pending.remove(token).is_none(), "the place is another message's");
+    let third = pending
+        .insert(recipe(2, Variant::New), SECOND, SECOND)
+        .unwrap();
+    assert!(
+        pending.remove(token).is_none(),
+        "the place is another message's"
+    );
     assert!(pending.remove(third).is_some());
     assert_eq!(pending.len(), 1);
 }
@@ -343,7 +382,9 @@ fn room_for_acknowledgements_is_bounded_and_comes_back() {
 #[test]
 fn what_is_not_acknowledged_is_sent_again_and_given_up_in_the_end() {
     let mut pending = Pending::new(1);
-    let token = pending.insert(recipe(0, Variant::New), SECOND, SECOND).unwrap();
+    let token = pending
+        .insert(recipe(0, Variant::New), SECOND, SECOND)
+        .unwrap();
     assert!(pending.overdue(SECOND + ACK_TIMEOUT - millis(1)).is_empty());
     let again = pending.overdue(SECOND + ACK_TIMEOUT);
     assert!(matches!(again[..], [Overdue::Retry(same, _)] if same == token));
@@ -363,10 +404,16 @@ fn a_read_a_second_after_another_ended_must_not_return_less() {
 
     let soon = freshness.begin(0, millis(2_999));
     let late = freshness.begin(0, millis(3_000));
-    assert!(!freshness.end(&soon, Some(at(10)), 4 * SECOND).stale, "started too early");
+    assert!(
+        !freshness.end(&soon, Some(at(10)), 4 * SECOND).stale,
+        "started too early"
+    );
     assert!(freshness.end(&late, Some(at(10)), 4 * SECOND).stale);
     let none = freshness.begin(0, 5 * SECOND);
-    assert!(freshness.end(&none, None, 5 * SECOND).stale, "gone is older too");
+    assert!(
+        freshness.end(&none, None, 5 * SECOND).stale,
+        "gone is older too"
+    );
     let same = freshness.begin(0, 5 * SECOND);
     assert!(!freshness.end(&same, Some(at(20)), 5 * SECOND).stale);
     let other = freshness.begin(1, 5 * SECOND);
@@ -382,9 +429,16 @@ fn staleness_is_how_long_the_stream_had_what_a_read_did_not_show() {
     let read = freshness.begin(0, millis(500));
     freshness.acknowledged(0, at(13), millis(600));
     let verdict = freshness.end(&read, Some(at(10)), millis(700));
-    assert_eq!(verdict.staleness, millis(300), "at(11), acknowledged at 200 ms");
+    assert_eq!(
+        verdict.staleness,
+        millis(300),
+        "at(11), acknowledged at 200 ms"
+    );
     let read = freshness.begin(0, millis(800));
-    assert_eq!(freshness.end(&read, Some(at(13)), millis(900)).staleness, Duration::ZERO);
+    assert_eq!(
+        freshness.end(&read, Some(at(13)), millis(900)).staleness,
+        Duration::ZERO
+    );
 }
 
 fn options(given: &[(&str, &str)]) -> Result<Options, String> {
@@ -426,8 +480,14 @@ fn every_mistake_is_reported_at_once_with_flag_variable_and_expectation() {
     .unwrap_err();
     assert_eq!(mistakes.lines().count(), OPTIONS.len(), "{mistakes}");
     for option in OPTIONS {
-        let line = mistakes.lines().find(|line| line.contains(option.env)).unwrap();
-        assert!(line.starts_with("--") && line.contains("expected"), "{line}");
+        let line = mistakes
+            .lines()
+            .find(|line| line.contains(option.env))
+            .unwrap();
+        assert!(
+            line.starts_with("--") && line.contains("expected"),
+            "{line}"
+        );
     }
 }
 
@@ -442,7 +502,10 @@ fn options_that_exclude_each_other_are_refused() {
     refused(&[count, ("GANESH_PRODUCE_DURATION", "5s")], "--duration");
     refused(&[plain, ("GANESH_PRODUCE_DUPLICATES", "1")], "--mode plain");
     refused(&[plain, ("GANESH_PRODUCE_READ_RATE", "1")], "--mode plain");
-    let shares = [("GANESH_PRODUCE_DUPLICATES", "60"), ("GANESH_PRODUCE_INVALID", "50")];
+    let shares = [
+        ("GANESH_PRODUCE_DUPLICATES", "60"),
+        ("GANESH_PRODUCE_INVALID", "50"),
+    ];
     refused(&shares, "no more than 100");
 }
 

@@ -1,14 +1,26 @@
-//! `ganesh migrate`.
+//! `ganesh migrate`: brings the database's schema up to date.
 
 use clap::Command;
 
 use super::Failure;
+use super::startup::{Deadline, wait_for_postgres};
 use crate::config::Config;
+use crate::storage::{partitions, pool, schema};
 
 pub(super) fn command() -> Command {
     Command::new("migrate")
+        .about("Bring the database's schema up to date, and make the partitions around now")
 }
 
-pub(super) async fn run(_config: Config) -> Result<(), Failure> {
+pub(super) async fn run(config: Config) -> Result<(), Failure> {
+    let pool = pool::lazy(&config.postgres, 1)?;
+    wait_for_postgres(&pool, Deadline::after(config.startup_timeout)).await?;
+    let missing = schema::missing_migrations(&pool).await?;
+    schema::migrate(&pool)
+        .await
+        .map_err(schema::migrate_error)?;
+    partitions::upkeep(&pool, &config.postgres).await?;
+    println!("{missing} migrations applied; the schema is up to date");
+    pool.close().await;
     Ok(())
 }

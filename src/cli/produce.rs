@@ -5,10 +5,11 @@ use clap::{Arg, ArgMatches, Command};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Failure;
+use super::startup::{Deadline, wait_for};
 use crate::config::{Config, Setting};
 use crate::produce::options::{OPTIONS, Options, flag};
 use crate::produce::report::Report;
-use crate::produce::{self, Error, Stop};
+use crate::produce::{self, Error, Stop, Target, connect};
 
 pub(super) fn command() -> Command {
     Command::new("produce")
@@ -58,7 +59,11 @@ pub(super) async fn run(config: Config, matches: &ArgMatches) -> Result<(), Fail
         Options::read(|env| matches.get_one::<String>(env).cloned()).map_err(Failure::Usage)?;
     let stop = Stop::default();
     listen(&stop)?;
-    let report = match produce::run(&config, &options, &stop).await {
+    let found = stop.sending.run_until_cancelled(find(&config, &options));
+    let Some(target) = found.await else {
+        return Ok(()); // Stopped before there was anything to report.
+    };
+    let report = match produce::run(&config, &options, target?, &stop).await {
         Ok(report) => report,
         Err(Error::Misfit(words)) => return Err(Failure::Usage(words)),
         Err(error) => return Err(Failure::Running(error.into())),
@@ -70,6 +75,24 @@ pub(super) async fn run(config: Config, matches: &ArgMatches) -> Result<(), Fail
             "{failed} messages were not acknowledged within 90 s: the stream may hold them or not"
         ))),
     }
+}
+
+/// Waits for NATS, and for the stream, which `serve` makes.
+async fn find(config: &Config, options: &Options) -> Result<Target, Failure> {
+    let deadline = Deadline::after(config.startup_timeout);
+    let connection = wait_for("NATS (NATS_URL)", deadline, || {
+        connect::connect(&config.nats, options.max_acks_in_flight)
+    })
+    .await?;
+    let stream = format!("stream {}", config.nats.stream);
+    let stream_subjects = wait_for(&stream, deadline, || {
+        connect::stream_subjects(&connection, &config.nats)
+    })
+    .await?;
+    Ok(Target {
+        connection,
+        stream_subjects,
+    })
 }
 
 /// The first signal stops the sending, the second one the waiting.

@@ -1,14 +1,283 @@
-//! `ganesh serve`.
+//! `ganesh serve`: start-up, the pipeline, and the end within the grace period.
 
+use std::time::Duration;
+
+use anyhow::{Context as _, anyhow};
+use async_nats::{Client, jetstream};
 use clap::Command;
+use metrics_exporter_prometheus::PrometheusHandle;
+use sqlx::PgPool;
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
 
 use super::Failure;
+use super::startup::{Deadline, wait_for, wait_for_postgres};
+use crate::api::{self, admin};
+use crate::cache::Cache;
 use crate::config::Config;
+use crate::error::Dependency;
+use crate::messaging::consumer::SetupError;
+use crate::messaging::keeper::Keeper;
+use crate::messaging::{Held, connection, consumer, held, lag};
+use crate::pipeline::{self, Parts};
+use crate::storage::{EventWriter, classify, partitions, pool, schema};
+use crate::telemetry::{Health, Metrics, metrics};
+
+/// Kept of the grace period for what follows the pipeline: releases, the last flush
+/// of NATS, the last spans.
+const GRACE_RESERVE: Duration = Duration::from_secs(3);
+/// How long NATS may take to take the last acknowledgements.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+/// How often the recorder moves observations into its buckets, scraped or not:
+/// without it they would pile up.
+const RECORDER_UPKEEP_EVERY: Duration = Duration::from_secs(1);
+/// How often partitions are looked after.
+const PARTITION_UPKEEP_EVERY: Duration = Duration::from_secs(60);
 
 pub(super) fn command() -> Command {
     Command::new("serve")
+        .about("Take events from JetStream, land them in Postgres, serve reads over HTTP")
 }
 
-pub(super) async fn run(_config: Config) -> Result<(), Failure> {
-    Ok(())
+pub(super) async fn run(config: Config) -> Result<(), Failure> {
+    let recorder = metrics::install_recorder()?;
+    let metrics = Metrics::register();
+    let health = Health::new(metrics.clone());
+    tracing::info!(?config, "starting");
+    let stop = stop_on_signal()?;
+    // Background tasks live on while the pipeline drains.
+    let background = CancellationToken::new();
+    let serving = serve(&config, recorder, metrics, health, &stop, &background);
+    tokio::select! {
+        result = serving => result,
+        () = stopped_before_start(&stop, &config) => Ok(()),
+    }
+}
+
+async fn serve(
+    config: &Config,
+    recorder: PrometheusHandle,
+    metrics: Metrics,
+    health: Health,
+    stop: &CancellationToken,
+    background: &CancellationToken,
+) -> Result<(), Failure> {
+    let admin_listener = bind("GANESH_ADMIN_ADDR", config.http.admin_addr).await?;
+    let api_listener = bind("GANESH_HTTP_ADDR", config.http.api_addr).await?;
+    tokio::spawn(run_recorder_upkeep(recorder.clone()));
+    tokio::spawn(admin::serve(
+        admin_listener,
+        admin::state(recorder, health.clone()),
+        background.clone(),
+    ));
+
+    let deadline = Deadline::after(config.startup_timeout);
+    let pool = prepare_postgres(config, deadline).await?;
+    health.set(Dependency::Postgres, true);
+    let (client, consumer) = prepare_nats(config, &health, &metrics, deadline).await?;
+    let cache = Cache::new(
+        &config.cache,
+        &config.postgres,
+        pool.clone(),
+        metrics.clone(),
+        health.clone(),
+    )
+    .map_err(|error| Failure::Usage(format!("REDIS_URL: {error}")))?;
+    tokio::spawn(cache.clone().run(background.clone()));
+    tokio::spawn(lag::watch(
+        consumer.clone(),
+        metrics.clone(),
+        background.clone(),
+    ));
+    tokio::spawn(look_after_partitions(
+        config.clone(),
+        pool.clone(),
+        metrics.clone(),
+    ));
+    let api = api::state(&config.http, pool.clone(), cache.clone(), metrics.clone());
+    let api_server = tokio::spawn(api::serve(api_listener, api, stop.clone()));
+
+    let limits = held::Limits {
+        messages: config.pipeline.max_in_flight,
+        bytes: config.pipeline.max_in_flight_bytes,
+    };
+    let (held, releases) = Held::new(limits, config.nats.ack_wait, metrics.clone());
+    let keeper_stop = CancellationToken::new();
+    let keeper = Keeper {
+        held: held.clone(),
+        releases,
+        client: client.clone(),
+        metrics: metrics.clone(),
+    };
+    let keeper = tokio::spawn(keeper.run(keeper_stop.clone()));
+    let parts = Parts {
+        config: config.clone(),
+        jetstream: jetstream::new(client.clone()),
+        consumer,
+        held: held.clone(),
+        writer: EventWriter::new(pool, metrics.clone()),
+        cache,
+        metrics,
+        health: health.clone(),
+    };
+    health.set_serving(true);
+    tracing::info!(api = %config.http.api_addr, admin = %config.http.admin_addr, "serving");
+    let result = run_pipeline(parts, stop, config.shutdown_grace, &health).await;
+    keeper_stop.cancel();
+    finish(&client, keeper, api_server, &held).await;
+    background.cancel();
+    result.map_err(|error| Failure::Running(anyhow!(error)))
+}
+
+/// Until every stage has ended; after `stop`, no longer than the grace period allows.
+async fn run_pipeline(
+    parts: Parts,
+    stop: &CancellationToken,
+    grace: Duration,
+    health: &Health,
+) -> Result<(), crate::error::Error> {
+    let mut stages = pipeline::spawn(parts, stop);
+    let deadline = async {
+        stop.cancelled().await;
+        health.set_serving(false);
+        tracing::info!("shutting down: no more fetching, what is held is stored and acknowledged");
+        tokio::time::sleep(grace.saturating_sub(GRACE_RESERVE).max(grace / 2)).await;
+    };
+    let result = tokio::select! {
+        result = pipeline::supervise(&mut stages, stop) => result,
+        () = deadline => {
+            tracing::warn!("the grace period ends: releasing what is not stored");
+            Ok(())
+        }
+    };
+    // Waits until every stage is gone, so that what they held is in the keeper's queue.
+    stages.shutdown().await;
+    result
+}
+
+async fn finish(
+    client: &Client,
+    keeper: JoinHandle<()>,
+    api_server: JoinHandle<std::io::Result<()>>,
+    held: &Held,
+) {
+    let ended = async {
+        let _ = keeper.await;
+        let _ = client.flush().await;
+        let _ = api_server.await;
+    };
+    if tokio::time::timeout(FLUSH_TIMEOUT, ended).await.is_err() {
+        tracing::warn!("NATS did not take the last acknowledgements in time");
+    }
+    tracing::info!(held = held.count(), "stopped");
+}
+
+/// A token that SIGTERM and SIGINT cancel.
+fn stop_on_signal() -> Result<CancellationToken, std::io::Error> {
+    let stop = CancellationToken::new();
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let on_signal = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        on_signal.cancel();
+    });
+    Ok(stop)
+}
+
+/// Ends a start-up that still waits for dependencies. Once the pipeline runs, it is
+/// that which ends, and this only guards against an end that hangs.
+async fn stopped_before_start(stop: &CancellationToken, config: &Config) {
+    stop.cancelled().await;
+    tokio::time::sleep(config.shutdown_grace).await;
+}
+
+async fn bind(variable: &str, address: std::net::SocketAddr) -> Result<TcpListener, Failure> {
+    TcpListener::bind(address)
+        .await
+        .with_context(|| format!("{variable}={address}: cannot listen there"))
+        .map_err(Failure::Running)
+}
+
+async fn prepare_postgres(config: &Config, deadline: Deadline) -> Result<PgPool, Failure> {
+    let pool = pool::lazy(&config.postgres, config.pipeline.writers)?;
+    wait_for_postgres(&pool, deadline).await?;
+    if config.postgres.migrate_on_start {
+        schema::migrate(&pool)
+            .await
+            .map_err(|error| Failure::Running(anyhow!(schema::migrate_error(error))))?;
+    } else if schema::missing_migrations(&pool).await? > 0 {
+        return Err(Failure::Usage(
+            "GANESH_MIGRATE_ON_START=false, and the schema is not up to date: run `ganesh migrate`"
+                .to_owned(),
+        ));
+    }
+    Ok(pool)
+}
+
+async fn prepare_nats(
+    config: &Config,
+    health: &Health,
+    metrics: &Metrics,
+    deadline: Deadline,
+) -> Result<(Client, jetstream::consumer::PullConsumer), Failure> {
+    let client = wait_for("NATS (NATS_URL)", deadline, || {
+        connection::connect(&config.nats, config.pipeline.max_in_flight, health, metrics)
+    })
+    .await?;
+    let least_bytes = client.max_payload() + held::SUBJECTS_MAX_BYTES;
+    if config.pipeline.max_in_flight_bytes < least_bytes {
+        return Err(Failure::Usage(format!(
+            "GANESH_MAX_IN_FLIGHT_BYTES={}: expected at least {least_bytes}: the server's maximum \
+             payload and its subjects, or a message of that size could never be fetched",
+            config.pipeline.max_in_flight_bytes
+        )));
+    }
+    let jetstream = jetstream::new(client.clone());
+    let ensured = wait_for(
+        "JetStream (GANESH_STREAM, GANESH_CONSUMER)",
+        deadline,
+        || async {
+            match consumer::ensure(&jetstream, &config.nats, &config.pipeline).await {
+                Ok(consumer) => Ok(Ok(consumer)),
+                Err(SetupError::Unfit(unfit)) => Ok(Err(unfit)),
+                Err(SetupError::Api(error)) => Err(error),
+            }
+        },
+    )
+    .await?;
+    match ensured {
+        Ok(consumer) => Ok((client, consumer)),
+        Err(unfit) => {
+            let lines: Vec<String> = unfit.iter().map(ToString::to_string).collect();
+            Err(Failure::Usage(lines.join("\n")))
+        }
+    }
+}
+
+async fn look_after_partitions(config: Config, pool: PgPool, metrics: Metrics) {
+    let mut ticks = tokio::time::interval(PARTITION_UPKEEP_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        ticks.tick().await;
+        if let Err(error) = partitions::upkeep(&pool, &config.postgres).await {
+            let error = classify(&error);
+            metrics.dependency_error(&error);
+            tracing::warn!(%error, "partitions were not looked after; trying again in a minute");
+        }
+    }
+}
+
+async fn run_recorder_upkeep(recorder: PrometheusHandle) {
+    let mut ticks = tokio::time::interval(RECORDER_UPKEEP_EVERY);
+    loop {
+        ticks.tick().await;
+        recorder.run_upkeep();
+    }
 }

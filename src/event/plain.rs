@@ -17,7 +17,7 @@ pub(super) fn decode(message: &Message<'_>, headers: &Headers<'_>) -> Result<Eve
     };
     check_text(Attribute::Id.name(), &id, ID_MAX_BYTES)?;
     check_text(Attribute::Type.name(), message.subject, TYPE_MAX_BYTES)?;
-    let content_type = headers.data_content_type()?;
+    let content_type = headers.content_type()?;
     if let Some(content_type) = content_type {
         check_text(
             Attribute::Datacontenttype.name(),

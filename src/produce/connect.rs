@@ -2,63 +2,37 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Duration;
 
 use async_nats::jetstream;
-use async_nats::{Client, ConnectOptions, ServerAddr, Subject};
-use tokio::time::Instant;
+use async_nats::{Client, ConnectOptions, Subject};
 
-use super::Error;
 use crate::config::NatsConfig;
-
-const RETRY_PAUSE: Duration = Duration::from_millis(500);
+use crate::error::{Class, Code, Dependency, Error};
+use crate::messaging::connection::addresses;
+use crate::messaging::streams;
 
 /// A connection that reconnects by itself, and counts how often it had to.
 #[derive(Debug, Clone)]
-pub(super) struct Connection {
+pub struct Connection {
     pub(super) client: Client,
     pub(super) disconnects: Arc<AtomicU64>,
 }
 
-/// Connects, retrying until `deadline`. `acks_in_flight` sizes the buffer of the
-/// subscription that acknowledgements come to: one that does not fit is dropped.
-pub(super) async fn connect(
-    config: &NatsConfig,
-    acks_in_flight: usize,
-    deadline: Instant,
-) -> Result<Connection, Error> {
-    let servers: Vec<ServerAddr> = config
-        .url
-        .expose()
-        .split(',')
-        .map(|url| url.trim().parse())
-        .collect::<Result<_, _>>()
-        .map_err(|error| Error::Misfit(format!("NATS_URL: {error}: expected NATS servers")))?;
+/// Connects once. `acks_in_flight` sizes the buffer of the subscription that
+/// acknowledgements come to: one that does not fit is dropped.
+///
+/// # Errors
+/// When no server answers, or none accepts our credentials.
+pub async fn connect(config: &NatsConfig, acks_in_flight: usize) -> Result<Connection, Error> {
     let disconnects = Arc::new(AtomicU64::new(0));
-    let mut told = false;
-    loop {
-        let options = options(acks_in_flight, Arc::clone(&disconnects));
-        match options.connect(&servers).await {
-            Ok(client) => {
-                return Ok(Connection {
-                    client,
-                    disconnects,
-                });
-            }
-            Err(error) if Instant::now() >= deadline => {
-                return Err(Error::Unreachable(format!(
-                    "NATS at {}: {error}",
-                    config.url
-                )));
-            }
-            Err(error) if !told => {
-                told = true;
-                tracing::info!(%error, "waiting for NATS at {}", config.url);
-            }
-            Err(_) => {}
-        }
-        tokio::time::sleep(RETRY_PAUSE).await;
-    }
+    let client = options(acks_in_flight, Arc::clone(&disconnects))
+        .connect(addresses(config.url.expose()))
+        .await
+        .map_err(|error| unreachable(&error))?;
+    Ok(Connection {
+        client,
+        disconnects,
+    })
 }
 
 fn options(acks_in_flight: usize, disconnects: Arc<AtomicU64>) -> ConnectOptions {
@@ -81,44 +55,51 @@ fn options(acks_in_flight: usize, disconnects: Arc<AtomicU64>) -> ConnectOptions
         })
 }
 
-/// Waits until the stream exists, and checks that it takes our subjects. It is
-/// `ganesh serve` that makes it: a stream made here could differ from that.
-pub(super) async fn wait_for_stream(
-    client: &Client,
+/// The subjects that the stream takes. It is `ganesh serve` that makes it: a stream
+/// made here could differ from that.
+///
+/// # Errors
+/// When JetStream does not answer, or has no such stream.
+pub async fn stream_subjects(
+    connection: &Connection,
     config: &NatsConfig,
-    subjects: &[Subject],
-    deadline: Instant,
-) -> Result<(), Error> {
-    let context = jetstream::new(client.clone());
-    let mut told = false;
-    let stream = loop {
-        match context.get_stream(&config.stream).await {
-            Ok(stream) => break stream,
-            Err(error) if Instant::now() >= deadline => {
-                return Err(Error::Unreachable(format!(
-                    "stream {} is not there ({error}): ganesh serve makes it",
-                    config.stream
-                )));
-            }
-            Err(error) if !told => {
-                told = true;
-                tracing::info!(%error, "waiting for stream {}", config.stream);
-            }
-            Err(_) => {}
-        }
-        tokio::time::sleep(RETRY_PAUSE).await;
-    };
-    let patterns = &stream.cached_info().config.subjects;
-    let taken = |subject: &Subject| patterns.iter().any(|pattern| matches(pattern, subject));
-    match subjects.iter().find(|subject| !taken(subject)) {
+) -> Result<Vec<String>, Error> {
+    let context = jetstream::new(connection.client.clone());
+    match streams::existing(&context, &config.stream).await? {
+        Some(stream) => Ok(stream.subjects),
+        None => Err(Error::new(
+            Dependency::Nats,
+            Class::Transient,
+            Code::Setup,
+            "it does not exist; ganesh serve makes it",
+        )),
+    }
+}
+
+/// Checks that the stream takes what would be published.
+///
+/// # Errors
+/// Words that name the setting and what was expected.
+pub(super) fn check_subjects(
+    config: &NatsConfig,
+    taken: &[String],
+    ours: &[Subject],
+) -> Result<(), String> {
+    let taken_by_one = |subject: &Subject| taken.iter().any(|pattern| matches(pattern, subject));
+    match ours.iter().find(|subject| !taken_by_one(subject)) {
         None => Ok(()),
-        Some(subject) => Err(Error::Misfit(format!(
+        Some(subject) => Err(format!(
             "GANESH_SUBJECTS={:?}: expected subjects of stream {}, which takes {} and not {subject}",
             config.subjects.join(","),
             config.stream,
-            patterns.join(","),
-        ))),
+            taken.join(","),
+        )),
     }
+}
+
+pub(super) fn unreachable(error: &impl std::fmt::Display) -> Error {
+    let (class, code) = (Class::Transient, Code::Connection);
+    Error::new(Dependency::Nats, class, code, error.to_string())
 }
 
 /// Whether a subject pattern takes a subject.

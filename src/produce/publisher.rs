@@ -23,8 +23,7 @@ use serde::Deserialize;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::Error;
-use super::connect::Connection;
+use super::connect::{self, Connection};
 use super::freshness::Freshness;
 use super::latency::Latencies;
 use super::messages::{MessageWriter, Recipe, Variant};
@@ -34,6 +33,7 @@ use super::pending::{Overdue, Pending, Token, Waiting};
 use super::plan::Plan;
 use super::recent::{Recent, Sent};
 use super::report::Counts;
+use crate::error::Error;
 use crate::event::Timestamp;
 
 /// How often is looked for messages to be sent again.
@@ -83,7 +83,7 @@ impl Publisher {
         let acks = client
             .subscribe(format!("{inbox}.*"))
             .await
-            .map_err(|error| Error::Unreachable(format!("NATS: {error}")))?;
+            .map_err(|error| connect::unreachable(&error))?;
         let publisher = Self {
             client,
             connection,

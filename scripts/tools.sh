@@ -1,0 +1,110 @@
+# shellcheck shell=bash
+# Sourced by the scripts, never run: where the servers are, and what every script needs.
+#
+# Environment:
+#   GANESH_TOOLS   folder of the fetched servers (default: .tools in the repository)
+#
+# Written for bash 3.2 too, which is what macOS has.
+
+ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
+TOOLS=${GANESH_TOOLS:-$ROOT/.tools}
+
+# The one place for versions. The npm versions of Postgres carry the packager's own suffix.
+NATS_VERSION=2.15.1
+NATS_AT_LEAST=2.11 # on PATH; older consumers lack what the pipeline relies on
+POSTGRES_MAJOR=17
+POSTGRES_VERSION=17.10.0-beta.17
+REDIS_AT_LEAST=6.2
+
+# Without it bash forgets a SIGINT that comes while a child runs, initdb for instance, and goes on.
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
+say() { printf '%s\n' "$*" >&2; }
+die() {
+  say "${0##*/}: $*"
+  exit 1
+}
+
+# version_of COMMAND: the first dotted number that `COMMAND --version` prints.
+version_of() { "$1" --version 2>/dev/null | grep -oE '[0-9]+\.[0-9]+(\.[0-9]+)?' | head -n 1; }
+
+# at_least HAVE WANT: compares major.minor.
+at_least() {
+  local have_major have_minor want_major want_minor
+  IFS=. read -r have_major have_minor _ <<<"$1"
+  IFS=. read -r want_major want_minor _ <<<"$2"
+  [ -n "$have_major" ] || return 1
+  [ "$have_major" -gt "$want_major" ] ||
+    { [ "$have_major" -eq "$want_major" ] && [ "${have_minor:-0}" -ge "$want_minor" ]; }
+}
+
+# on_path NAME AT_LEAST: the path of a good enough NAME on PATH.
+on_path() {
+  local path
+  path=$(command -v "$1") || return 1
+  at_least "$(version_of "$path")" "$2" && printf '%s\n' "$path"
+}
+
+fetched() { [ -x "$TOOLS/$1" ] && printf '%s\n' "$TOOLS/$1"; }
+
+# Postgres counts only in exactly our major version, with initdb beside it. Debian and Homebrew
+# keep it off PATH.
+find_postgres() {
+  local path
+  for path in "$(command -v postgres)" "/usr/lib/postgresql/$POSTGRES_MAJOR/bin/postgres" \
+    "/opt/homebrew/opt/postgresql@$POSTGRES_MAJOR/bin/postgres" \
+    "/usr/local/opt/postgresql@$POSTGRES_MAJOR/bin/postgres"; do
+    if [ -x "$path" ] && [ -x "${path%/*}/initdb" ]; then
+      case $(version_of "$path") in
+        "$POSTGRES_MAJOR".*) printf '%s\n' "$path" && return ;;
+      esac
+    fi
+  done
+  fetched "postgres-$POSTGRES_VERSION/bin/postgres"
+}
+
+# find_tool NAME: prints the path of a server, or fails.
+find_tool() {
+  case $1 in
+    nats-server) on_path nats-server "$NATS_AT_LEAST" || fetched "nats-server-$NATS_VERSION/nats-server" ;;
+    postgres) find_postgres ;;
+    redis-server) on_path redis-server "$REDIS_AT_LEAST" || on_path dragonfly 1.0 || fetched redis/bin/redis-server ;;
+    prometheus) on_path prometheus 2.40 || fetched prometheus/bin/prometheus ;;
+    *) die "no such server: $1 (nats-server, postgres, redis-server, prometheus)" ;;
+  esac
+}
+
+need_tool() { find_tool "$1" || die "$1 is missing: run scripts/fetch"; }
+
+# lock FILE: waits for the lock and holds it on descriptor 9 until `unlock` or exit. A lock of the
+# kernel, so that a killed script leaves none behind; by python3, as macOS has no flock command.
+lock() {
+  exec 9>"$1"
+  python3 -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX)'
+}
+unlock() { exec 9>&-; }
+
+# stop_with_stdin SIGNAL: when standard input ends, which it does however the starter dies, sends
+# SIGNAL to this process (after `exec`: to the server), and SIGKILL ten seconds later. Detached, as
+# Postgres takes every child of its process for a backend.
+stop_with_stdin() {
+  # Looks once a second whether the server still lives. Before bash 4, a timeout and the end of the
+  # input look the same: no timeout then.
+  local tick=(-t 1)
+  [ "${BASH_VERSINFO[0]}" -ge 4 ] || tick=(-d '')
+  ( (
+    exec <&3 3<&- >/dev/null 2>&1
+    while kill -0 $$; do
+      status=0
+      read -r "${tick[@]}" _ || status=$?
+      [ "$status" -eq 1 ] && break # the end; above 128 is the timeout
+    done
+    kill -s "$1" $$ || exit 0
+    for _ in 1 2 3 4 5 6 7 8 9 10; do
+      sleep 1
+      kill -0 $$ || exit 0
+    done
+    kill -s KILL $$
+  ) & ) 3<&0
+}

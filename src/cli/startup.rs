@@ -1,0 +1,78 @@
+//! What `serve` and `migrate` share: waiting for dependencies that are not up yet.
+
+use std::future::Future;
+use std::time::{Duration, Instant};
+
+use anyhow::anyhow;
+use sqlx::PgPool;
+
+use super::Failure;
+use crate::error::{Class, Error};
+use crate::storage::{classify, schema};
+
+/// How long between two attempts.
+const ATTEMPT_EVERY: Duration = Duration::from_millis(500);
+/// How often a wait says that it goes on.
+const SAY_EVERY: Duration = Duration::from_secs(5);
+
+/// Until when dependencies may take to be there.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Deadline {
+    at: Instant,
+    allowed: Duration,
+}
+
+impl Deadline {
+    pub(super) fn after(allowed: Duration) -> Self {
+        Self {
+            at: Instant::now() + allowed,
+            allowed,
+        }
+    }
+}
+
+/// Attempts until it succeeds, fails for good, or the deadline passes.
+pub(super) async fn wait_for<T, F>(
+    what: &str,
+    deadline: Deadline,
+    mut attempt: impl FnMut() -> F,
+) -> Result<T, Failure>
+where
+    F: Future<Output = Result<T, Error>>,
+{
+    let mut said_at: Option<Instant> = None;
+    loop {
+        let error = match attempt().await {
+            Ok(value) => return Ok(value),
+            Err(error) if error.class == Class::Fatal => {
+                return Err(Failure::Usage(format!("{what}: {}", error.detail)));
+            }
+            Err(error) => error,
+        };
+        if Instant::now() >= deadline.at {
+            return Err(Failure::Running(anyhow!(
+                "{what} is not there after GANESH_STARTUP_TIMEOUT={:?}: {error}",
+                deadline.allowed
+            )));
+        }
+        if said_at.is_none_or(|at| at.elapsed() >= SAY_EVERY) {
+            tracing::warn!(%error, "waiting for {what}");
+            said_at = Some(Instant::now());
+        }
+        tokio::time::sleep(ATTEMPT_EVERY).await;
+    }
+}
+
+/// Waits for Postgres, and refuses a server that breaks a promise.
+pub(super) async fn wait_for_postgres(pool: &PgPool, deadline: Deadline) -> Result<(), Failure> {
+    let facts = wait_for("Postgres (POSTGRES_URL)", deadline, || async {
+        schema::facts(pool).await.map_err(|error| classify(&error))
+    })
+    .await?;
+    let unfit = facts.unfit();
+    if unfit.is_empty() {
+        Ok(())
+    } else {
+        Err(Failure::Usage(unfit.join("\n")))
+    }
+}

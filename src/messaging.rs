@@ -1,0 +1,13 @@
+//! NATS: the connection, the streams, the consumer, what is held of it, and how
+//! it is acknowledged.
+
+pub mod connection;
+pub mod consumer;
+pub mod delivery;
+pub mod held;
+pub mod keeper;
+pub mod lag;
+pub mod streams;
+
+pub use delivery::Delivery;
+pub use held::Held;

@@ -1,0 +1,249 @@
+//! The durable pull consumer: made when missing, checked when it exists, never changed.
+
+use std::fmt;
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::{AckPolicy, Config, DeliverPolicy, PullConsumer, pull};
+use async_nats::jetstream::context::ConsumerInfoErrorKind;
+use async_nats::jetstream::{Context, ErrorCode};
+
+use super::streams::{
+    self, api_error, dlq_stream, dlq_stream_unfit, event_stream, event_stream_unfit,
+};
+use crate::config::{NatsConfig, PipelineConfig};
+use crate::error::Error;
+
+/// `max_ack_pending` is shared by all replicas, and one that fills it starves the
+/// others: room for this many of them.
+pub const REPLICAS_WITH_ROOM: usize = 16;
+
+/// A setting of something that exists which breaks a promise.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Unfit {
+    /// Which stream or consumer.
+    pub what: String,
+    /// What is wrong with it.
+    pub problem: String,
+    /// What to do.
+    pub fix: String,
+}
+
+impl Unfit {
+    pub(super) fn stream(name: &str, problem: &str, fix: &str) -> Self {
+        Self::new(format!("stream {name}"), problem, fix)
+    }
+
+    fn new(what: String, problem: &str, fix: &str) -> Self {
+        Self {
+            what,
+            problem: problem.to_owned(),
+            fix: fix.to_owned(),
+        }
+    }
+}
+
+impl fmt::Display for Unfit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "{}: {}. To fix it: {}",
+            self.what, self.problem, self.fix
+        )
+    }
+}
+
+/// Why the streams or the consumer cannot be used.
+#[derive(Debug)]
+pub enum SetupError {
+    /// They exist with settings that break a promise. Nothing was changed.
+    Unfit(Vec<Unfit>),
+    /// JetStream does not answer, or refuses.
+    Api(Error),
+}
+
+impl From<Error> for SetupError {
+    fn from(error: Error) -> Self {
+        Self::Api(error)
+    }
+}
+
+/// Makes what is missing of event stream, dead-letter stream and consumer, after
+/// everything that exists was found fit.
+///
+/// # Errors
+/// See [`SetupError`].
+pub async fn ensure(
+    jetstream: &Context,
+    nats: &NatsConfig,
+    pipeline: &PipelineConfig,
+) -> Result<PullConsumer, SetupError> {
+    let events = streams::existing(jetstream, &nats.stream).await?;
+    let letters = streams::existing(jetstream, &nats.dlq_stream).await?;
+    let consumer = match events {
+        Some(_) => existing(jetstream, nats).await?,
+        None => None,
+    };
+    let mut unfit = Vec::new();
+    unfit.extend(events.iter().flat_map(event_stream_unfit));
+    unfit.extend(letters.iter().flat_map(dlq_stream_unfit));
+    unfit.extend(
+        consumer
+            .iter()
+            .flat_map(|c| consumer_unfit(c, nats, pipeline)),
+    );
+    if !unfit.is_empty() {
+        return Err(SetupError::Unfit(unfit));
+    }
+    if events.is_none() {
+        streams::create(jetstream, event_stream(nats)).await?;
+    }
+    if letters.is_none() {
+        streams::create(jetstream, dlq_stream(nats)).await?;
+    }
+    if consumer.is_none() {
+        create(jetstream, nats, pipeline).await?;
+    }
+    Ok(handle(jetstream, nats).await?)
+}
+
+/// The settings of the consumer if it exists.
+///
+/// # Errors
+/// When JetStream does not answer.
+pub async fn existing(jetstream: &Context, nats: &NatsConfig) -> Result<Option<Config>, Error> {
+    let stream = jetstream
+        .get_stream_no_info(&nats.stream)
+        .await
+        .map_err(|error| api_error(&error.to_string()))?;
+    match stream.consumer_info(&nats.consumer).await {
+        Ok(info) => Ok(Some(info.config)),
+        Err(error) => match error.kind() {
+            ConsumerInfoErrorKind::JetStream(error)
+                if error.error_code() == ErrorCode::CONSUMER_NOT_FOUND =>
+            {
+                Ok(None)
+            }
+            _ => Err(api_error(&format!("consumer {}: {error}", nats.consumer))),
+        },
+    }
+}
+
+async fn create(
+    jetstream: &Context,
+    nats: &NatsConfig,
+    pipeline: &PipelineConfig,
+) -> Result<(), Error> {
+    let config = pull::Config {
+        durable_name: Some(nats.consumer.clone()),
+        description: Some("Lands every event in Postgres".to_owned()),
+        deliver_policy: DeliverPolicy::All,
+        ack_policy: AckPolicy::Explicit,
+        ack_wait: nats.ack_wait,
+        // The server never gives up silently: what is delivered too often becomes
+        // a dead letter by our hand, not a message that stays in the stream unseen.
+        max_deliver: -1,
+        max_ack_pending: max_ack_pending(pipeline),
+        ..pull::Config::default()
+    };
+    jetstream
+        .create_consumer_on_stream(config, nats.stream.clone())
+        .await
+        .map_err(|error| api_error(&format!("creating consumer {}: {error}", nats.consumer)))?;
+    tracing::info!(
+        stream = nats.stream,
+        consumer = nats.consumer,
+        "consumer created"
+    );
+    Ok(())
+}
+
+async fn handle(jetstream: &Context, nats: &NatsConfig) -> Result<PullConsumer, Error> {
+    jetstream
+        .get_consumer_from_stream(&nats.consumer, &nats.stream)
+        .await
+        .map_err(|error| api_error(&format!("consumer {}: {error}", nats.consumer)))
+}
+
+fn max_ack_pending(pipeline: &PipelineConfig) -> i64 {
+    i64::try_from(pipeline.max_in_flight * REPLICAS_WITH_ROOM).unwrap_or(i64::MAX)
+}
+
+/// What of an existing consumer breaks a promise.
+pub fn consumer_unfit(
+    consumer: &Config,
+    nats: &NatsConfig,
+    pipeline: &PipelineConfig,
+) -> Vec<Unfit> {
+    let mut unfit = Vec::new();
+    let mut check = |broken: bool, problem: String, fix: String| {
+        if broken {
+            unfit.push(Unfit::new(
+                format!("consumer {}", nats.consumer),
+                &problem,
+                &fix,
+            ));
+        }
+    };
+    check(
+        consumer.deliver_subject.is_some(),
+        "it is a push consumer".to_owned(),
+        "delete it, or name another with GANESH_CONSUMER".to_owned(),
+    );
+    check(
+        consumer.ack_policy != AckPolicy::Explicit,
+        format!(
+            "ack_policy is {:?}: a message would count as done before its row is committed",
+            consumer.ack_policy
+        ),
+        "ack_policy cannot be edited: delete the consumer, or name another with GANESH_CONSUMER"
+            .to_owned(),
+    );
+    check(
+        consumer.max_deliver > 0,
+        format!(
+            "max_deliver is {}: the server would give up on a message silently",
+            consumer.max_deliver
+        ),
+        "set max_deliver to -1".to_owned(),
+    );
+    check(
+        consumer.ack_wait < nats.ack_wait,
+        format!(
+            "ack_wait is {:?}, shorter than GANESH_ACK_WAIT={:?}: messages would be delivered again while they are being stored",
+            consumer.ack_wait, nats.ack_wait
+        ),
+        format!(
+            "set ack_wait to {:?} or more, or GANESH_ACK_WAIT lower",
+            nats.ack_wait
+        ),
+    );
+    check(
+        !consumer.backoff.is_empty(),
+        "it has a backoff, which takes the place of ack_wait".to_owned(),
+        "remove the backoff".to_owned(),
+    );
+    let wanted = max_ack_pending(pipeline);
+    check(
+        consumer.max_ack_pending > 0 && consumer.max_ack_pending < wanted,
+        format!(
+            "max_ack_pending is {}: replicas would starve each other",
+            consumer.max_ack_pending
+        ),
+        format!(
+            "set max_ack_pending to {wanted} ({REPLICAS_WITH_ROOM} times GANESH_MAX_IN_FLIGHT) or more, or GANESH_MAX_IN_FLIGHT lower"
+        ),
+    );
+    check(
+        consumer.headers_only,
+        "headers_only is true: bodies would be lost".to_owned(),
+        "set headers_only to false".to_owned(),
+    );
+    let limited =
+        consumer.max_batch > 0 || consumer.max_bytes > 0 || consumer.max_expires > Duration::ZERO;
+    check(
+        limited,
+        "it limits pull requests (max_batch, max_bytes or max_expires), so the server would refuse ours".to_owned(),
+        "remove max_batch, max_bytes and max_expires".to_owned(),
+    );
+    unfit
+}

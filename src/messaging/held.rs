@@ -1,0 +1,208 @@
+//! What this process holds: every delivery from the moment it is read until it is
+//! acknowledged or released. One place counts it, keeps it alive and gives it back.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use async_nats::Subject;
+use tokio::sync::{Notify, mpsc};
+
+use crate::telemetry::Metrics;
+
+/// What the server counts of a message beside headers and body (its subjects), at most.
+pub const SUBJECTS_MAX_BYTES: usize = 8 * 1024;
+
+/// How much may be held.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// Messages.
+    pub messages: usize,
+    /// Bytes, as delivered.
+    pub bytes: usize,
+}
+
+/// What the source may ask for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Room {
+    /// Messages.
+    pub messages: usize,
+    /// Bytes, as delivered.
+    pub bytes: usize,
+}
+
+/// One delivery to be held.
+pub struct Arrival {
+    /// Where its acknowledgement goes.
+    pub reply: Subject,
+    /// Its size as delivered.
+    pub bytes: usize,
+}
+
+/// Identifies a held delivery within this process.
+pub type HeldId = u64;
+
+/// The register of held deliveries.
+pub struct Held {
+    limits: Limits,
+    ack_wait: Duration,
+    state: Mutex<State>,
+    freed: Notify,
+    /// Unbounded, but never longer than what is held: an entry leaves `state` only
+    /// when its release was sent.
+    releases: mpsc::UnboundedSender<HeldId>,
+    metrics: Metrics,
+}
+
+#[derive(Default)]
+struct State {
+    entries: HashMap<HeldId, Entry>,
+    bytes: usize,
+    next_id: HeldId,
+}
+
+struct Entry {
+    reply: Subject,
+    bytes: usize,
+    /// When it was delivered, or progress was last acknowledged.
+    alive_at: Instant,
+}
+
+impl Held {
+    /// An empty register, and the queue of ids to be released.
+    pub fn new(
+        limits: Limits,
+        ack_wait: Duration,
+        metrics: Metrics,
+    ) -> (Arc<Self>, mpsc::UnboundedReceiver<HeldId>) {
+        let (releases, queue) = mpsc::unbounded_channel();
+        #[allow(clippy::cast_precision_loss, reason = "a gauge")]
+        {
+            metrics.in_flight_limit.set(limits.messages as f64);
+            metrics.in_flight_bytes_limit.set(limits.bytes as f64);
+        }
+        let held = Self {
+            limits,
+            ack_wait,
+            state: Mutex::default(),
+            freed: Notify::new(),
+            releases,
+            metrics,
+        };
+        (Arc::new(held), queue)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state
+            .lock()
+            .expect("nothing panics while it holds this lock")
+    }
+
+    /// Waits until at least `least` is free, and says what is. One waiter only: the source.
+    pub async fn room(&self, least: Room) -> Room {
+        loop {
+            let freed = self.freed.notified();
+            let free = self.free();
+            if free.messages >= least.messages.min(self.limits.messages)
+                && free.bytes >= least.bytes.min(self.limits.bytes)
+            {
+                return free;
+            }
+            freed.await;
+        }
+    }
+
+    fn free(&self) -> Room {
+        let state = self.state();
+        Room {
+            messages: self.limits.messages.saturating_sub(state.entries.len()),
+            bytes: self.limits.bytes.saturating_sub(state.bytes),
+        }
+    }
+
+    /// Takes deliveries into the register; returns the first of their consecutive ids.
+    pub fn hold(&self, arrivals: impl Iterator<Item = Arrival>) -> HeldId {
+        let now = Instant::now();
+        let mut state = self.state();
+        let first = state.next_id;
+        for Arrival { reply, bytes } in arrivals {
+            let id = state.next_id;
+            state.next_id += 1;
+            state.bytes += bytes;
+            let entry = Entry {
+                reply,
+                bytes,
+                alive_at: now,
+            };
+            state.entries.insert(id, entry);
+        }
+        self.export(&state);
+        first
+    }
+
+    /// Lets deliveries go that were acknowledged, or whose release was sent.
+    pub(super) fn forget(&self, ids: impl Iterator<Item = HeldId>) {
+        {
+            let mut state = self.state();
+            for id in ids {
+                if let Some(entry) = state.entries.remove(&id) {
+                    state.bytes -= entry.bytes;
+                }
+            }
+            self.export(&state);
+        }
+        self.freed.notify_one();
+    }
+
+    /// Asks for a release: the keeper sends it.
+    pub(super) fn release(&self, id: HeldId) {
+        if self.releases.send(id).is_err() {
+            // The keeper is gone, the process ends: the server delivers again after ack_wait.
+            self.forget(std::iter::once(id));
+        }
+    }
+
+    /// Where to send the NAK of a delivery that is to be released; `None` once
+    /// `ack_wait` has passed without progress: another replica may hold it by then,
+    /// and a late NAK would make the server deliver it a third time.
+    pub(super) fn nak_subject(&self, id: HeldId) -> Option<Subject> {
+        let state = self.state();
+        let entry = state.entries.get(&id)?;
+        (entry.alive_at.elapsed() < self.ack_wait).then(|| entry.reply.clone())
+    }
+
+    /// At most `limit` deliveries without progress for half of `ack_wait`; they
+    /// count as alive from now on.
+    pub(super) fn take_overdue(&self, limit: usize) -> Vec<Subject> {
+        let now = Instant::now();
+        let mut state = self.state();
+        state
+            .entries
+            .values_mut()
+            .filter(|entry| now.duration_since(entry.alive_at) >= self.ack_wait / 2)
+            .take(limit)
+            .map(|entry| {
+                entry.alive_at = now;
+                entry.reply.clone()
+            })
+            .collect()
+    }
+
+    /// Messages held now.
+    pub fn count(&self) -> usize {
+        self.state().entries.len()
+    }
+
+    /// How long the server waits before it delivers again.
+    pub fn ack_wait(&self) -> Duration {
+        self.ack_wait
+    }
+
+    #[allow(clippy::cast_precision_loss, reason = "gauges")]
+    fn export(&self, state: &State) {
+        self.metrics
+            .in_flight_messages
+            .set(state.entries.len() as f64);
+        self.metrics.in_flight_bytes.set(state.bytes as f64);
+    }
+}

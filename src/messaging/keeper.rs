@@ -1,0 +1,96 @@
+//! Keeps what is held: progress acknowledgements before `ack_wait` runs out, and
+//! releases of what was dropped. One task for all messages, never one for each.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::Client;
+use bytes::Bytes;
+use tokio::sync::mpsc::UnboundedReceiver;
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
+
+use super::held::{Held, HeldId};
+use crate::telemetry::Metrics;
+use crate::telemetry::catalogue::Outcome;
+
+/// Asks the server to restart its `ack_wait` ("work in progress").
+const PROGRESS: &[u8] = b"+WPI";
+/// Asks the server to deliver again at once.
+const NAK: &[u8] = b"-NAK";
+/// Progress acknowledgements in one go; the next go follows at once when there are more.
+const PROGRESS_MAX_AT_ONCE: usize = 4_096;
+/// Releases taken from the queue in one go.
+const RELEASES_MAX_AT_ONCE: usize = 1_024;
+
+/// Keeps and releases.
+pub struct Keeper {
+    /// What is held.
+    pub held: Arc<Held>,
+    /// Ids to be released.
+    pub releases: UnboundedReceiver<HeldId>,
+    /// The connection.
+    pub client: Client,
+    /// Where it counts.
+    pub metrics: Metrics,
+}
+
+impl Keeper {
+    /// Runs until `stop`, then sends the releases that are waiting, and flushes.
+    pub async fn run(mut self, stop: CancellationToken) {
+        let mut ticks = tokio::time::interval(sweep_interval(self.held.ack_wait()));
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut ids = Vec::new();
+        loop {
+            tokio::select! {
+                biased;
+                _ = ticks.tick() => self.acknowledge_progress().await,
+                count = self.releases.recv_many(&mut ids, RELEASES_MAX_AT_ONCE) => {
+                    if count == 0 { break; }
+                    self.release(&mut ids).await;
+                }
+                () = stop.cancelled() => break,
+            }
+        }
+        while let Ok(id) = self.releases.try_recv() {
+            ids.push(id);
+        }
+        self.release(&mut ids).await;
+    }
+
+    async fn acknowledge_progress(&self) {
+        loop {
+            let overdue = self.held.take_overdue(PROGRESS_MAX_AT_ONCE);
+            for reply in &overdue {
+                let sent = self
+                    .client
+                    .publish(reply.clone(), Bytes::from_static(PROGRESS))
+                    .await;
+                if sent.is_ok() {
+                    self.metrics.progress_acks.increment(1);
+                }
+            }
+            if overdue.len() < PROGRESS_MAX_AT_ONCE {
+                return;
+            }
+        }
+    }
+
+    async fn release(&self, ids: &mut Vec<HeldId>) {
+        for id in ids.iter() {
+            if let Some(reply) = self.held.nak_subject(*id) {
+                // A connection that is gone makes this fail; then ack_wait does the same, later.
+                let _ = self.client.publish(reply, Bytes::from_static(NAK)).await;
+            }
+        }
+        self.metrics
+            .settled(Outcome::Released)
+            .increment(ids.len() as u64);
+        self.held.forget(ids.drain(..));
+    }
+}
+
+/// Often enough that half of `ack_wait` never becomes all of it.
+fn sweep_interval(ack_wait: Duration) -> Duration {
+    (ack_wait / 8).max(Duration::from_millis(50))
+}

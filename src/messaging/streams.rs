@@ -1,0 +1,155 @@
+//! The event stream and the dead-letter stream: made when missing, checked when
+//! they exist, never changed.
+
+use std::time::Duration;
+
+use async_nats::jetstream::Context;
+use async_nats::jetstream::ErrorCode;
+use async_nats::jetstream::context::GetStreamErrorKind;
+use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
+
+use super::consumer::Unfit;
+use crate::config::NatsConfig;
+use crate::error::{Class, Code, Dependency, Error};
+
+/// Dead letters are published to `dlq.<original subject>`.
+pub const DLQ_SUBJECT_PREFIX: &str = "dlq.";
+/// The subjects of the dead-letter stream.
+pub const DLQ_SUBJECTS: &str = "dlq.>";
+/// Writing a dead letter twice within this time is one letter.
+pub const DLQ_DUPLICATE_WINDOW: Duration = Duration::from_secs(24 * 3600);
+/// How long the event stream remembers a `Nats-Msg-Id`: NATS's own default.
+const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
+
+/// The event stream as we make it.
+pub fn event_stream(config: &NatsConfig) -> Config {
+    Config {
+        name: config.stream.clone(),
+        subjects: config.subjects.clone(),
+        retention: RetentionPolicy::Limits,
+        discard: DiscardPolicy::Old,
+        storage: StorageType::File,
+        max_age: config.stream_max_age,
+        max_bytes: i64::try_from(config.stream_max_bytes).unwrap_or(i64::MAX),
+        duplicate_window: DUPLICATE_WINDOW.min(config.stream_max_age),
+        allow_direct: true,
+        ..Config::default()
+    }
+}
+
+/// The dead-letter stream as we make it: what is full refuses, it drops no letter.
+pub fn dlq_stream(config: &NatsConfig) -> Config {
+    Config {
+        name: config.dlq_stream.clone(),
+        subjects: vec![DLQ_SUBJECTS.to_owned()],
+        retention: RetentionPolicy::Limits,
+        discard: DiscardPolicy::New,
+        storage: StorageType::File,
+        duplicate_window: DLQ_DUPLICATE_WINDOW,
+        allow_direct: true,
+        ..Config::default()
+    }
+}
+
+/// The settings of a stream that exists, or `None`.
+///
+/// # Errors
+/// When JetStream does not answer.
+pub async fn existing(jetstream: &Context, name: &str) -> Result<Option<Config>, Error> {
+    match jetstream.get_stream(name).await {
+        Ok(stream) => Ok(Some(stream.cached_info().config.clone())),
+        Err(error) => match error.kind() {
+            GetStreamErrorKind::JetStream(error)
+                if error.error_code() == ErrorCode::STREAM_NOT_FOUND =>
+            {
+                Ok(None)
+            }
+            _ => Err(api_error(&format!("stream {name}: {error}"))),
+        },
+    }
+}
+
+/// Makes the stream.
+///
+/// # Errors
+/// When JetStream refuses, for instance because another stream has these subjects.
+pub async fn create(jetstream: &Context, config: Config) -> Result<(), Error> {
+    let name = config.name.clone();
+    jetstream
+        .create_stream(config)
+        .await
+        .map_err(|error| api_error(&format!("creating stream {name}: {error}")))?;
+    tracing::info!(stream = name, "stream created");
+    Ok(())
+}
+
+/// What of an existing event stream breaks a promise.
+pub fn event_stream_unfit(stream: &Config) -> Vec<Unfit> {
+    let mut unfit = Vec::new();
+    if stream.no_ack {
+        unfit.push(Unfit::stream(
+            &stream.name,
+            "no_ack is true: producers cannot know that an event was stored",
+            "set no_ack to false",
+        ));
+    }
+    if stream.retention == RetentionPolicy::Interest {
+        unfit.push(Unfit::stream(
+            &stream.name,
+            "retention is interest: what arrives before the consumer exists is dropped",
+            "use retention limits (or workqueue)",
+        ));
+    }
+    unfit
+}
+
+/// What of an existing dead-letter stream breaks a promise.
+pub fn dlq_stream_unfit(stream: &Config) -> Vec<Unfit> {
+    let name = &stream.name;
+    let mut unfit = Vec::new();
+    if !stream
+        .subjects
+        .iter()
+        .any(|s| s == DLQ_SUBJECTS || s == ">")
+    {
+        unfit.push(Unfit::stream(
+            name,
+            &format!("its subjects are {:?}", stream.subjects),
+            "add the subject dlq.>",
+        ));
+    }
+    if stream.retention != RetentionPolicy::Limits {
+        unfit.push(Unfit::stream(
+            name,
+            "its retention is not limits: a letter that somebody consumed would be gone",
+            "use retention limits",
+        ));
+    }
+    if stream.discard != DiscardPolicy::New {
+        unfit.push(Unfit::stream(
+            name,
+            "discard is old: when it is full, it would drop the oldest letters",
+            "set discard to new",
+        ));
+    }
+    if stream.no_ack {
+        unfit.push(Unfit::stream(
+            name,
+            "no_ack is true: nobody would know that a letter is durable",
+            "set no_ack to false",
+        ));
+    }
+    if stream.duplicate_window < DLQ_DUPLICATE_WINDOW {
+        unfit.push(Unfit::stream(
+            name,
+            &format!("duplicate_window is {:?}", stream.duplicate_window),
+            "set duplicate_window to 24h or more",
+        ));
+    }
+    unfit
+}
+
+/// An error of JetStream's API. Trying again may help: streams move, servers restart.
+pub(super) fn api_error(detail: &str) -> Error {
+    Error::new(Dependency::Nats, Class::Transient, Code::Response, detail)
+}

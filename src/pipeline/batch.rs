@@ -1,0 +1,142 @@
+//! Batch: collects events until there are enough, or the first has waited enough.
+
+use std::time::Duration;
+
+use tokio::sync::mpsc::{Receiver, Sender};
+use tokio::time::Instant;
+
+use super::decode::Decoded;
+use crate::config::PipelineConfig;
+use crate::error::Error;
+use crate::telemetry::record::{Mark, now_nanos};
+
+/// When a batch is closed.
+#[derive(Debug, Clone, Copy)]
+pub struct Limits {
+    /// At this many events.
+    pub events: usize,
+    /// At this many bytes, as delivered.
+    pub bytes: usize,
+    /// This long after its first event.
+    pub linger: Duration,
+}
+
+impl Limits {
+    /// The configured limits.
+    pub fn of(config: &PipelineConfig) -> Self {
+        Self {
+            events: config.batch_max_events,
+            bytes: config.batch_max_bytes,
+            linger: config.batch_linger,
+        }
+    }
+}
+
+/// Collects one batch at a time. Pure: it is told the time.
+pub struct Batcher<T> {
+    limits: Limits,
+    items: Vec<T>,
+    bytes: usize,
+    deadline: Option<Instant>,
+}
+
+impl<T> Batcher<T> {
+    /// An empty batch.
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            items: Vec::new(),
+            bytes: 0,
+            deadline: None,
+        }
+    }
+
+    /// Adds an item; returns the batch that this closes. A batch holds at least one
+    /// item, however large that is.
+    pub fn push(&mut self, item: T, bytes: usize, now: Instant) -> Option<Vec<T>> {
+        let closed = if !self.items.is_empty() && self.bytes + bytes > self.limits.bytes {
+            self.take()
+        } else {
+            None
+        };
+        self.deadline.get_or_insert(now + self.limits.linger);
+        self.items.push(item);
+        self.bytes += bytes;
+        if closed.is_none() && self.is_full() {
+            return self.take();
+        }
+        closed
+    }
+
+    /// Whether no further item fits.
+    pub fn is_full(&self) -> bool {
+        self.items.len() >= self.limits.events || self.bytes >= self.limits.bytes
+    }
+
+    /// When the batch has to be closed; `None` while it is empty.
+    pub fn deadline(&self) -> Option<Instant> {
+        self.deadline
+    }
+
+    /// Closes the batch; `None` when it is empty.
+    pub fn take(&mut self) -> Option<Vec<T>> {
+        self.deadline = None;
+        self.bytes = 0;
+        Some(std::mem::take(&mut self.items)).filter(|items| !items.is_empty())
+    }
+}
+
+/// Batches until the input closes; then hands on what is left.
+///
+/// # Errors
+/// None.
+pub async fn run(
+    limits: Limits,
+    mut input: Receiver<Vec<Decoded>>,
+    output: Sender<Vec<Decoded>>,
+) -> Result<(), Error> {
+    let mut batcher = Batcher::new(limits);
+    loop {
+        let chunk = match batcher.deadline() {
+            Some(deadline) => tokio::time::timeout_at(deadline, input.recv()).await,
+            None => Ok(input.recv().await),
+        };
+        let closed = match chunk {
+            Ok(Some(chunk)) => add(&mut batcher, chunk),
+            Ok(None) => break,
+            Err(_) => batcher.take().into_iter().collect(),
+        };
+        for batch in closed {
+            if output.send(mark(batch)).await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+    if let Some(batch) = batcher.take() {
+        // Nobody left to take it: then it is dropped, which releases it.
+        let _ = output.send(mark(batch)).await;
+    }
+    Ok(())
+}
+
+fn add(batcher: &mut Batcher<Decoded>, chunk: Vec<Decoded>) -> Vec<Vec<Decoded>> {
+    let now = Instant::now();
+    let mut closed = Vec::new();
+    for decoded in chunk {
+        let bytes = decoded.delivery.message.length;
+        closed.extend(batcher.push(decoded, bytes, now));
+        // An item can close the batch before it and fill its own.
+        if batcher.is_full() {
+            closed.extend(batcher.take());
+        }
+    }
+    closed
+}
+
+fn mark(mut batch: Vec<Decoded>) -> Vec<Decoded> {
+    let now = now_nanos();
+    for decoded in &mut batch {
+        decoded.delivery.record.mark(Mark::Batched, now);
+    }
+    batch
+}

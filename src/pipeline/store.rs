@@ -1,0 +1,181 @@
+//! Store: one of several writers, each with one batch at a time.
+
+use std::sync::Arc;
+
+use tokio::sync::Mutex;
+use tokio::sync::mpsc::{Receiver, Sender};
+
+use super::Backoff;
+use super::dead_letter::{DeadLetter, Reason};
+use super::decode::Decoded;
+use crate::cache::Cache;
+use crate::error::{Class, Code, Dependency, Error};
+use crate::event::Timestamp;
+use crate::storage::{EventWriter, Row, RowOutcome, WriteOptions};
+use crate::telemetry::catalogue::Outcome;
+use crate::telemetry::record::{Mark, now_nanos};
+use crate::telemetry::{Health, Metrics};
+
+/// What every writer works with.
+pub struct StoreStage {
+    /// Writes rows.
+    pub writer: EventWriter,
+    /// Says whether the cache can be written afterwards.
+    pub cache: Cache,
+    /// Where it counts.
+    pub metrics: Metrics,
+    /// Told whether Postgres answers.
+    pub health: Health,
+}
+
+/// A batch whose rows are committed.
+pub struct Committed {
+    /// Its messages, but for those that Postgres refused.
+    pub messages: Vec<Durable>,
+    /// Whether its transaction advanced the cache's epoch.
+    pub epoch_advanced: bool,
+    /// When it was committed.
+    pub committed_at: Timestamp,
+}
+
+/// A message whose event is a row.
+pub struct Durable {
+    /// The message.
+    pub decoded: Decoded,
+    /// [`Outcome::Stored`] or [`Outcome::Duplicate`].
+    pub outcome: Outcome,
+}
+
+/// Writes batches until the input closes.
+///
+/// # Errors
+/// Fatal ones of Postgres.
+pub async fn run(
+    stage: StoreStage,
+    input: Arc<Mutex<Receiver<Vec<Decoded>>>>,
+    output: Sender<Committed>,
+    dead_letters: Sender<DeadLetter>,
+) -> Result<(), Error> {
+    loop {
+        // Held only while waiting: the writers take turns at the queue.
+        let Some(batch) = input.lock().await.recv().await else {
+            return Ok(());
+        };
+        let (committed, letters) = stage.store(batch).await?;
+        for letter in letters {
+            if dead_letters.send(letter).await.is_err() {
+                return Ok(());
+            }
+        }
+        if !committed.messages.is_empty() && output.send(committed).await.is_err() {
+            return Ok(());
+        }
+    }
+}
+
+impl StoreStage {
+    async fn store(&self, mut batch: Vec<Decoded>) -> Result<(Committed, Vec<DeadLetter>), Error> {
+        mark(&mut batch, Mark::StoreBegan);
+        let options = WriteOptions {
+            expect_duplicates: batch.iter().any(|d| d.delivery.is_redelivered()),
+            advance_epoch: !self.cache.is_usable(),
+        };
+        let outcomes = self.write_until_durable(&batch, options).await?;
+        mark(&mut batch, Mark::Durable);
+        let committed_at = Timestamp::now();
+        let (messages, letters) = split(batch, outcomes);
+        let committed = Committed {
+            messages,
+            epoch_advanced: options.advance_epoch,
+            committed_at,
+        };
+        Ok((committed, letters))
+    }
+
+    /// Tries until every row is decided, however long Postgres is away: the keeper
+    /// keeps what we hold, and the source finds no room and pauses.
+    async fn write_until_durable(
+        &self,
+        batch: &[Decoded],
+        mut options: WriteOptions,
+    ) -> Result<Vec<RowOutcome>, Error> {
+        let (rows, order) = rows_in_write_order(batch);
+        let mut outcomes = vec![None; rows.len()];
+        let mut backoff = Backoff::new();
+        while let Err(error) = self.writer.write(&rows, &mut outcomes, options).await {
+            self.metrics.dependency_error(&error);
+            if error.class == Class::Fatal {
+                tracing::error!(%error, "Postgres refuses what we do; stopping");
+                return Err(error);
+            }
+            tracing::warn!(%error, events = rows.len(), "a batch was not stored; trying again");
+            if matches!(
+                error.code,
+                Code::Connection | Code::Timeout | Code::Unavailable
+            ) {
+                self.health.set(Dependency::Postgres, false);
+            }
+            // What failed may have been committed all the same.
+            options.expect_duplicates = true;
+            backoff.wait().await;
+        }
+        self.health.set(Dependency::Postgres, true);
+        Ok(in_batch_order(outcomes, &order))
+    }
+}
+
+/// The batch's rows as they are written, and for each its place in the batch.
+fn rows_in_write_order(batch: &[Decoded]) -> (Vec<Row<'_>>, Vec<usize>) {
+    let rows: Vec<Row<'_>> = batch.iter().map(row).collect();
+    let mut order: Vec<usize> = (0..rows.len()).collect();
+    order.sort_unstable_by(|a, b| rows[*a].write_order(&rows[*b]));
+    let sorted = order.iter().map(|i| rows[*i]).collect();
+    (sorted, order)
+}
+
+fn in_batch_order(outcomes: Vec<Option<RowOutcome>>, order: &[usize]) -> Vec<RowOutcome> {
+    let mut in_order = vec![RowOutcome::Duplicate; outcomes.len()];
+    for (outcome, place) in outcomes.into_iter().zip(order) {
+        in_order[*place] = outcome.expect("a write without error decides every row");
+    }
+    in_order
+}
+
+fn row(decoded: &Decoded) -> Row<'_> {
+    let Decoded { delivery, event } = decoded;
+    Row {
+        event,
+        nats_subject: &delivery.message.subject,
+        stream_seq: delivery.stream_sequence,
+        published_at: delivery.published_at,
+        trace_id: delivery.trace_id,
+    }
+}
+
+fn split(batch: Vec<Decoded>, outcomes: Vec<RowOutcome>) -> (Vec<Durable>, Vec<DeadLetter>) {
+    let mut messages = Vec::with_capacity(batch.len());
+    let mut letters = Vec::new();
+    for (decoded, outcome) in batch.into_iter().zip(outcomes) {
+        let outcome = match outcome {
+            RowOutcome::Stored => Outcome::Stored,
+            RowOutcome::Duplicate => Outcome::Duplicate,
+            RowOutcome::Rejected(detail) => {
+                letters.push(DeadLetter {
+                    reason: Reason::RejectedRow,
+                    detail,
+                    delivery: decoded.delivery,
+                });
+                continue;
+            }
+        };
+        messages.push(Durable { decoded, outcome });
+    }
+    (messages, letters)
+}
+
+fn mark(batch: &mut [Decoded], mark: Mark) {
+    let now = now_nanos();
+    for decoded in batch {
+        decoded.delivery.record.mark(mark, now);
+    }
+}

@@ -1,0 +1,258 @@
+//! The partitions of `events`: made ahead of time, dropped after the retention
+//! period, by one replica at a time (an advisory lock).
+
+use std::time::Duration;
+
+use sqlx::Connection;
+use sqlx::postgres::{PgConnection, PgPool};
+
+use crate::config::{PartitionInterval, PostgresConfig};
+use crate::event::Timestamp;
+
+/// The advisory lock under which partitions are made and dropped ("ganesh" in ASCII).
+const UPKEEP_LOCK: i64 = 0x6761_6e65_7368;
+/// Waiting for a table's lock holds up whoever asks for it after us: ingestion.
+const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
+/// How many partitions behind the current one are made, for events that come late.
+const PARTITIONS_BEHIND: i64 = 1;
+/// Expired rows of the default partition that one statement removes.
+const EXPIRED_ROWS_AT_ONCE: i64 = 10_000;
+
+const MICROS_A_HOUR: i64 = 3_600_000_000;
+const MICROS_A_DAY: i64 = 24 * MICROS_A_HOUR;
+
+/// One partition: `[from, to)`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Partition {
+    /// The table.
+    pub name: String,
+    /// Its first time.
+    pub from: Timestamp,
+    /// The first time after it.
+    pub to: Timestamp,
+}
+
+impl PartitionInterval {
+    fn micros(self) -> i64 {
+        match self {
+            Self::Hour => MICROS_A_HOUR,
+            Self::Day => MICROS_A_DAY,
+        }
+    }
+
+    /// A process that stops may come back days later; until then the default
+    /// partition takes what no partition covers.
+    fn partitions_ahead(self) -> i64 {
+        match self {
+            Self::Hour => 24,
+            Self::Day => 3,
+        }
+    }
+}
+
+/// The partition that covers `time`.
+pub fn partition_of(time: Timestamp, interval: PartitionInterval) -> Partition {
+    let from = time.micros().div_euclid(interval.micros()) * interval.micros();
+    let from = Timestamp::from_micros(from);
+    // RFC 3339 begins with the digits of date and hour: 2026-11-23T20:00:00Z.
+    let digits: String = from
+        .to_string()
+        .chars()
+        .filter(char::is_ascii_digit)
+        .take(match interval {
+            PartitionInterval::Hour => 10,
+            PartitionInterval::Day => 8,
+        })
+        .collect();
+    Partition {
+        name: format!("{NAME_PREFIX}{digits}"),
+        from,
+        to: Timestamp::from_micros(from.micros() + interval.micros()),
+    }
+}
+
+const NAME_PREFIX: &str = "events_p";
+
+/// The partition of this name, if it is one that we made.
+fn partition_named(name: &str) -> Option<Partition> {
+    let digits = name.strip_prefix(NAME_PREFIX)?;
+    let (interval, hour) = match digits.len() {
+        8 => (PartitionInterval::Day, "00"),
+        10 => (PartitionInterval::Hour, digits.get(8..)?),
+        _ => return None,
+    };
+    let (year, month, day) = (digits.get(..4)?, digits.get(4..6)?, digits.get(6..8)?);
+    let from = Timestamp::parse_rfc3339(&format!("{year}-{month}-{day}T{hour}:00:00Z"))?;
+    Some(partition_of(from, interval))
+}
+
+/// Makes the partitions around now that are missing.
+///
+/// # Errors
+/// When Postgres refuses or does not answer; what was made until then stays.
+pub async fn make_ahead(
+    pool: &PgPool,
+    interval: PartitionInterval,
+    now: Timestamp,
+) -> Result<(), sqlx::Error> {
+    for step in -PARTITIONS_BEHIND..=interval.partitions_ahead() {
+        let time = Timestamp::from_micros(now.micros() + step * interval.micros());
+        let partition = partition_of(time, interval);
+        if !exists(pool, &partition.name).await? {
+            make(pool, &partition).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn exists(pool: &PgPool, name: &str) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar("SELECT to_regclass($1) IS NOT NULL")
+        .bind(name)
+        .fetch_one(pool)
+        .await
+}
+
+/// Makes one partition. `CREATE TABLE … PARTITION OF` would wait for readers of any
+/// partition, and ingestion would wait behind it; `ATTACH` does not.
+async fn make(pool: &PgPool, partition: &Partition) -> Result<(), sqlx::Error> {
+    let Partition { name, from, to } = partition;
+    let mut connection = pool.acquire().await?;
+    let mut transaction = connection.begin().await?;
+    take_upkeep_lock(&mut transaction).await?;
+    let made_meanwhile: bool = sqlx::query_scalar("SELECT to_regclass($1) IS NOT NULL")
+        .bind(name)
+        .fetch_one(&mut *transaction)
+        .await?;
+    if made_meanwhile {
+        return transaction.rollback().await;
+    }
+    execute(
+        &mut transaction,
+        format!("CREATE TABLE {name} (LIKE events INCLUDING ALL)"),
+    )
+    .await?;
+    move_from_default(&mut transaction, partition).await?;
+    let attach = format!(
+        "ALTER TABLE events ATTACH PARTITION {name} FOR VALUES FROM ('{from}') TO ('{to}')"
+    );
+    match execute(&mut transaction, attach).await {
+        Ok(()) => {}
+        // 42P17: another interval's partition covers a part of this time already.
+        Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42P17") => {
+            tracing::debug!(partition = name, "time is covered already");
+            return transaction.rollback().await;
+        }
+        Err(error) => return Err(error),
+    }
+    transaction.commit().await?;
+    tracing::info!(partition = name, "partition made");
+    Ok(())
+}
+
+/// Rows that waited in the default partition; while they move, it takes no new ones,
+/// or `ATTACH` would meet them.
+async fn move_from_default(
+    connection: &mut PgConnection,
+    partition: &Partition,
+) -> Result<(), sqlx::Error> {
+    let Partition { name, from, to } = partition;
+    let range = format!("time >= '{from}' AND time < '{to}'");
+    let waiting: bool = sqlx::query_scalar(&format!(
+        "SELECT EXISTS (SELECT FROM events_default WHERE {range})"
+    ))
+    .fetch_one(&mut *connection)
+    .await?;
+    if waiting {
+        let lock = "LOCK TABLE events_default IN ACCESS EXCLUSIVE MODE".to_owned();
+        execute(connection, lock).await?;
+        let moved = format!(
+            "WITH moved AS (DELETE FROM events_default WHERE {range} RETURNING *) \
+             INSERT INTO {name} SELECT * FROM moved"
+        );
+        execute(connection, moved).await?;
+    }
+    Ok(())
+}
+
+/// Drops the partitions that ended before the retention period, and removes expired
+/// rows from the default one.
+///
+/// # Errors
+/// When Postgres refuses or does not answer, for instance because a long query reads
+/// an expired partition: the next round tries again.
+pub async fn drop_expired(
+    pool: &PgPool,
+    retention_days: u32,
+    now: Timestamp,
+) -> Result<(), sqlx::Error> {
+    let cutoff = Timestamp::from_micros(now.micros() - i64::from(retention_days) * MICROS_A_DAY);
+    let names: Vec<String> = sqlx::query_scalar(
+        "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'events'::regclass",
+    )
+    .fetch_all(pool)
+    .await?;
+    for partition in names.iter().filter_map(|name| partition_named(name)) {
+        if partition.to <= cutoff {
+            drop_partition(pool, &partition.name).await?;
+        }
+    }
+    loop {
+        let removed = sqlx::query(
+            "DELETE FROM events_default WHERE ctid = ANY (ARRAY( \
+                 SELECT ctid FROM events_default \
+                 WHERE time < 'epoch'::timestamptz + $1 * interval '1 microsecond' LIMIT $2))",
+        )
+        .bind(cutoff.micros())
+        .bind(EXPIRED_ROWS_AT_ONCE)
+        .execute(pool)
+        .await?;
+        if removed.rows_affected() == 0 {
+            return Ok(());
+        }
+    }
+}
+
+async fn drop_partition(pool: &PgPool, name: &str) -> Result<(), sqlx::Error> {
+    let mut connection = pool.acquire().await?;
+    let mut transaction = connection.begin().await?;
+    take_upkeep_lock(&mut transaction).await?;
+    // Not CONCURRENTLY: Postgres refuses that where a default partition exists.
+    execute(
+        &mut transaction,
+        format!("ALTER TABLE events DETACH PARTITION {name}"),
+    )
+    .await?;
+    execute(&mut transaction, format!("DROP TABLE {name}")).await?;
+    transaction.commit().await?;
+    tracing::info!(partition = name, "expired partition dropped");
+    Ok(())
+}
+
+async fn take_upkeep_lock(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    let timeout = format!("SET LOCAL lock_timeout = '{}ms'", LOCK_TIMEOUT.as_millis());
+    execute(connection, timeout).await?;
+    sqlx::query("SELECT pg_advisory_xact_lock($1)")
+        .bind(UPKEEP_LOCK)
+        .execute(connection)
+        .await?;
+    Ok(())
+}
+
+/// Names, bounds and settings cannot be parameters; all of them are made by us.
+async fn execute(connection: &mut PgConnection, statement: String) -> Result<(), sqlx::Error> {
+    sqlx::query(&statement).execute(connection).await?;
+    Ok(())
+}
+
+/// One round of upkeep.
+///
+/// # Errors
+/// See [`make_ahead`] and [`drop_expired`].
+pub async fn upkeep(pool: &PgPool, config: &PostgresConfig) -> Result<(), sqlx::Error> {
+    let now = Timestamp::now();
+    make_ahead(pool, config.partition_interval, now).await?;
+    match config.retention_days {
+        Some(days) => drop_expired(pool, days, now).await,
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,58 @@
+//! One row of `events`, borrowed from what it is made of.
+
+use std::cmp::Ordering;
+
+use crate::event::{Event, Timestamp};
+use crate::telemetry::trace_id::TraceId;
+
+/// The columns that both ways of writing fill, in this order. `stored_at` has a default.
+pub(super) const COLUMNS: &str = "id, source, time, type, subject, datacontenttype, dataschema, \
+     data, data_bytes, extensions, nats_subject, stream_seq, published_at, trace_id";
+
+/// One row of `events`.
+#[derive(Clone, Copy)]
+pub struct Row<'a> {
+    /// The event.
+    pub event: &'a Event,
+    /// The NATS subject on which it was published.
+    pub nats_subject: &'a str,
+    /// Its sequence in the stream.
+    pub stream_seq: u64,
+    /// When the stream stored it.
+    pub published_at: Timestamp,
+    /// Its trace id.
+    pub trace_id: TraceId,
+}
+
+impl Row<'_> {
+    fn key(&self) -> (Timestamp, &str, &str) {
+        (self.event.time, &self.event.source, &self.event.id)
+    }
+
+    /// The order in which every writer touches the index: two that write the same
+    /// keys wait for each other instead of deadlocking. Of the same event, what
+    /// the stream stored first comes first.
+    pub fn write_order(&self, other: &Self) -> Ordering {
+        self.key()
+            .cmp(&other.key())
+            .then(self.stream_seq.cmp(&other.stream_seq))
+    }
+
+    /// Whether both are the same event: `source`, `id` and `time` are equal.
+    pub fn is_same_event(&self, other: &Self) -> bool {
+        self.key() == other.key()
+    }
+
+    /// The sequence as Postgres has it.
+    pub(super) fn stream_seq_i64(&self) -> i64 {
+        // JetStream counts from 1; 2^63 messages take longer than hardware lasts.
+        i64::try_from(self.stream_seq).unwrap_or(i64::MAX)
+    }
+
+    /// Extensions as a JSON object; `None` when there are none.
+    pub(super) fn extensions_json(&self) -> Option<String> {
+        let extensions = &self.event.extensions;
+        (!extensions.is_empty())
+            .then(|| serde_json::to_string(extensions).expect("strings always serialize"))
+    }
+}

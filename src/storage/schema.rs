@@ -1,0 +1,105 @@
+//! What a server must be, and the migrations.
+
+use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::postgres::PgPool;
+
+use super::classify::classify;
+use crate::error::{Class, Code, Dependency, Error};
+
+static MIGRATIONS: Migrator = sqlx::migrate!();
+
+/// Postgres before this misses what we build on (`MERGE`d partition locks, planner).
+pub const POSTGRES_MIN_MAJOR_VERSION: i32 = 17;
+
+/// What a server says of itself.
+#[derive(Debug, Clone)]
+pub struct ServerFacts {
+    /// `server_version_num`, such as 170010.
+    pub version_num: i32,
+    /// `fsync`.
+    pub fsync: bool,
+    /// `full_page_writes`.
+    pub full_page_writes: bool,
+    /// Whether it refuses writes: a standby.
+    pub read_only: bool,
+}
+
+/// Asks the server.
+///
+/// # Errors
+/// When it does not answer.
+pub async fn facts(pool: &PgPool) -> Result<ServerFacts, sqlx::Error> {
+    let (version_num, fsync, full_page_writes, read_only) = sqlx::query_as(
+        "SELECT current_setting('server_version_num')::int, current_setting('fsync')::bool, \
+                current_setting('full_page_writes')::bool, pg_is_in_recovery()",
+    )
+    .fetch_one(pool)
+    .await?;
+    Ok(ServerFacts {
+        version_num,
+        fsync,
+        full_page_writes,
+        read_only,
+    })
+}
+
+impl ServerFacts {
+    /// What of it breaks a promise, each with what to do.
+    pub fn unfit(&self) -> Vec<String> {
+        let mut unfit = Vec::new();
+        if self.version_num / 10_000 < POSTGRES_MIN_MAJOR_VERSION {
+            unfit.push(format!(
+                "POSTGRES_URL: the server is version {}.{}: expected {POSTGRES_MIN_MAJOR_VERSION} or later",
+                self.version_num / 10_000,
+                self.version_num % 10_000
+            ));
+        }
+        if !self.fsync {
+            unfit.push(
+                "POSTGRES_URL: the server runs with fsync = off: a commit would not be durable. \
+                 Set fsync = on"
+                    .to_owned(),
+            );
+        }
+        unfit
+    }
+}
+
+/// Applies the migrations that are missing. Replicas that start together take turns.
+///
+/// # Errors
+/// When one fails; those before it stay applied.
+pub async fn migrate(pool: &PgPool) -> Result<(), MigrateError> {
+    MIGRATIONS.run(pool).await
+}
+
+/// How many migrations the database lacks; all of them when it has no table for them.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn missing_migrations(pool: &PgPool) -> Result<usize, sqlx::Error> {
+    let known = MIGRATIONS.iter().count();
+    let applied: Result<i64, sqlx::Error> =
+        sqlx::query_scalar("SELECT count(*) FROM _sqlx_migrations WHERE success")
+            .fetch_one(pool)
+            .await;
+    match applied {
+        Ok(applied) => Ok(known.saturating_sub(usize::try_from(applied).unwrap_or(0))),
+        // 42P01: undefined_table.
+        Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42P01") => Ok(known),
+        Err(error) => Err(error),
+    }
+}
+
+/// A failed migration as our error.
+pub fn migrate_error(error: MigrateError) -> Error {
+    match error {
+        MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => classify(&error),
+        other => Error::new(
+            Dependency::Postgres,
+            Class::Fatal,
+            Code::Setup,
+            format!("migrations: {other}"),
+        ),
+    }
+}

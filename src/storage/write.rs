@@ -1,0 +1,296 @@
+//! Writes a batch: an optimistic `COPY`, an `INSERT` when events may be rows
+//! already, and row by row only what Postgres refuses.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::Duration;
+
+use sqlx::Connection;
+use sqlx::postgres::{PgConnection, PgPool};
+
+use super::classify::{classify, copy_line};
+use super::row::Row;
+use super::{copy, epoch, insert};
+use crate::error::{Class, Code, Dependency, Error};
+use crate::telemetry::Metrics;
+use crate::telemetry::catalogue::WriteMethod;
+
+/// After a batch with duplicates, this many batches go by `INSERT` at once. A `COPY`
+/// that fails costs its rows twice and leaves them behind as dead ones; `INSERT`
+/// costs about 40 % more than `COPY`. Duplicates come in runs (a redelivery, a
+/// producer that sends again), so the next batches are likely to have some too.
+const INSERTS_AFTER_DUPLICATES: u32 = 16;
+/// Longer than the server's own statement timeout, which answers more clearly.
+const WRITE_TIMEOUT: Duration = Duration::from_secs(35);
+
+/// How a row ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RowOutcome {
+    /// It is a new row.
+    Stored,
+    /// Its event was a row already, or another row of the batch is the same event.
+    Duplicate,
+    /// Postgres refuses it; the words say why.
+    Rejected(String),
+}
+
+/// Writes batches. Cloned into every writer.
+#[derive(Clone)]
+pub struct EventWriter {
+    pool: PgPool,
+    metrics: Metrics,
+    inserts_left: Arc<AtomicU32>,
+}
+
+/// How to write one batch.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct WriteOptions {
+    /// Some of its messages were delivered before: their events may be rows.
+    pub expect_duplicates: bool,
+    /// Advance the cache's epoch in the batch's own transaction.
+    pub advance_epoch: bool,
+}
+
+impl EventWriter {
+    /// A writer on this pool.
+    pub fn new(pool: PgPool, metrics: Metrics) -> Self {
+        Self {
+            pool,
+            metrics,
+            inserts_left: Arc::default(),
+        }
+    }
+
+    /// Writes the rows that have no outcome yet, and notes how each ended. `rows`
+    /// are in [`Row::write_order`]. After an error it can be called again with the
+    /// same `outcomes`: what was decided stays decided.
+    ///
+    /// # Errors
+    /// Transient ones, to be tried again, and fatal ones. A refused row is no error.
+    pub async fn write(
+        &self,
+        rows: &[Row<'_>],
+        outcomes: &mut [Option<RowOutcome>],
+        options: WriteOptions,
+    ) -> Result<(), Error> {
+        loop {
+            let round = next_round(rows, outcomes);
+            if round.is_empty() {
+                return Ok(());
+            }
+            self.write_round(rows, &round, outcomes, options).await?;
+        }
+    }
+
+    /// Writes these rows, no two of which are the same event, and decides them all.
+    async fn write_round(
+        &self,
+        rows: &[Row<'_>],
+        round: &[usize],
+        outcomes: &mut [Option<RowOutcome>],
+        options: WriteOptions,
+    ) -> Result<(), Error> {
+        let pending: Vec<Row<'_>> = round.iter().map(|i| rows[*i]).collect();
+        let mut ranges = vec![0..pending.len()];
+        let mut unexplained = Vec::new();
+        while let Some(range) = ranges.pop() {
+            if range.is_empty() {
+                continue;
+            }
+            match self.write_range(&pending[range.clone()], options).await {
+                Ok(new) => {
+                    for (row, new) in round[range].iter().zip(new) {
+                        outcomes[*row] = Some(if new {
+                            RowOutcome::Stored
+                        } else {
+                            RowOutcome::Duplicate
+                        });
+                    }
+                }
+                Err(refused) if refused.error.class != Class::Poison => return Err(refused.error),
+                Err(refused) if range.len() > 1 => ranges.extend(split(&range, refused.line)),
+                Err(refused) if refused.error.code == Code::RejectedRow => {
+                    let rejected = RowOutcome::Rejected(refused.error.detail);
+                    outcomes[round[range.start]] = Some(rejected);
+                }
+                Err(refused) => unexplained.push((round[range.start], refused.error)),
+            }
+        }
+        blame(unexplained, outcomes)
+    }
+
+    async fn write_range(
+        &self,
+        rows: &[Row<'_>],
+        options: WriteOptions,
+    ) -> Result<Vec<bool>, Refused> {
+        if !options.expect_duplicates && !self.take_insert() {
+            match self.attempt(rows, WriteMethod::Copy, options).await {
+                Err(refused) if refused.error.code == Code::Duplicate => {}
+                result => return result,
+            }
+        }
+        let result = self.attempt(rows, WriteMethod::Insert, options).await;
+        if let Ok(new) = &result
+            && new.contains(&false)
+        {
+            self.inserts_left
+                .store(INSERTS_AFTER_DUPLICATES, Ordering::Relaxed);
+        }
+        result
+    }
+
+    /// Whether the last duplicates are so recent that `INSERT` comes first.
+    fn take_insert(&self) -> bool {
+        self.inserts_left
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
+                left.checked_sub(1)
+            })
+            .is_ok()
+    }
+
+    /// One attempt in one transaction, on one connection that is closed unless the
+    /// server answered: a connection in the middle of something is of no use to others.
+    async fn attempt(
+        &self,
+        rows: &[Row<'_>],
+        method: WriteMethod,
+        options: WriteOptions,
+    ) -> Result<Vec<bool>, Refused> {
+        let mut connection = self.pool.acquire().await.map_err(|e| Refused::by(&e))?;
+        self.metrics.batch_writes(method).increment(1);
+        let write = write_once(&mut connection, rows, method, options.advance_epoch);
+        match tokio::time::timeout(WRITE_TIMEOUT, write).await {
+            Ok(Ok(new)) => Ok(new),
+            Ok(Err(error)) => {
+                let refused = Refused::by(&error);
+                if needs_new_connection(&error, &refused.error) {
+                    drop(connection.detach());
+                }
+                Err(refused)
+            }
+            Err(_) => {
+                drop(connection.detach());
+                Err(Refused {
+                    error: Error::timeout(Dependency::Postgres, "writing a batch"),
+                    line: None,
+                })
+            }
+        }
+    }
+}
+
+/// An error, and the row that it names.
+struct Refused {
+    error: Error,
+    line: Option<usize>,
+}
+
+impl Refused {
+    fn by(error: &sqlx::Error) -> Self {
+        Self {
+            error: classify(error),
+            line: copy_line(error),
+        }
+    }
+}
+
+/// A statement alone is a transaction; only the epoch needs one around it.
+async fn write_once(
+    connection: &mut PgConnection,
+    rows: &[Row<'_>],
+    method: WriteMethod,
+    advance_epoch: bool,
+) -> Result<Vec<bool>, sqlx::Error> {
+    if !advance_epoch {
+        return write_rows(connection, rows, method).await;
+    }
+    // Dropped on an error, it rolls back before the connection's next use.
+    let mut transaction = connection.begin().await?;
+    let new = write_rows(&mut transaction, rows, method).await?;
+    // Last, so that other writers wait for this row's lock as briefly as can be.
+    epoch::advance(&mut *transaction).await?;
+    transaction.commit().await?;
+    Ok(new)
+}
+
+async fn write_rows(
+    connection: &mut PgConnection,
+    rows: &[Row<'_>],
+    method: WriteMethod,
+) -> Result<Vec<bool>, sqlx::Error> {
+    match method {
+        WriteMethod::Copy => {
+            copy::copy(connection, rows).await?;
+            Ok(vec![true; rows.len()])
+        }
+        WriteMethod::Insert => insert::insert(connection, rows).await,
+    }
+}
+
+/// Anything but a plain answer of the server, and read-only sessions (25006: the
+/// server became a standby; another connection may lead to the new primary).
+fn needs_new_connection(error: &sqlx::Error, ours: &Error) -> bool {
+    !matches!(error, sqlx::Error::Database(_))
+        || matches!(ours.code, Code::Unavailable | Code::Timeout)
+}
+
+/// The rows to write next: of rows that are the same event, the first that Postgres
+/// has not refused. Once one of them is there, the others are duplicates.
+fn next_round(rows: &[Row<'_>], outcomes: &mut [Option<RowOutcome>]) -> Vec<usize> {
+    let mut round = Vec::new();
+    let (mut present, mut chosen) = (false, false);
+    for i in 0..rows.len() {
+        if i == 0 || !rows[i].is_same_event(&rows[i - 1]) {
+            (present, chosen) = (false, false);
+        }
+        match &outcomes[i] {
+            Some(RowOutcome::Stored | RowOutcome::Duplicate) => present = true,
+            Some(RowOutcome::Rejected(_)) => {}
+            None if present => outcomes[i] = Some(RowOutcome::Duplicate),
+            None if chosen => {}
+            None => {
+                chosen = true;
+                round.push(i);
+            }
+        }
+    }
+    round
+}
+
+/// The parts to try next: around the row that the error names, or two halves.
+fn split(range: &Range<usize>, line: Option<usize>) -> Vec<Range<usize>> {
+    match line.map(|line| range.start + line) {
+        Some(guilty) if range.contains(&guilty) => vec![
+            range.start..guilty,
+            guilty..guilty + 1,
+            guilty + 1..range.end,
+        ],
+        _ => {
+            let middle = range.start + range.len() / 2;
+            vec![range.start..middle, middle..range.end]
+        }
+    }
+}
+
+/// A state that our table does not know: the row is to blame only if it failed
+/// alone while others succeeded; otherwise the server is, and we try again.
+fn blame(
+    unexplained: Vec<(usize, Error)>,
+    outcomes: &mut [Option<RowOutcome>],
+) -> Result<(), Error> {
+    let others_succeeded = outcomes
+        .iter()
+        .any(|outcome| matches!(outcome, Some(RowOutcome::Stored | RowOutcome::Duplicate)));
+    for (row, error) in unexplained {
+        if !others_succeeded {
+            return Err(Error {
+                class: Class::Transient,
+                ..error
+            });
+        }
+        outcomes[row] = Some(RowOutcome::Rejected(error.detail));
+    }
+    Ok(())
+}
