@@ -42,7 +42,7 @@ pub fn command() -> Command {
         .subcommand_required(true)
         .arg_required_else_help(true)
         .subcommand(serve::command().args(arguments()))
-        .subcommand(produce::command().args(arguments()))
+        .subcommand(produce::with_settings(produce::command(), arguments()))
         .subcommand(migrate::command().args(arguments()))
         .subcommand(doctor::command().args(arguments()))
         .subcommand(healthcheck::command().args(arguments()))

@@ -8,5 +8,6 @@ pub mod error;
 pub mod event;
 pub mod messaging;
 pub mod pipeline;
+pub mod produce;
 pub mod storage;
 pub mod telemetry;

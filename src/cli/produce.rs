@@ -1,14 +1,126 @@
 //! `ganesh produce`.
 
-use clap::{ArgMatches, Command};
+use anyhow::anyhow;
+use clap::{Arg, ArgMatches, Command};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Failure;
-use crate::config::Config;
+use super::startup::{Deadline, wait_for};
+use crate::config::{Config, Setting};
+use crate::produce::options::{OPTIONS, Options, flag};
+use crate::produce::report::Report;
+use crate::produce::{self, Error, Stop, Target, connect};
 
 pub(super) fn command() -> Command {
     Command::new("produce")
+        .about("Publish sample events at a rate, and report how that went")
+        .long_about(
+            "Publishes sample events at a rate, and reports how that went.\n\n\
+             What is not acknowledged within 5 s is sent again under the same Nats-Msg-Id, and has failed \
+             after 90 s. Ctrl-C or SIGTERM ends the sending, waits 10 s for acknowledgements and reports; \
+             a second one reports at once. Exit code 1 when messages failed.\n\n\
+             With --read-rate it also judges reads: stale reads are answers older than the answer of a \
+             read that had ended a second before, and there must be none; staleness is for how long, \
+             when a read began, the stream had held an event that the answer did not show.",
+        )
+        .args(OPTIONS.iter().map(argument))
 }
 
-pub(super) async fn run(_config: Config, _matches: &ArgMatches) -> Result<(), Failure> {
+/// Adds the configuration's settings. One flag of theirs says something else here:
+/// `--subjects` is how many the events are about, so the stream's are `--stream-subjects`.
+pub(super) fn with_settings(command: Command, settings: impl Iterator<Item = Arg>) -> Command {
+    command
+        .args(settings)
+        .mut_arg("GANESH_SUBJECTS", |arg| arg.long("stream-subjects"))
+}
+
+fn argument(option: &Setting) -> Arg {
+    let arg = Arg::new(option.env)
+        .long(flag(option))
+        .env(option.env)
+        .value_name("VALUE")
+        .help(option.help)
+        .help_heading("Producer");
+    let arg = match option.default {
+        "" => arg,
+        // A switch: the flag alone is true.
+        "false" => arg
+            .num_args(0..=1)
+            .require_equals(true)
+            .default_missing_value("true"),
+        default => arg.default_value(default),
+    };
+    // A negative number is a mistake to be explained, not an unknown flag.
+    arg.allow_negative_numbers(true)
+}
+
+pub(super) async fn run(config: Config, matches: &ArgMatches) -> Result<(), Failure> {
+    let options =
+        Options::read(|env| matches.get_one::<String>(env).cloned()).map_err(Failure::Usage)?;
+    let stop = Stop::default();
+    listen(&stop)?;
+    let found = stop.sending.run_until_cancelled(find(&config, &options));
+    let Some(target) = found.await else {
+        return Ok(()); // Stopped before there was anything to report.
+    };
+    let report = match produce::run(&config, &options, target?, &stop).await {
+        Ok(report) => report,
+        Err(Error::Misfit(words)) => return Err(Failure::Usage(words)),
+        Err(error) => return Err(Failure::Running(error.into())),
+    };
+    print(&report, options.json)?;
+    match report.failed {
+        0 => Ok(()),
+        failed => Err(Failure::Running(anyhow!(
+            "{failed} messages were not acknowledged within 90 s: the stream may hold them or not"
+        ))),
+    }
+}
+
+/// Waits for NATS, and for the stream, which `serve` makes.
+async fn find(config: &Config, options: &Options) -> Result<Target, Failure> {
+    let deadline = Deadline::after(config.startup_timeout);
+    let connection = wait_for("NATS (NATS_URL)", deadline, || {
+        connect::connect(&config.nats, options.max_acks_in_flight)
+    })
+    .await?;
+    let stream = format!("stream {}", config.nats.stream);
+    let stream_subjects = wait_for(&stream, deadline, || {
+        connect::stream_subjects(&connection, &config.nats)
+    })
+    .await?;
+    Ok(Target {
+        connection,
+        stream_subjects,
+    })
+}
+
+/// The first signal stops the sending, the second one the waiting.
+fn listen(stop: &Stop) -> std::io::Result<()> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let stop = stop.clone();
+    tokio::spawn(async move {
+        either(&mut interrupt, &mut terminate).await;
+        stop.sending.cancel();
+        either(&mut interrupt, &mut terminate).await;
+        stop.waiting.cancel();
+    });
+    Ok(())
+}
+
+async fn either(interrupt: &mut Signal, terminate: &mut Signal) {
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+}
+
+fn print(report: &Report, json: bool) -> anyhow::Result<()> {
+    if json {
+        println!("{}", serde_json::to_string(report)?);
+    } else {
+        println!("{report}");
+    }
     Ok(())
 }

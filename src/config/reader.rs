@@ -233,7 +233,7 @@ fn default_of(env: &str) -> &'static str {
 }
 
 /// `250ms`, `30s`, `5m`, `2h`, `7d`.
-pub(super) fn parse_duration(raw: &str) -> Option<Duration> {
+pub(crate) fn parse_duration(raw: &str) -> Option<Duration> {
     let digits = raw.trim_end_matches(|c: char| c.is_ascii_alphabetic());
     let number: u64 = digits.parse().ok()?;
     let seconds_a_unit = match &raw[digits.len()..] {

@@ -1,0 +1,206 @@
+//! `ganesh produce`: a sample producer that is also an honest load generator.
+//!
+//! ```text
+//!  pacer ─▶ plan ─▶ messages ─▶ publisher ──▶ stream EVENTS ─▶ … ─▶ HTTP API
+//!  when     what    events,     at most               │                │
+//!                   headers     max-acks-in-flight ◀──┘ acks  reader ◀─┘ freshness
+//! ```
+//!
+//! Open loop: what is due is due whether or not the server keeps up, and latency
+//! counts from the time at which a message was due, so that a stall shows in every
+//! message that it held up. Event number n of a seed is always the same; nothing is
+//! kept of a message but the recipe to write it again.
+
+pub mod connect;
+pub mod events;
+pub mod freshness;
+pub mod latency;
+pub mod messages;
+pub mod options;
+pub mod pacer;
+pub mod pending;
+pub mod plan;
+pub mod recent;
+pub mod report;
+
+mod progress;
+mod publisher;
+mod random;
+mod reader;
+
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use self::connect::Connection;
+use self::events::Events;
+use self::freshness::Freshness;
+use self::messages::MessageWriter;
+use self::options::Options;
+use self::plan::Plan;
+use self::publisher::Publisher;
+use self::reader::Reader;
+use self::report::{Reads, Report};
+use crate::config::Config;
+
+/// How long a signal's stop waits for acknowledgements.
+const STOP_WAIT: Duration = Duration::from_secs(10);
+/// Room for attributes and headers beside the data, in bytes.
+const ENVELOPE_BYTES: usize = 2_048;
+
+/// Why a run did not start, or could not go on.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// What was asked for does not fit what is there; the words name the setting.
+    #[error("{0}")]
+    Misfit(String),
+    /// The connection was closed for good.
+    #[error(transparent)]
+    Nats(#[from] crate::error::Error),
+    /// The HTTP client for reads cannot be made.
+    #[error("reads: {0}")]
+    Http(#[from] reqwest::Error),
+    /// A task ended by itself: a mistake of ours.
+    #[error("the sender ended: {0}")]
+    Task(#[from] tokio::task::JoinError),
+}
+
+/// How a run is told to end early.
+#[derive(Debug, Clone, Default)]
+pub struct Stop {
+    /// Send nothing more, and wait for acknowledgements a while.
+    pub sending: CancellationToken,
+    /// Do not wait either.
+    pub waiting: CancellationToken,
+}
+
+/// Where a run publishes: what [`connect`] found.
+#[derive(Debug)]
+pub struct Target {
+    /// The connection to NATS.
+    pub connection: Connection,
+    /// The subjects that the stream takes.
+    pub stream_subjects: Vec<String>,
+}
+
+/// Produces until the options' end, or until it is told to stop, and reports.
+///
+/// # Errors
+/// When the stream or the server does not take what would be published. What fails
+/// later is counted in the report.
+pub async fn run(
+    config: &Config,
+    options: &Options,
+    target: Target,
+    stop: &Stop,
+) -> Result<Report, Error> {
+    let seed = options.seed.unwrap_or_else(random::fresh_seed);
+    let (publisher, reader, mut background) = start(config, options, target, seed).await?;
+    tracing::info!(seed, rate = options.rate_per_second, "producing");
+    send(&publisher, options, &stop.sending).await?;
+    wait_for_acks(&publisher, stop).await;
+    background.shutdown().await;
+    let reads = match reader {
+        Some(reader) => reader.finish().await,
+        None => Reads::default(),
+    };
+    let ledger = publisher.ledger();
+    Ok(Report::new(seed, &ledger.counts, &ledger.latencies, &reads))
+}
+
+type Started = (Arc<Publisher>, Option<Arc<Reader>>, JoinSet<()>);
+
+/// Checks what is to be published, and starts all that runs beside the sending.
+async fn start(
+    config: &Config,
+    options: &Options,
+    target: Target,
+    seed: u64,
+) -> Result<Started, Error> {
+    let pattern = config.nats.subjects.first();
+    let pattern = pattern.expect("the configuration refuses an empty list of subjects");
+    let events = Events::new(seed, options.subjects, options.body_bytes);
+    let writer = MessageWriter::new(events, options.mode, seed, options.sample, pattern);
+    connect::check_subjects(&config.nats, &target.stream_subjects, writer.subjects())
+        .map_err(Error::Misfit)?;
+    check_size(options.body_bytes, target.connection.client.max_payload())?;
+
+    let freshness = (options.read_rate_per_second > 0).then(Arc::<Mutex<Freshness>>::default);
+    let plan = Plan::new(seed, options.duplicates_percent, options.invalid_percent);
+    let (publisher, acks) =
+        Publisher::new(target.connection, writer, plan, options, freshness.clone()).await?;
+    let publisher = Arc::new(publisher);
+    let reader = match freshness {
+        Some(freshness) => {
+            let token = config.http.api_token.clone();
+            let publisher = Arc::clone(&publisher);
+            let reader = Reader::new(options, token, seed, publisher, freshness)?;
+            Some(Arc::new(reader))
+        }
+        None => None,
+    };
+    let background = spawn_background(&publisher, reader.as_ref(), acks, options);
+    Ok((publisher, reader, background))
+}
+
+fn check_size(body_bytes: usize, max_payload_bytes: usize) -> Result<(), Error> {
+    let max = max_payload_bytes.saturating_sub(ENVELOPE_BYTES);
+    if body_bytes <= max {
+        return Ok(());
+    }
+    Err(Error::Misfit(format!(
+        "--bytes {body_bytes} (GANESH_PRODUCE_BYTES): expected at most {max}, \
+         for the server takes {max_payload_bytes} with all headers"
+    )))
+}
+
+/// Tasks that end when they are told to, or with the set.
+fn spawn_background(
+    publisher: &Arc<Publisher>,
+    reader: Option<&Arc<Reader>>,
+    acks: async_nats::Subscriber,
+    options: &Options,
+) -> JoinSet<()> {
+    let mut tasks = JoinSet::new();
+    let settling = Arc::clone(publisher);
+    tasks.spawn(async move { settling.settle_all(acks).await });
+    let retrying = Arc::clone(publisher);
+    tasks.spawn(async move { retrying.retry_all().await });
+    let (shown, end) = (Arc::clone(publisher), options.end);
+    tasks.spawn(async move { progress::show(&shown, end).await });
+    if let Some(reader) = reader {
+        let (reader, rate) = (Arc::clone(reader), options.read_rate_per_second);
+        tasks.spawn(async move { reader.read_all(rate).await });
+    }
+    tasks
+}
+
+/// Sends until the end or a stop, on a worker thread of the runtime.
+async fn send(
+    publisher: &Arc<Publisher>,
+    options: &Options,
+    stop: &CancellationToken,
+) -> Result<(), Error> {
+    let (publisher, stop) = (Arc::clone(publisher), stop.clone());
+    let (rate, end) = (options.rate_per_second, options.end);
+    let sending = tokio::spawn(async move {
+        stop.run_until_cancelled(publisher.send_all(rate, end))
+            .await;
+    });
+    Ok(sending.await?)
+}
+
+/// Waits until every message is acknowledged or given up; after a stop, not long.
+async fn wait_for_acks(publisher: &Publisher, stop: &Stop) {
+    tokio::select! {
+        () = publisher.settled() => return,
+        () = stop.sending.cancelled() => {}
+    }
+    tokio::select! {
+        () = publisher.settled() => {}
+        () = tokio::time::sleep(STOP_WAIT) => {}
+        () = stop.waiting.cancelled() => {}
+    }
+}

@@ -1,0 +1,222 @@
+//! What goes over the wire: the event in its mode, the headers around it, and
+//! the ways in which a message can be wrong.
+
+use async_nats::header::{HeaderName, NATS_MESSAGE_ID};
+use async_nats::{HeaderMap, Subject};
+use bytes::Bytes;
+
+use super::events::{Events, Kind};
+use super::options::Mode;
+use super::random::{Purpose, Random};
+use crate::event::{Event, Timestamp, encode_binary, encode_structured};
+
+/// All that it takes to write a message, and to write it again when its
+/// acknowledgement does not come: a few words instead of the message itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Recipe {
+    /// Which message of the run this is.
+    pub number: u64,
+    /// Which event it carries: its own number, or that of the one it repeats.
+    pub event: u64,
+    /// When that event happened.
+    pub time: Timestamp,
+    /// What the message is to its receiver.
+    pub variant: Variant,
+}
+
+/// What a message is to its receiver.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Variant {
+    /// An event that was not sent before.
+    New,
+    /// An event once more, under another `Nats-Msg-Id`.
+    Duplicate,
+    /// No event: to be refused, for this reason.
+    Invalid(Flaw),
+}
+
+/// Why a message is no event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flaw {
+    /// There is no `id`.
+    MissingId,
+    /// `time` is no time.
+    BadTime,
+    /// The body ends in the middle of its JSON.
+    BrokenJson,
+    /// Another version of `CloudEvents`.
+    WrongVersion,
+}
+
+impl Flaw {
+    /// Every flaw.
+    pub const ALL: [Self; 4] = [
+        Self::MissingId,
+        Self::BadTime,
+        Self::BrokenJson,
+        Self::WrongVersion,
+    ];
+}
+
+/// One message, ready to be published.
+#[derive(Debug)]
+pub struct Outgoing {
+    /// The NATS subject.
+    pub subject: Subject,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// Its body.
+    pub payload: Bytes,
+}
+
+/// Writes the messages of one run.
+#[derive(Debug, Clone)]
+pub struct MessageWriter {
+    events: Events,
+    mode: Mode,
+    seed: u64,
+    /// One message in so many is sampled; 0 is none.
+    sample: u32,
+    /// The NATS subject of each kind, in the order of `Kind::ALL`.
+    subjects: [Subject; Kind::ALL.len()],
+}
+
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const CONTENT_TYPE: HeaderName = HeaderName::from_static("content-type");
+
+impl MessageWriter {
+    /// A writer of `events` of this seed, on subjects that match `pattern`.
+    pub fn new(events: Events, mode: Mode, seed: u64, sample: u32, pattern: &str) -> Self {
+        Self {
+            events,
+            mode,
+            seed,
+            sample,
+            subjects: Kind::ALL.map(|kind| nats_subject(pattern, kind).into()),
+        }
+    }
+
+    /// The subjects that it writes to.
+    pub fn subjects(&self) -> &[Subject] {
+        &self.subjects
+    }
+
+    /// The rank of the subject of event `number`.
+    pub fn rank(&self, number: u64) -> u32 {
+        self.events.rank(number)
+    }
+
+    /// The message of a recipe: the same whenever it is asked for.
+    pub fn write(&self, recipe: &Recipe) -> Outgoing {
+        let (kind, event) = self.events.event(recipe.event, recipe.time);
+        let (mut headers, payload) = self.encode(&event, recipe.variant);
+        headers.insert(NATS_MESSAGE_ID, message_id(&event.id, recipe));
+        headers.insert(TRACEPARENT, self.traceparent(recipe.number));
+        Outgoing {
+            subject: self.subjects[kind as usize].clone(),
+            headers,
+            payload,
+        }
+    }
+
+    fn encode(&self, event: &Event, variant: Variant) -> (HeaderMap, Bytes) {
+        match (self.mode, variant) {
+            (Mode::Structured, Variant::Invalid(flaw)) => {
+                let (headers, payload) = encode_structured(event);
+                (headers, flawed_json(flaw, &payload))
+            }
+            (Mode::Structured, _) => encode_structured(event),
+            (Mode::Plain, Variant::New | Variant::Duplicate) => plain(event),
+            // Almost nothing plain is refused, so the invalid ones say that they are binary.
+            (_, Variant::Invalid(flaw)) => flawed_binary(flaw, encode_binary(event)),
+            (Mode::Binary, _) => encode_binary(event),
+        }
+    }
+
+    /// W3C trace context; one message in `sample` says that its trace is recorded.
+    fn traceparent(&self, number: u64) -> String {
+        let mut random = Random::new(self.seed, number, Purpose::Trace);
+        let sampled = self.sample != 0 && number.is_multiple_of(u64::from(self.sample));
+        let flags = u8::from(sampled);
+        // The standard forbids ids of zeros only.
+        let (high, low, span) = (random.next(), random.next() | 1, random.next() | 1);
+        format!("00-{high:016x}{low:016x}-{span:016x}-{flags:02x}")
+    }
+}
+
+/// What the stream tells duplicates by. It is made of id and time, so that a
+/// second run of a seed, whose ids are the same and whose events are not, is not
+/// dropped; a repeated event has the message's number besides.
+fn message_id(event_id: &str, recipe: &Recipe) -> String {
+    let micros = recipe.time.micros();
+    match recipe.variant {
+        Variant::Duplicate => format!("{event_id}-{micros:x}-{}", recipe.number),
+        Variant::New | Variant::Invalid(_) => format!("{event_id}-{micros:x}"),
+    }
+}
+
+fn plain(event: &Event) -> (HeaderMap, Bytes) {
+    let (_, payload) = encode_binary(event);
+    let mut headers = HeaderMap::new();
+    headers.insert(CONTENT_TYPE, "application/json");
+    (headers, payload)
+}
+
+fn flawed_binary(flaw: Flaw, (headers, payload): (HeaderMap, Bytes)) -> (HeaderMap, Bytes) {
+    match flaw {
+        Flaw::MissingId => (without(&headers, "ce-id"), payload),
+        Flaw::BadTime => (with(headers, "ce-time", "yesterday"), payload),
+        Flaw::WrongVersion => (with(headers, "ce-specversion", "0.3"), payload),
+        Flaw::BrokenJson => (headers, cut_in_half(&payload)),
+    }
+}
+
+fn with(mut headers: HeaderMap, name: &'static str, value: &str) -> HeaderMap {
+    headers.insert(HeaderName::from_static(name), value);
+    headers
+}
+
+/// A `HeaderMap` cannot forget a header.
+fn without(headers: &HeaderMap, unwanted: &str) -> HeaderMap {
+    let mut kept = HeaderMap::new();
+    for (name, values) in headers.iter() {
+        let name: &str = name.as_ref();
+        if name != unwanted {
+            for value in values {
+                kept.append(name, value.as_str());
+            }
+        }
+    }
+    kept
+}
+
+fn flawed_json(flaw: Flaw, payload: &Bytes) -> Bytes {
+    let (from, to) = match flaw {
+        Flaw::MissingId => (",\"id\":\"", ",\"identifier\":\""),
+        Flaw::BadTime => (",\"time\":\"", ",\"time\":\"yesterday "),
+        Flaw::WrongVersion => ("\"specversion\":\"1.0\"", "\"specversion\":\"0.3\""),
+        Flaw::BrokenJson => return cut_in_half(payload),
+    };
+    let text = std::str::from_utf8(payload).expect("the codec writes UTF-8");
+    Bytes::from(text.replacen(from, to, 1))
+}
+
+fn cut_in_half(payload: &Bytes) -> Bytes {
+    payload.slice(..payload.len() / 2)
+}
+
+/// A subject that `pattern` matches: its own tokens stay, one token of the kind
+/// stands for each `*`, and all that are left stand for `>`.
+fn nats_subject(pattern: &str, kind: Kind) -> String {
+    let mut left = kind.subject_tokens().into_iter().peekable();
+    let mut subject: Vec<&str> = Vec::new();
+    for token in pattern.split('.') {
+        match token {
+            "*" | ">" if left.peek().is_none() => subject.push("all"),
+            "*" => subject.extend(left.next()),
+            ">" => subject.extend(left.by_ref()),
+            literal => subject.push(literal),
+        }
+    }
+    subject.join(".")
+}

@@ -1,0 +1,356 @@
+//! Publishes with a bounded number of acknowledgements in flight.
+//!
+//! ```text
+//!  schedule ─▶ send ──(room in pending?)──▶ NATS ──▶ inbox.<token> ─▶ settle
+//!                ▲                           ▲                           │
+//!                └────────── room ───────────┼───────────────────────────┘
+//!                                  retry: overdue, or disconnected
+//! ```
+//!
+//! All acknowledgements come to one subscription, and a slab says what waits for
+//! them: a retry needs the message's recipe, which async-nats' `PublishAckFuture`
+//! does not keep, and a timer, a oneshot channel and a boxed future for each
+//! message cost more than the message.
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use async_nats::connection::State;
+use async_nats::{Client, Message, StatusCode, Subscriber};
+use futures::StreamExt;
+use serde::Deserialize;
+use tokio::sync::Notify;
+use tokio::time::Instant;
+
+use super::connect::{self, Connection};
+use super::freshness::Freshness;
+use super::latency::Latencies;
+use super::messages::{MessageWriter, Recipe, Variant};
+use super::options::{End, Options};
+use super::pacer::{Pace, Pacer};
+use super::pending::{Overdue, Pending, Token, Waiting};
+use super::plan::Plan;
+use super::recent::{Recent, Sent};
+use super::report::Counts;
+use crate::error::Error;
+use crate::event::Timestamp;
+
+/// How often is looked for messages to be sent again.
+const RETRY_TICK: Duration = Duration::from_millis(250);
+/// Acknowledgements settled under one lock, at most.
+const SETTLED_AT_ONCE: usize = 256;
+
+/// What is known about all messages of the run.
+#[derive(Debug)]
+pub(super) struct Ledger {
+    pending: Pending,
+    pub(super) recent: Recent,
+    pub(super) counts: Counts,
+    pub(super) latencies: Latencies,
+    /// The newest words of a server that refused.
+    pub(super) last_refusal: Option<String>,
+}
+
+/// Sends, settles and retries; shared by the tasks that do these.
+#[derive(Debug)]
+pub(super) struct Publisher {
+    client: Client,
+    connection: Connection,
+    writer: MessageWriter,
+    plan: Plan,
+    /// Subject of the acknowledgements, up to the token.
+    inbox: String,
+    start: Instant,
+    /// Rate 0: there is no schedule, and latency counts from sending.
+    paced: bool,
+    ledger: Mutex<Ledger>,
+    room: Notify,
+    freshness: Option<Arc<Mutex<Freshness>>>,
+}
+
+impl Publisher {
+    /// A publisher and the subscription that [`Self::settle_all`] reads.
+    pub(super) async fn new(
+        connection: Connection,
+        writer: MessageWriter,
+        plan: Plan,
+        options: &Options,
+        freshness: Option<Arc<Mutex<Freshness>>>,
+    ) -> Result<(Self, Subscriber), Error> {
+        let client = connection.client.clone();
+        let inbox = client.new_inbox();
+        let acks = client
+            .subscribe(format!("{inbox}.*"))
+            .await
+            .map_err(|error| connect::unreachable(&error))?;
+        let publisher = Self {
+            client,
+            connection,
+            writer,
+            plan,
+            inbox,
+            start: Instant::now(),
+            paced: options.rate_per_second > 0,
+            ledger: Mutex::new(Ledger {
+                pending: Pending::new(options.max_acks_in_flight),
+                recent: Recent::default(),
+                counts: Counts::default(),
+                latencies: Latencies::default(),
+                last_refusal: None,
+            }),
+            room: Notify::new(),
+            freshness,
+        };
+        Ok((publisher, acks))
+    }
+
+    /// Time since the start of the run.
+    pub(super) fn now(&self) -> Duration {
+        self.start.elapsed()
+    }
+
+    /// The moment on tokio's clock that is so long after the start of the run.
+    pub(super) fn instant(&self, since_start: Duration) -> Instant {
+        self.start + since_start
+    }
+
+    pub(super) fn ledger(&self) -> MutexGuard<'_, Ledger> {
+        lock(&self.ledger)
+    }
+
+    /// The rank of the subject of an event.
+    pub(super) fn rank(&self, event: u64) -> u32 {
+        self.writer.rank(event)
+    }
+
+    /// Sends until the run's end. Can be dropped at any point: what was counted as
+    /// published and did not reach the connection is sent by [`Self::retry_all`].
+    pub(super) async fn send_all(&self, rate_per_second: u32, end: End) {
+        let mut pacer = Pacer::new(rate_per_second);
+        let mut number = 0;
+        while !is_over(end, number, self.now()) {
+            match pacer.next(self.now()) {
+                Pace::Due(scheduled) => {
+                    self.send(number, scheduled).await;
+                    number += 1;
+                }
+                Pace::Wait(until) => {
+                    self.ledger().counts.missed = pacer.missed();
+                    tokio::time::sleep_until(self.instant(not_after(end, until))).await;
+                }
+            }
+        }
+        self.ledger().counts.missed = pacer.missed();
+    }
+
+    async fn send(&self, number: u64, scheduled: Duration) {
+        let (token, recipe) = loop {
+            if let Some(reserved) = self.reserve(number, scheduled) {
+                break reserved;
+            }
+            self.room.notified().await;
+        };
+        self.publish(token, &recipe).await;
+    }
+
+    fn reserve(&self, number: u64, scheduled: Duration) -> Option<(Token, Recipe)> {
+        let mut ledger = self.ledger();
+        if ledger.pending.is_full() {
+            return None;
+        }
+        let now = self.now();
+        let recipe = self.plan.recipe(number, Timestamp::now(), &ledger.recent);
+        let scheduled = if self.paced { scheduled } else { now };
+        let token = ledger.pending.insert(recipe, scheduled, now)?;
+        ledger.counts.published(recipe.variant);
+        Some((token, recipe))
+    }
+
+    /// Hands the message to the connection, waiting while its queue is full. What
+    /// the client refuses at once (too large) stays pending, and fails in the end.
+    async fn publish(&self, token: Token, recipe: &Recipe) {
+        let message = self.writer.write(recipe);
+        let reply = format!("{}.{}", self.inbox, token.to_text());
+        let handed_over = self
+            .client
+            .publish_with_reply_and_headers(
+                message.subject,
+                reply,
+                message.headers,
+                message.payload,
+            )
+            .await;
+        if let Err(error) = handed_over {
+            self.ledger().refused(token, error.to_string(), self.now());
+        }
+    }
+
+    /// Sends again what was not acknowledged in time, for as long as it is polled.
+    pub(super) async fn retry_all(&self) {
+        let mut tick = tokio::time::interval(RETRY_TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut disconnects_seen = self.connection.disconnects.load(Ordering::Relaxed);
+        loop {
+            tick.tick().await;
+            let disconnects = self.connection.disconnects.load(Ordering::Relaxed);
+            let connected = self.client.connection_state() == State::Connected;
+            if connected && disconnects != disconnects_seen {
+                disconnects_seen = disconnects;
+                self.ledger().pending.retry_all(self.now());
+            }
+            for (token, recipe) in self.overdue() {
+                self.publish(token, &recipe).await;
+            }
+        }
+    }
+
+    fn overdue(&self) -> Vec<(Token, Recipe)> {
+        let mut ledger = self.ledger();
+        let overdue = ledger.pending.overdue(self.now());
+        let mut retries = Vec::with_capacity(overdue.len());
+        for message in overdue {
+            match message {
+                Overdue::Retry(token, recipe) => retries.push((token, recipe)),
+                Overdue::Failed(_) => ledger.counts.failed += 1,
+            }
+        }
+        ledger.counts.retries += u64::try_from(retries.len()).expect("as many as are pending");
+        drop(ledger);
+        self.room.notify_one();
+        retries
+    }
+
+    /// Settles what the server acknowledges, for as long as it is polled.
+    pub(super) async fn settle_all(&self, acks: Subscriber) {
+        let mut chunks = acks.ready_chunks(SETTLED_AT_ONCE);
+        while let Some(chunk) = chunks.next().await {
+            let answers: Vec<_> = chunk
+                .iter()
+                .filter_map(|message| Some((self.token_of(message)?, answer(message))))
+                .collect();
+            self.settle(answers);
+            self.room.notify_one();
+        }
+    }
+
+    fn token_of(&self, message: &Message) -> Option<Token> {
+        let text = message.subject.strip_prefix(self.inbox.as_str())?;
+        Token::parse(text.strip_prefix('.')?)
+    }
+
+    fn settle(&self, answers: Vec<(Token, Answer)>) {
+        let now = self.now();
+        let mut stored = Vec::new();
+        let mut ledger = self.ledger();
+        for (token, answer) in answers {
+            match answer {
+                Answer::Refused(words) => ledger.refused(token, words, now),
+                Answer::Stored { duplicate } => {
+                    if let Some(waiting) = ledger.pending.remove(token) {
+                        ledger.acknowledged(&waiting, duplicate, now);
+                        stored.push(waiting.recipe);
+                    }
+                }
+            }
+        }
+        drop(ledger);
+        if let Some(freshness) = &self.freshness {
+            let mut freshness = lock(freshness);
+            for recipe in stored
+                .iter()
+                .filter(|recipe| recipe.variant == Variant::New)
+            {
+                freshness.acknowledged(self.rank(recipe.event), recipe.time, now);
+            }
+        }
+    }
+
+    /// Until no message waits.
+    pub(super) async fn settled(&self) {
+        const POLL: Duration = Duration::from_millis(5);
+        while !self.ledger().pending.is_empty() {
+            tokio::time::sleep(POLL).await;
+        }
+    }
+}
+
+impl Ledger {
+    /// How many messages wait for their acknowledgement.
+    pub(super) fn in_flight(&self) -> usize {
+        self.pending.len()
+    }
+
+    fn acknowledged(&mut self, waiting: &Waiting, duplicate: bool, now: Duration) {
+        self.counts
+            .acknowledged(waiting.recipe.variant, duplicate, now);
+        self.latencies.record(now.saturating_sub(waiting.scheduled));
+        if waiting.recipe.variant == Variant::New {
+            self.recent.push(Sent {
+                event: waiting.recipe.event,
+                time: waiting.recipe.time,
+            });
+        }
+    }
+
+    fn refused(&mut self, token: Token, words: String, now: Duration) {
+        self.pending.refused(token, now);
+        if self.last_refusal.as_ref() != Some(&words) {
+            tracing::warn!(reason = %words, "a message was refused and is sent again");
+            self.last_refusal = Some(words);
+        }
+    }
+}
+
+/// Every holder of these locks only counts and moves plain values.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn is_over(end: End, number: u64, now: Duration) -> bool {
+    match end {
+        End::Count(count) => number >= count,
+        End::After(duration) => now >= duration,
+        End::Never => false,
+    }
+}
+
+fn not_after(end: End, until: Duration) -> Duration {
+    match end {
+        End::After(duration) => until.min(duration),
+        End::Count(_) | End::Never => until,
+    }
+}
+
+/// What the server says about a message.
+enum Answer {
+    /// The stream holds it; `duplicate` when it did before.
+    Stored { duplicate: bool },
+    /// It does not, for this reason.
+    Refused(String),
+}
+
+/// The part of `JetStream`'s publish acknowledgement that matters here.
+#[derive(Deserialize)]
+struct PublishAck<'a> {
+    #[serde(default)]
+    duplicate: bool,
+    #[serde(default, borrow)]
+    error: Option<&'a serde_json::value::RawValue>,
+}
+
+fn answer(message: &Message) -> Answer {
+    if message.status == Some(StatusCode::NO_RESPONDERS) {
+        return Answer::Refused("no stream takes the subject".to_owned());
+    }
+    match serde_json::from_slice::<PublishAck<'_>>(&message.payload) {
+        Ok(PublishAck {
+            error: None,
+            duplicate,
+        }) => Answer::Stored { duplicate },
+        Ok(PublishAck {
+            error: Some(error), ..
+        }) => Answer::Refused(error.get().to_owned()),
+        Err(error) => Answer::Refused(format!("an answer that is none: {error}")),
+    }
+}

@@ -1,0 +1,230 @@
+//! What a run did: counted exactly, printed for people or for programs.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::latency::Latencies;
+use super::messages::Variant;
+
+/// What was published, and what became of it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Counts {
+    /// Messages sent, each once however often it was retried.
+    pub published: u64,
+    /// Of those, acknowledged by the stream.
+    pub acknowledged: u64,
+    /// Of the published, repeated events.
+    pub duplicates_sent: u64,
+    /// Of the published, messages that are no events.
+    pub invalid_sent: u64,
+    /// Acknowledged events, each once.
+    pub distinct_events: u64,
+    /// Acknowledgements that said that the stream held the message already.
+    pub duplicate_acks: u64,
+    /// Times that a message was sent again.
+    pub retries: u64,
+    /// Messages given up.
+    pub failed: u64,
+    /// Messages that the schedule asked for and that were left out.
+    pub missed: u64,
+    /// When the last acknowledgement came, since the start of the run.
+    pub last_ack: Duration,
+}
+
+impl Counts {
+    pub(super) fn published(&mut self, variant: Variant) {
+        self.published += 1;
+        match variant {
+            Variant::New => {}
+            Variant::Duplicate => self.duplicates_sent += 1,
+            Variant::Invalid(_) => self.invalid_sent += 1,
+        }
+    }
+
+    pub(super) fn acknowledged(&mut self, variant: Variant, duplicate: bool, now: Duration) {
+        self.acknowledged += 1;
+        self.duplicate_acks += u64::from(duplicate);
+        self.distinct_events += u64::from(variant == Variant::New);
+        self.last_ack = now;
+    }
+}
+
+/// What was read, and how fresh it was.
+#[derive(Debug, Default)]
+pub struct Reads {
+    /// Reads that were answered.
+    pub reads: u64,
+    /// Of those, answers older than an answer of a second before.
+    pub stale: u64,
+    /// Reads that were not answered, or not with an event.
+    pub errors: u64,
+    /// For how long what an answer did not show had been in the stream.
+    pub staleness: Latencies,
+    /// From the time at which a read was due to its answer.
+    pub latencies: Latencies,
+}
+
+/// Quantiles of durations, in milliseconds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct QuantilesMs {
+    /// Half are below.
+    pub p50: f64,
+    /// Nine in ten are below.
+    pub p90: f64,
+    /// 99 in a hundred are below.
+    pub p99: f64,
+    /// 999 in a thousand are below.
+    #[serde(rename = "p99.9")]
+    pub p99_9: f64,
+    /// The longest.
+    pub max: f64,
+}
+
+impl QuantilesMs {
+    fn of(latencies: &Latencies) -> Self {
+        let quantile = |per_mille| milliseconds(latencies.quantile(per_mille));
+        Self {
+            p50: quantile(500),
+            p90: quantile(900),
+            p99: quantile(990),
+            p99_9: quantile(999),
+            max: milliseconds(latencies.max()),
+        }
+    }
+}
+
+fn milliseconds(duration: Duration) -> f64 {
+    (duration.as_secs_f64() * 1e6).round() / 1e3
+}
+
+/// The report at the end of a run.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Report {
+    /// The seed: given again, the same ids and contents.
+    pub seed: u64,
+    /// Messages sent, each once however often it was retried.
+    pub published: u64,
+    /// Of those, acknowledged by the stream.
+    pub acknowledged: u64,
+    /// Events that the stream holds, each once: as many rows are to be expected.
+    pub distinct_events: u64,
+    /// Messages that repeated an event.
+    pub duplicates_sent: u64,
+    /// Messages that are no events: as many dead letters are to be expected.
+    pub invalid_sent: u64,
+    /// Acknowledgements that said that the stream held the message already.
+    pub duplicate_acks: u64,
+    /// Times that a message was sent again.
+    pub retries: u64,
+    /// Messages given up: the stream may hold them or not.
+    pub failed: u64,
+    /// Messages that a signal kept from being waited for: the same doubt.
+    pub unacknowledged: u64,
+    /// Messages that the schedule asked for and that were left out, because the run
+    /// was too far behind.
+    pub missed: u64,
+    /// From the first message to the last acknowledgement.
+    pub seconds: f64,
+    /// Acknowledged messages a second.
+    pub rate_per_second: f64,
+    /// From the time at which a message was due (at rate 0: was sent) to its
+    /// acknowledgement.
+    pub publish_latency_ms: QuantilesMs,
+    /// Reads that were answered.
+    pub reads: u64,
+    /// Answers older than an answer of a second before.
+    pub stale_reads: u64,
+    /// Reads without an answer.
+    pub read_errors: u64,
+    /// From the time at which a read was due to its answer.
+    pub read_latency_ms: QuantilesMs,
+    /// For how long what an answer did not show had been in the stream.
+    pub staleness_ms: QuantilesMs,
+    /// The longest of those.
+    pub max_staleness_ms: f64,
+}
+
+impl Report {
+    /// Puts the figures together.
+    pub fn new(seed: u64, counts: &Counts, publish_latencies: &Latencies, reads: &Reads) -> Self {
+        let seconds = counts.last_ack.as_secs_f64();
+        #[expect(
+            clippy::cast_precision_loss,
+            reason = "exact up to 2^53 messages, and rounded to one digit"
+        )]
+        let rate = counts.acknowledged as f64 / seconds.max(1e-6);
+        Self {
+            seed,
+            published: counts.published,
+            acknowledged: counts.acknowledged,
+            distinct_events: counts.distinct_events,
+            duplicates_sent: counts.duplicates_sent,
+            invalid_sent: counts.invalid_sent,
+            duplicate_acks: counts.duplicate_acks,
+            retries: counts.retries,
+            failed: counts.failed,
+            unacknowledged: counts.published - counts.acknowledged - counts.failed,
+            missed: counts.missed,
+            seconds: (seconds * 1e3).round() / 1e3,
+            rate_per_second: (rate * 10.0).round() / 10.0,
+            publish_latency_ms: QuantilesMs::of(publish_latencies),
+            reads: reads.reads,
+            stale_reads: reads.stale,
+            read_errors: reads.errors,
+            read_latency_ms: QuantilesMs::of(&reads.latencies),
+            staleness_ms: QuantilesMs::of(&reads.staleness),
+            max_staleness_ms: milliseconds(reads.staleness.max()),
+        }
+    }
+}
+
+impl fmt::Display for QuantilesMs {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "p50 {} ms, p90 {} ms, p99 {} ms, p99.9 {} ms, max {} ms",
+            self.p50, self.p90, self.p99, self.p99_9, self.max
+        )
+    }
+}
+
+impl fmt::Display for Report {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        writeln!(
+            f,
+            "published        {} messages: {} duplicates, {} invalid (seed {})",
+            self.published, self.duplicates_sent, self.invalid_sent, self.seed
+        )?;
+        writeln!(
+            f,
+            "acknowledged     {} in {} s: {}/s",
+            self.acknowledged, self.seconds, self.rate_per_second
+        )?;
+        writeln!(f, "distinct events  {}", self.distinct_events)?;
+        writeln!(f, "publish latency  {}", self.publish_latency_ms)?;
+        writeln!(
+            f,
+            "retries          {}, duplicate acknowledgements {}",
+            self.retries, self.duplicate_acks
+        )?;
+        write!(
+            f,
+            "not acknowledged {} failed, {} unacknowledged, {} missed by the schedule",
+            self.failed, self.unacknowledged, self.missed
+        )?;
+        if self.reads + self.read_errors > 0 {
+            write!(
+                f,
+                "\nreads            {}: {} stale, {} errors\nread latency     {}\nstaleness        {}",
+                self.reads,
+                self.stale_reads,
+                self.read_errors,
+                self.read_latency_ms,
+                self.staleness_ms
+            )?;
+        }
+        Ok(())
+    }
+}
