@@ -2,7 +2,10 @@
 //! start themselves on free ports.
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "a test may panic")]
-#![allow(unreachable_pub, reason = "one binary: all of it is for the other files")]
+#![allow(
+    unreachable_pub,
+    reason = "one binary: all of it is for the other files"
+)]
 
 mod backpressure;
 mod batching;

@@ -155,7 +155,7 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting(
         "GANESH_LOG",
-        "info",
+        "info,async_nats=warn,sqlx=warn",
         "Log filter: a level, or directives such as ganesh=debug,info",
     ),
     setting(
