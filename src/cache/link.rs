@@ -87,13 +87,11 @@ impl Cache {
         let server = identify(&mut connection).await?;
         let asked = Asked::now();
         let claimed = tokio::time::timeout(CLAIM_LIMIT, claim(self.0.reads.pool(), &server)).await;
-        let row = match claimed {
-            Ok(row) => row.map_err(|error| classify_postgres(&error))?,
-            Err(_) => {
-                let what = "binding the cache epoch to its server";
-                return Err(Error::timeout(Dependency::Postgres, what));
-            }
+        let Ok(row) = claimed else {
+            let what = "binding the cache epoch to its server";
+            return Err(Error::timeout(Dependency::Postgres, what));
         };
+        let row = row.map_err(|error| classify_postgres(&error))?;
         self.learn(Known::new(row, asked));
         Ok(Arc::new(Link { connection, server }))
     }
@@ -171,7 +169,7 @@ impl Cache {
     }
 
     /// A failure for the log; the same one again and again is said once in a while.
-    fn say(&self, error: &Error) {
+    pub(super) fn say(&self, error: &Error) {
         const QUIET: Duration = Duration::from_secs(10);
         let mut said = self.0.said.lock().expect("nobody panics while holding it");
         let again = said.is_some_and(|(at, code)| at.elapsed() < QUIET && code == error.code);
@@ -199,12 +197,7 @@ async fn identify(connection: &mut MultiplexedConnection) -> Result<String, Erro
     let infos = infos.query_async::<(String, String)>(connection);
     let (server, replication) = within(ANSWER_LIMIT, "INFO", infos)
         .await
-        .map_err(|failure| match failure {
-            Failure::Refused(error)
-            | Failure::Foreign(error)
-            | Failure::Late(error)
-            | Failure::Broken(error) => error,
-        })?;
+        .map_err(Failure::into_error)?;
     identity(&server, &replication)
 }
 

@@ -44,9 +44,10 @@ impl State<'_> {
     #[must_use]
     pub fn newer_of(self, other: Self) -> Self {
         let order = |state: &Self| (state.event.time, state.stream_seq);
-        let newer = match order(&other) > order(&self) {
-            true => other,
-            false => self,
+        let newer = if order(&other) > order(&self) {
+            other
+        } else {
+            self
         };
         Self {
             invalidate: self.invalidate || other.invalidate,
@@ -149,7 +150,9 @@ impl Cache {
                     self.replace(&mut connection, &found[trip.clone()], &values[trip.clone()]);
                 match replaced.await {
                     // Out of memory, say. What cannot be replaced can still be removed.
-                    Err(Failure::Refused(_) | Failure::Foreign(_)) => {
+                    Err(Failure::Refused(error) | Failure::Foreign(error)) => {
+                        self.0.metrics.dependency_error(&error);
+                        self.say(&error);
                         remove(&mut connection, &found[trip]).await?;
                     }
                     replaced => replaced?,

@@ -94,8 +94,8 @@ impl Reads {
     /// Reads over this pool; `interval` is the time that one partition covers.
     pub fn new(pool: PgPool, interval: PartitionInterval) -> Self {
         let recent = match interval {
-            PartitionInterval::Hour => Duration::from_secs(3_600),
-            PartitionInterval::Day => Duration::from_secs(86_400),
+            PartitionInterval::Hour => Duration::from_hours(1),
+            PartitionInterval::Day => Duration::from_hours(24),
         };
         Self {
             pool,
