@@ -23,7 +23,11 @@ pub(super) fn query<const N: usize>(
         let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
         let name = decode(&name.replace('+', " "), "a parameter's name")?;
         let Some(place) = known.iter().position(|known| *known == name) else {
-            let known = known.join(", ");
+            let known = if known.is_empty() {
+                "none".to_owned()
+            } else {
+                known.join(", ")
+            };
             return Err(Problem::bad_request(format!(
                 "unknown parameter {name:?}; this route knows: {known}"
             )));

@@ -15,8 +15,11 @@ use crate::storage::epoch::{self, EpochRow};
 use crate::storage::limited::Limit;
 use crate::telemetry::catalogue::CacheRequest;
 
-/// A batch's write takes no longer than this; then the epoch advances instead.
+/// A round trip takes no longer than this, nor a batch's write than this and the next together;
+/// then the epoch advances instead.
 const WRITE_LIMIT: Duration = Duration::from_millis(500);
+/// For each subject of a batch: several times what replacing one takes on a busy machine.
+const WRITE_LIMIT_PER_SUBJECT: Duration = Duration::from_micros(50);
 /// Reading or advancing the epoch in Postgres takes no longer than this; then the caller repeats.
 const EPOCH_LIMIT: Duration = Duration::from_secs(5);
 /// Keys of one round trip.
@@ -127,7 +130,9 @@ impl Cache {
         states: &[State<'_>],
     ) -> Result<(), Failure> {
         let write = self.write(link.connection.clone(), row.epoch, states);
-        match tokio::time::timeout(WRITE_LIMIT, write).await {
+        let subjects = u32::try_from(states.len()).unwrap_or(u32::MAX);
+        let limit = WRITE_LIMIT + WRITE_LIMIT_PER_SUBJECT * subjects;
+        match tokio::time::timeout(limit, write).await {
             Ok(written) => written,
             Err(_) => Err(Failure::Late(Error::timeout(
                 Dependency::Cache,
