@@ -16,6 +16,10 @@ POSTGRES_MAJOR=17
 POSTGRES_VERSION=17.10.0-beta.17
 REDIS_AT_LEAST=6.2
 
+# Without it bash forgets a SIGINT that comes while a child runs, initdb for instance, and goes on.
+trap 'exit 130' INT
+trap 'exit 143' TERM
+
 say() { printf '%s\n' "$*" >&2; }
 die() {
   say "${0##*/}: $*"

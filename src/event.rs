@@ -38,6 +38,9 @@ pub use self::trace_context::{TraceContext, trace_context};
 /// readers do not: `serde_json` stops at 127, and the API wraps an event into a few levels more.
 pub const JSON_DEPTH_MAX_LEVELS: usize = 100;
 
+/// Few enough that a byte can count them.
+const COUNTED_CHUNK_BYTES: usize = 128;
+
 /// One event: the attributes of `CloudEvents` 1.0 and its data.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Event {
@@ -212,10 +215,11 @@ fn json_error(what: &str, error: &serde_json::Error) -> DecodeError {
 /// Refuses valid JSON that nests deeper than [`JSON_DEPTH_MAX_LEVELS`]; the parser itself does not
 /// recurse and has no limit.
 fn check_depth(json: &str) -> Result<(), DecodeError> {
-    let openers = json
-        .bytes()
-        .filter(|byte| matches!(byte, b'[' | b'{'))
-        .count();
+    let openers: usize = json
+        .as_bytes()
+        .chunks(COUNTED_CHUNK_BYTES)
+        .map(openers)
+        .sum();
     if openers <= JSON_DEPTH_MAX_LEVELS || depth(json) <= JSON_DEPTH_MAX_LEVELS {
         return Ok(());
     }
@@ -227,6 +231,17 @@ fn check_depth(json: &str) -> Result<(), DecodeError> {
     ))
 }
 
+/// How many brackets open in a chunk of at most [`COUNTED_CHUNK_BYTES`]: in a byte, which lets the
+/// compiler count many at once.
+fn openers(chunk: &[u8]) -> usize {
+    let count: u8 = chunk
+        .iter()
+        .map(|byte| u8::from(matches!(byte, b'[' | b'{')))
+        .sum();
+    usize::from(count)
+}
+
+/// The deepest level of valid JSON.
 fn depth(json: &str) -> usize {
     let mut deepest = 0_usize;
     let mut current = 0_usize;

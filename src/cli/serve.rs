@@ -10,7 +10,6 @@ use sqlx::PgPool;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
-use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::Failure;
@@ -18,6 +17,7 @@ use super::startup::{Deadline, wait_for, wait_for_postgres};
 use crate::api::{self, Api, admin};
 use crate::cache::Cache;
 use crate::config::Config;
+use crate::error::Dependency;
 use crate::messaging::consumer::SetupError;
 use crate::messaging::keeper::Keeper;
 use crate::messaging::{Held, connection, consumer, held, lag};
@@ -78,7 +78,8 @@ async fn serve(
     ));
 
     let deadline = Deadline::after(config.startup_timeout);
-    let pool = prepare_postgres(config, deadline).await?;
+    let pool = prepare_postgres(config, &metrics, deadline).await?;
+    health.set(Dependency::Postgres, true);
     let (client, consumer) = prepare_nats(config, &health, &metrics, deadline).await?;
     let reads = Reads::new(pool.clone(), config.postgres.partition_interval);
     let cache = Cache::new(
@@ -94,7 +95,7 @@ async fn serve(
         metrics.clone(),
         background.clone(),
     ));
-    tokio::spawn(look_after_partitions(
+    tokio::spawn(keep_looking_after_partitions(
         config.clone(),
         pool.clone(),
         metrics.clone(),
@@ -207,7 +208,11 @@ async fn bind(variable: &str, address: std::net::SocketAddr) -> Result<TcpListen
         .map_err(Failure::Running)
 }
 
-async fn prepare_postgres(config: &Config, deadline: Deadline) -> Result<PgPool, Failure> {
+async fn prepare_postgres(
+    config: &Config,
+    metrics: &Metrics,
+    deadline: Deadline,
+) -> Result<PgPool, Failure> {
     let pool = pool::lazy(&config.postgres, config.pipeline.writers)?;
     wait_for_postgres(&pool, deadline).await?;
     if config.postgres.migrate_on_start {
@@ -220,6 +225,8 @@ async fn prepare_postgres(config: &Config, deadline: Deadline) -> Result<PgPool,
                 .to_owned(),
         ));
     }
+    // Before the first event, or it would land in the default partition.
+    look_after_partitions(config, &pool, metrics).await;
     Ok(pool)
 }
 
@@ -263,16 +270,18 @@ async fn prepare_nats(
     }
 }
 
-async fn look_after_partitions(config: Config, pool: PgPool, metrics: Metrics) {
-    let mut ticks = tokio::time::interval(PARTITION_UPKEEP_EVERY);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+async fn keep_looking_after_partitions(config: Config, pool: PgPool, metrics: Metrics) {
     loop {
-        ticks.tick().await;
-        if let Err(error) = partitions::upkeep(&pool, &config.postgres).await {
-            let error = classify(&error);
-            metrics.dependency_error(&error);
-            tracing::warn!(%error, "partitions were not looked after; trying again in a minute");
-        }
+        tokio::time::sleep(PARTITION_UPKEEP_EVERY).await;
+        look_after_partitions(&config, &pool, &metrics).await;
+    }
+}
+
+async fn look_after_partitions(config: &Config, pool: &PgPool, metrics: &Metrics) {
+    if let Err(error) = partitions::upkeep(pool, &config.postgres).await {
+        let error = classify(&error);
+        metrics.dependency_error(&error);
+        tracing::warn!(%error, "partitions were not looked after; trying again in a minute");
     }
 }
 

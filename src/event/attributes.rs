@@ -91,10 +91,20 @@ impl Attribute {
         Self::ALL.into_iter().find(|known| known.name() == name)
     }
 
+    /// As [`Self::find`] in any case; once per header, so by length first.
     fn find_ignoring_case(name: &str) -> Option<Self> {
-        Self::ALL
-            .into_iter()
-            .find(|known| known.name().eq_ignore_ascii_case(name))
+        let candidates: &[Self] = match name.len() {
+            2 => &[Self::Id],
+            4 => &[Self::Type, Self::Time],
+            6 => &[Self::Source],
+            7 => &[Self::Subject],
+            10 => &[Self::Dataschema],
+            11 => &[Self::Specversion],
+            15 => &[Self::Datacontenttype],
+            _ => &[],
+        };
+        let mut candidates = candidates.iter().copied();
+        candidates.find(|known| known.name().eq_ignore_ascii_case(name))
     }
 }
 
@@ -120,7 +130,7 @@ impl<'a> Headers<'a> {
         for (name, values) in headers.into_iter().flat_map(HeaderMap::iter) {
             let name: &str = name.as_ref();
             for value in values {
-                found.take(name, value.as_str().trim_matches([' ', '\t']));
+                found.take(name, trim(value.as_str()));
             }
         }
         found
@@ -187,6 +197,15 @@ impl<'a> Headers<'a> {
             return Err(DecodeError::repeated("Nats-Msg-Id"));
         }
         Ok(self.nats_msg_id.filter(|value| !value.is_empty()))
+    }
+}
+
+/// The value without the blanks and tabs that may stand around it. They are rare, and a look at both
+/// ends is cheaper than a search.
+fn trim(value: &str) -> &str {
+    match value.as_bytes() {
+        [b' ' | b'\t', ..] | [.., b' ' | b'\t'] => value.trim_matches([' ', '\t']),
+        _ => value,
     }
 }
 
@@ -352,7 +371,7 @@ fn check_extension_name(name: &str) -> Result<(), DecodeError> {
             ),
         ));
     }
-    if !is_attribute_name(name) {
+    if !is_extension_name(name) {
         return Err(DecodeError::invalid_attribute(
             name,
             "has a name that CloudEvents does not allow: lowercase letters and digits, and not \"data\"",
@@ -361,7 +380,11 @@ fn check_extension_name(name: &str) -> Result<(), DecodeError> {
     Ok(())
 }
 
-pub(super) fn is_attribute_name(name: &str) -> bool {
+/// Whether an extension attribute may have this name: the form of one, and not taken.
+pub(super) fn is_extension_name(name: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
-    !name.is_empty() && name.bytes().all(allowed) && name != "data"
+    !name.is_empty()
+        && name.bytes().all(allowed)
+        && name != "data"
+        && Attribute::find(name).is_none()
 }

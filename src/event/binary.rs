@@ -8,7 +8,7 @@ use async_nats::header::{HeaderName, NATS_MESSAGE_ID};
 use bytes::Bytes;
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 
-use super::attributes::{Attribute, Draft, Headers, SPECVERSION, is_attribute_name};
+use super::attributes::{Attribute, Draft, Headers, SPECVERSION, is_extension_name};
 use super::{Data, DecodeError, DecodeReason, Event, Message, message_id};
 
 /// What must be encoded besides all that is not ASCII: everything outside U+0021 to U+007E, and `"`
@@ -70,8 +70,8 @@ fn unquote(value: &str) -> Option<String> {
 }
 
 /// Writes an event in binary mode, with the `Nats-Msg-Id` of [`message_id`]; its data's type is always
-/// stated. Extensions whose names `CloudEvents` does not allow have no header and are left out; a
-/// decoded event has none.
+/// stated. Extensions under names that `CloudEvents` does not allow are left out; a decoded event has
+/// none.
 pub fn encode_binary(event: &Event) -> (HeaderMap, Bytes) {
     let mut headers = HeaderMap::new();
     headers.insert(NATS_MESSAGE_ID, message_id(event));
@@ -90,7 +90,7 @@ pub fn encode_binary(event: &Event) -> (HeaderMap, Bytes) {
         put(&mut headers, "ce-dataschema", dataschema);
     }
     for (name, value) in &event.extensions {
-        if is_attribute_name(name) {
+        if is_extension_name(name) {
             headers.insert(format!("ce-{name}"), encoded(value));
         }
     }
@@ -107,5 +107,5 @@ fn put(headers: &mut HeaderMap, name: &'static str, value: &str) {
 
 /// Percent-encoded, so without the line breaks at which a header value would panic.
 fn encoded(value: &str) -> String {
-    utf8_percent_encode(value, ENCODED).to_string()
+    Cow::from(utf8_percent_encode(value, ENCODED)).into_owned()
 }

@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 
 use super::attributes::{
     Attribute, CLOUDEVENTS_MEDIA_TYPE, Draft, EXTENSIONS_MAX_COUNT, Headers, SPECVERSION,
-    too_many_extensions,
+    is_extension_name, too_many_extensions,
 };
 use super::error::quoted;
 use super::{Data, DecodeError, DecodeReason, Event, Message};
@@ -270,7 +270,7 @@ pub fn encode_structured(event: &Event) -> (HeaderMap, Bytes) {
 }
 
 /// An event in the JSON format of `CloudEvents` (`application/cloudevents+json`): JSON data inline, other
-/// data as `data_base64`, extension attributes as strings.
+/// data as `data_base64`, extension attributes as strings (those under names that `CloudEvents` does not allow are left out).
 pub fn to_json(event: &Event) -> Bytes {
     // Attributes are short; base64 takes a third more than its data.
     let mut json = Vec::with_capacity(512 + event.data.len() / 3 * 4);
@@ -292,7 +292,9 @@ pub fn to_json(event: &Event) -> Bytes {
         }
     }
     for (name, value) in &event.extensions {
-        put(&mut json, name, value);
+        if is_extension_name(name) {
+            put(&mut json, name, value);
+        }
     }
     match &event.data {
         Data::None => {}

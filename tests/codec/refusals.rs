@@ -5,22 +5,14 @@ use std::collections::HashSet;
 use bytes::Bytes;
 use ganesh::event::{
     DecodeReason, EXTENSION_NAME_MAX_BYTES, EXTENSIONS_MAX_BYTES, EXTENSIONS_MAX_COUNT,
-    ID_MAX_BYTES, JSON_DEPTH_MAX_LEVELS, Message, decode,
+    ID_MAX_BYTES, Message, decode,
 };
 use serde_json::json;
 
 use super::{
-    BINARY, STORED_AT, STRUCTURED, decode_binary, decode_map, decode_message, decode_structured,
-    header_map, json_data,
+    BINARY, STORED_AT, STRUCTURED, decode_map, decode_message, decode_structured, header_map,
+    refused_binary, refused_structured,
 };
-
-fn refused_binary(more: &[(&str, &str)], payload: &str) -> DecodeReason {
-    decode_binary(more, payload).expect_err("refused").reason()
-}
-
-fn refused_structured(members: &serde_json::Value) -> DecodeReason {
-    decode_structured(members).expect_err("refused").reason()
-}
 
 #[test]
 fn required_attributes_are_required_and_not_empty() {
@@ -86,7 +78,7 @@ fn batches_and_other_formats_than_json_are_refused() {
 
 #[test]
 fn plain_messages_are_refused_where_they_are_not_accepted() {
-    let error = decode_map(&header_map(&[]), Bytes::new(), false).unwrap_err();
+    let error = decode_map(&header_map(&[]), &Bytes::new(), false).unwrap_err();
     assert_eq!(error.reason(), DecodeReason::PlainNotAccepted);
     let payload = Bytes::from_static(b"{}");
     let message = Message {
@@ -282,6 +274,18 @@ fn what_is_given_twice_is_refused_in_every_spelling() {
             "{headers:?}"
         );
     }
+    // By the same mode at every delivery: a hash map shows its headers in another order each time.
+    let headers = [
+        ("ce-datacontenttype", "text/plain"),
+        ("content-type", "text/plain"),
+        ("Content-Type", "application/cloudevents+json"),
+    ];
+    for _ in 0..50 {
+        assert_eq!(
+            refused_binary(&headers, ""),
+            DecodeReason::RepeatedAttribute
+        );
+    }
     // The ce- headers of a structured event are not its attributes.
     let body = r#"{"specversion":"1.0","id":"A","source":"s","type":"t"}"#;
     decode_message(
@@ -289,90 +293,6 @@ fn what_is_given_twice_is_refused_in_every_spelling() {
         body,
     )
     .unwrap();
-}
-
-#[test]
-fn what_is_not_utf_8_or_base64_is_refused() {
-    for sent in ["%C0%A0", "%FF", "ok%E2%82"] {
-        assert_eq!(
-            refused_binary(&[("ce-subject", sent)], ""),
-            DecodeReason::InvalidEncoding,
-            "{sent}"
-        );
-        assert_eq!(
-            refused_binary(&[("ce-x", sent)], ""),
-            DecodeReason::InvalidEncoding,
-            "{sent}"
-        );
-    }
-    let json = [BINARY, &[("ce-datacontenttype", "application/json")]].concat();
-    let error = decode_message(&json, b"\"\xff\"").unwrap_err();
-    assert_eq!(error.reason(), DecodeReason::InvalidEncoding);
-    let error = decode_message(STRUCTURED, b"{\"id\":\"\xff\"}").unwrap_err();
-    assert_eq!(error.reason(), DecodeReason::InvalidEncoding);
-    for text in ["AP8=\n", "A", "_-8=", "ü"] {
-        assert_eq!(
-            refused_structured(&json!({"data_base64": text})),
-            DecodeReason::InvalidEncoding,
-            "{text}"
-        );
-    }
-}
-
-#[test]
-fn data_that_says_it_is_json_must_be() {
-    for body in ["{", "{}}", " ", "{'a':1}", "nul", "[1,]", "\"\u{1}\""] {
-        let json = [("ce-datacontenttype", "application/json")];
-        assert_eq!(
-            refused_binary(&json, body),
-            DecodeReason::InvalidJson,
-            "{body}"
-        );
-        let plain = [("content-type", "application/json")];
-        let error = decode_message(&plain, body).unwrap_err();
-        assert_eq!(error.reason(), DecodeReason::InvalidJson, "{body}");
-    }
-    let members = json!({"data_base64": "ew==", "datacontenttype": "application/json"});
-    assert_eq!(refused_structured(&members), DecodeReason::InvalidJson);
-    for body in [
-        "",
-        "[]",
-        "null",
-        "\"x\"",
-        "{\"id\":\"A\"",
-        "{\"id\":\"A\"} x",
-        "{1:2}",
-    ] {
-        let error = decode_message(STRUCTURED, body).unwrap_err();
-        assert_eq!(error.reason(), DecodeReason::InvalidJson, "{body}");
-    }
-}
-
-#[test]
-fn json_that_nests_too_deep_is_refused() {
-    let nested = |levels: usize| format!("{}{}", "[".repeat(levels), "]".repeat(levels));
-    let json = [("ce-datacontenttype", "application/json")];
-    let deepest = nested(JSON_DEPTH_MAX_LEVELS);
-    assert_eq!(
-        decode_binary(&json, &deepest).unwrap().data,
-        json_data(&deepest)
-    );
-    let too_deep = nested(JSON_DEPTH_MAX_LEVELS + 1);
-    let error = decode_binary(&json, &too_deep).unwrap_err();
-    assert_eq!(error.reason(), DecodeReason::InvalidJson);
-    assert!(error.to_string().contains("too deep"), "{error}");
-    let event = |data: &str| {
-        format!(r#"{{"specversion":"1.0","id":"A","source":"s","type":"t","data":{data}}}"#)
-    };
-    decode_message(STRUCTURED, event(&deepest)).unwrap();
-    assert!(decode_message(STRUCTURED, event(&too_deep)).is_err());
-    // A stack does not limit the parser, and brackets in strings are not levels.
-    assert!(decode_message(STRUCTURED, event(&nested(500_000))).is_err());
-    let wide = format!(
-        "[{}\"\\\"[[[[[[\"]",
-        "[\"{\"],".repeat(JSON_DEPTH_MAX_LEVELS)
-    );
-    decode_binary(&json, &wide).unwrap();
 }
 
 #[test]

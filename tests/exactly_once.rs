@@ -1,0 +1,128 @@
+//! P1: one row for each event, however often and by whomever it is delivered.
+
+use std::time::Duration;
+
+use crate::support::events::{event, events, publish, publish_as_producers_do, publish_invalid};
+use crate::support::{Stack, eventually};
+
+#[tokio::test]
+async fn every_event_becomes_one_row_and_is_acknowledged() {
+    let stack = Stack::start().await;
+    let ganesh = stack.serve(&[]).await;
+    publish(&stack.jetstream().await, &events("e", 5_000)).await;
+    stack.wait_until_drained().await;
+    assert_eq!(stack.rows().await, 5_000);
+    let stored = "ganesh_messages_settled_total{outcome=\"stored\"}";
+    ganesh.wait_for_metric(stored, 5_000.0).await;
+    assert!(ganesh.terminate().await.success());
+}
+
+#[tokio::test]
+async fn duplicates_within_a_batch_and_across_batches_add_no_row() {
+    let stack = Stack::start().await;
+    let jetstream = stack.jetstream().await;
+    stack.make_streams().await;
+    let mut all = events("e", 1_000);
+    all.extend(all.clone()); // across batches of 300, and once more within one:
+    all.insert(0, all[0].clone());
+    publish(&jetstream, &all).await;
+    let ganesh = stack.serve(&[("GANESH_BATCH_MAX_EVENTS", "300")]).await;
+    stack.wait_until_drained().await;
+    assert_eq!(stack.rows().await, 1_000);
+    let duplicate = "ganesh_messages_settled_total{outcome=\"duplicate\"}";
+    ganesh.wait_for_metric(duplicate, 1_001.0).await;
+}
+
+#[tokio::test]
+async fn two_processes_share_the_work_and_add_no_second_row() {
+    let stack = Stack::start().await;
+    let one = stack.serve(&[]).await;
+    let two = stack.serve(&[]).await;
+    let all = events("e", 10_000);
+    let jetstream = stack.jetstream().await;
+    publish(&jetstream, &all).await;
+    publish(&jetstream, &all).await;
+    stack.wait_until_drained().await;
+    assert_eq!(stack.rows().await, 10_000);
+    let received = "ganesh_messages_received_total";
+    assert!(
+        one.metric(received).await > 0.0,
+        "the first one had no share"
+    );
+    assert!(
+        two.metric(received).await > 0.0,
+        "the second one had no share"
+    );
+}
+
+#[tokio::test]
+async fn a_kill_between_commit_and_acknowledgement_adds_no_second_row() {
+    let stack = Stack::start().await;
+    let ganesh = stack.serve(&[("GANESH_ACK_WAIT", "2s")]).await;
+    let jetstream = stack.jetstream().await;
+    publish(&jetstream, &events("e", 20_000)).await;
+    eventually("some rows are committed", || async {
+        stack.rows().await > 0
+    })
+    .await;
+    ganesh.kill();
+    let committed = stack.rows().await;
+    assert!(committed > 0);
+    let again = stack.serve(&[("GANESH_ACK_WAIT", "2s")]).await;
+    stack.wait_until_drained().await;
+    assert_eq!(stack.rows().await, 20_000);
+    assert!(again.terminate().await.success());
+}
+
+#[tokio::test]
+async fn republishing_beyond_the_duplicate_window_adds_no_second_row() {
+    let stack = Stack::start().await;
+    stack.make_streams().await;
+    let jetstream = stack.jetstream().await;
+    let mut config = jetstream
+        .get_stream("EVENTS")
+        .await
+        .unwrap()
+        .cached_info()
+        .config
+        .clone();
+    config.duplicate_window = Duration::from_millis(100);
+    jetstream.update_stream(config).await.unwrap();
+    let _ganesh = stack.serve(&[]).await;
+    let event = event("once");
+    for _ in 0..3 {
+        publish_as_producers_do(&jetstream, std::slice::from_ref(&event)).await;
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    stack.wait_until_drained().await;
+    assert_eq!(stack.rows().await, 1);
+}
+
+#[tokio::test]
+async fn what_cannot_be_decoded_becomes_a_dead_letter_and_costs_only_itself() {
+    let stack = Stack::start().await;
+    let ganesh = stack.serve(&[]).await;
+    let jetstream = stack.jetstream().await;
+    publish(&jetstream, &events("before", 10)).await;
+    publish_invalid(&jetstream).await;
+    publish(&jetstream, &events("after", 10)).await;
+    stack.wait_until_drained().await;
+    assert_eq!(stack.rows().await, 20);
+    assert_eq!(stack.dead_letters().await, 1);
+    let letter = jetstream
+        .get_stream("EVENTS_DLQ")
+        .await
+        .unwrap()
+        .get_last_raw_message_by_subject("dlq.events.test")
+        .await
+        .unwrap();
+    let header = |name: &str| letter.headers.get(name).map(ToString::to_string);
+    assert_eq!(
+        header("ganesh-dlq-reason").as_deref(),
+        Some("missing_attribute")
+    );
+    assert_eq!(header("ce-source").as_deref(), Some("/test"));
+    assert_eq!(header("ganesh-dlq-stream-sequence").as_deref(), Some("11"));
+    let series = "ganesh_dead_letters_total{reason=\"missing_attribute\"}";
+    ganesh.wait_for_metric(series, 1.0).await;
+}

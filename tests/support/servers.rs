@@ -1,0 +1,176 @@
+//! Real servers, started by the project's own scripts, killed with the test.
+
+use std::collections::HashMap;
+use std::net::{TcpListener, TcpStream};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::OnceLock;
+use std::time::{Duration, Instant};
+
+use rustix::process::{Pid, Signal, kill_process};
+use tempfile::TempDir;
+
+use super::PATIENCE;
+
+const SCRIPTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/infrastructure");
+
+/// A port that nobody listens on at the moment.
+pub fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0")
+        .and_then(|listener| listener.local_addr())
+        .expect("the loopback interface has free ports")
+        .port()
+}
+
+/// Sends a signal to a process; it may be gone.
+pub fn send_signal(pid: u32, signal: Signal) {
+    let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
+    let _ = kill_process(pid.expect("a child has a pid"), signal);
+}
+
+/// One server: a folder, a port, and a process that can be stopped and started again.
+pub struct Server {
+    component: &'static str,
+    env: HashMap<&'static str, String>,
+    port: u16,
+    child: Option<Child>,
+    folder: TempDir,
+}
+
+impl Server {
+    /// Starts `scripts/infrastructure/<component>/run` on a free port.
+    pub fn start(component: &'static str, env: &[(&'static str, &str)]) -> Self {
+        let mut server = Self {
+            component,
+            env: env.iter().map(|(k, v)| (*k, (*v).to_owned())).collect(),
+            port: free_port(),
+            child: None,
+            folder: tempfile::Builder::new()
+                .prefix("ganesh-test-")
+                .tempdir()
+                .expect("the temporary folder is writable"),
+        };
+        server.run();
+        server
+    }
+
+    /// The port that clients connect to.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// Where its data is.
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// Starts it (again), on the same port and data.
+    pub fn run(&mut self) {
+        assert!(self.child.is_none(), "{} runs already", self.component);
+        let log = std::fs::File::create(self.folder.path().join("log"))
+            .expect("the server's folder is writable");
+        let child = Command::new(format!("{SCRIPTS}/{}/run", self.component))
+            .env("PORT", self.port.to_string())
+            .env("DATA_DIR", self.folder.path().join("data"))
+            // Dies with this process, however that ends.
+            .env("STOP_WITH_STDIN", "1")
+            .envs(&self.env)
+            .stdin(Stdio::piped())
+            .stdout(log.try_clone().expect("a file handle can be cloned"))
+            .stderr(log)
+            .spawn()
+            .expect("the script is there and executable");
+        self.child = Some(child);
+        self.wait_until_it_listens();
+    }
+
+    fn wait_until_it_listens(&mut self) {
+        let started = Instant::now();
+        while TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+            let ended = self
+                .child
+                .as_mut()
+                .and_then(|c| c.try_wait().ok().flatten());
+            assert!(
+                ended.is_none() && started.elapsed() < PATIENCE,
+                "{} did not start: {}",
+                self.component,
+                std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    fn pid(&self) -> u32 {
+        self.child.as_ref().expect("the server runs").id()
+    }
+
+    /// Its process and those that it forked.
+    fn family(&self) -> Vec<u32> {
+        let mut family = vec![self.pid()];
+        let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
+        for entry in processes {
+            let stat = std::fs::read_to_string(entry.path().join("stat")).unwrap_or_default();
+            // pid (name) state ppid …; the name may hold anything but is the last in brackets.
+            let parent = stat
+                .rsplit_once(") ")
+                .and_then(|(_, rest)| rest.split(' ').nth(1)?.parse::<u32>().ok());
+            let pid = entry
+                .file_name()
+                .to_str()
+                .and_then(|name| name.parse().ok());
+            if let (Some(pid), Some(parent)) = (pid, parent)
+                && parent == self.pid()
+            {
+                family.push(pid);
+            }
+        }
+        family
+    }
+
+    /// SIGSTOP to all of it: it neither answers nor closes connections.
+    pub fn pause(&self) {
+        for pid in self.family() {
+            send_signal(pid, Signal::STOP);
+        }
+    }
+
+    /// SIGCONT to all of it.
+    pub fn resume(&self) {
+        for pid in self.family() {
+            send_signal(pid, Signal::CONT);
+        }
+    }
+
+    /// kill -9.
+    pub fn kill(&mut self) {
+        let mut child = self.child.take().expect("the server runs");
+        let _ = child.kill();
+        let _ = child.wait();
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        if self.child.is_some() {
+            self.resume();
+            self.kill();
+        }
+        if std::env::var_os("GANESH_TEST_KEEP").is_some() {
+            self.folder.disable_cleanup(true);
+        }
+    }
+}
+
+/// A Postgres of its own, for tests that stop it.
+pub fn postgres() -> Server {
+    let templates = concat!(env!("CARGO_TARGET_TMPDIR"), "/postgres-template");
+    std::fs::create_dir_all(templates).expect("cargo's temporary folder is writable");
+    Server::start("postgres", &[("TEMPLATE_DIR", templates)])
+}
+
+/// The Postgres that all other tests share, each with a database of its own.
+pub fn shared_postgres_port() -> u16 {
+    static SHARED: OnceLock<Server> = OnceLock::new();
+    SHARED.get_or_init(postgres).port()
+}

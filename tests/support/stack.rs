@@ -1,0 +1,135 @@
+//! NATS, Postgres and Redis for one test.
+
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use async_nats::jetstream;
+use sqlx::postgres::{PgPool, PgPoolOptions};
+use sqlx::{Connection, PgConnection};
+
+use super::servers::{self, Server};
+use super::{Ganesh, eventually};
+
+/// The servers of one test. Everything ends when it is dropped.
+pub struct Stack {
+    /// NATS with JetStream.
+    pub nats: Server,
+    /// Redis.
+    pub cache: Server,
+    /// Postgres when the test stops it; otherwise all tests share one.
+    pub postgres: Option<Server>,
+    /// The test's database.
+    pub database_url: String,
+    /// Connections of the test itself.
+    pub pool: PgPool,
+}
+
+impl Stack {
+    /// Servers for a test that does not stop Postgres.
+    pub async fn start() -> Self {
+        static DATABASES: AtomicU32 = AtomicU32::new(0);
+        let number = DATABASES.fetch_add(1, Ordering::Relaxed);
+        let database = format!("test_{number}");
+        let port = servers::shared_postgres_port();
+        let admin = url(port, "ganesh");
+        wait_for_postgres(&admin).await;
+        let mut connection = PgConnection::connect(&admin).await.unwrap();
+        sqlx::query(&format!("CREATE DATABASE {database}"))
+            .execute(&mut connection)
+            .await
+            .unwrap();
+        Self::with_postgres(None, url(port, &database)).await
+    }
+
+    /// Servers for a test that stops Postgres.
+    pub async fn start_with_own_postgres() -> Self {
+        let postgres = servers::postgres();
+        let database_url = url(postgres.port(), "ganesh");
+        wait_for_postgres(&database_url).await;
+        Self::with_postgres(Some(postgres), database_url).await
+    }
+
+    async fn with_postgres(postgres: Option<Server>, database_url: String) -> Self {
+        let pool = PgPoolOptions::new()
+            .max_connections(4)
+            .connect(&database_url)
+            .await
+            .unwrap();
+        Self {
+            nats: Server::start("nats", &[]),
+            cache: Server::start("dragonfly", &[("SNAPSHOT", "1")]),
+            postgres,
+            database_url,
+            pool,
+        }
+    }
+
+    /// Where NATS is.
+    pub fn nats_url(&self) -> String {
+        format!("nats://127.0.0.1:{}", self.nats.port())
+    }
+
+    /// Where Redis is.
+    pub fn redis_url(&self) -> String {
+        format!("redis://127.0.0.1:{}", self.cache.port())
+    }
+
+    /// `ganesh serve` against these servers, ready.
+    pub async fn serve(&self, settings: &[(&str, &str)]) -> Ganesh {
+        let ganesh = Ganesh::serve(self, settings);
+        ganesh.wait_until_ready().await;
+        ganesh
+    }
+
+    /// A JetStream client of the test's own.
+    pub async fn jetstream(&self) -> jetstream::Context {
+        jetstream::new(async_nats::connect(self.nats_url()).await.unwrap())
+    }
+
+    /// Makes the streams and the consumer without a `serve`.
+    pub async fn make_streams(&self) {
+        self.serve(&[]).await.terminate().await;
+    }
+
+    /// Rows in `events`.
+    pub async fn rows(&self) -> i64 {
+        sqlx::query_scalar("SELECT count(*) FROM events")
+            .fetch_one(&self.pool)
+            .await
+            .unwrap()
+    }
+
+    /// Messages in the dead-letter stream.
+    pub async fn dead_letters(&self) -> u64 {
+        let jetstream = self.jetstream().await;
+        let stream = jetstream.get_stream("EVENTS_DLQ").await.unwrap();
+        stream.cached_info().state.messages
+    }
+
+    /// Messages that the consumer has not settled: not delivered, or not acknowledged.
+    pub async fn backlog(&self) -> u64 {
+        let jetstream = self.jetstream().await;
+        let stream = jetstream.get_stream("EVENTS").await.unwrap();
+        let info = stream.consumer_info("ganesh").await.unwrap();
+        info.num_pending + info.num_ack_pending as u64
+    }
+
+    /// Waits until nothing is pending and nothing unacknowledged.
+    pub async fn wait_until_drained(&self) {
+        eventually("the backlog is empty", || async {
+            self.backlog().await == 0
+        })
+        .await;
+    }
+}
+
+fn url(port: u16, database: &str) -> String {
+    format!("postgresql://ganesh:ganesh@127.0.0.1:{port}/{database}")
+}
+
+/// It listens a moment before it answers.
+async fn wait_for_postgres(url: &str) {
+    eventually("Postgres answers", || async {
+        PgConnection::connect(url).await.is_ok()
+    })
+    .await;
+}
