@@ -231,7 +231,7 @@ mod tests {
     fn redis_is_known_by_its_run_and_its_data() {
         let server = "# Server\r\nredis_version:7.0.15\r\nrun_id:abc\r\nuptime_in_seconds:2\r\n";
         let replication = "# Replication\r\nrole:master\r\nmaster_replid:def\r\n";
-        assert_eq!(identity(server, replication).unwrap(), "abc/def");
+        assert_eq!(identity(server, replication).expect("accepted"), "abc/def");
     }
 
     #[test]
@@ -239,13 +239,16 @@ mod tests {
         let server = "# Server\r\nredis_version:7.4.0\r\ndragonfly_version:df-v1.39.0\r\n";
         let replication =
             "# Replication\r\nrole:master\r\nconnected_slaves:0\r\nmaster_replid:def\r\n";
-        assert_eq!(identity(server, replication).unwrap(), "def");
+        assert_eq!(identity(server, replication).expect("accepted"), "def");
     }
 
     #[test]
     fn a_replica_and_a_server_without_identity_are_not_used() {
         let replica = identity("run_id:abc\r\n", "role:slave\r\nmaster_replid:def\r\n");
-        assert_eq!(replica.unwrap_err().code, Code::Unavailable);
-        assert_eq!(identity("", "role:master").unwrap_err().code, Code::Setup);
+        assert_eq!(replica.expect_err("refused").code, Code::Unavailable);
+        assert_eq!(
+            identity("", "role:master").expect_err("refused").code,
+            Code::Setup
+        );
     }
 }
