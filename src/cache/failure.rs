@@ -22,6 +22,16 @@ pub(super) enum Failure {
 
 impl Failure {
     /// What to count and to say.
+    pub(super) fn into_error(self) -> Error {
+        match self {
+            Self::Refused(error)
+            | Self::Foreign(error)
+            | Self::Late(error)
+            | Self::Broken(error) => error,
+        }
+    }
+
+    /// The same, borrowed.
     pub(super) fn error(&self) -> &Error {
         match self {
             Self::Refused(error)
@@ -74,7 +84,6 @@ pub(super) fn classify(error: &RedisError) -> Error {
         ) => Code::Unavailable,
         (ErrorKind::AuthenticationFailed | ErrorKind::InvalidClientConfig, _) => Code::Setup,
         _ if error.is_timeout() => Code::Timeout,
-        (ErrorKind::Io, _) => Code::Connection,
         _ if error.is_unrecoverable_error() => Code::Connection,
         _ => Code::Response,
     };

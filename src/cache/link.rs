@@ -87,13 +87,11 @@ impl Cache {
         let server = identify(&mut connection).await?;
         let asked = Asked::now();
         let claimed = tokio::time::timeout(CLAIM_LIMIT, claim(self.0.reads.pool(), &server)).await;
-        let row = match claimed {
-            Ok(row) => row.map_err(|error| classify_postgres(&error))?,
-            Err(_) => {
-                let what = "binding the cache epoch to its server";
-                return Err(Error::timeout(Dependency::Postgres, what));
-            }
+        let Ok(row) = claimed else {
+            let what = "binding the cache epoch to its server";
+            return Err(Error::timeout(Dependency::Postgres, what));
         };
+        let row = row.map_err(|error| classify_postgres(&error))?;
         self.learn(Known::new(row, asked));
         Ok(Arc::new(Link { connection, server }))
     }
@@ -171,7 +169,7 @@ impl Cache {
     }
 
     /// A failure for the log; the same one again and again is said once in a while.
-    fn say(&self, error: &Error) {
+    pub(super) fn say(&self, error: &Error) {
         const QUIET: Duration = Duration::from_secs(10);
         let mut said = self.0.said.lock().expect("nobody panics while holding it");
         let again = said.is_some_and(|(at, code)| at.elapsed() < QUIET && code == error.code);
@@ -199,12 +197,7 @@ async fn identify(connection: &mut MultiplexedConnection) -> Result<String, Erro
     let infos = infos.query_async::<(String, String)>(connection);
     let (server, replication) = within(ANSWER_LIMIT, "INFO", infos)
         .await
-        .map_err(|failure| match failure {
-            Failure::Refused(error)
-            | Failure::Foreign(error)
-            | Failure::Late(error)
-            | Failure::Broken(error) => error,
-        })?;
+        .map_err(Failure::into_error)?;
     identity(&server, &replication)
 }
 
@@ -238,7 +231,7 @@ mod tests {
     fn redis_is_known_by_its_run_and_its_data() {
         let server = "# Server\r\nredis_version:7.0.15\r\nrun_id:abc\r\nuptime_in_seconds:2\r\n";
         let replication = "# Replication\r\nrole:master\r\nmaster_replid:def\r\n";
-        assert_eq!(identity(server, replication).unwrap(), "abc/def");
+        assert_eq!(identity(server, replication).expect("accepted"), "abc/def");
     }
 
     #[test]
@@ -246,13 +239,16 @@ mod tests {
         let server = "# Server\r\nredis_version:7.4.0\r\ndragonfly_version:df-v1.39.0\r\n";
         let replication =
             "# Replication\r\nrole:master\r\nconnected_slaves:0\r\nmaster_replid:def\r\n";
-        assert_eq!(identity(server, replication).unwrap(), "def");
+        assert_eq!(identity(server, replication).expect("accepted"), "def");
     }
 
     #[test]
     fn a_replica_and_a_server_without_identity_are_not_used() {
         let replica = identity("run_id:abc\r\n", "role:slave\r\nmaster_replid:def\r\n");
-        assert_eq!(replica.unwrap_err().code, Code::Unavailable);
-        assert_eq!(identity("", "role:master").unwrap_err().code, Code::Setup);
+        assert_eq!(replica.expect_err("refused").code, Code::Unavailable);
+        assert_eq!(
+            identity("", "role:master").expect_err("refused").code,
+            Code::Setup
+        );
     }
 }

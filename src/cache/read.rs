@@ -1,19 +1,19 @@
 //! A read of a subject's newest state: from the cache, or from Postgres through the cache.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
 use redis::aio::MultiplexedConnection;
 use redis::{ExistenceCheck, SetExpiry, SetOptions};
-use std::sync::atomic::Ordering;
 use tokio::time::{Instant, sleep};
 
 use super::failure::{Failure, within};
 use super::keys::{self, Entry};
 use super::link::Link;
 use super::{Cache, STATE_MAX_BYTES};
-use crate::error::Error;
+use crate::error::{Class, Code, Dependency, Error};
 use crate::event::{Timestamp, to_json};
 use crate::telemetry::catalogue::CacheRequest;
 
@@ -86,9 +86,10 @@ impl Cache {
             match meet(&link, &key, &lease).await {
                 Ok(Met::State { age, event }) => {
                     self.0.late_reads.store(0, Ordering::Relaxed);
-                    let (request, origin) = match waited {
-                        false => (CacheRequest::ReadHit, Origin::Hit { age }),
-                        true => (CacheRequest::ReadWait, Origin::Collapsed { age }),
+                    let (request, origin) = if waited {
+                        (CacheRequest::ReadWait, Origin::Collapsed { age })
+                    } else {
+                        (CacheRequest::ReadHit, Origin::Hit { age })
                     };
                     self.count(request);
                     let event = Some(event);
@@ -203,7 +204,6 @@ async fn meet(link: &Link, key: &str, lease: &str) -> Result<Met, Failure> {
 }
 
 fn foreign() -> Error {
-    use crate::error::{Class, Code, Dependency};
     let what = "a key of ours holds what we did not write";
     Error::new(Dependency::Cache, Class::Transient, Code::Response, what)
 }

@@ -15,8 +15,11 @@ use crate::storage::epoch::{self, EpochRow};
 use crate::storage::limited::Limit;
 use crate::telemetry::catalogue::CacheRequest;
 
-/// A batch's write takes no longer than this; then the epoch advances instead.
+/// A round trip takes no longer than this, nor a batch's write than this and the next together;
+/// then the epoch advances instead.
 const WRITE_LIMIT: Duration = Duration::from_millis(500);
+/// For each subject of a batch: several times what replacing one takes on a busy machine.
+const WRITE_LIMIT_PER_SUBJECT: Duration = Duration::from_micros(50);
 /// Reading or advancing the epoch in Postgres takes no longer than this; then the caller repeats.
 const EPOCH_LIMIT: Duration = Duration::from_secs(5);
 /// Keys of one round trip.
@@ -44,9 +47,10 @@ impl State<'_> {
     #[must_use]
     pub fn newer_of(self, other: Self) -> Self {
         let order = |state: &Self| (state.event.time, state.stream_seq);
-        let newer = match order(&other) > order(&self) {
-            true => other,
-            false => self,
+        let newer = if order(&other) > order(&self) {
+            other
+        } else {
+            self
         };
         Self {
             invalidate: self.invalidate || other.invalidate,
@@ -126,7 +130,9 @@ impl Cache {
         states: &[State<'_>],
     ) -> Result<(), Failure> {
         let write = self.write(link.connection.clone(), row.epoch, states);
-        match tokio::time::timeout(WRITE_LIMIT, write).await {
+        let subjects = u32::try_from(states.len()).unwrap_or(u32::MAX);
+        let limit = WRITE_LIMIT + WRITE_LIMIT_PER_SUBJECT * subjects;
+        match tokio::time::timeout(limit, write).await {
             Ok(written) => written,
             Err(_) => Err(Failure::Late(Error::timeout(
                 Dependency::Cache,
@@ -149,7 +155,9 @@ impl Cache {
                     self.replace(&mut connection, &found[trip.clone()], &values[trip.clone()]);
                 match replaced.await {
                     // Out of memory, say. What cannot be replaced can still be removed.
-                    Err(Failure::Refused(_) | Failure::Foreign(_)) => {
+                    Err(Failure::Refused(error) | Failure::Foreign(error)) => {
+                        self.0.metrics.dependency_error(&error);
+                        self.say(&error);
                         remove(&mut connection, &found[trip]).await?;
                     }
                     replaced => replaced?,

@@ -36,10 +36,10 @@ impl Limit {
 
     /// A connection of the pool.
     pub(crate) async fn connection(self, pool: &PgPool) -> Result<PoolConnection<Postgres>, Error> {
-        match self.apply(pool.acquire()).await {
-            Ok(connection) => connection.map_err(|error| classify(&error)),
-            Err(_) => Err(self.passed()),
-        }
+        let Ok(connection) = self.apply(pool.acquire()).await else {
+            return Err(self.passed());
+        };
+        connection.map_err(|error| classify(&error))
     }
 
     /// The answer to a statement; closes the connection if there was none in time.
@@ -48,13 +48,11 @@ impl Limit {
         connection: &mut PoolConnection<Postgres>,
         answer: Result<Result<T, sqlx::Error>, Elapsed>,
     ) -> Result<T, Error> {
-        match answer {
-            Ok(answer) => answer.map_err(|error| classify(&error)),
-            Err(_) => {
-                connection.close_on_drop();
-                Err(self.passed())
-            }
-        }
+        let Ok(answer) = answer else {
+            connection.close_on_drop();
+            return Err(self.passed());
+        };
+        answer.map_err(|error| classify(&error))
     }
 
     /// The error of a limit that passed.

@@ -19,9 +19,6 @@ pub const READ_LIMIT: Duration = Duration::from_secs(4);
 /// Reads at the same time: fewer than the pool has beside the writers' connections, so that
 /// readers never keep ingestion or the epoch from theirs.
 const READS_AT_ONCE: usize = 4;
-/// A server that was restarted shows it at the first statement on each connection; so often is
-/// a read tried before its caller hears of it.
-const ATTEMPTS: usize = 3;
 /// Further matches that are listed beside the one that is answered.
 const ALTERNATES_MAX: i64 = 50;
 
@@ -94,8 +91,8 @@ impl Reads {
     /// Reads over this pool; `interval` is the time that one partition covers.
     pub fn new(pool: PgPool, interval: PartitionInterval) -> Self {
         let recent = match interval {
-            PartitionInterval::Hour => Duration::from_secs(3_600),
-            PartitionInterval::Day => Duration::from_secs(86_400),
+            PartitionInterval::Hour => Duration::from_hours(1),
+            PartitionInterval::Day => Duration::from_hours(24),
         };
         Self {
             pool,
@@ -117,11 +114,11 @@ impl Reads {
         let limit = Limit::new(READ_LIMIT, "newest event of a subject");
         let _permit = self.permit(limit).await?;
         let since = OffsetDateTime::now_utc() - self.recent;
-        let mut attempt = 1;
+        let mut repeats = self.repeats();
         loop {
             let found = self.newest_once(subject, since, limit).await;
             match found {
-                Err(error) if attempt < ATTEMPTS && is_worth_repeating(&error) => attempt += 1,
+                Err(error) if repeats > 0 && is_worth_repeating(&error) => repeats -= 1,
                 found => return found,
             }
         }
@@ -164,11 +161,11 @@ impl Reads {
     ) -> Result<Option<(StoredEvent, Vec<Alternate>)>, Error> {
         let limit = Limit::new(READ_LIMIT, "event by id");
         let _permit = self.permit(limit).await?;
-        let mut attempt = 1;
+        let mut repeats = self.repeats();
         loop {
             let found = self.event_once(key, limit).await;
             match found {
-                Err(error) if attempt < ATTEMPTS && is_worth_repeating(&error) => attempt += 1,
+                Err(error) if repeats > 0 && is_worth_repeating(&error) => repeats -= 1,
                 found => return found,
             }
         }
@@ -201,6 +198,12 @@ impl Reads {
         let others = limit.apply(others).await;
         let others = limit.answer(&mut connection, others)?;
         Ok(Some((found, others)))
+    }
+
+    /// How often a read is repeated: a server that was restarted shows it at the first statement
+    /// on each connection that the pool still has from before.
+    fn repeats(&self) -> u32 {
+        self.pool.size()
     }
 
     async fn permit(&self, limit: Limit) -> Result<SemaphorePermit<'_>, Error> {
