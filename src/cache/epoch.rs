@@ -5,7 +5,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::time::MissedTickBehavior;
 
 use super::Cache;
-use crate::error::Error;
+use crate::error::{Dependency, Error};
 use crate::storage::epoch::{self, EpochRow};
 use crate::storage::limited::Limit;
 
@@ -15,6 +15,9 @@ const TRUSTED: Duration = Duration::from_secs(1);
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
 /// What comes later than this is of no use.
 const POLL_LIMIT: Duration = TRUSTED;
+
+/// One late answer under load is no outage.
+const FAILURES_OF_AN_OUTAGE: u32 = 3;
 
 /// The epoch, and when it was asked for.
 #[derive(Debug)]
@@ -67,19 +70,29 @@ impl Known {
 }
 
 impl Cache {
-    /// Reads the epoch again and again.
+    /// Reads the epoch again and again. The one thing that asks Postgres even while
+    /// nothing else goes on, so it is this that says whether Postgres answers.
     pub(super) async fn poll_epoch(&self) {
+        let mut failures = 0;
         let mut tick = tokio::time::interval(POLL_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tick.tick().await;
             let asked = Asked::now();
             match self.read_epoch(POLL_LIMIT).await {
-                Ok(row) => self.learn(Known::new(row, asked)),
+                Ok(row) => {
+                    failures = 0;
+                    self.0.health.set(Dependency::Postgres, true);
+                    self.learn(Known::new(row, asked));
+                }
                 // Reads go to Postgres themselves now and say what they meet.
                 Err(error) => {
                     self.0.metrics.dependency_error(&error);
                     tracing::debug!(%error, "cache epoch not read");
+                    failures += 1;
+                    if failures == FAILURES_OF_AN_OUTAGE {
+                        self.0.health.set(Dependency::Postgres, false);
+                    }
                 }
             }
         }

@@ -129,7 +129,6 @@ async fn serve(
         writer: EventWriter::new(pool, metrics.clone()),
         cache,
         metrics,
-        health: health.clone(),
     };
     health.set_serving(true);
     tracing::info!(api = %config.http.api_addr, admin = %config.http.admin_addr, "serving");
