@@ -11,6 +11,8 @@ mod backpressure;
 mod batching;
 mod codec;
 mod exactly_once;
+mod http;
+mod newest;
 mod partitions;
 mod produce;
 mod shutdown;
