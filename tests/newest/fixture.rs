@@ -74,7 +74,7 @@ impl Fixture {
     async fn process_with(&mut self, port: u16, pool: PgPool) -> Cache {
         let config = CacheConfig {
             url: SecretUrl::new(format!("redis://127.0.0.1:{port}")),
-            ttl: Duration::from_secs(600),
+            ttl: Duration::from_mins(10),
         };
         let reads = Reads::new(pool, PartitionInterval::Day);
         let health = Health::new(self.metrics.clone());

@@ -168,11 +168,10 @@ async fn a_flush_in_the_middle_of_load_changes_no_answer() {
     let jetstream = stack.jetstream().await;
     let subjects: Vec<String> = (0..20).map(|i| format!("s{i}")).collect();
     for round in 0..20 {
-        let events: Vec<Event> = (0..200)
-            .map(|i| {
-                let id = format!("{round}-{i}");
-                of(&subjects[i % 20], &id, ago((i as i64 * 7_919) % 5_000))
-            })
+        let ids = (0..200).map(|i| format!("{round}-{i}"));
+        let events: Vec<Event> = ids
+            .zip(subjects.iter().cycle())
+            .map(|(id, subject)| of(subject, &id, ago(rand::random_range(0..5_000))))
             .collect();
         publish(&jetstream, &events).await;
         for subject in &subjects[..5] {
