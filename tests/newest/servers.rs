@@ -37,9 +37,11 @@ async fn processes_that_reach_two_cache_servers_answer_with_no_older_state() {
     let mut acknowledged = Acknowledged::default();
     let began = Instant::now();
     let mut n = 0;
-    while began.elapsed() < Duration::from_secs(5) {
+    while began.elapsed() < Duration::from_secs(6) {
         n += 1;
-        let writer = if n % 2 == 0 { &a } else { &c };
+        // For so long that what the other server holds would be too old.
+        let turn = began.elapsed().as_millis() / 1_500;
+        let writer = if turn % 2 == 0 { &a } else { &c };
         fixture.put(writer, "x", n).await;
         acknowledged.add(n);
         for reader in [&a, &b, &c] {
@@ -92,6 +94,11 @@ async fn a_server_that_became_the_replica_of_another_is_not_used() {
         let started = Instant::now();
         let answer = a.latest("x").await.unwrap();
         assert!(n_of(&answer) >= acknowledged.floor(started));
+    }
+    // Nor when it has taken the other's data over.
+    for _ in 0..30 {
+        assert!(!a.is_usable(), "a replica is used");
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
     // Promoted: it is another history now, whatever it holds.
     let epoch = fixture.epoch().await;
