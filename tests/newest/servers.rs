@@ -41,7 +41,7 @@ async fn processes_that_reach_two_cache_servers_answer_with_no_older_state() {
         n += 1;
         // For so long that what the other server holds would be too old.
         let turn = began.elapsed().as_millis() / 1_500;
-        let writer = if turn % 2 == 0 { &a } else { &c };
+        let writer = if turn.is_multiple_of(2) { &a } else { &c };
         fixture.put(writer, "x", n).await;
         acknowledged.add(n);
         for reader in [&a, &b, &c] {
