@@ -48,7 +48,6 @@ fn options(acks_in_flight: usize, disconnects: Arc<AtomicU64>) -> ConnectOptions
                         disconnects.fetch_add(1, Ordering::Relaxed);
                         tracing::warn!("disconnected from NATS, reconnecting");
                     }
-                    async_nats::Event::Connected => tracing::info!("connected to NATS"),
                     other => tracing::debug!(event = %other, "NATS"),
                 }
             }
@@ -59,7 +58,7 @@ fn options(acks_in_flight: usize, disconnects: Arc<AtomicU64>) -> ConnectOptions
 /// made here could differ from that.
 ///
 /// # Errors
-/// When JetStream does not answer, or has no such stream.
+/// When `JetStream` does not answer, or has no such stream.
 pub async fn stream_subjects(
     connection: &Connection,
     config: &NatsConfig,
@@ -107,7 +106,6 @@ fn matches(pattern: &str, subject: &str) -> bool {
     let mut subject = subject.split('.');
     for token in pattern.split('.') {
         match (token, subject.next()) {
-            (_, None) => return false,
             (">", Some(_)) => return true,
             ("*", Some(_)) => {}
             (literal, Some(token)) if literal == token => {}
