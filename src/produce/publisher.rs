@@ -8,9 +8,12 @@
 //! ```
 //!
 //! All acknowledgements come to one subscription, and a slab says what waits for
-//! them: a retry needs the message's recipe, which async-nats' `PublishAckFuture`
-//! does not keep, and a timer, a oneshot channel and a boxed future for each
-//! message cost more than the message.
+//! them. The library's `PublishAckFuture` was measured against this, three runs
+//! each of 600,000 events into one server on a two-core machine that others used
+//! too: it took 1.7 times the client's CPU time (18 against 11 µs a message), and
+//! published at 0.5 to 0.8 times the rate. A timer, a oneshot channel, a permit and
+//! a boxed future for each message cost more than the message; and a retry needs
+//! the recipe, which it does not keep.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
