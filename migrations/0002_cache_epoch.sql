@@ -3,7 +3,12 @@
 CREATE TABLE cache_epoch (
     singleton boolean     PRIMARY KEY DEFAULT true CHECK (singleton),
     epoch     bigint      NOT NULL,
+    -- The process of the cache server whose keys this epoch names; NULL: none yet.
+    server    text,
     made_at   timestamptz NOT NULL DEFAULT clock_timestamp()
 ) WITH (fillfactor = 50);
 
-INSERT INTO cache_epoch (epoch) VALUES (1);
+-- Epochs are taken from the clock, so that two databases that were served by one cache
+-- never name the same keys.
+INSERT INTO cache_epoch (epoch)
+VALUES ((extract(epoch FROM clock_timestamp()) * 1000000)::bigint);

@@ -1,58 +1,90 @@
-//! interim
-use crate::cache::Cache;
-use crate::telemetry::{Health, Metrics};
+//! The HTTP API (`/v1`) and, on a listener of its own, the admin endpoints.
+//!
+//! ```text
+//!  connection (bounded) ─▶ span, token, limits ─▶ route ─▶ cache ─▶ Postgres
+//!                                        └─ problem details ◀──┘ errors
+//! ```
+
+pub mod admin;
+mod events;
+mod guard;
+mod parameters;
+mod problem;
+mod server;
+mod subjects;
+
+use axum::Router;
+use axum::body::Body;
+use axum::http::Uri;
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::middleware;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use bytes::Bytes;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+
+use crate::cache::Cache;
+use crate::config::Secret;
+use crate::error::Error;
+use crate::storage::queries::Reads;
+use crate::telemetry::Metrics;
+use guard::Guard;
+use problem::Problem;
+
+/// Connections at the same time; each has one request at a time.
+const CONNECTIONS_MAX: usize = 1_024;
+
+/// What the API answers from.
 #[derive(Clone)]
-pub struct ApiState;
-pub fn state(
-    _c: &crate::config::HttpConfig,
-    _p: sqlx::PgPool,
-    _cache: Cache,
-    _m: Metrics,
-) -> ApiState {
-    ApiState
+pub struct Api {
+    /// Newest states.
+    pub cache: Cache,
+    /// Everything else.
+    pub reads: Reads,
+    /// Where requests and failures are counted.
+    pub metrics: Metrics,
 }
-pub async fn serve(_l: TcpListener, _s: ApiState, stop: CancellationToken) -> std::io::Result<()> {
-    stop.cancelled().await;
-    Ok(())
+
+impl Api {
+    /// Counts a failure of a dependency and says it in the caller's terms.
+    fn failed(&self, error: &Error) -> Problem {
+        self.metrics.dependency_error(error);
+        tracing::debug!(%error, "request failed");
+        Problem::from(error)
+    }
 }
-pub mod admin {
-    //! interim
-    use super::*;
-    #[derive(Clone)]
-    pub struct AdminState(metrics_exporter_prometheus::PrometheusHandle, Health);
-    pub fn state(r: metrics_exporter_prometheus::PrometheusHandle, h: Health) -> AdminState {
-        AdminState(r, h)
-    }
-    pub async fn serve(
-        l: TcpListener,
-        s: AdminState,
-        _stop: CancellationToken,
-    ) -> std::io::Result<()> {
-        let r = s.0.clone();
-        let h = s.1.clone();
-        let app = axum::Router::new()
-            .route(
-                "/metrics",
-                axum::routing::get(move || {
-                    let r = r.clone();
-                    async move { r.render() }
-                }),
-            )
-            .route(
-                "/readyz",
-                axum::routing::get(move || {
-                    let h = h.clone();
-                    async move {
-                        if h.not_ready_because().is_empty() {
-                            (axum::http::StatusCode::OK, "ok")
-                        } else {
-                            (axum::http::StatusCode::SERVICE_UNAVAILABLE, "no")
-                        }
-                    }
-                }),
-            );
-        axum::serve(l, app).await
-    }
+
+/// Serves the API until `stop` is cancelled, then lets the running requests end. Asks for
+/// `token` where there is one.
+pub async fn serve(
+    listener: TcpListener,
+    api: Api,
+    token: Option<Secret>,
+    stop: CancellationToken,
+) {
+    server::serve(listener, router(api, token), CONNECTIONS_MAX, stop).await;
+}
+
+fn router(api: Api, token: Option<Secret>) -> Router {
+    let guard = Guard::new(api.metrics.clone(), token);
+    Router::new()
+        .route("/v1/subjects/{subject}/latest", get(subjects::latest))
+        .route("/v1/events/{id}", get(events::by_id))
+        .method_not_allowed_fallback(
+            |uri: Uri| async move { Problem::method_not_allowed().at(&uri) },
+        )
+        .fallback(|uri: Uri| async move { Problem::not_found("no such route").at(&uri) })
+        .layer(middleware::from_fn_with_state(guard, guard::pass))
+        .with_state(api)
+}
+
+/// An event in the JSON format of `CloudEvents`.
+fn event_response(event: Bytes) -> Response {
+    let headers = [
+        (CONTENT_TYPE, "application/cloudevents+json"),
+        // A cache on the way knows nothing of what was written since.
+        (CACHE_CONTROL, "no-store"),
+    ];
+    (headers, Body::from(event)).into_response()
 }

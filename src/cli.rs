@@ -9,6 +9,7 @@ mod startup;
 
 use std::process::ExitCode;
 
+use clap::parser::ValueSource;
 use clap::{ArgMatches, Command};
 
 use crate::config::{Config, ConfigErrors, Reader, arguments, read_values};
@@ -102,9 +103,16 @@ fn run(name: &str, matches: &ArgMatches) -> Result<(), Failure> {
 fn read_config(name: &str, matches: &ArgMatches) -> Result<Config, ConfigErrors> {
     let environment = |variable: &str| std::env::var(variable).ok();
     let mut values = read_values(matches, environment)?;
-    let named = matches.value_source("OTEL_SERVICE_NAME");
-    if name == "produce" && named == Some(clap::parser::ValueSource::DefaultValue) {
-        values.insert("OTEL_SERVICE_NAME", "ganesh-produce".to_owned());
+    let mut default_for_this_command = |variable, value: &str| {
+        if matches.value_source(variable) == Some(ValueSource::DefaultValue) {
+            values.insert(variable, value.to_owned());
+        }
+    };
+    match name {
+        "produce" => default_for_this_command("OTEL_SERVICE_NAME", "ganesh-produce"),
+        // What they find is their output; the way there is not.
+        "doctor" | "healthcheck" => default_for_this_command("GANESH_LOG", "error"),
+        _ => {}
     }
     Config::read(Reader::new(values))
 }

@@ -89,7 +89,7 @@ pub enum PartitionInterval {
 pub struct CacheConfig {
     /// The connection string.
     pub url: SecretUrl,
-    /// How long an entry stays after it was written last.
+    /// How long an entry stays after a read put it there.
     pub ttl: Duration,
 }
 

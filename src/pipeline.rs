@@ -27,8 +27,8 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::messaging::Held;
 use crate::storage::EventWriter;
+use crate::telemetry::Metrics;
 use crate::telemetry::catalogue::Queue;
-use crate::telemetry::{Health, Metrics};
 
 /// Capacities of the channels, in the entries that [`Queue`] names. What they can
 /// hold is bounded by `GANESH_MAX_IN_FLIGHT` all the same; they only have to be
@@ -58,8 +58,6 @@ pub struct Parts {
     pub cache: Cache,
     /// The metrics.
     pub metrics: Metrics,
-    /// Which dependencies answer.
-    pub health: Health,
 }
 
 /// Starts every stage. They end by themselves after `stop`, when the last held
@@ -74,7 +72,6 @@ pub fn spawn(parts: Parts, stop: &CancellationToken) -> JoinSet<Result<(), Error
         writer,
         cache,
         metrics,
-        health,
     } = parts;
     let writers = config.pipeline.writers;
     let (to_decode, decode_input) = mpsc::channel(DECODE_CAPACITY);
@@ -124,7 +121,6 @@ pub fn spawn(parts: Parts, stop: &CancellationToken) -> JoinSet<Result<(), Error
                 writer: writer.clone(),
                 cache: cache.clone(),
                 metrics: metrics.clone(),
-                health: health.clone(),
             },
             store_input.clone(),
             to_cache.clone(),

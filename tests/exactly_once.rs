@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::support::events::{event, events, publish, publish_invalid};
+use crate::support::events::{event, events, publish, publish_as_producers_do, publish_invalid};
 use crate::support::{Stack, eventually};
 
 #[tokio::test]
@@ -60,7 +60,6 @@ async fn a_kill_between_commit_and_acknowledgement_adds_no_second_row() {
     let stack = Stack::start().await;
     let ganesh = stack.serve(&[("GANESH_ACK_WAIT", "2s")]).await;
     let jetstream = stack.jetstream().await;
-    // With NATS paused, acknowledgements cannot be sent: rows are committed before.
     publish(&jetstream, &events("e", 20_000)).await;
     eventually("some rows are committed", || async {
         stack.rows().await > 0
@@ -92,7 +91,7 @@ async fn republishing_beyond_the_duplicate_window_adds_no_second_row() {
     let _ganesh = stack.serve(&[]).await;
     let event = event("once");
     for _ in 0..3 {
-        publish(&jetstream, std::slice::from_ref(&event)).await;
+        publish_as_producers_do(&jetstream, std::slice::from_ref(&event)).await;
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     stack.wait_until_drained().await;

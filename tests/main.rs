@@ -2,8 +2,16 @@
 //! start themselves on free ports.
 
 #![allow(clippy::unwrap_used, missing_docs, reason = "a test may panic")]
+#![allow(
+    unreachable_pub,
+    reason = "one binary: all of it is for the other files"
+)]
 
+mod backpressure;
+mod batching;
 mod codec;
 mod exactly_once;
+mod partitions;
 mod produce;
+mod shutdown;
 mod support;

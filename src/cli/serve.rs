@@ -10,12 +10,11 @@ use sqlx::PgPool;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
-use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use super::Failure;
 use super::startup::{Deadline, wait_for, wait_for_postgres};
-use crate::api::{self, admin};
+use crate::api::{self, Api, admin};
 use crate::cache::Cache;
 use crate::config::Config;
 use crate::error::Dependency;
@@ -23,6 +22,7 @@ use crate::messaging::consumer::SetupError;
 use crate::messaging::keeper::Keeper;
 use crate::messaging::{Held, connection, consumer, held, lag};
 use crate::pipeline::{self, Parts};
+use crate::storage::queries::Reads;
 use crate::storage::{EventWriter, classify, partitions, pool, schema};
 use crate::telemetry::{Health, Metrics, metrics};
 
@@ -70,18 +70,21 @@ async fn serve(
     tokio::spawn(run_recorder_upkeep(recorder.clone()));
     tokio::spawn(admin::serve(
         admin_listener,
-        admin::state(recorder, health.clone()),
+        admin::Admin {
+            health: health.clone(),
+            metrics: recorder,
+        },
         background.clone(),
     ));
 
     let deadline = Deadline::after(config.startup_timeout);
-    let pool = prepare_postgres(config, deadline).await?;
+    let pool = prepare_postgres(config, &metrics, deadline).await?;
     health.set(Dependency::Postgres, true);
     let (client, consumer) = prepare_nats(config, &health, &metrics, deadline).await?;
+    let reads = Reads::new(pool.clone(), config.postgres.partition_interval);
     let cache = Cache::new(
         &config.cache,
-        &config.postgres,
-        pool.clone(),
+        reads.clone(),
         metrics.clone(),
         health.clone(),
     )
@@ -92,13 +95,18 @@ async fn serve(
         metrics.clone(),
         background.clone(),
     ));
-    tokio::spawn(look_after_partitions(
+    tokio::spawn(keep_looking_after_partitions(
         config.clone(),
         pool.clone(),
         metrics.clone(),
     ));
-    let api = api::state(&config.http, pool.clone(), cache.clone(), metrics.clone());
-    let api_server = tokio::spawn(api::serve(api_listener, api, stop.clone()));
+    let api = Api {
+        cache: cache.clone(),
+        reads,
+        metrics: metrics.clone(),
+    };
+    let token = config.http.api_token.clone();
+    let api_server = tokio::spawn(api::serve(api_listener, api, token, stop.clone()));
 
     let limits = held::Limits {
         messages: config.pipeline.max_in_flight,
@@ -121,7 +129,6 @@ async fn serve(
         writer: EventWriter::new(pool, metrics.clone()),
         cache,
         metrics,
-        health: health.clone(),
     };
     health.set_serving(true);
     tracing::info!(api = %config.http.api_addr, admin = %config.http.admin_addr, "serving");
@@ -158,12 +165,7 @@ async fn run_pipeline(
     result
 }
 
-async fn finish(
-    client: &Client,
-    keeper: JoinHandle<()>,
-    api_server: JoinHandle<std::io::Result<()>>,
-    held: &Held,
-) {
+async fn finish(client: &Client, keeper: JoinHandle<()>, api_server: JoinHandle<()>, held: &Held) {
     let ended = async {
         let _ = keeper.await;
         let _ = client.flush().await;
@@ -205,7 +207,11 @@ async fn bind(variable: &str, address: std::net::SocketAddr) -> Result<TcpListen
         .map_err(Failure::Running)
 }
 
-async fn prepare_postgres(config: &Config, deadline: Deadline) -> Result<PgPool, Failure> {
+async fn prepare_postgres(
+    config: &Config,
+    metrics: &Metrics,
+    deadline: Deadline,
+) -> Result<PgPool, Failure> {
     let pool = pool::lazy(&config.postgres, config.pipeline.writers)?;
     wait_for_postgres(&pool, deadline).await?;
     if config.postgres.migrate_on_start {
@@ -218,6 +224,8 @@ async fn prepare_postgres(config: &Config, deadline: Deadline) -> Result<PgPool,
                 .to_owned(),
         ));
     }
+    // Before the first event, or it would land in the default partition.
+    look_after_partitions(config, &pool, metrics).await;
     Ok(pool)
 }
 
@@ -261,16 +269,18 @@ async fn prepare_nats(
     }
 }
 
-async fn look_after_partitions(config: Config, pool: PgPool, metrics: Metrics) {
-    let mut ticks = tokio::time::interval(PARTITION_UPKEEP_EVERY);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+async fn keep_looking_after_partitions(config: Config, pool: PgPool, metrics: Metrics) {
     loop {
-        ticks.tick().await;
-        if let Err(error) = partitions::upkeep(&pool, &config.postgres).await {
-            let error = classify(&error);
-            metrics.dependency_error(&error);
-            tracing::warn!(%error, "partitions were not looked after; trying again in a minute");
-        }
+        tokio::time::sleep(PARTITION_UPKEEP_EVERY).await;
+        look_after_partitions(&config, &pool, &metrics).await;
+    }
+}
+
+async fn look_after_partitions(config: &Config, pool: &PgPool, metrics: &Metrics) {
+    if let Err(error) = partitions::upkeep(pool, &config.postgres).await {
+        let error = classify(&error);
+        metrics.dependency_error(&error);
+        tracing::warn!(%error, "partitions were not looked after; trying again in a minute");
     }
 }
 

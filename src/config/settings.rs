@@ -126,7 +126,7 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "GANESH_CACHE_TTL_SECS",
         "3600",
-        "How long a cache entry stays after it was written last, in seconds",
+        "How long a cache entry stays after a read put it there, in seconds",
     ),
     setting(
         "GANESH_HTTP_ADDR",
@@ -155,7 +155,7 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting(
         "GANESH_LOG",
-        "info",
+        "info,async_nats=warn,sqlx=warn",
         "Log filter: a level, or directives such as ganesh=debug,info",
     ),
     setting(

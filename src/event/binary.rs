@@ -107,5 +107,5 @@ fn put(headers: &mut HeaderMap, name: &'static str, value: &str) {
 
 /// Percent-encoded, so without the line breaks at which a header value would panic.
 fn encoded(value: &str) -> String {
-    utf8_percent_encode(value, ENCODED).to_string()
+    Cow::from(utf8_percent_encode(value, ENCODED)).into_owned()
 }

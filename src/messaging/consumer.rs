@@ -118,6 +118,7 @@ pub async fn existing(jetstream: &Context, nats: &NatsConfig) -> Result<Option<C
     match stream.consumer_info(&nats.consumer).await {
         Ok(info) => Ok(Some(info.config)),
         Err(error) => match error.kind() {
+            ConsumerInfoErrorKind::NotFound => Ok(None),
             ConsumerInfoErrorKind::JetStream(error)
                 if error.error_code() == ErrorCode::CONSUMER_NOT_FOUND =>
             {

@@ -73,6 +73,11 @@ impl<T> Batcher<T> {
         self.items.len() >= self.limits.events || self.bytes >= self.limits.bytes
     }
 
+    /// Whether it holds nothing.
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
     /// When the batch has to be closed; `None` while it is empty.
     pub fn deadline(&self) -> Option<Instant> {
         self.deadline

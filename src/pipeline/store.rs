@@ -9,12 +9,12 @@ use super::Backoff;
 use super::dead_letter::{DeadLetter, Reason};
 use super::decode::Decoded;
 use crate::cache::Cache;
-use crate::error::{Class, Code, Dependency, Error};
+use crate::error::{Class, Error};
 use crate::event::Timestamp;
 use crate::storage::{EventWriter, Row, RowOutcome, WriteOptions};
+use crate::telemetry::Metrics;
 use crate::telemetry::catalogue::Outcome;
 use crate::telemetry::record::{Mark, now_nanos};
-use crate::telemetry::{Health, Metrics};
 
 /// What every writer works with.
 pub struct StoreStage {
@@ -24,8 +24,6 @@ pub struct StoreStage {
     pub cache: Cache,
     /// Where it counts.
     pub metrics: Metrics,
-    /// Told whether Postgres answers.
-    pub health: Health,
 }
 
 /// A batch whose rows are committed.
@@ -109,17 +107,10 @@ impl StoreStage {
                 return Err(error);
             }
             tracing::warn!(%error, events = rows.len(), "a batch was not stored; trying again");
-            if matches!(
-                error.code,
-                Code::Connection | Code::Timeout | Code::Unavailable
-            ) {
-                self.health.set(Dependency::Postgres, false);
-            }
             // What failed may have been committed all the same.
             options.expect_duplicates = true;
             backoff.wait().await;
         }
-        self.health.set(Dependency::Postgres, true);
         Ok(in_batch_order(outcomes, &order))
     }
 }

@@ -1,12 +1,73 @@
-//! The cache's epoch (interim: the cache's branch replaces this file).
+//! The cache epoch: one row that says under which prefix the cache's keys are valid, and in
+//! which process of the cache server.
+//!
+//! The number comes from the clock and only ever grows, so that neither a new database nor one
+//! that was restored from a backup names keys that another history has written.
 
-use sqlx::PgExecutor;
+use sqlx::postgres::{PgExecutor, PgPool};
 
-/// Advances the epoch.
+const READ: &str = "SELECT epoch, server FROM cache_epoch";
+
+/// Makes the row too, should somebody have deleted it.
+const ADVANCE: &str = "\
+    INSERT INTO cache_epoch AS current (epoch) \
+    VALUES ((extract(epoch FROM clock_timestamp()) * 1000000)::bigint) \
+    ON CONFLICT (singleton) DO UPDATE \
+    SET epoch = greatest(current.epoch + 1, excluded.epoch), made_at = clock_timestamp() \
+    RETURNING epoch";
+
+const CLAIM: &str = "\
+    INSERT INTO cache_epoch AS current (epoch, server) \
+    VALUES ((extract(epoch FROM clock_timestamp()) * 1000000)::bigint, $1) \
+    ON CONFLICT (singleton) DO UPDATE \
+    SET epoch = greatest(current.epoch + 1, excluded.epoch), \
+        server = excluded.server, made_at = clock_timestamp() \
+    WHERE current.server IS DISTINCT FROM excluded.server";
+
+/// What the row says.
+#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+pub struct EpochRow {
+    /// The prefix of all valid keys.
+    pub epoch: i64,
+    /// The process of the cache server that the epoch belongs to, as that server names itself;
+    /// `None` before the first one was seen.
+    pub server: Option<String>,
+}
+
+/// Reads the row. A missing row belongs to no server, so nobody uses the cache by it.
+///
+/// # Errors
+/// What sqlx says.
+pub async fn read(executor: impl PgExecutor<'_>) -> Result<EpochRow, sqlx::Error> {
+    let row = sqlx::query_as(READ).fetch_optional(executor).await?;
+    Ok(row.unwrap_or(EpochRow {
+        epoch: 0,
+        server: None,
+    }))
+}
+
+/// Makes every key that is in the cache unreachable, and returns the new epoch.
+///
+/// In a batch's own transaction it must be the last statement before the commit: it locks the
+/// row, and a transaction that goes on to wait for another's keys could then deadlock.
+///
+/// # Errors
+/// What sqlx says.
 pub async fn advance(executor: impl PgExecutor<'_>) -> Result<i64, sqlx::Error> {
-    sqlx::query_scalar(
-        "UPDATE cache_epoch SET epoch = epoch + 1, made_at = clock_timestamp() RETURNING epoch",
-    )
-    .fetch_one(executor)
-    .await
+    sqlx::query_scalar(ADVANCE).fetch_one(executor).await
+}
+
+/// Binds the epoch to this process of the cache server: advances it unless it is bound to it
+/// already. What a server that was restarted, restored or promoted holds may be old, and no
+/// epoch that began before can reach it.
+///
+/// # Errors
+/// What sqlx says.
+pub async fn claim(pool: &PgPool, server: &str) -> Result<EpochRow, sqlx::Error> {
+    let row = read(pool).await?;
+    if row.server.as_deref() == Some(server) {
+        return Ok(row);
+    }
+    sqlx::query(CLAIM).bind(server).execute(pool).await?;
+    read(pool).await
 }

@@ -29,12 +29,17 @@ pub fn lazy(config: &PostgresConfig, writers: usize) -> Result<PgPool, sqlx::Err
                 STATEMENT_TIMEOUT.as_millis().to_string().as_str(),
             ),
         ]);
-    let writers = u32::try_from(writers).unwrap_or(u32::MAX);
     Ok(PgPoolOptions::new()
-        .max_connections(writers.saturating_add(CONNECTIONS_BESIDE_WRITERS))
+        .max_connections(max_connections(writers))
         .acquire_timeout(ACQUIRE_TIMEOUT)
         // A ping before each use costs a round trip a batch; a connection that
         // broke shows at its first statement, which is then repeated.
         .test_before_acquire(false)
         .connect_lazy_with(options))
+}
+
+/// Connections that a process uses at most.
+pub fn max_connections(writers: usize) -> u32 {
+    let writers = u32::try_from(writers).unwrap_or(u32::MAX);
+    writers.saturating_add(CONNECTIONS_BESIDE_WRITERS)
 }

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use async_nats::HeaderMap;
 use async_nats::jetstream::Context;
 use bytes::Bytes;
 use futures::StreamExt;
@@ -29,15 +30,28 @@ pub fn events(prefix: &str, count: usize) -> Vec<Event> {
         .collect()
 }
 
-/// Publishes in binary mode, without `Nats-Msg-Id`, many at a time; returns when all
-/// are acknowledged. The order in the stream is the given one.
+/// Publishes in binary mode, each under a `Nats-Msg-Id` of its own, so that the stream
+/// drops no duplicate before ganesh sees it. Returns when all are acknowledged. The
+/// order in the stream is the given one.
 pub async fn publish(jetstream: &Context, events: &[Event]) {
+    publish_with(jetstream, events, |headers| {
+        headers.insert("Nats-Msg-Id", format!("{:032x}", rand::random::<u128>()));
+    })
+    .await;
+}
+
+/// Publishes as a producer does: the same event has the same `Nats-Msg-Id`.
+pub async fn publish_as_producers_do(jetstream: &Context, events: &[Event]) {
+    publish_with(jetstream, events, |_| {}).await;
+}
+
+async fn publish_with(jetstream: &Context, events: &[Event], edit: impl Fn(&mut HeaderMap)) {
     let acknowledgements = futures::stream::iter(events)
         .then(|event| async {
-            let (headers, body) = event::encode_binary(event);
-            let subject = "events.test";
+            let (mut headers, body) = event::encode_binary(event);
+            edit(&mut headers);
             jetstream
-                .publish_with_headers(subject, headers, body)
+                .publish_with_headers("events.test", headers, body)
                 .await
                 .unwrap()
         })
@@ -50,7 +64,7 @@ pub async fn publish(jetstream: &Context, events: &[Event]) {
 
 /// Publishes a message that is no CloudEvent anyone can decode.
 pub async fn publish_invalid(jetstream: &Context) {
-    let mut headers = async_nats::HeaderMap::new();
+    let mut headers = HeaderMap::new();
     headers.insert("ce-specversion", "1.0");
     headers.insert("ce-source", "/test");
     headers.insert("ce-type", "com.example.test");

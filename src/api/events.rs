@@ -1,0 +1,117 @@
+//! `GET /v1/events/{id}?source=&time=`: one event. An id is unique within its source only, so
+//! several can match: the newest is the answer, and `Link` names the others.
+
+use std::fmt::Write;
+
+use axum::extract::rejection::RawPathParamsRejection;
+use axum::extract::{RawPathParams, State};
+use axum::http::header::LINK;
+use axum::http::{HeaderValue, Uri};
+use axum::response::Response;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+
+use super::problem::Problem;
+use super::{Api, event_response, parameters};
+use crate::event::{Timestamp, to_json};
+use crate::storage::queries::{Alternate, EventKey};
+
+/// Clients refuse heads that are longer than 8 to 16 KiB.
+const LINK_MAX_BYTES: usize = 4 * 1_024;
+/// All but the unreserved characters of RFC 3986.
+const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
+    .remove(b'-')
+    .remove(b'.')
+    .remove(b'_')
+    .remove(b'~');
+
+pub(super) async fn by_id(
+    State(api): State<Api>,
+    params: Result<RawPathParams, RawPathParamsRejection>,
+    uri: Uri,
+) -> Response {
+    match answer(&api, params, &uri).await {
+        Ok(response) => response,
+        Err(problem) => problem.at(&uri),
+    }
+}
+
+async fn answer(
+    api: &Api,
+    params: Result<RawPathParams, RawPathParamsRejection>,
+    uri: &Uri,
+) -> Result<Response, Problem> {
+    let id = parameters::segment(params, "id")?;
+    let [source, time] = parameters::query(uri.query(), ["source", "time"])?;
+    let key = EventKey {
+        id: &id,
+        source: source.as_deref(),
+        time: time.as_deref().map(parse_time).transpose()?,
+    };
+    let found = api.reads.event_by_id(&key).await;
+    let found = found.map_err(|error| api.failed(&error))?;
+    let (found, others) = found.ok_or_else(|| Problem::not_found("no such event"))?;
+    let mut response = event_response(to_json(&found.event));
+    if let Some(links) = links(&id, &others) {
+        response.headers_mut().insert(LINK, links);
+    }
+    Ok(response)
+}
+
+fn parse_time(text: &str) -> Result<Timestamp, Problem> {
+    Timestamp::parse_rfc3339(text).ok_or_else(|| {
+        Problem::bad_request("time is not an RFC 3339 timestamp (a plus is written %2B)")
+    })
+}
+
+/// RFC 8288; as many as fit.
+fn links(id: &str, others: &[Alternate]) -> Option<HeaderValue> {
+    let mut links = String::new();
+    for other in others {
+        let before = links.len();
+        let separator = if links.is_empty() { "" } else { ", " };
+        write!(
+            links,
+            "{separator}</v1/events/{}?source={}&time={}>; rel=\"alternate\"",
+            utf8_percent_encode(id, ENCODED),
+            utf8_percent_encode(&other.source, ENCODED),
+            utf8_percent_encode(&other.time.to_string(), ENCODED),
+        )
+        .expect("a String takes every write");
+        if links.len() > LINK_MAX_BYTES {
+            links.truncate(before);
+            break;
+        }
+    }
+    if links.is_empty() {
+        return None;
+    }
+    Some(HeaderValue::try_from(links).expect("percent-encoding leaves visible ASCII"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn other(source: &str) -> Alternate {
+        let time = Timestamp::from_micros(1_700_000_000_000_000);
+        let source = source.to_owned();
+        Alternate { source, time }
+    }
+
+    #[test]
+    fn links_are_encoded() {
+        let links = links("a/b", &[other("/x?"), other("ü")]).expect("links");
+        let expected = "</v1/events/a%2Fb?source=%2Fx%3F&time=2023-11-14T22%3A13%3A20Z>; \
+                        rel=\"alternate\", </v1/events/a%2Fb?source=%C3%BC&\
+                        time=2023-11-14T22%3A13%3A20Z>; rel=\"alternate\"";
+        assert_eq!(links, expected);
+        assert_eq!(super::links("a", &[]), None);
+    }
+
+    #[test]
+    fn links_fit_into_a_head() {
+        let others = vec![other(&"/".repeat(1_000)); 50];
+        assert!(links("a", &others).expect("links").len() <= LINK_MAX_BYTES);
+        assert_eq!(links("a", &[other(&"/".repeat(2_000))]), None);
+    }
+}

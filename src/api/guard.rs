@@ -1,0 +1,181 @@
+//! What every request of the API passes through: a span, a count, and limits before the work.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::extract::{MatchedPath, Request, State};
+use axum::http::header::AUTHORIZATION;
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
+use axum::middleware::Next;
+use axum::response::Response;
+use opentelemetry::propagation::Extractor;
+use subtle::ConstantTimeEq;
+use tokio::sync::Semaphore;
+use tracing::{Instrument, Span, field};
+use tracing_opentelemetry::OpenTelemetrySpanExt;
+
+use super::problem::Problem;
+use crate::config::Secret;
+use crate::telemetry::Metrics;
+
+/// A request's target may have this many bytes: id and source at their limits, every byte
+/// percent-encoded, and the rest.
+const TARGET_MAX_BYTES: usize = 8 * 1_024;
+/// Requests at work at the same time; most wait for Postgres when there are many.
+const REQUESTS_AT_ONCE: usize = 256;
+/// An answer takes no longer than this. Longer than a read of Postgres may.
+const REQUEST_LIMIT: Duration = Duration::from_secs(5);
+
+/// What the guard needs.
+#[derive(Clone)]
+pub(super) struct Guard {
+    metrics: Metrics,
+    token: Option<Secret>,
+    permits: Arc<Semaphore>,
+}
+
+impl Guard {
+    pub(super) fn new(metrics: Metrics, token: Option<Secret>) -> Self {
+        let permits = Arc::new(Semaphore::new(REQUESTS_AT_ONCE));
+        Self {
+            metrics,
+            token,
+            permits,
+        }
+    }
+
+    fn admit(&self, request: &Request) -> Result<(), Problem> {
+        if let Some(token) = &self.token {
+            check_token(request.headers(), token.expose())?;
+        }
+        let target = request.uri().path_and_query();
+        if target.is_some_and(|target| target.as_str().len() > TARGET_MAX_BYTES) {
+            return Err(Problem::uri_too_long(TARGET_MAX_BYTES));
+        }
+        Ok(())
+    }
+}
+
+/// The middleware: answers within limits, counts the answer, and makes the request's span.
+pub(super) async fn pass(State(guard): State<Guard>, request: Request, next: Next) -> Response {
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let route = route.as_ref().map_or("other", MatchedPath::as_str);
+    let span = span(&request, route);
+    let response = answer(&guard, request, next).instrument(span.clone()).await;
+    let status = response.status().as_u16();
+    span.record("http.response.status_code", status);
+    if response.status().is_server_error() {
+        span.record("otel.status_code", "ERROR");
+        span.record("error.type", status);
+    }
+    guard.metrics.http_requests(route, status).increment(1);
+    response
+}
+
+async fn answer(guard: &Guard, request: Request, next: Next) -> Response {
+    let uri = request.uri().clone();
+    if let Err(problem) = guard.admit(&request) {
+        return problem.at(&uri);
+    }
+    let Ok(_permit) = guard.permits.try_acquire() else {
+        return Problem::unavailable("too many requests at the same time").at(&uri);
+    };
+    match tokio::time::timeout(REQUEST_LIMIT, next.run(request)).await {
+        Ok(response) => response,
+        Err(_) => Problem::timeout("no answer in time").at(&uri),
+    }
+}
+
+fn check_token(headers: &HeaderMap, token: &str) -> Result<(), Problem> {
+    let given = headers.get(AUTHORIZATION).map(HeaderValue::as_bytes);
+    let Some(given) = given.and_then(bearer) else {
+        return Err(Problem::unauthorized("Bearer realm=\"ganesh\""));
+    };
+    if bool::from(given.ct_eq(token.as_bytes())) {
+        return Ok(());
+    }
+    let challenge = "Bearer realm=\"ganesh\", error=\"invalid_token\"";
+    Err(Problem::unauthorized(challenge))
+}
+
+/// The token of RFC 6750; the scheme's name has no case.
+fn bearer(authorization: &[u8]) -> Option<&[u8]> {
+    let (scheme, token) = authorization.split_at_checked("Bearer ".len())?;
+    let is_bearer = scheme.eq_ignore_ascii_case(b"Bearer ");
+    is_bearer.then(|| token.trim_ascii_start())
+}
+
+/// OpenTelemetry's span of an HTTP server, under the caller's span if it sent one.
+fn span(request: &Request, route: &str) -> Span {
+    let method = match *request.method() {
+        Method::GET
+        | Method::HEAD
+        | Method::POST
+        | Method::PUT
+        | Method::DELETE
+        | Method::PATCH
+        | Method::OPTIONS
+        | Method::CONNECT
+        | Method::TRACE => request.method().as_str(),
+        // A caller must not be able to make up names of spans.
+        _ => "_OTHER",
+    };
+    let span = tracing::info_span!(
+        "request",
+        otel.name = format!("{method} {route}"),
+        otel.kind = "server",
+        otel.status_code = field::Empty,
+        error.r#type = field::Empty,
+        http.request.method = method,
+        http.route = route,
+        http.response.status_code = field::Empty,
+        url.path = request.uri().path(),
+        url.scheme = "http",
+    );
+    let caller = opentelemetry::global::get_text_map_propagator(|propagator| {
+        propagator.extract(&Headers(request.headers()))
+    });
+    // Refused where no spans are exported, which is no matter.
+    let _ = span.set_parent(caller);
+    span
+}
+
+struct Headers<'a>(&'a HeaderMap);
+
+impl Extractor for Headers<'_> {
+    fn get(&self, key: &str) -> Option<&str> {
+        self.0.get(key)?.to_str().ok()
+    }
+
+    fn keys(&self) -> Vec<&str> {
+        self.0.keys().map(HeaderName::as_str).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn check(value: &'static str) -> Result<(), Problem> {
+        let mut headers = HeaderMap::new();
+        headers.insert(AUTHORIZATION, HeaderValue::from_static(value));
+        check_token(&headers, "s3cret")
+    }
+
+    #[test]
+    fn only_the_token_opens() {
+        assert!(check("Bearer s3cret").is_ok());
+        assert!(check("bearer  s3cret").is_ok());
+        for wrong in [
+            "",
+            "Bearer ",
+            "Bearer s3cre",
+            "Bearer s3crets",
+            "Basic s3cret",
+            "s3cret",
+        ] {
+            assert!(check(wrong).is_err(), "{wrong}");
+        }
+        assert!(check_token(&HeaderMap::new(), "s3cret").is_err());
+    }
+}

@@ -1,0 +1,122 @@
+//! What a request's target may carry: strict, so that a misspelt parameter is not a wider answer.
+
+use axum::extract::RawPathParams;
+use axum::extract::rejection::RawPathParamsRejection;
+use percent_encoding::percent_decode_str;
+
+use super::problem::Problem;
+
+/// The longest id, source or subject that an event can have.
+const VALUE_MAX_BYTES: usize = 1_024;
+
+/// The query parameters that a route knows, each at most once.
+///
+/// # Errors
+/// An unknown, repeated, empty, too long or undecodable one: named in a 400.
+pub(super) fn query<const N: usize>(
+    query: Option<&str>,
+    known: [&str; N],
+) -> Result<[Option<String>; N], Problem> {
+    let mut values = [const { None }; N];
+    let pairs = query.unwrap_or_default().split('&');
+    for pair in pairs.filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let name = decode(&name.replace('+', " "), "a parameter's name")?;
+        let Some(place) = known.iter().position(|known| *known == name) else {
+            let known = if known.is_empty() {
+                "none".to_owned()
+            } else {
+                known.join(", ")
+            };
+            return Err(Problem::bad_request(format!(
+                "unknown parameter {name:?}; this route knows: {known}"
+            )));
+        };
+        if values[place].is_some() {
+            return Err(Problem::bad_request(format!(
+                "parameter {name:?} is given more than once"
+            )));
+        }
+        // As in forms, a plus is a space; a plus is written %2B.
+        values[place] = Some(decode(&value.replace('+', " "), &format!("{name:?}"))?);
+    }
+    Ok(values)
+}
+
+/// The one variable segment of a route's path.
+///
+/// # Errors
+/// 400 when it is too long or undecodable.
+pub(super) fn segment(
+    params: Result<RawPathParams, RawPathParamsRejection>,
+    name: &str,
+) -> Result<String, Problem> {
+    let undecodable = || Problem::bad_request(format!("{name} is not UTF-8 in percent-encoding"));
+    let params = params.map_err(|_| undecodable())?;
+    let value = params.iter().find(|(key, _)| *key == name);
+    let (_, value) = value.ok_or_else(undecodable)?;
+    check(value, name)?;
+    Ok(value.to_owned())
+}
+
+fn decode(text: &str, name: &str) -> Result<String, Problem> {
+    let encoded = |text: &str| {
+        let bytes = text.as_bytes();
+        let digits = |at: usize| {
+            let digits = bytes.get(at + 1..at + 3);
+            digits.is_some_and(|digits| digits.iter().all(u8::is_ascii_hexdigit))
+        };
+        (0..bytes.len()).all(|at| bytes[at] != b'%' || digits(at))
+    };
+    let decoded = percent_decode_str(text).decode_utf8();
+    match decoded {
+        Ok(value) if encoded(text) => {
+            check(&value, name)?;
+            Ok(value.into_owned())
+        }
+        _ => Err(Problem::bad_request(format!(
+            "{name} is not UTF-8 in percent-encoding"
+        ))),
+    }
+}
+
+fn check(value: &str, name: &str) -> Result<(), Problem> {
+    match value.len() {
+        0 => Err(Problem::bad_request(format!("{name} is empty"))),
+        1..=VALUE_MAX_BYTES => Ok(()),
+        length => Err(Problem::bad_request(format!(
+            "{name} has {length} bytes: at most {VALUE_MAX_BYTES} are possible"
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(query: &str) -> Result<[Option<String>; 2], Problem> {
+        super::query(Some(query), ["source", "time"])
+    }
+
+    #[test]
+    fn parameters_are_decoded() {
+        let values = read("time=a%2Bb&source=%2Fx+y&").expect("accepted");
+        assert_eq!(values, [Some("/x y".to_owned()), Some("a+b".to_owned())]);
+        assert_eq!(super::query(None, ["source"]).expect("accepted"), [None]);
+    }
+
+    #[test]
+    fn parameters_that_are_not_understood_are_refused() {
+        let long = format!("source={}", "x".repeat(1_025));
+        for query in [
+            "sources=x",
+            "source=a&source=b",
+            "source=",
+            "source=%ff",
+            "source=%2",
+            &long,
+        ] {
+            assert!(read(query).is_err(), "{query}");
+        }
+    }
+}

@@ -1,0 +1,116 @@
+//! Errors of the API: RFC 9457 problem details.
+
+use axum::body::Body;
+use axum::http::header::{
+    CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
+};
+use axum::http::{StatusCode, Uri};
+use axum::response::{IntoResponse, Response};
+use serde_json::json;
+
+use crate::error::{Code, Error};
+
+/// How much of a request's target is repeated in an answer.
+const INSTANCE_MAX_BYTES: usize = 1_024;
+/// When to come again after an answer that says that it is our fault, in seconds.
+const RETRY_AFTER_SECS: &str = "1";
+
+/// Why a request is not answered with what it asked for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Problem {
+    status: StatusCode,
+    /// One sentence for people.
+    detail: String,
+    /// One more header, where the status asks for it.
+    header: Option<(HeaderName, HeaderValue)>,
+}
+
+impl Problem {
+    fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+        Self {
+            status,
+            detail: detail.into(),
+            header: None,
+        }
+    }
+
+    /// 400: the request cannot be understood.
+    pub(super) fn bad_request(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, detail)
+    }
+
+    /// 404: there is no such thing.
+    pub(super) fn not_found(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::NOT_FOUND, detail)
+    }
+
+    /// 405; the router adds `Allow`.
+    pub(super) fn method_not_allowed() -> Self {
+        Self::new(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "only GET and HEAD are answered here",
+        )
+    }
+
+    /// 414: the target is longer than any that we understand.
+    pub(super) fn uri_too_long(max_bytes: usize) -> Self {
+        let detail = format!("a request's target has at most {max_bytes} bytes");
+        Self::new(StatusCode::URI_TOO_LONG, detail)
+    }
+
+    /// 401: no token, or a wrong one.
+    pub(super) fn unauthorized(challenge: &'static str) -> Self {
+        let mut problem = Self::new(
+            StatusCode::UNAUTHORIZED,
+            "this API asks for a bearer token (GANESH_API_TOKEN)",
+        );
+        problem.header = Some((WWW_AUTHENTICATE, HeaderValue::from_static(challenge)));
+        problem
+    }
+
+    /// 503: not now.
+    pub(super) fn unavailable(detail: impl Into<String>) -> Self {
+        Self::later(StatusCode::SERVICE_UNAVAILABLE, detail)
+    }
+
+    /// 504: something behind us takes too long.
+    pub(super) fn timeout(detail: impl Into<String>) -> Self {
+        Self::later(StatusCode::GATEWAY_TIMEOUT, detail)
+    }
+
+    fn later(status: StatusCode, detail: impl Into<String>) -> Self {
+        let mut problem = Self::new(status, detail);
+        problem.header = Some((RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECS)));
+        problem
+    }
+
+    /// The answer to a request for this target.
+    pub(super) fn at(self, uri: &Uri) -> Response {
+        let mut instance = uri.path().to_owned();
+        instance.truncate(INSTANCE_MAX_BYTES);
+        let body = json!({
+            "type": "about:blank",
+            "title": self.status.canonical_reason(),
+            "status": self.status.as_u16(),
+            "detail": self.detail,
+            "instance": instance,
+        });
+        let headers = [
+            (CONTENT_TYPE, "application/problem+json"),
+            (CACHE_CONTROL, "no-store"),
+        ];
+        let mut response = (self.status, headers, Body::from(body.to_string())).into_response();
+        response.headers_mut().extend(self.header);
+        response
+    }
+}
+
+/// A dependency failed. Its words stay in the log: they are not the caller's business.
+impl From<&Error> for Problem {
+    fn from(error: &Error) -> Self {
+        match error.code {
+            Code::Timeout => Self::timeout("the database did not answer in time"),
+            _ => Self::unavailable("the database cannot be asked"),
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! The epoch as this process knows it, and for how long it may go by that.
+
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::time::MissedTickBehavior;
+
+use super::Cache;
+use crate::error::{Dependency, Error};
+use crate::storage::epoch::{self, EpochRow};
+use crate::storage::limited::Limit;
+
+/// A read of the cache goes by an epoch that was read no longer ago than this: the second of P5.
+const TRUSTED: Duration = Duration::from_secs(1);
+/// Twice as often as it must be read, so that one late answer costs nothing.
+const POLL_INTERVAL: Duration = Duration::from_millis(500);
+/// What comes later than this is of no use.
+const POLL_LIMIT: Duration = TRUSTED;
+
+/// One late answer under load is no outage.
+const FAILURES_OF_AN_OUTAGE: u32 = 3;
+
+/// The epoch, and when it was asked for.
+#[derive(Debug)]
+pub(super) struct Known {
+    pub(super) row: EpochRow,
+    /// Before the question went out: the epoch was this one at that moment or later.
+    asked: Asked,
+}
+
+/// A moment on two clocks. The monotonic one stands still while the machine sleeps and the
+/// wall clock can be set, but a machine that slept shows in one and a clock that was set back
+/// in the other.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asked {
+    monotonic: Instant,
+    wall: SystemTime,
+}
+
+impl Asked {
+    pub(super) fn now() -> Self {
+        Self {
+            monotonic: Instant::now(),
+            wall: SystemTime::now(),
+        }
+    }
+
+    /// Whether what was asked at this moment may be gone by at `now`.
+    fn is_recent(self, now: Self) -> bool {
+        let monotonic = now.monotonic.saturating_duration_since(self.monotonic);
+        let wall = now.wall.duration_since(self.wall);
+        // A wall clock that was set back says nothing; the other one goes on.
+        monotonic < TRUSTED && wall.unwrap_or_default() < TRUSTED
+    }
+}
+
+impl Known {
+    pub(super) fn new(row: EpochRow, asked: Asked) -> Self {
+        Self { row, asked }
+    }
+
+    /// Whether a read that starts now may go by it.
+    pub(super) fn is_recent(&self) -> bool {
+        self.asked.is_recent(Asked::now())
+    }
+
+    /// Whether it was asked for after `other` was.
+    pub(super) fn is_later_than(&self, other: &Self) -> bool {
+        self.asked.monotonic > other.asked.monotonic
+    }
+}
+
+impl Cache {
+    /// Reads the epoch again and again. The one thing that asks Postgres even while
+    /// nothing else goes on, so it is this that says whether Postgres answers.
+    pub(super) async fn poll_epoch(&self) {
+        let mut failures = 0;
+        let mut tick = tokio::time::interval(POLL_INTERVAL);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            let asked = Asked::now();
+            match self.read_epoch(POLL_LIMIT).await {
+                Ok(row) => {
+                    failures = 0;
+                    self.0.health.set(Dependency::Postgres, true);
+                    self.learn(Known::new(row, asked));
+                }
+                // Reads go to Postgres themselves now and say what they meet.
+                Err(error) => {
+                    self.0.metrics.dependency_error(&error);
+                    tracing::debug!(%error, "cache epoch not read");
+                    failures += 1;
+                    if failures == FAILURES_OF_AN_OUTAGE {
+                        self.0.health.set(Dependency::Postgres, false);
+                    }
+                }
+            }
+        }
+    }
+
+    /// The epoch as it is now.
+    pub(super) async fn read_epoch(&self, limit: Duration) -> Result<EpochRow, Error> {
+        let limit = Limit::new(limit, "read of the cache epoch");
+        let mut connection = limit.connection(self.0.reads.pool()).await?;
+        let row = limit.apply(epoch::read(&mut *connection)).await;
+        limit.answer(&mut connection, row)
+    }
+
+    /// Keeps the answer to the latest question.
+    pub(super) fn learn(&self, known: Known) {
+        let known = std::sync::Arc::new(known);
+        self.0.known.rcu(|current| match current {
+            Some(current) if !known.is_later_than(current) => Some(current.clone()),
+            _ => Some(known.clone()),
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn later(asked: Asked, monotonic: Duration, wall: Duration) -> Asked {
+        Asked {
+            monotonic: asked.monotonic + monotonic,
+            wall: asked.wall + wall,
+        }
+    }
+
+    #[test]
+    fn an_epoch_is_gone_by_for_less_than_a_second() {
+        let asked = Asked::now();
+        let (short, long) = (Duration::from_millis(999), Duration::from_secs(1));
+        assert!(asked.is_recent(later(asked, short, short)));
+        assert!(!asked.is_recent(later(asked, long, short)));
+        // The machine slept.
+        assert!(!asked.is_recent(later(asked, short, long)));
+    }
+
+    #[test]
+    fn a_clock_that_was_set_back_leaves_the_other_one() {
+        let asked = Asked::now();
+        let mut now = later(asked, Duration::from_millis(10), Duration::ZERO);
+        now.wall -= Duration::from_mins(1);
+        assert!(asked.is_recent(now));
+        now.monotonic += Duration::from_secs(1);
+        assert!(!asked.is_recent(now));
+    }
+}

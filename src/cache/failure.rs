@@ -1,0 +1,91 @@
+//! What a failure of the cache means: an answer that refuses, or no answer.
+
+use std::time::Duration;
+
+use redis::{ErrorKind, RedisError, RedisResult, ServerErrorKind};
+
+use crate::error::{Class, Code, Dependency, Error};
+
+/// Why an operation did not succeed.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// The server answered, and refused (out of memory, loading, no permission): the connection
+    /// is whole and what was sent before and after is not touched by it.
+    Refused(Error),
+    /// There is something under the key that we did not write.
+    Foreign(Error),
+    /// No answer in time. The operation may still happen.
+    Late(Error),
+    /// The connection broke. The operation may have happened.
+    Broken(Error),
+}
+
+impl Failure {
+    /// What to count and to say.
+    pub(super) fn into_error(self) -> Error {
+        match self {
+            Self::Refused(error)
+            | Self::Foreign(error)
+            | Self::Late(error)
+            | Self::Broken(error) => error,
+        }
+    }
+
+    /// The same, borrowed.
+    pub(super) fn error(&self) -> &Error {
+        match self {
+            Self::Refused(error)
+            | Self::Foreign(error)
+            | Self::Late(error)
+            | Self::Broken(error) => error,
+        }
+    }
+}
+
+/// Waits for an answer of the cache, no longer than `limit`.
+pub(super) async fn within<T>(
+    limit: Duration,
+    what: &str,
+    answer: impl Future<Output = RedisResult<T>>,
+) -> Result<T, Failure> {
+    match tokio::time::timeout(limit, answer).await {
+        Ok(answer) => answer.map_err(|error| failure(&error)),
+        Err(_) => Err(Failure::Late(Error::timeout(Dependency::Cache, what))),
+    }
+}
+
+fn failure(error: &RedisError) -> Failure {
+    let described = classify(error);
+    match error.kind() {
+        // The same code in every version of either server.
+        _ if error.code() == Some("WRONGTYPE") => Failure::Foreign(described),
+        ErrorKind::Server(_) | ErrorKind::Extension => Failure::Refused(described),
+        _ if error.is_timeout() => Failure::Late(described),
+        _ => Failure::Broken(described),
+    }
+}
+
+/// Turns what the client library says into our error. Nothing here is ever fatal: without the
+/// cache reads are slower, and nothing else.
+pub(super) fn classify(error: &RedisError) -> Error {
+    let code = match (error.kind(), error.code()) {
+        (_, Some("OOM")) => Code::Resources,
+        (_, Some("NOAUTH" | "WRONGPASS" | "NOPERM")) => Code::Setup,
+        (_, Some("BUSY" | "MISCONF" | "NOREPLICAS")) => Code::Unavailable,
+        (
+            ErrorKind::Server(
+                ServerErrorKind::BusyLoading
+                | ServerErrorKind::ReadOnly
+                | ServerErrorKind::MasterDown
+                | ServerErrorKind::ClusterDown
+                | ServerErrorKind::TryAgain,
+            ),
+            _,
+        ) => Code::Unavailable,
+        (ErrorKind::AuthenticationFailed | ErrorKind::InvalidClientConfig, _) => Code::Setup,
+        _ if error.is_timeout() => Code::Timeout,
+        _ if error.is_unrecoverable_error() => Code::Connection,
+        _ => Code::Response,
+    };
+    Error::new(Dependency::Cache, Class::Transient, code, error.to_string())
+}

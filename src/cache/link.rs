@@ -1,0 +1,254 @@
+//! The connection: handed out only after its server said which process it is, and Postgres that
+//! the epoch belongs to that process.
+//!
+//! A server that was restarted, restored from a snapshot, or promoted after a failover may hold
+//! states that are older than what was acknowledged, under keys of the current epoch. It is
+//! another process than the one that the epoch was bound to, so binding the epoch to it advances
+//! the epoch. Two processes of ours that reach two servers never share an epoch, either.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use redis::AsyncConnectionConfig;
+use redis::aio::MultiplexedConnection;
+use tokio::time::{MissedTickBehavior, sleep};
+
+use super::Cache;
+use super::epoch::{Asked, Known};
+use super::failure::{Failure, classify, within};
+use crate::error::{Class, Code, Dependency, Error};
+use crate::storage::classify as classify_postgres;
+use crate::storage::epoch::claim;
+
+/// For the connection itself.
+const CONNECT_LIMIT: Duration = Duration::from_secs(2);
+/// For each answer while a connection is verified or watched.
+const ANSWER_LIMIT: Duration = Duration::from_secs(1);
+/// For binding the epoch in Postgres.
+const CLAIM_LIMIT: Duration = Duration::from_secs(5);
+/// How often a connection is asked again which process it leads to.
+const WATCH_INTERVAL: Duration = Duration::from_secs(1);
+/// Between two attempts, doubled from the first to the second.
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+/// A connection that lived so long starts the backoff anew.
+const STABLE_AFTER: Duration = Duration::from_secs(10);
+/// Reads in a row without an answer in time, after which the connection is given up.
+const LATE_READS_MAX: u32 = 3;
+
+/// A verified connection.
+pub(super) struct Link {
+    pub(super) connection: MultiplexedConnection,
+    /// The server's process, as it names itself.
+    pub(super) server: String,
+}
+
+impl Cache {
+    /// Connects, verifies, watches, and begins again.
+    pub(super) async fn keep_link(&self) {
+        let mut pause = BACKOFF.0;
+        loop {
+            let failure = match self.connect().await {
+                Ok(link) => {
+                    let since = Instant::now();
+                    let failure = self.watch(link).await;
+                    if since.elapsed() >= STABLE_AFTER {
+                        pause = BACKOFF.0;
+                    }
+                    failure
+                }
+                Err(error) => {
+                    self.0.metrics.dependency_error(&error);
+                    Some(error)
+                }
+            };
+            if let Some(error) = failure {
+                self.say(&error);
+            }
+            self.0.health.set(Dependency::Cache, false);
+            sleep(pause).await;
+            pause = (pause * 2).min(BACKOFF.1);
+        }
+    }
+
+    /// A connection whose server holds nothing older than the epoch.
+    async fn connect(&self) -> Result<Arc<Link>, Error> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(CONNECT_LIMIT))
+            // Every operation brings its own limit.
+            .set_response_timeout(None);
+        let mut connection = self
+            .0
+            .client
+            .get_multiplexed_async_connection_with_config(&config)
+            .await
+            .map_err(|error| classify(&error))?;
+        let server = identify(&mut connection).await?;
+        let asked = Asked::now();
+        let claimed = tokio::time::timeout(CLAIM_LIMIT, claim(self.0.reads.pool(), &server)).await;
+        let Ok(row) = claimed else {
+            let what = "binding the cache epoch to its server";
+            return Err(Error::timeout(Dependency::Postgres, what));
+        };
+        let row = row.map_err(|error| classify_postgres(&error))?;
+        self.learn(Known::new(row, asked));
+        Ok(Arc::new(Link { connection, server }))
+    }
+
+    /// Hands the connection out until it fails. `None`: who saw it fail has said so.
+    async fn watch(&self, link: Arc<Link>) -> Option<Error> {
+        self.0.late_reads.store(0, Ordering::Relaxed);
+        self.0.link.store(Some(link.clone()));
+        self.0.health.set(Dependency::Cache, true);
+        let mut tick = tokio::time::interval(WATCH_INTERVAL);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                _ = tick.tick() => {}
+                () = self.0.dropped.notified() => {}
+            }
+            if !self.is_current(&link) {
+                return None;
+            }
+            if let Err(error) = self.check(&link).await {
+                self.0.metrics.dependency_error(&error);
+                self.0.link.store(None);
+                return Some(error);
+            }
+        }
+    }
+
+    async fn check(&self, link: &Link) -> Result<(), Error> {
+        let server = identify(&mut link.connection.clone()).await?;
+        if server != link.server {
+            return Err(not_bound("the cache's data was replaced"));
+        }
+        let known = self.0.known.load_full();
+        let bound = known.is_none_or(|known| known.row.server.as_ref() == Some(&link.server));
+        // What is known may be older than the connection; what the row says now is not.
+        if bound || self.read_epoch(CLAIM_LIMIT).await?.server.as_ref() == Some(&link.server) {
+            return Ok(());
+        }
+        Err(not_bound("the epoch was bound to another cache server"))
+    }
+
+    fn is_current(&self, link: &Arc<Link>) -> bool {
+        let current = self.0.link.load();
+        current
+            .as_ref()
+            .is_some_and(|current| Arc::ptr_eq(current, link))
+    }
+
+    /// Gives the connection up: nobody uses it until the next one was verified.
+    pub(super) fn give_up(&self, link: &Arc<Link>, error: &Error) {
+        let previous = self.0.link.compare_and_swap(link, None);
+        if previous
+            .as_ref()
+            .is_some_and(|previous| Arc::ptr_eq(previous, link))
+        {
+            self.0.health.set(Dependency::Cache, false);
+            self.say(error);
+            self.0.dropped.notify_one();
+        }
+    }
+
+    /// Counts a failure; gives the connection up where it must be.
+    pub(super) fn note(&self, link: &Arc<Link>, failure: &Failure, reading: bool) {
+        self.0.metrics.dependency_error(failure.error());
+        let late_reads = match failure {
+            Failure::Refused(_) | Failure::Foreign(_) => return self.say(failure.error()),
+            // Nothing depends on the answer to a read: one late answer is no reason to make
+            // every batch do without the cache.
+            Failure::Late(_) if reading => self.0.late_reads.fetch_add(1, Ordering::Relaxed) + 1,
+            Failure::Late(_) | Failure::Broken(_) => LATE_READS_MAX,
+        };
+        if late_reads >= LATE_READS_MAX {
+            self.give_up(link, failure.error());
+        }
+    }
+
+    /// A failure for the log; the same one again and again is said once in a while.
+    pub(super) fn say(&self, error: &Error) {
+        const QUIET: Duration = Duration::from_secs(10);
+        let mut said = self.0.said.lock().expect("nobody panics while holding it");
+        let again = said.is_some_and(|(at, code)| at.elapsed() < QUIET && code == error.code);
+        if !again {
+            *said = Some((Instant::now(), error.code));
+            tracing::warn!(%error, "the cache fails; reads go to Postgres where they must");
+        }
+    }
+}
+
+fn not_bound(what: &str) -> Error {
+    Error::new(Dependency::Cache, Class::Transient, Code::Conflict, what)
+}
+
+/// Which process of the server this connection leads to: Redis has a `run_id`, Dragonfly a
+/// `master_replid`, each made anew at every start. That of Redis also tells a data set that was
+/// replaced by replication from the one before.
+async fn identify(connection: &mut MultiplexedConnection) -> Result<String, Error> {
+    let mut infos = redis::pipe();
+    infos
+        .cmd("INFO")
+        .arg("server")
+        .cmd("INFO")
+        .arg("replication");
+    let infos = infos.query_async::<(String, String)>(connection);
+    let (server, replication) = within(ANSWER_LIMIT, "INFO", infos)
+        .await
+        .map_err(Failure::into_error)?;
+    identity(&server, &replication)
+}
+
+fn identity(server: &str, replication: &str) -> Result<String, Error> {
+    let fields: HashMap<&str, &str> = server
+        .lines()
+        .chain(replication.lines())
+        .filter_map(|line| line.trim_end().split_once(':'))
+        .collect();
+    let refuse = |code, what| Error::new(Dependency::Cache, Class::Transient, code, what);
+    if let Some(role) = fields.get("role")
+        && *role != "master"
+    {
+        return Err(refuse(Code::Unavailable, "the cache server is a replica"));
+    }
+    match (fields.get("run_id"), fields.get("master_replid")) {
+        (Some(run), Some(data)) => Ok(format!("{run}/{data}")),
+        (Some(id), None) | (None, Some(id)) => Ok((*id).to_owned()),
+        (None, None) => Err(refuse(
+            Code::Setup,
+            "INFO names neither run_id nor master_replid: a restart could not be noticed",
+        )),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn redis_is_known_by_its_run_and_its_data() {
+        let server = "# Server\r\nredis_version:7.0.15\r\nrun_id:abc\r\nuptime_in_seconds:2\r\n";
+        let replication = "# Replication\r\nrole:master\r\nmaster_replid:def\r\n";
+        assert_eq!(identity(server, replication).expect("accepted"), "abc/def");
+    }
+
+    #[test]
+    fn dragonfly_is_known_by_its_replication_id() {
+        let server = "# Server\r\nredis_version:7.4.0\r\ndragonfly_version:df-v1.39.0\r\n";
+        let replication =
+            "# Replication\r\nrole:master\r\nconnected_slaves:0\r\nmaster_replid:def\r\n";
+        assert_eq!(identity(server, replication).expect("accepted"), "def");
+    }
+
+    #[test]
+    fn a_replica_and_a_server_without_identity_are_not_used() {
+        let replica = identity("run_id:abc\r\n", "role:slave\r\nmaster_replid:def\r\n");
+        assert_eq!(replica.expect_err("refused").code, Code::Unavailable);
+        assert_eq!(
+            identity("", "role:master").expect_err("refused").code,
+            Code::Setup
+        );
+    }
+}

@@ -1,0 +1,219 @@
+//! A read of a subject's newest state: from the cache, or from Postgres through the cache.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use bytes::Bytes;
+use redis::aio::MultiplexedConnection;
+use redis::{ExistenceCheck, SetExpiry, SetOptions};
+use tokio::time::{Instant, sleep};
+
+use super::failure::{Failure, within};
+use super::keys::{self, Entry};
+use super::link::Link;
+use super::{Cache, STATE_MAX_BYTES};
+use crate::error::{Class, Code, Dependency, Error};
+use crate::event::{Timestamp, to_json};
+use crate::telemetry::catalogue::CacheRequest;
+
+/// An answer that takes longer is not waited for: Postgres is asked.
+const READ_LIMIT: Duration = Duration::from_millis(100);
+/// A lease ends by itself after this, should its holder die. In it must fit one query.
+const LEASE: Duration = Duration::from_secs(2);
+/// How long a reader waits for what another is fetching.
+const WAIT_LIMIT: Duration = Duration::from_millis(250);
+/// How often it looks meanwhile.
+const WAIT_INTERVAL: Duration = Duration::from_millis(10);
+
+/// A subject's newest event, and where it came from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Answer {
+    /// The event in the JSON format of `CloudEvents`; `None`: the subject has none.
+    pub event: Option<Bytes>,
+    /// Where it came from.
+    pub origin: Origin,
+}
+
+/// Where an answer came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Origin {
+    /// From the cache.
+    Hit {
+        /// Since the cache was given it.
+        age: Duration,
+    },
+    /// From the cache, after another reader had fetched it.
+    Collapsed {
+        /// Since the cache was given it.
+        age: Duration,
+    },
+    /// From Postgres, because the cache had none.
+    Miss {
+        /// Whether the cache has it now.
+        stored: bool,
+    },
+    /// From Postgres, because the cache was away, slow, or not to be trusted.
+    Bypass,
+}
+
+/// What a reader meets in the cache.
+enum Met {
+    State {
+        age: Duration,
+        event: Bytes,
+    },
+    /// Nothing, and the lease is ours now.
+    Nothing,
+    /// The lease of another.
+    Lease,
+}
+
+impl Cache {
+    /// The newest event of a subject.
+    ///
+    /// # Errors
+    /// When Postgres was needed and failed. The cache alone never makes a read fail.
+    pub async fn latest(&self, subject: &str) -> Result<Answer, Error> {
+        let Some((link, epoch)) = self.readable() else {
+            return self.bypass(subject).await;
+        };
+        let key = keys::key(epoch, subject);
+        let lease = keys::lease();
+        let give_up_at = Instant::now() + WAIT_LIMIT;
+        let mut waited = false;
+        loop {
+            match meet(&link, &key, &lease).await {
+                Ok(Met::State { age, event }) => {
+                    self.0.late_reads.store(0, Ordering::Relaxed);
+                    let (request, origin) = if waited {
+                        (CacheRequest::ReadWait, Origin::Collapsed { age })
+                    } else {
+                        (CacheRequest::ReadHit, Origin::Hit { age })
+                    };
+                    self.count(request);
+                    let event = Some(event);
+                    return Ok(Answer { event, origin });
+                }
+                Ok(Met::Nothing) => return self.fill(&link, subject, &key, &lease).await,
+                Ok(Met::Lease) if Instant::now() < give_up_at => {
+                    waited = true;
+                    sleep(WAIT_INTERVAL).await;
+                }
+                Ok(Met::Lease) => return self.bypass(subject).await,
+                Err(failure) => {
+                    self.note(&link, &failure, true);
+                    if matches!(failure, Failure::Foreign(_)) {
+                        remove(&link, &key).await;
+                    }
+                    return self.bypass(subject).await;
+                }
+            }
+        }
+    }
+
+    /// The connection and the epoch that a read which starts now may go by.
+    fn readable(&self) -> Option<(Arc<Link>, i64)> {
+        let link = self.0.link.load_full()?;
+        let known = self.0.known.load();
+        let known = known.as_ref().filter(|known| known.is_recent())?;
+        let bound = known.row.server.as_ref() == Some(&link.server);
+        bound.then_some((link, known.row.epoch))
+    }
+
+    async fn bypass(&self, subject: &str) -> Result<Answer, Error> {
+        self.count(CacheRequest::ReadBypass);
+        let found = self.0.reads.newest_of_subject(subject).await?;
+        Ok(Answer {
+            event: found.map(|found| to_json(&found.event)),
+            origin: Origin::Bypass,
+        })
+    }
+
+    /// Fetches the state from Postgres and leaves it in the place of our lease, if the lease is
+    /// still there: a write to the subject would have removed it, and this state with it.
+    async fn fill(
+        &self,
+        link: &Arc<Link>,
+        subject: &str,
+        key: &str,
+        lease: &str,
+    ) -> Result<Answer, Error> {
+        self.count(CacheRequest::ReadMiss);
+        let found = self.0.reads.newest_of_subject(subject).await;
+        let mut event = None;
+        let mut value = Vec::new();
+        if let Ok(Some(found)) = &found {
+            let json = to_json(&found.event);
+            if json.len() <= STATE_MAX_BYTES {
+                value = keys::value(found.event.time, found.stream_seq, Timestamp::now(), &json);
+            }
+            event = Some(json);
+        }
+        let stored = self.settle(link, key, lease, &value).await && !value.is_empty();
+        found?;
+        let origin = Origin::Miss { stored };
+        Ok(Answer { event, origin })
+    }
+
+    /// Puts a value in the place of our lease, or gives the lease back when there is none.
+    /// Whether the lease was still there.
+    async fn settle(&self, link: &Arc<Link>, key: &str, lease: &str, value: &[u8]) -> bool {
+        let mut connection = link.connection.clone();
+        let mut call = self.0.scripts.settle.prepare_invoke();
+        call.key(key).arg(lease).arg(value).arg(self.0.ttl_secs);
+        let settled = call.invoke_async::<bool>(&mut connection);
+        let settled = within(READ_LIMIT, "filling a state", settled).await;
+        if let Err(failure) = &settled {
+            self.note(link, failure, true);
+        }
+        if value.is_empty() {
+            return false;
+        }
+        self.count(match settled {
+            Ok(true) => CacheRequest::FillStored,
+            Ok(false) => CacheRequest::FillVoided,
+            Err(_) => CacheRequest::FillError,
+        });
+        settled.unwrap_or(false)
+    }
+}
+
+/// Looks under a key; takes the lease where there is nothing.
+async fn meet(link: &Link, key: &str, lease: &str) -> Result<Met, Failure> {
+    let mut connection = link.connection.clone();
+    let stored = redis::Cmd::get(key);
+    let stored = stored.query_async::<Option<Vec<u8>>>(&mut connection);
+    if let Some(stored) = within(READ_LIMIT, "reading a state", stored).await? {
+        return match keys::parse(stored, Timestamp::now()) {
+            Some(Entry::State { age, event }) => Ok(Met::State { age, event }),
+            Some(Entry::Lease) => Ok(Met::Lease),
+            None => Err(Failure::Foreign(foreign())),
+        };
+    }
+    let lease_ms = u64::try_from(LEASE.as_millis()).expect("two seconds");
+    let options = SetOptions::default()
+        .conditional_set(ExistenceCheck::NX)
+        .with_expiration(SetExpiry::PX(lease_ms));
+    let taken = redis::Cmd::set_options(key, lease, options);
+    let taken = taken.query_async::<Option<()>>(&mut connection);
+    match within(READ_LIMIT, "taking a lease", taken).await? {
+        Some(()) => Ok(Met::Nothing),
+        None => Ok(Met::Lease),
+    }
+}
+
+fn foreign() -> Error {
+    let what = "a key of ours holds what we did not write";
+    Error::new(Dependency::Cache, Class::Transient, Code::Response, what)
+}
+
+/// Removes what we did not write. Should that fail, the next read tries again.
+async fn remove(link: &Link, key: &str) {
+    let mut connection: MultiplexedConnection = link.connection.clone();
+    let removal = redis::Cmd::del(key);
+    let removal = removal.query_async::<()>(&mut connection);
+    if let Err(failure) = within(READ_LIMIT, "removing a key", removal).await {
+        tracing::debug!(error = %failure.error(), "foreign key not removed");
+    }
+}

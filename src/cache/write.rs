@@ -1,0 +1,278 @@
+//! After a commit: what the cache holds of the batch's subjects becomes their newest state.
+
+use std::ops::Range;
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+
+use super::failure::{Failure, within};
+use super::link::Link;
+use super::{Cache, STATE_MAX_BYTES, keys};
+use crate::error::{Class, Code, Dependency, Error};
+use crate::event::{Event, Timestamp, to_json};
+use crate::storage::epoch::{self, EpochRow};
+use crate::storage::limited::Limit;
+use crate::telemetry::catalogue::CacheRequest;
+
+/// A round trip takes no longer than this, nor a batch's write than this and the next together;
+/// then the epoch advances instead.
+const WRITE_LIMIT: Duration = Duration::from_millis(500);
+/// For each subject of a batch: several times what replacing one takes on a busy machine.
+const WRITE_LIMIT_PER_SUBJECT: Duration = Duration::from_micros(50);
+/// Reading or advancing the epoch in Postgres takes no longer than this; then the caller repeats.
+const EPOCH_LIMIT: Duration = Duration::from_secs(5);
+/// Keys of one round trip.
+const KEYS_PER_TRIP: usize = 512;
+/// States of one round trip, in bytes, unless a single one is larger.
+const BYTES_PER_TRIP: usize = 1024 * 1024;
+
+/// What a batch has committed for one subject.
+#[derive(Debug, Clone, Copy)]
+pub struct State<'a> {
+    /// The subject.
+    pub subject: &'a str,
+    /// Its newest event of the batch.
+    pub event: &'a Event,
+    /// That event's place in the stream.
+    pub stream_seq: u64,
+    /// An event of the subject was a row already: the process that added it may have died before
+    /// it wrote here, and the row's place in the stream may be another. The cache then forgets
+    /// the subject instead of being given this state.
+    pub invalidate: bool,
+}
+
+impl State<'_> {
+    /// Of two states of the same subject, the newer by `time`, then by `stream_seq`.
+    #[must_use]
+    pub fn newer_of(self, other: Self) -> Self {
+        let order = |state: &Self| (state.event.time, state.stream_seq);
+        let newer = if order(&other) > order(&self) {
+            other
+        } else {
+            self
+        };
+        Self {
+            invalidate: self.invalidate || other.invalidate,
+            ..newer
+        }
+    }
+}
+
+impl Cache {
+    /// Brings the cache to the state that a batch has committed. To be called after the commit,
+    /// and before anything of the batch is acknowledged.
+    ///
+    /// `epoch_advanced`: the batch's own transaction advanced the epoch (because the cache was
+    /// not usable, [`Cache::is_usable`]), so there is nothing to write.
+    ///
+    /// `Ok` says that no read which starts a second from now gets an older state: the cache was
+    /// written, or what it holds cannot be reached any more.
+    ///
+    /// # Errors
+    /// Only when Postgres failed while the epoch had to be read or advanced. Nothing may be
+    /// acknowledged; call again with the same arguments.
+    pub async fn write_committed(
+        &self,
+        states: &[State<'_>],
+        epoch_advanced: bool,
+    ) -> Result<(), Error> {
+        if states.is_empty() {
+            return Ok(());
+        }
+        if epoch_advanced {
+            self.count(CacheRequest::WriteSkipped);
+            return Ok(());
+        }
+        let Some(link) = self.0.link.load_full() else {
+            return self.skip().await;
+        };
+        // Read after the commit: whoever goes by a later epoch finds the batch in Postgres, and
+        // by an earlier one nobody goes for more than a second.
+        let row = self.read_epoch(EPOCH_LIMIT).await?;
+        if row.server.as_ref() != Some(&link.server) {
+            let what = "the epoch was bound to another cache server";
+            let error = Error::new(Dependency::Cache, Class::Transient, Code::Conflict, what);
+            self.give_up(&link, &error);
+            return self.skip().await;
+        }
+        match self.write_in_time(&link, &row, states).await {
+            Ok(()) => {
+                self.count(CacheRequest::WriteOk);
+                Ok(())
+            }
+            Err(failure) => {
+                self.note(&link, &failure, false);
+                self.count(CacheRequest::WriteError);
+                self.advance().await
+            }
+        }
+    }
+
+    /// Does without the write.
+    async fn skip(&self) -> Result<(), Error> {
+        self.count(CacheRequest::WriteSkipped);
+        self.advance().await
+    }
+
+    async fn advance(&self) -> Result<(), Error> {
+        let limit = Limit::new(EPOCH_LIMIT, "advancing the cache epoch");
+        let mut connection = limit.connection(self.0.reads.pool()).await?;
+        let epoch = limit.apply(epoch::advance(&mut *connection)).await;
+        limit.answer(&mut connection, epoch)?;
+        Ok(())
+    }
+
+    async fn write_in_time(
+        &self,
+        link: &Arc<Link>,
+        row: &EpochRow,
+        states: &[State<'_>],
+    ) -> Result<(), Failure> {
+        let write = self.write(link.connection.clone(), row.epoch, states);
+        let subjects = u32::try_from(states.len()).unwrap_or(u32::MAX);
+        let limit = WRITE_LIMIT + WRITE_LIMIT_PER_SUBJECT * subjects;
+        match tokio::time::timeout(limit, write).await {
+            Ok(written) => written,
+            Err(_) => Err(Failure::Late(Error::timeout(
+                Dependency::Cache,
+                "write of a batch",
+            ))),
+        }
+    }
+
+    async fn write(
+        &self,
+        mut connection: MultiplexedConnection,
+        epoch: i64,
+        states: &[State<'_>],
+    ) -> Result<(), Failure> {
+        for states in states.chunks(KEYS_PER_TRIP) {
+            let found = find(&mut connection, epoch, states).await?;
+            let values: Vec<Vec<u8>> = found.iter().map(|found| encode(found.state)).collect();
+            for trip in trips(&values) {
+                let replaced =
+                    self.replace(&mut connection, &found[trip.clone()], &values[trip.clone()]);
+                match replaced.await {
+                    // Out of memory, say. What cannot be replaced can still be removed.
+                    Err(Failure::Refused(error) | Failure::Foreign(error)) => {
+                        self.0.metrics.dependency_error(&error);
+                        self.say(&error);
+                        remove(&mut connection, &found[trip]).await?;
+                    }
+                    replaced => replaced?,
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn replace(
+        &self,
+        connection: &mut MultiplexedConnection,
+        found: &[Found<'_>],
+        values: &[Vec<u8>],
+    ) -> Result<(), Failure> {
+        let mut call = self.0.scripts.replace.prepare_invoke();
+        for (found, value) in found.iter().zip(values) {
+            call.key(&found.key).arg(value);
+        }
+        within(
+            WRITE_LIMIT,
+            "replacing states",
+            call.invoke_async(connection),
+        )
+        .await
+    }
+}
+
+/// A state whose key is in the cache.
+struct Found<'a> {
+    key: String,
+    state: &'a State<'a>,
+}
+
+/// Which of the subjects are in the cache: only what is read is there, and only that is sent.
+/// A key that comes into being after this was asked for is filled by a reader that asked
+/// Postgres after our commit.
+async fn find<'a>(
+    connection: &mut MultiplexedConnection,
+    epoch: i64,
+    states: &'a [State<'a>],
+) -> Result<Vec<Found<'a>>, Failure> {
+    let mut question = redis::Pipeline::with_capacity(states.len());
+    let mut found = Vec::with_capacity(states.len());
+    for state in states {
+        let key = keys::key(epoch, state.subject);
+        question.exists(&key);
+        found.push(Found { key, state });
+    }
+    let there: Vec<bool> = within(
+        WRITE_LIMIT,
+        "looking for states",
+        question.query_async(connection),
+    )
+    .await?;
+    let mut there = there.into_iter();
+    found.retain(|_| there.next().unwrap_or(true));
+    Ok(found)
+}
+
+async fn remove(
+    connection: &mut MultiplexedConnection,
+    found: &[Found<'_>],
+) -> Result<(), Failure> {
+    let mut command = redis::cmd("DEL");
+    for found in found {
+        command.arg(&found.key);
+    }
+    within(
+        WRITE_LIMIT,
+        "removing states",
+        command.query_async(connection),
+    )
+    .await
+}
+
+/// What the script is given; nothing means that the state has to go.
+fn encode(state: &State<'_>) -> Vec<u8> {
+    if state.invalidate {
+        return Vec::new();
+    }
+    let json = to_json(state.event);
+    if json.len() > STATE_MAX_BYTES {
+        return Vec::new();
+    }
+    keys::value(state.event.time, state.stream_seq, Timestamp::now(), &json)
+}
+
+/// Cuts values into round trips.
+fn trips(values: &[Vec<u8>]) -> Vec<Range<usize>> {
+    let mut trips = Vec::new();
+    let mut start = 0;
+    let mut bytes = 0;
+    for (i, value) in values.iter().enumerate() {
+        if i > start && bytes + value.len() > BYTES_PER_TRIP {
+            trips.push(start..i);
+            start = i;
+            bytes = 0;
+        }
+        bytes += value.len();
+    }
+    if start < values.len() {
+        trips.push(start..values.len());
+    }
+    trips
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_round_trip_is_bounded_in_bytes() {
+        let values = [600, 300, 200, 2_000, 1].map(|kib| vec![0; kib * 1024]);
+        assert_eq!(trips(&values), [0..2, 2..3, 3..4, 4..5]);
+        assert!(trips(&[]).is_empty());
+    }
+}

@@ -1,0 +1,79 @@
+//! Linger and size of batches, and what writers do to each other.
+
+use std::time::{Duration, Instant};
+
+use ganesh::pipeline::batch::{Batcher, Limits};
+use proptest::prelude::*;
+
+use crate::support::events::{event, events, publish};
+use crate::support::{Stack, eventually};
+
+const COPIES: &str = "ganesh_batch_writes_total{method=\"copy\"}";
+
+#[tokio::test]
+async fn a_single_event_is_stored_within_the_linger_time() {
+    let stack = Stack::start().await;
+    let linger = [("GANESH_BATCH_LINGER_MS", "300")];
+    let _ganesh = stack.serve(&linger).await;
+    let jetstream = stack.jetstream().await;
+    publish(&jetstream, &[event("warm-up")]).await;
+    eventually("the warm-up is stored", || async {
+        stack.rows().await == 1
+    })
+    .await;
+    let began = Instant::now();
+    publish(&jetstream, &[event("single")]).await;
+    while stack.rows().await < 2 {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    let took = began.elapsed();
+    assert!(
+        took >= Duration::from_millis(290),
+        "it did not linger: {took:?}"
+    );
+    assert!(took < Duration::from_millis(600), "it took {took:?}");
+}
+
+#[tokio::test]
+async fn a_flood_fills_batches() {
+    let stack = Stack::start().await;
+    stack.make_streams().await;
+    publish(&stack.jetstream().await, &events("e", 10_000)).await;
+    let ganesh = stack
+        .serve(&[
+            ("GANESH_BATCH_MAX_EVENTS", "1000"),
+            ("GANESH_BATCH_LINGER_MS", "2000"),
+        ])
+        .await;
+    stack.wait_until_drained().await;
+    assert_eq!(stack.rows().await, 10_000);
+    let copies = ganesh.metric(COPIES).await;
+    assert!((copies - 10.0).abs() < f64::EPSILON, "{copies} batches");
+}
+
+proptest! {
+    #[test]
+    fn a_batch_keeps_order_and_limits(
+        sizes in prop::collection::vec(1usize..500, 0..200),
+        max_events in 1usize..50,
+        max_bytes in 1usize..2_000,
+    ) {
+        let limits = Limits { events: max_events, bytes: max_bytes, linger: Duration::from_secs(1) };
+        let mut batcher = Batcher::new(limits);
+        let now = tokio::time::Instant::now();
+        let mut closed = Vec::new();
+        for (i, bytes) in sizes.iter().enumerate() {
+            closed.extend(batcher.push((i, *bytes), *bytes, now));
+            prop_assert_eq!(batcher.deadline().is_some(), !batcher.is_empty());
+        }
+        closed.extend(batcher.take());
+        prop_assert!(batcher.take().is_none());
+        for batch in &closed {
+            let bytes: usize = batch.iter().map(|(_, bytes)| bytes).sum();
+            prop_assert!(batch.len() <= max_events);
+            prop_assert!(bytes <= max_bytes || batch.len() == 1);
+        }
+        let order: Vec<usize> = closed.into_iter().flatten().map(|(i, _)| i).collect();
+        prop_assert_eq!(order, (0..sizes.len()).collect::<Vec<_>>());
+    }
+}

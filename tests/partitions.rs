@@ -1,0 +1,147 @@
+//! Times at the edges: every event lands somewhere, and is found there.
+
+use ganesh::config::PartitionInterval;
+use ganesh::event::{Event, Timestamp};
+use ganesh::storage::partitions::{drop_expired, make_ahead, partition_of};
+
+use crate::support::Stack;
+use crate::support::events::{event, publish};
+
+const MICROS_A_DAY: i64 = 86_400_000_000;
+
+fn at(id: &str, time: Timestamp) -> Event {
+    Event { time, ..event(id) }
+}
+
+async fn table_of(stack: &Stack, id: &str) -> String {
+    sqlx::query_scalar("SELECT tableoid::regclass::text FROM events WHERE id = $1")
+        .bind(id)
+        .fetch_one(&stack.pool)
+        .await
+        .unwrap()
+}
+
+#[tokio::test]
+async fn years_back_and_ahead_land_in_the_default_partition() {
+    let stack = Stack::start().await;
+    let _ganesh = stack.serve(&[]).await;
+    let now = Timestamp::now().micros();
+    let all = [
+        at("back", Timestamp::from_micros(now - 3_650 * MICROS_A_DAY)),
+        at("ahead", Timestamp::from_micros(now + 3_650 * MICROS_A_DAY)),
+        at("first", Timestamp::MIN),
+        at("last", Timestamp::MAX),
+        at("now", Timestamp::from_micros(now)),
+    ];
+    publish(&stack.jetstream().await, &all).await;
+    stack.wait_until_drained().await;
+    for id in ["back", "ahead", "first", "last"] {
+        assert_eq!(table_of(&stack, id).await, "events_default", "{id}");
+    }
+    let today = partition_of(Timestamp::from_micros(now), PartitionInterval::Day);
+    assert_eq!(table_of(&stack, "now").await, today.name);
+}
+
+#[tokio::test]
+async fn a_time_exactly_on_a_boundary_belongs_to_the_later_partition() {
+    let stack = Stack::start().await;
+    let _ganesh = stack.serve(&[]).await;
+    let today = partition_of(Timestamp::now(), PartitionInterval::Day);
+    let yesterday = partition_of(
+        Timestamp::from_micros(today.from.micros() - 1),
+        PartitionInterval::Day,
+    );
+    let all = [
+        at("on", today.from),
+        at("before", Timestamp::from_micros(today.from.micros() - 1)),
+    ];
+    publish(&stack.jetstream().await, &all).await;
+    stack.wait_until_drained().await;
+    assert_eq!(table_of(&stack, "on").await, today.name);
+    assert_eq!(table_of(&stack, "before").await, yesterday.name);
+}
+
+#[tokio::test]
+async fn an_event_without_time_has_the_time_at_which_the_stream_stored_it() {
+    let stack = Stack::start().await;
+    let _ganesh = stack.serve(&[]).await;
+    let mut headers = async_nats::HeaderMap::new();
+    for (name, value) in [
+        ("ce-specversion", "1.0"),
+        ("ce-id", "timeless"),
+        ("ce-source", "/test"),
+        ("ce-type", "t"),
+    ] {
+        headers.insert(name, value);
+    }
+    let jetstream = stack.jetstream().await;
+    let acknowledgement = jetstream
+        .publish_with_headers("events.test", headers, "{}".into())
+        .await
+        .unwrap();
+    acknowledgement.await.unwrap();
+    stack.wait_until_drained().await;
+    let same: bool =
+        sqlx::query_scalar("SELECT time = published_at FROM events WHERE id = 'timeless'")
+            .fetch_one(&stack.pool)
+            .await
+            .unwrap();
+    assert!(same);
+}
+
+#[tokio::test]
+async fn rows_that_waited_in_the_default_partition_move_when_theirs_is_made() {
+    let stack = Stack::start().await;
+    let _ganesh = stack.serve(&[]).await;
+    let next_week = Timestamp::from_micros(Timestamp::now().micros() + 7 * MICROS_A_DAY);
+    publish(&stack.jetstream().await, &[at("early", next_week)]).await;
+    stack.wait_until_drained().await;
+    assert_eq!(table_of(&stack, "early").await, "events_default");
+    make_ahead(&stack.pool, PartitionInterval::Day, next_week)
+        .await
+        .unwrap();
+    let theirs = partition_of(next_week, PartitionInterval::Day);
+    assert_eq!(table_of(&stack, "early").await, theirs.name);
+    assert_eq!(stack.rows().await, 1);
+}
+
+#[tokio::test]
+async fn retention_drops_whole_partitions_and_expired_rows_of_the_default_one() {
+    let stack = Stack::start().await;
+    let _ganesh = stack.serve(&[]).await;
+    let now = Timestamp::now();
+    let old = Timestamp::from_micros(now.micros() - 30 * MICROS_A_DAY);
+    make_ahead(&stack.pool, PartitionInterval::Day, old)
+        .await
+        .unwrap();
+    let outlier = Timestamp::from_micros(now.micros() - 400 * MICROS_A_DAY);
+    let all = [at("expired", old), at("outlier", outlier), at("fresh", now)];
+    publish(&stack.jetstream().await, &all).await;
+    stack.wait_until_drained().await;
+    assert_eq!(stack.rows().await, 3);
+    drop_expired(&stack.pool, 7, now).await.unwrap();
+    let left: Vec<String> = sqlx::query_scalar("SELECT id FROM events")
+        .fetch_all(&stack.pool)
+        .await
+        .unwrap();
+    assert_eq!(left, ["fresh"]);
+    let name = partition_of(old, PartitionInterval::Day).name;
+    let gone: bool = sqlx::query_scalar("SELECT to_regclass($1) IS NULL")
+        .bind(name)
+        .fetch_one(&stack.pool)
+        .await
+        .unwrap();
+    assert!(gone);
+}
+
+#[tokio::test]
+async fn another_interval_leaves_partitions_that_exist_alone() {
+    let stack = Stack::start().await;
+    drop(stack.serve(&[]).await);
+    let hourly = stack.serve(&[("GANESH_PARTITION_INTERVAL", "hour")]).await;
+    publish(&stack.jetstream().await, &[event("e")]).await;
+    stack.wait_until_drained().await;
+    let today = partition_of(Timestamp::now(), PartitionInterval::Day);
+    assert_eq!(table_of(&stack, "e").await, today.name);
+    assert!(hourly.terminate().await.success());
+}

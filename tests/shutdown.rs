@@ -1,0 +1,68 @@
+//! P10: SIGTERM stops fetching, stores and acknowledges what is held, releases the
+//! rest for at-once redelivery, and exits 0 within the grace period.
+
+use std::time::{Duration, Instant};
+
+use crate::support::events::{events, publish};
+use crate::support::{Stack, eventually};
+
+const REDELIVERED: &str = "ganesh_messages_redelivered_total";
+
+#[tokio::test]
+async fn sigterm_under_load_loses_and_doubles_nothing_and_leaves_nothing_held() {
+    let stack = Stack::start().await;
+    stack.make_streams().await;
+    let jetstream = stack.jetstream().await;
+    publish(&jetstream, &events("e", 30_000)).await;
+    let ganesh = stack.serve(&[]).await;
+    eventually("some rows are committed", || async {
+        stack.rows().await > 0
+    })
+    .await;
+    let began = Instant::now();
+    assert!(ganesh.terminate().await.success());
+    assert!(began.elapsed() < Duration::from_secs(10));
+
+    let stream = jetstream.get_stream("EVENTS").await.unwrap();
+    let info = stream.consumer_info("ganesh").await.unwrap();
+    assert!(info.num_pending > 0, "stopped too late to prove anything");
+    assert_eq!(info.num_ack_pending, 0, "messages are still held by nobody");
+
+    let again = stack.serve(&[]).await;
+    stack.wait_until_drained().await;
+    assert_eq!(stack.rows().await, 30_000);
+    assert!(again.metric(REDELIVERED).await < f64::EPSILON);
+}
+
+#[tokio::test]
+async fn what_cannot_be_stored_within_the_grace_is_released_for_at_once_redelivery() {
+    let stack = Stack::start_with_own_postgres().await;
+    let ganesh = stack.serve(&[("GANESH_SHUTDOWN_GRACE", "4s")]).await;
+    let jetstream = stack.jetstream().await;
+    stack.postgres.as_ref().unwrap().pause();
+    publish(&jetstream, &events("e", 500)).await;
+    ganesh
+        .wait_for_metric("ganesh_in_flight_messages", 500.0)
+        .await;
+    let began = Instant::now();
+    assert!(ganesh.terminate().await.success());
+    assert!(began.elapsed() < Duration::from_secs(5));
+    stack.postgres.as_ref().unwrap().resume();
+
+    // Far below GANESH_ACK_WAIT, which is 30 s: they come back because they were released.
+    let restarted = Instant::now();
+    let again = stack.serve(&[]).await;
+    stack.wait_until_drained().await;
+    assert!(restarted.elapsed() < Duration::from_secs(15));
+    assert_eq!(stack.rows().await, 500);
+    assert!(again.metric(REDELIVERED).await >= 500.0);
+}
+
+#[tokio::test]
+async fn sigterm_while_idle_ends_within_two_seconds() {
+    let stack = Stack::start().await;
+    let ganesh = stack.serve(&[]).await;
+    let began = Instant::now();
+    assert!(ganesh.terminate().await.success());
+    assert!(began.elapsed() < Duration::from_secs(3));
+}
