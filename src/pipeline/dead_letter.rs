@@ -13,7 +13,6 @@ use crate::event::{DecodeReason, Timestamp};
 use crate::messaging::Delivery;
 use crate::messaging::streams::DLQ_SUBJECT_PREFIX;
 use crate::telemetry::Metrics;
-use crate::telemetry::catalogue::Outcome;
 use crate::telemetry::record::{Mark, now_nanos};
 
 /// Letters whose acknowledgement is awaited at the same time.
@@ -86,7 +85,7 @@ pub struct DeadLetterStage {
 pub async fn run(
     stage: DeadLetterStage,
     input: Receiver<DeadLetter>,
-    settle: Sender<Vec<Settlement>>,
+    settle: Sender<Settlement>,
 ) -> Result<(), Error> {
     let letters = futures::stream::unfold(input, |mut input| async move {
         let letter = input.recv().await?;
@@ -94,16 +93,16 @@ pub async fn run(
     });
     letters
         .for_each_concurrent(PUBLISHES_AT_ONCE, |letter| async {
-            let settlement = stage.bury(letter).await;
+            let delivery = stage.bury(letter).await;
             // Nobody left to settle it: dropping it releases the message.
-            let _ = settle.send(vec![settlement]).await;
+            let _ = settle.send(Settlement::Letter(delivery)).await;
         })
         .await;
     Ok(())
 }
 
 impl DeadLetterStage {
-    async fn bury(&self, letter: DeadLetter) -> Settlement {
+    async fn bury(&self, letter: DeadLetter) -> Delivery {
         tracing::warn!(
             reason = letter.reason.as_str(),
             detail = letter.detail,
@@ -119,14 +118,8 @@ impl DeadLetterStage {
         }
         self.metrics.dead_letters(letter.reason).increment(1);
         let mut delivery = letter.delivery;
-        let now = now_nanos();
-        delivery.record.mark(Mark::Durable, now);
-        delivery.record.mark(Mark::Cached, now);
-        Settlement {
-            delivery,
-            outcome: Outcome::DeadLettered,
-            durable_at: Timestamp::now(),
-        }
+        delivery.record.mark(Mark::Durable, now_nanos());
+        delivery
     }
 
     /// Returns when the stream has acknowledged the letter.
