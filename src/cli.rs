@@ -80,9 +80,12 @@ fn read_dotenv() -> Result<(), String> {
         Err(error) if error.not_found() => Ok(()),
         // Without the line itself: a password may stand in it.
         Err(dotenvy::Error::LineParse(line, _)) => {
+            // What the library calls the line may be the value alone.
+            let found = line.lines().next().unwrap_or_default().trim();
             let text = std::fs::read_to_string(".env").unwrap_or_default();
-            let first = line.lines().next().unwrap_or_default().trim();
-            let number = text.lines().position(|each| each.trim() == first);
+            let number = text
+                .lines()
+                .position(|line| !line.trim_start().starts_with('#') && line.contains(found));
             let place = number.map_or_else(String::new, |number| format!(" line {}", number + 1));
             Err(format!(
                 ".env{place}: expected NAME=value, in quotes when the value holds spaces, quotes or #"

@@ -187,8 +187,8 @@ impl Reader {
     ) -> SecretUrl {
         let expected = format!("one URL such as {}", redact(default_of(env)));
         self.parse(env, &expected, |raw| {
-            let good = is_server_url(raw, schemes) && T::from_str(raw).is_ok();
-            good.then(|| SecretUrl::new(raw.to_owned()))
+            let one = split(raw).len() == 1 && is_server_url(raw, schemes);
+            (one && T::from_str(raw).is_ok()).then(|| SecretUrl::new(raw.to_owned()))
         })
     }
 

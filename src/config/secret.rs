@@ -59,11 +59,12 @@ impl fmt::Debug for SecretUrl {
 }
 
 /// The URLs of a list. A comma separates two of them only where another `scheme://`
-/// follows: everywhere else it may belong to a password.
+/// follows: everywhere else it may belong to a password, and so may all of a query.
 pub(super) fn split(urls: &str) -> Vec<&str> {
     let mut parts = Vec::new();
     let mut from = 0;
-    for (comma, _) in urls.match_indices(',') {
+    let query = urls.find(['?', '#']).unwrap_or(urls.len());
+    for (comma, _) in urls[..query].match_indices(',') {
         if starts_with_scheme(urls[comma + 1..].trim_start()) {
             parts.push(urls[from..comma].trim());
             from = comma + 1;
@@ -82,21 +83,21 @@ fn starts_with_scheme(text: &str) -> bool {
 /// What of a URL, or of several, can be shown to anyone. Also given what is no URL,
 /// and might be all password.
 pub(super) fn redact(urls: &str) -> String {
-    let shown: Vec<String> = split(urls).into_iter().map(redact_one).collect();
-    shown.join(",")
+    let shown: Option<Vec<String>> = split(urls).into_iter().map(redact_one).collect();
+    shown.map_or_else(|| HIDDEN.to_owned(), |shown| shown.join(","))
 }
 
-fn redact_one(raw: &str) -> String {
-    const HIDDEN: &str = "[redacted]";
-    let Some(url) = url::Url::parse(raw).ok().filter(url::Url::has_host) else {
-        return HIDDEN.to_owned();
-    };
+const HIDDEN: &str = "[redacted]";
+
+/// `None` for what is no URL.
+fn redact_one(raw: &str) -> Option<String> {
+    let url = url::Url::parse(raw).ok().filter(url::Url::has_host)?;
     let scheme = url.scheme();
     let secret = !url.username().is_empty() || url.password().is_some();
     // An `@` elsewhere: a password with an unescaped `/`, `?`, `#` or `@`, whose parts
     // stand where host and path are expected.
     if raw.matches('@').count() != usize::from(secret) {
-        return format!("{scheme}://{HIDDEN}");
+        return Some(format!("{scheme}://{HIDDEN}"));
     }
     let user = if secret { "[redacted]@" } else { "" };
     let host = url.host_str().unwrap_or_default();
@@ -108,5 +109,6 @@ fn redact_one(raw: &str) -> String {
         (None, None) => "",
         _ => "?[redacted]",
     };
-    format!("{scheme}://{user}{host}{port}{}{query}", url.path())
+    let path = url.path();
+    Some(format!("{scheme}://{user}{host}{port}{path}{query}"))
 }
