@@ -10,6 +10,7 @@
 mod backpressure;
 mod batching;
 mod codec;
+mod configuration;
 mod exactly_once;
 mod partitions;
 mod produce;
