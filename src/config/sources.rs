@@ -51,7 +51,10 @@ pub fn reader(matches: &ArgMatches, environment: impl Fn(&str) -> Option<OsStrin
                 "{env} and {file_variable} are both set: expected one of them"
             )),
             (Some(path), None) => read_file(Path::new(&path)).map(Some).map_err(|why| {
-                format!("{file_variable}={path:?}: {why}: expected a file with the value of {env}")
+                format!(
+                    "{file_variable}={}: {why}: expected a file with the value of {env}",
+                    path.display()
+                )
             }),
             (None, Some(value)) => match value.to_str() {
                 Some(value) => Ok(Some(value.to_owned())),

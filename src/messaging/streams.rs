@@ -16,9 +16,9 @@ pub const DLQ_SUBJECT_PREFIX: &str = "dlq.";
 /// The subjects of the dead-letter stream.
 pub const DLQ_SUBJECTS: &str = "dlq.>";
 /// Writing a dead letter twice within this time is one letter.
-pub const DLQ_DUPLICATE_WINDOW: Duration = Duration::from_secs(24 * 3600);
+pub const DLQ_DUPLICATE_WINDOW: Duration = Duration::from_hours(24);
 /// How long the event stream remembers a `Nats-Msg-Id`: NATS's own default.
-const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
+const DUPLICATE_WINDOW: Duration = Duration::from_mins(2);
 
 /// The event stream as we make it.
 pub fn event_stream(config: &NatsConfig) -> Config {

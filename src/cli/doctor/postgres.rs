@@ -31,7 +31,7 @@ const START: &str = "start it, or correct POSTGRES_URL";
 fn fix(error: &sqlx::Error) -> &'static str {
     let state = error
         .as_database_error()
-        .and_then(|error| error.code())
+        .and_then(sqlx::error::DatabaseError::code)
         .unwrap_or_default();
     match state.as_ref() {
         "42501" => {
