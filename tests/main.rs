@@ -9,9 +9,13 @@
 
 mod backpressure;
 mod batching;
+mod catalogue;
 mod codec;
+mod configuration;
+mod doctor;
 mod exactly_once;
 mod partitions;
 mod produce;
 mod shutdown;
+mod startup;
 mod support;

@@ -50,10 +50,17 @@ pub(super) async fn run(config: Config) -> Result<(), Failure> {
     let stop = stop_on_signal()?;
     // Background tasks live on while the pipeline drains.
     let background = CancellationToken::new();
-    let serving = serve(&config, recorder, metrics, health, &stop, &background);
+    let serving = serve(
+        &config,
+        recorder,
+        metrics,
+        health.clone(),
+        &stop,
+        &background,
+    );
     tokio::select! {
         result = serving => result,
-        () = stopped_before_start(&stop, &config) => Ok(()),
+        () = stopped_before_start(&stop, &health, config.shutdown_grace) => Ok(()),
     }
 }
 
@@ -193,11 +200,16 @@ fn stop_on_signal() -> Result<CancellationToken, std::io::Error> {
     Ok(stop)
 }
 
-/// Ends a start-up that still waits for dependencies. Once the pipeline runs, it is
-/// that which ends, and this only guards against an end that hangs.
-async fn stopped_before_start(stop: &CancellationToken, config: &Config) {
+/// Ends a start-up that still waits for dependencies, at once: nothing is held yet. Once
+/// the pipeline runs, it is that which ends, and this only guards against an end that hangs.
+async fn stopped_before_start(stop: &CancellationToken, health: &Health, grace: Duration) {
     stop.cancelled().await;
-    tokio::time::sleep(config.shutdown_grace).await;
+    if health.has_served() {
+        tokio::time::sleep(grace).await;
+        tracing::error!("the shutdown took longer than the grace period");
+    } else {
+        tracing::info!("stopped before it served");
+    }
 }
 
 async fn bind(variable: &str, address: std::net::SocketAddr) -> Result<TcpListener, Failure> {
