@@ -14,6 +14,8 @@ mod codec;
 mod configuration;
 mod doctor;
 mod exactly_once;
+mod http;
+mod newest;
 mod partitions;
 mod produce;
 mod shutdown;

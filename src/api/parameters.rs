@@ -81,6 +81,11 @@ fn decode(text: &str, name: &str) -> Result<String, Problem> {
 }
 
 fn check(value: &str, name: &str) -> Result<(), Problem> {
+    // Postgres has no text with it, so it would refuse the question.
+    if value.contains('\0') {
+        let detail = format!("{name} contains U+0000, which no event does");
+        return Err(Problem::bad_request(detail));
+    }
     match value.len() {
         0 => Err(Problem::bad_request(format!("{name} is empty"))),
         1..=VALUE_MAX_BYTES => Ok(()),

@@ -86,8 +86,9 @@ impl Problem {
 
     /// The answer to a request for this target.
     pub(super) fn at(self, uri: &Uri) -> Response {
-        let mut instance = uri.path().to_owned();
-        instance.truncate(INSTANCE_MAX_BYTES);
+        let path = uri.path();
+        // A path may come with characters that should have been percent-encoded.
+        let instance = &path[..path.floor_char_boundary(INSTANCE_MAX_BYTES)];
         let body = json!({
             "type": "about:blank",
             "title": self.status.canonical_reason(),

@@ -70,9 +70,10 @@ fn failure(error: &RedisError) -> Failure {
 pub(super) fn classify(error: &RedisError) -> Error {
     let code = match (error.kind(), error.code()) {
         (_, Some("OOM")) => Code::Resources,
-        (_, Some("NOAUTH" | "WRONGPASS" | "NOPERM")) => Code::Setup,
-        (_, Some("BUSY" | "MISCONF" | "NOREPLICAS")) => Code::Unavailable,
-        (
+        (_, Some("NOAUTH" | "WRONGPASS" | "NOPERM"))
+        | (ErrorKind::AuthenticationFailed | ErrorKind::InvalidClientConfig, _) => Code::Setup,
+        (_, Some("BUSY" | "MISCONF" | "NOREPLICAS"))
+        | (
             ErrorKind::Server(
                 ServerErrorKind::BusyLoading
                 | ServerErrorKind::ReadOnly
@@ -82,7 +83,6 @@ pub(super) fn classify(error: &RedisError) -> Error {
             ),
             _,
         ) => Code::Unavailable,
-        (ErrorKind::AuthenticationFailed | ErrorKind::InvalidClientConfig, _) => Code::Setup,
         _ if error.is_timeout() => Code::Timeout,
         _ if error.is_unrecoverable_error() => Code::Connection,
         _ => Code::Response,

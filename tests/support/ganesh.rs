@@ -101,6 +101,11 @@ impl Ganesh {
         }
     }
 
+    /// Where an admin path is.
+    pub fn admin_url(&self, path: &str) -> String {
+        format!("{}{path}", self.admin)
+    }
+
     /// GET of an admin path: status and body.
     pub async fn admin(&self, path: &str) -> (u16, String) {
         let answer = reqwest::get(format!("{}{path}", self.admin)).await.unwrap();

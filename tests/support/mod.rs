@@ -1,7 +1,9 @@
 //! What the tests share: real servers on free ports, the real binary, and events.
 
+pub mod cache_server;
 pub mod events;
 pub mod ganesh;
+pub mod reads;
 pub mod servers;
 pub mod stack;
 

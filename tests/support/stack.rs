@@ -26,18 +26,7 @@ pub struct Stack {
 impl Stack {
     /// Servers for a test that does not stop Postgres.
     pub async fn start() -> Self {
-        static DATABASES: AtomicU32 = AtomicU32::new(0);
-        let number = DATABASES.fetch_add(1, Ordering::Relaxed);
-        let database = format!("test_{number}");
-        let port = servers::shared_postgres_port();
-        let admin = url(port, "ganesh");
-        wait_for_postgres(&admin).await;
-        let mut connection = PgConnection::connect(&admin).await.unwrap();
-        sqlx::query(&format!("CREATE DATABASE {database}"))
-            .execute(&mut connection)
-            .await
-            .unwrap();
-        Self::with_postgres(None, url(port, &database)).await
+        Self::with_postgres(None, new_database().await).await
     }
 
     /// Servers for a test that stops Postgres.
@@ -120,6 +109,22 @@ impl Stack {
         })
         .await;
     }
+}
+
+/// An empty database on the Postgres that tests share.
+pub async fn new_database() -> String {
+    static DATABASES: AtomicU32 = AtomicU32::new(0);
+    let number = DATABASES.fetch_add(1, Ordering::Relaxed);
+    let database = format!("test_{number}");
+    let port = servers::shared_postgres_port();
+    let admin = url(port, "ganesh");
+    wait_for_postgres(&admin).await;
+    let mut connection = PgConnection::connect(&admin).await.unwrap();
+    sqlx::query(&format!("CREATE DATABASE {database}"))
+        .execute(&mut connection)
+        .await
+        .unwrap();
+    url(port, &database)
 }
 
 fn url(port: u16, database: &str) -> String {

@@ -1,0 +1,9 @@
+//! The HTTP API and the admin endpoints, as a caller sees them.
+
+mod admin;
+mod client;
+mod events;
+mod latest;
+mod problems;
+mod token;
+mod trace;

@@ -1,0 +1,131 @@
+//! `GET /v1/events/{id}`.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use ganesh::event::{Data, Event, Timestamp};
+use serde_json::json;
+
+use super::client::{get, store};
+use crate::support::Stack;
+use crate::support::events::event;
+
+/// 2023-11-14T22:13:20Z and a microsecond.
+const TIME: Timestamp = Timestamp::from_micros(1_700_000_000_000_001);
+const TEXT: &str = "2023-11-14T22:13:20.000001Z";
+
+#[tokio::test]
+async fn an_event_comes_back_as_it_was_published() {
+    let stack = Stack::start().await;
+    let ganesh = stack.serve(&[]).await;
+    let extensions = BTreeMap::from([("tenant".to_owned(), "ü 1".to_owned())]);
+    let data = r#"{"a":[1,2.5,"ü",null,true],"b":{}}"#;
+    let with_json = Event {
+        time: TIME,
+        dataschema: Some("https://example.com/schema".to_owned()),
+        extensions,
+        data: Data::Json(data.into()),
+        ..event("json")
+    };
+    let bytes: Vec<u8> = (0..=255).collect();
+    let with_bytes = Event {
+        time: TIME,
+        datacontenttype: Some("application/octet-stream".to_owned()),
+        data: Data::Binary(bytes.into()),
+        ..event("bytes")
+    };
+    let without = Event {
+        time: TIME,
+        subject: None,
+        datacontenttype: None,
+        data: Data::None,
+        ..event("none")
+    };
+    store(&stack, &[with_json, with_bytes, without]).await;
+    let answer = get(&ganesh, "/v1/events/json").await;
+    assert_eq!(
+        answer.header("content-type"),
+        Some("application/cloudevents+json")
+    );
+    let expected = json!({
+        "specversion": "1.0", "id": "json", "source": "/test", "type": "com.example.test",
+        "subject": "subject-4", "time": TEXT, "datacontenttype": "application/json",
+        "dataschema": "https://example.com/schema", "tenant": "ü 1",
+        "data": {"a": [1, 2.5, "ü", null, true], "b": {}},
+    });
+    assert_eq!(answer.json(), expected);
+    let answer = get(&ganesh, "/v1/events/bytes").await.json();
+    let all: Vec<u8> = (0..=255).collect();
+    let encoded = base64::Engine::encode(&base64::prelude::BASE64_STANDARD, all);
+    assert_eq!(answer["data_base64"], encoded);
+    assert_eq!(answer["datacontenttype"], "application/octet-stream");
+    assert_eq!(answer.get("data"), None);
+    let answer = get(&ganesh, "/v1/events/none").await.json();
+    let expected = json!({
+        "specversion": "1.0", "id": "none", "source": "/test", "type": "com.example.test",
+        "time": TEXT,
+    });
+    assert_eq!(answer, expected);
+}
+
+fn version(source: &str, micros: i64) -> Event {
+    Event {
+        source: source.to_owned(),
+        time: Timestamp::from_micros(TIME.micros() + micros),
+        data: Data::Json(Bytes::from(micros.to_string())),
+        ..event("id")
+    }
+}
+
+#[tokio::test]
+async fn of_several_events_with_an_id_the_newest_answers_and_link_names_the_others() {
+    let stack = Stack::start().await;
+    let ganesh = stack.serve(&[]).await;
+    let all = [version("/a b", 0), version("/c", 2), version("/c", 1)];
+    store(&stack, &all).await;
+    let link = |source, fraction| {
+        let time = format!("2023-11-14T22%3A13%3A20.00000{fraction}Z");
+        format!("</v1/events/id?source={source}&time={time}>; rel=\"alternate\"")
+    };
+    let (a, c1, c2) = (link("%2Fa%20b", 1), link("%2Fc", 2), link("%2Fc", 3));
+    let newest = get(&ganesh, "/v1/events/id").await;
+    assert_eq!(newest.json()["data"], 2);
+    assert_eq!(newest.header("link"), Some(format!("{c1}, {a}").as_str()));
+    let of_c = get(&ganesh, "/v1/events/id?source=/c").await;
+    assert_eq!(of_c.json()["data"], 2);
+    assert_eq!(of_c.header("link"), Some(c1.as_str()));
+    let of_a = get(&ganesh, "/v1/events/id?source=%2Fa+b").await;
+    assert_eq!(of_a.json()["data"], 0);
+    assert_eq!(of_a.header("link"), None);
+    let path = "/v1/events/id?source=/c&time=2023-11-14T23:13:20.000002%2B01:00";
+    let exactly = get(&ganesh, path).await;
+    assert_eq!(exactly.json()["data"], 1);
+    assert_eq!(exactly.header("link"), Some(c2.as_str()));
+    // A link leads where it says.
+    let target = c1.strip_prefix('<').unwrap().split_once('>').unwrap().0;
+    assert_eq!(get(&ganesh, target).await.json()["data"], 1);
+    let path = format!("/v1/events/id?source=/other&time={TEXT}");
+    get(&ganesh, &path).await.problem(404, "Not Found");
+}
+
+#[tokio::test]
+async fn an_event_is_found_in_whichever_partition_it_is() {
+    const MICROS_A_DAY: i64 = 86_400_000_000;
+    let stack = Stack::start().await;
+    let ganesh = stack.serve(&[]).await;
+    let now = Timestamp::now().micros();
+    for days in [-3_000, -2, -1, 0, 1, 3_000] {
+        let time = Timestamp::from_micros(now + days * MICROS_A_DAY);
+        let event = Event {
+            time,
+            ..event(&format!("day{days}"))
+        };
+        store(&stack, std::slice::from_ref(&event)).await;
+        let by_id = format!("/v1/events/{}", event.id);
+        let exactly = format!("{by_id}?source=/test&time={time}");
+        for path in [by_id, exactly] {
+            let answer = get(&ganesh, &path).await;
+            assert_eq!(answer.json()["time"], time.to_string(), "{path}");
+        }
+    }
+}

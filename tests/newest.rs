@@ -1,0 +1,10 @@
+//! P5: the newest state of a subject, as the API answers it, is what Postgres says, whatever the
+//! cache went through; the cache saves queries and nothing else.
+
+mod away;
+mod chaos;
+mod fixture;
+mod races;
+mod refusals;
+mod served;
+mod servers;
