@@ -21,3 +21,4 @@ mod produce;
 mod shutdown;
 mod startup;
 mod support;
+mod writing;

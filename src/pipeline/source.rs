@@ -74,6 +74,7 @@ pub async fn run(
     let mut backoff = Backoff::new();
     for pull in 0u64.. {
         let room = tokio::select! {
+            biased; // there is mostly room: a stop must not wait for luck
             () = stop.cancelled() => break,
             room = source.held.room(source.least_room()) => room,
         };
