@@ -157,13 +157,13 @@ pub async fn supervise(
 ) -> Result<(), Error> {
     while let Some(ended) = stages.join_next().await {
         match ended {
-            Ok(Ok(())) => {}
             Ok(Err(error)) => {
                 stop.cancel();
                 return Err(error);
             }
             Err(join) if join.is_panic() => std::panic::resume_unwind(join.into_panic()),
-            Err(_) => {}
+            // It ended, or it was told to.
+            Ok(Ok(())) | Err(_) => {}
         }
     }
     Ok(())

@@ -25,11 +25,11 @@ fn families(text: &str) -> BTreeMap<String, Family> {
     let mut current = String::new();
     for line in text.lines().filter(|line| !line.is_empty()) {
         if let Some((name, help)) = line.strip_prefix("# HELP ").and_then(|l| l.split_once(' ')) {
-            families.entry(name.to_owned()).or_default().help = help.to_owned();
+            help.clone_into(&mut families.entry(name.to_owned()).or_default().help);
         } else if let Some((name, kind)) =
             line.strip_prefix("# TYPE ").and_then(|l| l.split_once(' '))
         {
-            families.entry(name.to_owned()).or_default().kind = kind.to_owned();
+            kind.clone_into(&mut families.entry(name.to_owned()).or_default().kind);
             name.clone_into(&mut current);
         } else {
             let series = line.rsplit_once(' ').unwrap().0;

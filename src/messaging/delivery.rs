@@ -9,7 +9,7 @@ use crate::event::{self, Timestamp, TraceContext};
 use crate::telemetry::record::Record;
 use crate::telemetry::trace_id::TraceId;
 
-/// A delivered message. Dropped on any path without [`Delivery::settle`], it is
+/// A delivered message. Dropped on any path without [`settle`], it is
 /// released: the server delivers it again at once.
 pub struct Delivery {
     /// Subject, headers and body.

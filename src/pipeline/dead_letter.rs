@@ -95,7 +95,7 @@ pub async fn run(
         .for_each_concurrent(PUBLISHES_AT_ONCE, |letter| async {
             let delivery = stage.bury(letter).await;
             // Nobody left to settle it: dropping it releases the message.
-            let _ = settle.send(Settlement::Letter(delivery)).await;
+            let _ = settle.send(Settlement::Letter(Box::new(delivery))).await;
         })
         .await;
     Ok(())

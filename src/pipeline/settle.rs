@@ -17,7 +17,7 @@ pub enum Settlement {
     /// A batch whose rows are committed.
     Rows(Committed),
     /// A message whose dead letter the stream has acknowledged.
-    Letter(Delivery),
+    Letter(Box<Delivery>),
 }
 
 /// Acknowledges until the input closes.
@@ -40,7 +40,7 @@ pub async fn run(
             Settlement::Letter(delivery) => {
                 acknowledge(&client, std::iter::once(&delivery.reply)).await;
                 metrics.settled(Outcome::DeadLettered).increment(1);
-                delivery::settle([delivery]);
+                delivery::settle([*delivery]);
             }
         }
     }

@@ -58,7 +58,7 @@ fn env_example_changes_nothing_as_it_is_and_is_valid_when_uncommented() {
     let uncommented: String = commented
         .lines()
         .filter(|line| line.starts_with('#') && !line.starts_with("# "))
-        .map(|line| format!("{}\n", &line[1..]))
+        .flat_map(|line| [&line[1..], "\n"])
         .collect();
     assert_eq!(uncommented.lines().count(), SETTINGS.len());
     let log = |dotenv| {

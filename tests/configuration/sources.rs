@@ -52,6 +52,9 @@ fn every_setting_can_come_from_a_file() {
     }
 }
 
+/// What is set, and what is expected of it.
+type Case<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str]);
+
 #[test]
 fn a_file_that_cannot_be_used_is_named() {
     let folder = tempfile::tempdir().unwrap();
@@ -59,7 +62,7 @@ fn a_file_that_cannot_be_used_is_named() {
     std::fs::write(&empty, "\n").unwrap();
     let empty = empty.to_str().unwrap();
     let both = [("GANESH_STREAM", "S"), ("GANESH_STREAM_FILE", empty)];
-    let cases: [(&[(&str, &str)], &[&str]); 4] = [
+    let cases: [Case<'_>; 4] = [
         (
             &[("GANESH_STREAM_FILE", "/nowhere/stream")],
             &["GANESH_STREAM_FILE", "/nowhere/stream", "No such file"],

@@ -25,6 +25,7 @@ fn fit_consumer() -> pull::Config {
     }
 }
 
+#[allow(clippy::too_many_lines, reason = "a table")]
 fn unfit_consumers() -> Vec<Case<pull::Config>> {
     let fit = fit_consumer;
     vec![
