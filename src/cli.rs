@@ -37,7 +37,7 @@ pub fn command() -> Command {
         .about(env!("CARGO_PKG_DESCRIPTION"))
         .after_help(
             "Every flag has an environment variable; .env in the working directory is read when present.\n\
-             VARIABLE_FILE names a file with the value of VARIABLE.",
+             For each of the settings, VARIABLE_FILE names a file with the value of VARIABLE.",
         )
         .subcommand_required(true)
         .arg_required_else_help(true)

@@ -29,6 +29,7 @@ use crate::messaging::Held;
 use crate::storage::EventWriter;
 use crate::telemetry::Metrics;
 use crate::telemetry::catalogue::Queue;
+use crate::telemetry::logs::RateLimit;
 
 /// Capacities of the channels, in the entries that [`Queue`] names. What they can
 /// hold is bounded by `GANESH_MAX_IN_FLIGHT` all the same; they only have to be
@@ -104,6 +105,7 @@ pub fn spawn(parts: Parts, stop: &CancellationToken) -> JoinSet<Result<(), Error
             jetstream: jetstream.clone(),
             stream: config.nats.stream.clone(),
             metrics: metrics.clone(),
+            log: RateLimit::default(),
         },
         dead_letter_input,
         to_settle.clone(),

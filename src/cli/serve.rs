@@ -97,6 +97,11 @@ async fn serve(
     )
     .map_err(|error| Failure::Usage(format!("REDIS_URL: {error}")))?;
     tokio::spawn(cache.clone().run(background.clone()));
+    tokio::spawn(pool::watch(
+        pool.clone(),
+        metrics.clone(),
+        background.clone(),
+    ));
     tokio::spawn(lag::watch(
         consumer.clone(),
         metrics.clone(),

@@ -13,6 +13,7 @@ use crate::event::{DecodeReason, Timestamp};
 use crate::messaging::Delivery;
 use crate::messaging::streams::DLQ_SUBJECT_PREFIX;
 use crate::telemetry::Metrics;
+use crate::telemetry::logs::RateLimit;
 use crate::telemetry::record::{Mark, now_nanos};
 
 /// Letters whose acknowledgement is awaited at the same time.
@@ -76,6 +77,8 @@ pub struct DeadLetterStage {
     pub stream: String,
     /// Where it counts.
     pub metrics: Metrics,
+    /// A stream of nothing but bad messages must not fill the log.
+    pub log: RateLimit,
 }
 
 /// Buries until the input closes.
@@ -103,13 +106,16 @@ pub async fn run(
 
 impl DeadLetterStage {
     async fn bury(&self, letter: DeadLetter) -> Delivery {
-        tracing::warn!(
-            reason = letter.reason.as_str(),
-            detail = letter.detail,
-            stream_seq = letter.delivery.stream_sequence,
-            trace_id = %letter.delivery.trace_id,
-            "dead letter"
-        );
+        if let Some(suppressed) = self.log.allow() {
+            tracing::warn!(
+                reason = letter.reason.as_str(),
+                detail = letter.detail,
+                stream_seq = letter.delivery.stream_sequence,
+                trace_id = %letter.delivery.trace_id,
+                suppressed,
+                "dead letter"
+            );
+        }
         let mut backoff = Backoff::new();
         while let Err(error) = self.publish(&letter).await {
             self.metrics.dependency_error(&error);
