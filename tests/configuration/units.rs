@@ -58,7 +58,7 @@ fn durations_have_a_unit() {
         );
     }
     let days = read(&[("GANESH_STREAM_MAX_AGE", "7d")]).unwrap();
-    assert_eq!(days.nats.stream_max_age, Duration::from_secs(7 * 86_400));
+    assert_eq!(days.nats.stream_max_age, Duration::from_hours(7 * 24));
     for text in [
         "30",
         "s",

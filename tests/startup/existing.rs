@@ -9,10 +9,10 @@ use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy};
 use super::{inventory, refused};
 use crate::support::Stack;
 
-const MINUTE: Duration = Duration::from_secs(60);
+const MINUTE: Duration = Duration::from_mins(1);
 
-/// A case: its name, its settings, the words of problem and fix.
-type Case<T> = (&'static str, T, [&'static str; 2]);
+/// A case: its name, what is changed of what is fit, the words of problem and fix.
+type Case<T> = (&'static str, fn(&mut T), [&'static str; 2]);
 
 /// A consumer that is fit.
 fn fit_consumer() -> pull::Config {
@@ -25,113 +25,66 @@ fn fit_consumer() -> pull::Config {
     }
 }
 
-#[allow(clippy::too_many_lines, reason = "a table")]
-fn unfit_consumers() -> Vec<Case<pull::Config>> {
-    let fit = fit_consumer;
-    vec![
-        (
-            "ack-none",
-            pull::Config {
-                ack_policy: AckPolicy::None,
-                ..fit()
-            },
-            [
-                "ack_policy is None",
-                "delete the consumer, or name another with GANESH_CONSUMER",
-            ],
-        ),
-        (
-            "ack-all",
-            pull::Config {
-                ack_policy: AckPolicy::All,
-                ..fit()
-            },
-            [
-                "ack_policy is All",
-                "delete the consumer, or name another with GANESH_CONSUMER",
-            ],
-        ),
-        (
-            "max-deliver",
-            pull::Config {
-                max_deliver: 5,
-                ..fit()
-            },
-            ["max_deliver is 5", "set max_deliver to -1"],
-        ),
-        (
-            "ack-wait",
-            pull::Config {
-                ack_wait: MINUTE / 4,
-                ..fit()
-            },
-            [
-                "ack_wait is 15s, shorter than GANESH_ACK_WAIT=30s",
-                "set ack_wait to 30s or more",
-            ],
-        ),
-        (
-            "max-ack-pending",
-            pull::Config {
-                max_ack_pending: 1_000,
-                ..fit()
-            },
-            [
-                "max_ack_pending is 1000",
-                "set max_ack_pending to 262144 (16 times GANESH_MAX_IN_FLIGHT)",
-            ],
-        ),
-        (
-            "backoff",
-            pull::Config {
-                backoff: vec![MINUTE, 2 * MINUTE],
-                ..fit()
-            },
-            ["it has a backoff", "remove the backoff"],
-        ),
-        (
-            "headers-only",
-            pull::Config {
-                headers_only: true,
-                ..fit()
-            },
-            ["headers_only is true", "set headers_only to false"],
-        ),
-        (
-            "max-batch",
-            pull::Config {
-                max_batch: 10,
-                ..fit()
-            },
-            [
-                "it limits pull requests",
-                "remove max_batch, max_bytes and max_expires",
-            ],
-        ),
-        (
-            "max-bytes",
-            pull::Config {
-                max_bytes: 1_000_000,
-                ..fit()
-            },
-            [
-                "it limits pull requests",
-                "remove max_batch, max_bytes and max_expires",
-            ],
-        ),
-        (
-            "max-expires",
-            pull::Config {
-                max_expires: MINUTE,
-                ..fit()
-            },
-            [
-                "it limits pull requests",
-                "remove max_batch, max_bytes and max_expires",
-            ],
-        ),
-    ]
-}
+const ANOTHER: &str = "delete the consumer, or name another with GANESH_CONSUMER";
+const NO_LIMITS: &str = "remove max_batch, max_bytes and max_expires";
+const UNFIT_CONSUMERS: [Case<pull::Config>; 10] = [
+    (
+        "ack-none",
+        |c| c.ack_policy = AckPolicy::None,
+        ["ack_policy is None", ANOTHER],
+    ),
+    (
+        "ack-all",
+        |c| c.ack_policy = AckPolicy::All,
+        ["ack_policy is All", ANOTHER],
+    ),
+    (
+        "max-deliver",
+        |c| c.max_deliver = 5,
+        ["max_deliver is 5", "set max_deliver to -1"],
+    ),
+    (
+        "ack-wait",
+        |c| c.ack_wait = MINUTE / 4,
+        [
+            "ack_wait is 15s, shorter than GANESH_ACK_WAIT=30s",
+            "set ack_wait to 30s or more",
+        ],
+    ),
+    (
+        "max-ack-pending",
+        |c| c.max_ack_pending = 1_000,
+        [
+            "max_ack_pending is 1000",
+            "set max_ack_pending to 262144 (16 times GANESH_MAX_IN_FLIGHT)",
+        ],
+    ),
+    (
+        "backoff",
+        |c| c.backoff = vec![MINUTE, 2 * MINUTE],
+        ["it has a backoff", "remove the backoff"],
+    ),
+    (
+        "headers-only",
+        |c| c.headers_only = true,
+        ["headers_only is true", "set headers_only to false"],
+    ),
+    (
+        "max-batch",
+        |c| c.max_batch = 10,
+        ["it limits pull requests", NO_LIMITS],
+    ),
+    (
+        "max-bytes",
+        |c| c.max_bytes = 1_000_000,
+        ["it limits pull requests", NO_LIMITS],
+    ),
+    (
+        "max-expires",
+        |c| c.max_expires = MINUTE,
+        ["it limits pull requests", NO_LIMITS],
+    ),
+];
 
 #[tokio::test]
 async fn an_unfit_consumer_is_refused_with_problem_and_fix_and_left_as_it_is() {
@@ -142,7 +95,9 @@ async fn an_unfit_consumer_is_refused_with_problem_and_fix_and_left_as_it_is() {
         .await
         .unwrap();
     let mut cases = Vec::new();
-    for (name, mut config, words) in unfit_consumers() {
+    for (name, change, words) in UNFIT_CONSUMERS {
+        let mut config = fit_consumer();
+        change(&mut config);
         config.durable_name = Some(name.to_owned());
         jetstream
             .create_consumer_on_stream(config, "EVENTS")
@@ -199,25 +154,21 @@ async fn an_unfit_event_stream_is_refused_with_problem_and_fix_and_left_as_it_is
     let cases: [Case<Config>; 2] = [
         (
             "SILENT",
-            Config {
-                no_ack: true,
-                ..stream("SILENT", "silent.>")
-            },
+            |s| s.no_ack = true,
             ["no_ack is true", "set no_ack to false"],
         ),
         (
             "INTEREST",
-            Config {
-                retention: RetentionPolicy::Interest,
-                ..stream("INTEREST", "interest.>")
-            },
+            |s| s.retention = RetentionPolicy::Interest,
             [
                 "retention is interest",
                 "use retention limits (or workqueue)",
             ],
         ),
     ];
-    for (name, config, [problem, fix]) in cases {
+    for (name, change, [problem, fix]) in cases {
+        let mut config = stream(name, &format!("{name}.>"));
+        change(&mut config);
         jetstream.create_stream(config).await.unwrap();
         let before = inventory(&jetstream).await;
         let said = refused(&stack, &[("GANESH_STREAM", name)]).await;
@@ -230,75 +181,61 @@ async fn an_unfit_event_stream_is_refused_with_problem_and_fix_and_left_as_it_is
     }
 }
 
-fn unfit_letters() -> Vec<Case<Config>> {
-    let fit = || Config {
+/// A dead-letter stream that is fit.
+fn fit_letters() -> Config {
+    Config {
         discard: DiscardPolicy::New,
         duplicate_window: 24 * 60 * MINUTE,
         ..stream("EVENTS_DLQ", "dlq.>")
-    };
-    vec![
-        (
-            "subjects",
-            Config {
-                subjects: vec!["dlq.events.>".to_owned()],
-                ..fit()
-            },
-            [
-                "its subjects are [\"dlq.events.>\"]",
-                "add the subject dlq.>",
-            ],
-        ),
-        (
-            "discard",
-            Config {
-                discard: DiscardPolicy::Old,
-                ..fit()
-            },
-            ["discard is old", "set discard to new"],
-        ),
-        (
-            "retention",
-            Config {
-                retention: RetentionPolicy::WorkQueue,
-                ..fit()
-            },
-            ["its retention is not limits", "use retention limits"],
-        ),
-        (
-            "no_ack",
-            Config {
-                no_ack: true,
-                ..fit()
-            },
-            ["no_ack is true", "set no_ack to false"],
-        ),
-        (
-            "max_msgs_per_subject",
-            Config {
-                max_messages_per_subject: 1,
-                ..fit()
-            },
-            ["max_msgs_per_subject is 1", "remove max_msgs_per_subject"],
-        ),
-        (
-            "duplicate_window",
-            Config {
-                duplicate_window: 2 * MINUTE,
-                ..fit()
-            },
-            [
-                "duplicate_window is 120s",
-                "set duplicate_window to 24h or more",
-            ],
-        ),
-    ]
+    }
 }
+
+const UNFIT_LETTERS: [Case<Config>; 6] = [
+    (
+        "subjects",
+        |s| s.subjects = vec!["dlq.events.>".to_owned()],
+        [
+            "its subjects are [\"dlq.events.>\"]",
+            "add the subject dlq.>",
+        ],
+    ),
+    (
+        "discard",
+        |s| s.discard = DiscardPolicy::Old,
+        ["discard is old", "set discard to new"],
+    ),
+    (
+        "retention",
+        |s| s.retention = RetentionPolicy::WorkQueue,
+        ["its retention is not limits", "use retention limits"],
+    ),
+    (
+        "no_ack",
+        |s| s.no_ack = true,
+        ["no_ack is true", "set no_ack to false"],
+    ),
+    (
+        "max_msgs_per_subject",
+        |s| s.max_messages_per_subject = 1,
+        ["max_msgs_per_subject is 1", "remove max_msgs_per_subject"],
+    ),
+    (
+        "duplicate_window",
+        |s| s.duplicate_window = 2 * MINUTE,
+        [
+            "duplicate_window is 120s",
+            "set duplicate_window to 24h or more",
+        ],
+    ),
+];
 
 #[tokio::test]
 async fn an_unfit_dead_letter_stream_is_refused_with_problem_and_fix_and_left_as_it_is() {
     let stack = Stack::start().await;
     let jetstream = stack.jetstream().await;
-    for (name, config, [problem, fix]) in unfit_letters() {
+    for (name, change, [problem, fix]) in UNFIT_LETTERS {
+        let mut config = fit_letters();
+        change(&mut config);
         jetstream.create_stream(config).await.unwrap();
         let before = inventory(&jetstream).await;
         let said = refused(&stack, &[]).await;

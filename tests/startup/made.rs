@@ -9,7 +9,7 @@ use super::{consumer_config, inventory, stream_config};
 use crate::support::Stack;
 use crate::support::ganesh::run;
 
-const DAY: Duration = Duration::from_secs(86_400);
+const DAY: Duration = Duration::from_hours(24);
 
 #[tokio::test]
 async fn missing_streams_and_consumer_are_made_with_the_documented_settings() {
@@ -93,7 +93,7 @@ async fn fit_streams_and_consumer_with_other_settings_are_used_untouched() {
     let consumer = pull::Config {
         durable_name: Some("ganesh".to_owned()),
         description: Some("made by an operator".to_owned()),
-        ack_wait: Duration::from_secs(120),
+        ack_wait: Duration::from_mins(2),
         max_ack_pending: -1,
         ..pull::Config::default()
     };
