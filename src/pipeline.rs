@@ -64,6 +64,8 @@ pub struct Parts {
 /// Starts every stage. They end by themselves after `stop`, when the last held
 /// message is settled; shutting the set down stops them where they are, and what
 /// they hold is released.
+///
+/// Long, because the wiring is one thing: who reads what the one before it writes.
 pub fn spawn(parts: Parts, stop: &CancellationToken) -> JoinSet<Result<(), Error>> {
     let Parts {
         config,

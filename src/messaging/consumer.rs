@@ -177,7 +177,7 @@ fn max_ack_pending(pipeline: &PipelineConfig) -> i64 {
     i64::try_from(pipeline.max_in_flight * REPLICAS_WITH_ROOM).unwrap_or(i64::MAX)
 }
 
-/// What of an existing consumer breaks a promise.
+/// What of an existing consumer breaks a promise. A table, and as long as one.
 pub fn consumer_unfit(
     consumer: &Config,
     nats: &NatsConfig,

@@ -8,6 +8,7 @@ use async_nats::Subject;
 use slab::Slab;
 use tokio::sync::{Notify, mpsc};
 
+use crate::config::PipelineConfig;
 use crate::telemetry::Metrics;
 
 /// What the server counts of a message beside headers and body (its subjects), at most.
@@ -20,6 +21,16 @@ pub struct Limits {
     pub messages: usize,
     /// Bytes, as delivered.
     pub bytes: usize,
+}
+
+impl Limits {
+    /// The configured limits.
+    pub fn of(config: &PipelineConfig) -> Self {
+        Self {
+            messages: config.max_in_flight,
+            bytes: config.max_in_flight_bytes,
+        }
+    }
 }
 
 /// What the source may ask for.
