@@ -106,7 +106,6 @@ async fn serve(
     };
     let token = config.http.api_token.clone();
     let api_server = tokio::spawn(api::serve(api_listener, api, token, stop.clone()));
-
     let limits = held::Limits::of(&config.pipeline);
     let (held, releases) = Held::new(limits, config.nats.ack_wait, metrics.clone());
     let keeper_stop = CancellationToken::new();
