@@ -9,10 +9,9 @@ mod startup;
 
 use std::process::ExitCode;
 
-use clap::parser::ValueSource;
 use clap::{ArgMatches, Command};
 
-use crate::config::{Config, ConfigErrors, Reader, arguments, read_values};
+use crate::config::{Config, ConfigErrors, arguments, reader};
 use crate::telemetry::{logs, traces};
 
 /// How a command ends when it does not end well.
@@ -37,8 +36,8 @@ pub fn command() -> Command {
         .version(env!("CARGO_PKG_VERSION"))
         .about(env!("CARGO_PKG_DESCRIPTION"))
         .after_help(
-            "Every flag has an environment variable; .env is read when present.\n\
-             VARIABLE_FILE names a file with the value of VARIABLE.",
+            "Every flag has an environment variable; .env in the working directory is read when present.\n\
+             For each of the settings, VARIABLE_FILE names a file with the value of VARIABLE.",
         )
         .subcommand_required(true)
         .arg_required_else_help(true)
@@ -51,10 +50,8 @@ pub fn command() -> Command {
 
 /// Runs the subcommand that the process was started with.
 pub fn main() -> ExitCode {
-    if let Err(error) = dotenvy::dotenv()
-        && !error.not_found()
-    {
-        eprintln!("ganesh: .env: {error}");
+    if let Err(mistake) = read_dotenv() {
+        eprintln!("ganesh: {mistake}");
         return ExitCode::from(2);
     }
     // clap prints what is wrong with the usage and exits with 2 by itself.
@@ -77,12 +74,34 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// Adds what the working directory's `.env` says to the environment, which wins.
+fn read_dotenv() -> Result<(), String> {
+    match dotenvy::from_path(".env") {
+        Err(error) if error.not_found() => Ok(()),
+        // Without the line itself: a password may stand in it.
+        Err(dotenvy::Error::LineParse(line, _)) => {
+            // What the library calls the line may be the value alone.
+            let found = line.lines().next().unwrap_or_default().trim();
+            let text = std::fs::read_to_string(".env").unwrap_or_default();
+            let number = text
+                .lines()
+                .position(|line| !line.trim_start().starts_with('#') && line.contains(found));
+            let place = number.map_or_else(String::new, |number| format!(" line {}", number + 1));
+            Err(format!(
+                ".env{place}: expected NAME=value, in quotes when the value holds spaces, quotes or #"
+            ))
+        }
+        Err(error) => Err(format!(".env: {error}: expected a readable file, or none")),
+        Ok(()) => Ok(()),
+    }
+}
+
 fn run(name: &str, matches: &ArgMatches) -> Result<(), Failure> {
     let config = read_config(name, matches).map_err(|errors| Failure::Usage(errors.to_string()))?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
-    runtime.block_on(async {
+    let result = runtime.block_on(async {
         let provider = traces::provider(&config.telemetry)?;
         logs::install(&config.telemetry, provider.as_ref())?;
         let result = match name {
@@ -97,24 +116,21 @@ fn run(name: &str, matches: &ArgMatches) -> Result<(), Failure> {
             flush_traces(provider).await;
         }
         result
-    })
+    });
+    // Not `drop`, which waits for what cannot be cancelled: a look-up of a host's name.
+    runtime.shutdown_background();
+    result
 }
 
 fn read_config(name: &str, matches: &ArgMatches) -> Result<Config, ConfigErrors> {
-    let environment = |variable: &str| std::env::var(variable).ok();
-    let mut values = read_values(matches, environment)?;
-    let mut default_for_this_command = |variable, value: &str| {
-        if matches.value_source(variable) == Some(ValueSource::DefaultValue) {
-            values.insert(variable, value.to_owned());
-        }
-    };
+    let mut reader = reader(matches, |variable| std::env::var_os(variable));
     match name {
-        "produce" => default_for_this_command("OTEL_SERVICE_NAME", "ganesh-produce"),
+        "produce" => reader.set_default("OTEL_SERVICE_NAME", "ganesh-produce"),
         // What they find is their output; the way there is not.
-        "doctor" | "healthcheck" => default_for_this_command("GANESH_LOG", "error"),
+        "doctor" | "healthcheck" => reader.set_default("GANESH_LOG", "error"),
         _ => {}
     }
-    Config::read(Reader::new(values))
+    Config::read(reader)
 }
 
 /// Exports the last spans. Blocking, and bounded: a collector that hangs must

@@ -9,16 +9,21 @@ mod reader;
 mod secret;
 mod settings;
 mod sources;
+mod subjects;
 
 use std::fmt;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use sqlx::postgres::PgConnectOptions;
+
 pub(crate) use reader::parse_duration;
 pub use reader::{ConfigErrors, Reader};
 pub use secret::{Secret, SecretUrl};
 pub use settings::{SETTINGS, Setting};
-pub use sources::{arguments, read_values};
+pub use sources::{arguments, reader};
+
+use crate::messaging::streams::DLQ_SUBJECTS;
 
 /// Everything that a process of ganesh can be told. Its `Debug` shows no secret.
 #[derive(Debug, Clone)]
@@ -133,7 +138,7 @@ pub struct TelemetryConfig {
     /// Whether spans are exported over OTLP.
     pub traces: TracesExporter,
     /// Where the OTLP collector listens (gRPC).
-    pub otlp_endpoint: String,
+    pub otlp_endpoint: SecretUrl,
     /// One in this many requests without a sampled caller becomes a trace; 0 means none.
     pub trace_baseline: u32,
     /// The resource attribute `service.name`.
@@ -176,8 +181,8 @@ impl Config {
             pipeline: PipelineConfig::read(r),
             http: HttpConfig::read(r),
             telemetry: TelemetryConfig::read(r),
-            startup_timeout: r.duration("GANESH_STARTUP_TIMEOUT"),
-            shutdown_grace: r.duration("GANESH_SHUTDOWN_GRACE"),
+            startup_timeout: r.duration("GANESH_STARTUP_TIMEOUT", "1ms", "1d"),
+            shutdown_grace: r.duration("GANESH_SHUTDOWN_GRACE", "1s", "1h"),
         };
         config.check_together(r);
         reader.finish(config)
@@ -187,38 +192,60 @@ impl Config {
     fn check_together(&self, r: &mut Reader) {
         let pipeline = &self.pipeline;
         if pipeline.batch_max_events > pipeline.max_in_flight {
-            r.mistake(
+            r.conflict(
                 "GANESH_BATCH_MAX_EVENTS",
-                &pipeline.batch_max_events.to_string(),
+                "GANESH_MAX_IN_FLIGHT",
                 "at most GANESH_MAX_IN_FLIGHT, or a batch could never fill",
             );
         }
         if pipeline.batch_max_bytes > pipeline.max_in_flight_bytes {
-            r.mistake(
+            r.conflict(
                 "GANESH_BATCH_MAX_BYTES",
-                &pipeline.batch_max_bytes.to_string(),
+                "GANESH_MAX_IN_FLIGHT_BYTES",
                 "at most GANESH_MAX_IN_FLIGHT_BYTES, or a batch could never fill",
             );
         }
         if pipeline.batch_linger * 4 > self.nats.ack_wait {
-            r.mistake(
+            r.conflict(
                 "GANESH_BATCH_LINGER_MS",
-                &pipeline.batch_linger.as_millis().to_string(),
+                "GANESH_ACK_WAIT",
                 "at most a quarter of GANESH_ACK_WAIT, or messages would be delivered again while they wait",
             );
         }
         if self.nats.stream == self.nats.dlq_stream {
-            r.mistake(
+            r.conflict(
                 "GANESH_DLQ_STREAM",
-                &self.nats.dlq_stream,
+                "GANESH_STREAM",
                 "a stream other than GANESH_STREAM",
             );
         }
-        if self.http.api_addr == self.http.admin_addr && self.http.api_addr.port() != 0 {
-            r.mistake(
+        let (api, admin) = (self.http.api_addr, self.http.admin_addr);
+        if api == admin && api.port() != 0 {
+            r.conflict(
                 "GANESH_ADMIN_ADDR",
-                &self.http.admin_addr.to_string(),
+                "GANESH_HTTP_ADDR",
                 "an address other than GANESH_HTTP_ADDR",
+            );
+        }
+        self.check_subjects(r);
+    }
+
+    /// JetStream would refuse these, the second of them after it made the event stream.
+    fn check_subjects(&self, r: &mut Reader) {
+        let subjects = &self.nats.subjects;
+        let twice = subjects.iter().enumerate().any(|(i, one)| {
+            subjects[..i]
+                .iter()
+                .any(|other| subjects::overlap(one, other))
+        });
+        let letters = subjects
+            .iter()
+            .any(|subject| subjects::overlap(subject, DLQ_SUBJECTS));
+        if twice || letters {
+            r.conflict(
+                "GANESH_SUBJECTS",
+                "GANESH_SUBJECTS",
+                "subjects that overlap neither each other nor dlq.>, where dead letters go",
             );
         }
     }
@@ -227,14 +254,14 @@ impl Config {
 impl NatsConfig {
     fn read(r: &mut Reader) -> Self {
         Self {
-            url: r.server_urls("NATS_URL", &["nats", "tls"]),
+            url: r.nats_urls("NATS_URL"),
             stream: r.jetstream_name("GANESH_STREAM"),
             subjects: r.subjects("GANESH_SUBJECTS"),
-            stream_max_age: r.duration("GANESH_STREAM_MAX_AGE"),
-            stream_max_bytes: r.bytes("GANESH_STREAM_MAX_BYTES"),
+            stream_max_age: r.duration("GANESH_STREAM_MAX_AGE", "1s", "36500d"),
+            stream_max_bytes: r.bytes("GANESH_STREAM_MAX_BYTES", "1KiB", "1024TiB"),
             consumer: r.jetstream_name("GANESH_CONSUMER"),
             dlq_stream: r.jetstream_name("GANESH_DLQ_STREAM"),
-            ack_wait: r.duration("GANESH_ACK_WAIT"),
+            ack_wait: r.duration("GANESH_ACK_WAIT", "1s", "1h"),
         }
     }
 }
@@ -242,7 +269,7 @@ impl NatsConfig {
 impl PostgresConfig {
     fn read(r: &mut Reader) -> Self {
         Self {
-            url: r.server_urls("POSTGRES_URL", &["postgresql", "postgres"]),
+            url: r.server_url::<PgConnectOptions>("POSTGRES_URL", &["postgresql", "postgres"]),
             migrate_on_start: r.boolean("GANESH_MIGRATE_ON_START"),
             partition_interval: r.one_of(
                 "GANESH_PARTITION_INTERVAL",
@@ -262,7 +289,7 @@ impl PostgresConfig {
 impl CacheConfig {
     fn read(r: &mut Reader) -> Self {
         Self {
-            url: r.server_urls("REDIS_URL", &["redis"]),
+            url: r.server_url::<redis::ConnectionInfo>("REDIS_URL", &["redis"]),
             ttl: Duration::from_secs(r.integer("GANESH_CACHE_TTL_SECS", 1, 30 * 86_400)),
         }
     }
@@ -273,11 +300,11 @@ impl PipelineConfig {
         Self {
             accept_plain: r.boolean("GANESH_ACCEPT_PLAIN"),
             batch_max_events: r.count("GANESH_BATCH_MAX_EVENTS", 1, 50_000),
-            batch_max_bytes: r.byte_count("GANESH_BATCH_MAX_BYTES", 1),
+            batch_max_bytes: r.byte_count("GANESH_BATCH_MAX_BYTES", "1", "64GiB"),
             batch_linger: Duration::from_millis(r.integer("GANESH_BATCH_LINGER_MS", 0, 60_000)),
             writers: r.count("GANESH_WRITERS", 1, 64),
             max_in_flight: r.count("GANESH_MAX_IN_FLIGHT", 1, 1_000_000),
-            max_in_flight_bytes: r.byte_count("GANESH_MAX_IN_FLIGHT_BYTES", 64 * 1024),
+            max_in_flight_bytes: r.byte_count("GANESH_MAX_IN_FLIGHT_BYTES", "64KiB", "64GiB"),
         }
     }
 }

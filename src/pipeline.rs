@@ -29,6 +29,7 @@ use crate::messaging::Held;
 use crate::storage::EventWriter;
 use crate::telemetry::Metrics;
 use crate::telemetry::catalogue::Queue;
+use crate::telemetry::logs::RateLimit;
 
 /// Capacities of the channels, in the entries that [`Queue`] names. What they can
 /// hold is bounded by `GANESH_MAX_IN_FLIGHT` all the same; they only have to be
@@ -63,6 +64,8 @@ pub struct Parts {
 /// Starts every stage. They end by themselves after `stop`, when the last held
 /// message is settled; shutting the set down stops them where they are, and what
 /// they hold is released.
+///
+/// Long, because the wiring is one thing: who reads what the one before it writes.
 pub fn spawn(parts: Parts, stop: &CancellationToken) -> JoinSet<Result<(), Error>> {
     let Parts {
         config,
@@ -104,6 +107,7 @@ pub fn spawn(parts: Parts, stop: &CancellationToken) -> JoinSet<Result<(), Error
             jetstream: jetstream.clone(),
             stream: config.nats.stream.clone(),
             metrics: metrics.clone(),
+            log: RateLimit::default(),
         },
         dead_letter_input,
         to_settle.clone(),
@@ -157,13 +161,13 @@ pub async fn supervise(
 ) -> Result<(), Error> {
     while let Some(ended) = stages.join_next().await {
         match ended {
-            Ok(Ok(())) => {}
             Ok(Err(error)) => {
                 stop.cancel();
                 return Err(error);
             }
             Err(join) if join.is_panic() => std::panic::resume_unwind(join.into_panic()),
-            Err(_) => {}
+            // It ended, or it was told to.
+            Ok(Ok(())) | Err(_) => {}
         }
     }
     Ok(())

@@ -86,15 +86,15 @@ async fn a_second_process_gets_its_share_while_the_first_holds_its_limit() {
     ];
     // The first one cannot store: its events wait for a lock that the test holds, in
     // a database that only the first one uses.
-    let stuck = Stack::start().await;
-    drop(stuck.serve(&[]).await);
-    let mut lock = stuck.pool.begin().await.unwrap();
+    let elsewhere = Stack::start().await;
+    drop(elsewhere.serve(&[]).await);
+    let mut lock = elsewhere.pool.begin().await.unwrap();
     sqlx::query("LOCK TABLE events IN ACCESS EXCLUSIVE MODE")
         .execute(&mut *lock)
         .await
         .unwrap();
     let mut first_settings = limit.to_vec();
-    first_settings.push(("POSTGRES_URL", stuck.database_url.as_str()));
+    first_settings.push(("POSTGRES_URL", elsewhere.database_url.as_str()));
     first_settings.push(("GANESH_MIGRATE_ON_START", "true"));
     let first = stack.serve(&first_settings).await;
     publish(&stack.jetstream().await, &events("e", 20_000)).await;

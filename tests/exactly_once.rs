@@ -13,6 +13,9 @@ async fn every_event_becomes_one_row_and_is_acknowledged() {
     stack.wait_until_drained().await;
     assert_eq!(stack.rows().await, 5_000);
     let stored = "ganesh_messages_settled_total{outcome=\"stored\"}";
+    ganesh
+        .wait_for_metric("ganesh_postgres_connections{state=\"idle\"}", 1.0)
+        .await;
     ganesh.wait_for_metric(stored, 5_000.0).await;
     assert!(ganesh.terminate().await.success());
 }
@@ -125,4 +128,19 @@ async fn what_cannot_be_decoded_becomes_a_dead_letter_and_costs_only_itself() {
     assert_eq!(header("ganesh-dlq-stream-sequence").as_deref(), Some("11"));
     let series = "ganesh_dead_letters_total{reason=\"missing_attribute\"}";
     ganesh.wait_for_metric(series, 1.0).await;
+}
+
+#[tokio::test]
+async fn a_flood_of_dead_letters_is_counted_in_full_and_logged_in_part() {
+    let stack = Stack::start().await;
+    stack.make_streams().await;
+    let jetstream = stack.jetstream().await;
+    for _ in 0..300 {
+        publish_invalid(&jetstream).await;
+    }
+    let ganesh = stack.serve(&[]).await;
+    stack.wait_until_drained().await;
+    assert_eq!(stack.dead_letters().await, 300);
+    let lines = ganesh.log().matches("\"message\":\"dead letter\"").count();
+    assert!((1..=100).contains(&lines), "{lines} lines");
 }

@@ -9,11 +9,16 @@
 
 mod backpressure;
 mod batching;
+mod catalogue;
 mod codec;
+mod configuration;
+mod doctor;
 mod exactly_once;
 mod http;
 mod newest;
 mod partitions;
 mod produce;
 mod shutdown;
+mod startup;
 mod support;
+mod writing;

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
+use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::{Client, jetstream};
 use clap::Command;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -50,10 +51,17 @@ pub(super) async fn run(config: Config) -> Result<(), Failure> {
     let stop = stop_on_signal()?;
     // Background tasks live on while the pipeline drains.
     let background = CancellationToken::new();
-    let serving = serve(&config, recorder, metrics, health, &stop, &background);
+    let serving = serve(
+        &config,
+        recorder,
+        metrics,
+        health.clone(),
+        &stop,
+        &background,
+    );
     tokio::select! {
         result = serving => result,
-        () = stopped_before_start(&stop, &config) => Ok(()),
+        () = stopped_before_start(&stop, &health, config.shutdown_grace) => Ok(()),
     }
 }
 
@@ -90,16 +98,7 @@ async fn serve(
     )
     .map_err(|error| Failure::Usage(format!("REDIS_URL: {error}")))?;
     tokio::spawn(cache.clone().run(background.clone()));
-    tokio::spawn(lag::watch(
-        consumer.clone(),
-        metrics.clone(),
-        background.clone(),
-    ));
-    tokio::spawn(keep_looking_after_partitions(
-        config.clone(),
-        pool.clone(),
-        metrics.clone(),
-    ));
+    watch(config, &pool, &consumer, &metrics, background);
     let api = Api {
         cache: cache.clone(),
         reads,
@@ -107,20 +106,18 @@ async fn serve(
     };
     let token = config.http.api_token.clone();
     let api_server = tokio::spawn(api::serve(api_listener, api, token, stop.clone()));
-
-    let limits = held::Limits {
-        messages: config.pipeline.max_in_flight,
-        bytes: config.pipeline.max_in_flight_bytes,
-    };
+    let limits = held::Limits::of(&config.pipeline);
     let (held, releases) = Held::new(limits, config.nats.ack_wait, metrics.clone());
     let keeper_stop = CancellationToken::new();
-    let keeper = Keeper {
-        held: held.clone(),
-        releases,
-        client: client.clone(),
-        metrics: metrics.clone(),
-    };
-    let keeper = tokio::spawn(keeper.run(keeper_stop.clone()));
+    let keeper = tokio::spawn(
+        Keeper {
+            held: held.clone(),
+            releases,
+            client: client.clone(),
+            metrics: metrics.clone(),
+        }
+        .run(keeper_stop.clone()),
+    );
     let parts = Parts {
         config: config.clone(),
         jetstream: jetstream::new(client.clone()),
@@ -137,6 +134,29 @@ async fn serve(
     finish(&client, keeper, api_server, &held).await;
     background.cancel();
     result.map_err(|error| Failure::Running(anyhow!(error)))
+}
+
+/// Starts what watches dependencies, until `background` ends.
+fn watch(
+    config: &Config,
+    pool: &PgPool,
+    consumer: &PullConsumer,
+    metrics: &Metrics,
+    background: &CancellationToken,
+) {
+    let (pool, metrics) = (pool.clone(), metrics.clone());
+    tokio::spawn(pool::watch(
+        pool.clone(),
+        metrics.clone(),
+        background.clone(),
+    ));
+    tokio::spawn(lag::watch(
+        consumer.clone(),
+        metrics.clone(),
+        background.clone(),
+    ));
+    let config = config.clone();
+    tokio::spawn(keep_looking_after_partitions(config, pool, metrics));
 }
 
 /// Until every stage has ended; after `stop`, no longer than the grace period allows.
@@ -193,11 +213,16 @@ fn stop_on_signal() -> Result<CancellationToken, std::io::Error> {
     Ok(stop)
 }
 
-/// Ends a start-up that still waits for dependencies. Once the pipeline runs, it is
-/// that which ends, and this only guards against an end that hangs.
-async fn stopped_before_start(stop: &CancellationToken, config: &Config) {
+/// Ends a start-up that still waits for dependencies, at once: nothing is held yet. Once
+/// the pipeline runs, it is that which ends, and this only guards against an end that hangs.
+async fn stopped_before_start(stop: &CancellationToken, health: &Health, grace: Duration) {
     stop.cancelled().await;
-    tokio::time::sleep(config.shutdown_grace).await;
+    if health.has_served() {
+        tokio::time::sleep(grace).await;
+        tracing::error!("the shutdown took longer than the grace period");
+    } else {
+        tracing::info!("stopped before it served");
+    }
 }
 
 async fn bind(variable: &str, address: std::net::SocketAddr) -> Result<TcpListener, Failure> {
@@ -234,7 +259,7 @@ async fn prepare_nats(
     health: &Health,
     metrics: &Metrics,
     deadline: Deadline,
-) -> Result<(Client, jetstream::consumer::PullConsumer), Failure> {
+) -> Result<(Client, PullConsumer), Failure> {
     let client = wait_for("NATS (NATS_URL)", deadline, || {
         connection::connect(&config.nats, config.pipeline.max_in_flight, health, metrics)
     })

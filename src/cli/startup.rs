@@ -1,10 +1,11 @@
 //! What `serve` and `migrate` share: waiting for dependencies that are not up yet.
 
 use std::future::Future;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::anyhow;
-use sqlx::PgPool;
+use sqlx::{ConnectOptions, PgPool};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::Failure;
 use crate::error::{Class, Error};
@@ -41,13 +42,15 @@ where
     F: Future<Output = Result<T, Error>>,
 {
     let mut said_at: Option<Instant> = None;
+    let mut last_error = None;
     loop {
-        let error = match attempt().await {
-            Ok(value) => return Ok(value),
-            Err(error) if error.class == Class::Fatal => {
+        let error = match timeout_at(deadline.at, attempt()).await {
+            Ok(Ok(value)) => return Ok(value),
+            Ok(Err(error)) if error.class == Class::Fatal => {
                 return Err(Failure::Usage(format!("{what}: {}", error.detail)));
             }
-            Err(error) => error,
+            Ok(Err(error)) => error.to_string(),
+            Err(_) => last_error.unwrap_or_else(|| "no answer in time".to_owned()),
         };
         if Instant::now() >= deadline.at {
             return Err(Failure::Running(anyhow!(
@@ -59,14 +62,18 @@ where
             tracing::warn!(%error, "waiting for {what}");
             said_at = Some(Instant::now());
         }
-        tokio::time::sleep(ATTEMPT_EVERY).await;
+        last_error = Some(error);
+        sleep_until(deadline.at.min(Instant::now() + ATTEMPT_EVERY)).await;
     }
 }
 
 /// Waits for Postgres, and refuses a server that breaks a promise.
 pub(super) async fn wait_for_postgres(pool: &PgPool, deadline: Deadline) -> Result<(), Failure> {
+    // Not by the pool, which repeats what fails and then says no more than that it took long.
+    let options = pool.connect_options();
+    let ask = async || schema::facts(&mut options.connect().await?).await;
     let facts = wait_for("Postgres (POSTGRES_URL)", deadline, || async {
-        schema::facts(pool).await.map_err(|error| classify(&error))
+        ask().await.map_err(|error| classify(&error))
     })
     .await?;
     let unfit = facts.unfit();

@@ -1,30 +1,20 @@
 //! Reads raw values into types and collects every mistake on the way.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::net::SocketAddr;
+use std::str::FromStr;
 use std::time::Duration;
 
-use super::secret::{SecretUrl, redact};
+use tracing_subscriber::filter::LevelFilter;
+
+use super::secret::{SecretUrl, redact, split};
 use super::settings::SETTINGS;
+use super::subjects;
 
 /// Every mistake found in the configuration. Exit code 2.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct ConfigErrors(Vec<String>);
-
-impl ConfigErrors {
-    pub(super) fn push(&mut self, mistake: String) {
-        self.0.push(mistake);
-    }
-
-    pub(super) fn into_result<T>(self, value: T) -> Result<T, Self> {
-        if self.0.is_empty() {
-            Ok(value)
-        } else {
-            Err(self)
-        }
-    }
-}
 
 impl fmt::Display for ConfigErrors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -36,29 +26,51 @@ impl std::error::Error for ConfigErrors {}
 
 /// Turns raw values into typed ones. A getter that fails notes the mistake and
 /// goes on with the default, so that the rest is checked too.
-#[derive(Debug)]
+#[derive(Default)]
 pub struct Reader {
     values: HashMap<&'static str, String>,
     errors: ConfigErrors,
+    /// The variables of those mistakes.
+    mistaken: HashSet<&'static str>,
 }
 
 impl Reader {
-    /// A reader of these raw values; what is missing has its default.
-    pub fn new(values: HashMap<&'static str, String>) -> Self {
-        Self {
-            values,
-            errors: ConfigErrors::default(),
+    /// Sets a raw value; what is not set has its default.
+    pub fn set(&mut self, env: &'static str, value: String) {
+        self.values.insert(env, value);
+    }
+
+    /// Another default than that of [`SETTINGS`].
+    pub fn set_default(&mut self, env: &'static str, value: &str) {
+        self.values.entry(env).or_insert_with(|| value.to_owned());
+    }
+
+    /// Notes a mistake in these words.
+    pub(super) fn fail(&mut self, env: &'static str, mistake: String) {
+        self.mistaken.insert(env);
+        self.errors.0.push(mistake);
+    }
+
+    /// Notes a mistake: the variable's name, what stood there, what was expected.
+    fn mistake(&mut self, env: &'static str, value: &str, expected: &str) {
+        self.fail(env, format!("{env}={value:?}: expected {expected}"));
+    }
+
+    /// Notes that a setting does not go with another one, unless one of them is wrong by
+    /// itself: what stands for it then is the default, and nobody asked for that.
+    pub(super) fn conflict(&mut self, env: &'static str, other: &'static str, expected: &str) {
+        if !self.mistaken.contains(env) && !self.mistaken.contains(other) {
+            let value = presentable(env, self.raw(env).trim());
+            self.mistake(env, &value, expected);
         }
     }
 
     pub(super) fn finish<T>(self, value: T) -> Result<T, ConfigErrors> {
-        self.errors.into_result(value)
-    }
-
-    /// Notes a mistake: the variable's name, what stood there, what was expected.
-    pub(super) fn mistake(&mut self, env: &str, value: &str, expected: &str) {
-        self.errors
-            .push(format!("{env}={value:?}: expected {expected}"));
+        if self.errors.0.is_empty() {
+            Ok(value)
+        } else {
+            Err(self.errors)
+        }
     }
 
     fn raw(&self, env: &str) -> &str {
@@ -67,10 +79,15 @@ impl Reader {
             .map_or_else(|| default_of(env), String::as_str)
     }
 
-    fn parse<T>(&mut self, env: &str, expected: &str, parse: impl Fn(&str) -> Option<T>) -> T {
+    fn parse<T>(
+        &mut self,
+        env: &'static str,
+        expected: &str,
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> T {
         let raw = self.raw(env).trim().to_owned();
         parse(&raw).unwrap_or_else(|| {
-            self.mistake(env, &redact(&raw), expected);
+            self.mistake(env, &presentable(env, &raw), expected);
             // `defaults_are_valid` in tests/configuration.rs parses every default.
             parse(default_of(env)).expect("the default of a setting is valid")
         })
@@ -80,20 +97,20 @@ impl Reader {
         Some(self.raw(env).trim().to_owned()).filter(|value| !value.is_empty())
     }
 
-    pub(super) fn text(&mut self, env: &str) -> String {
+    pub(super) fn text(&mut self, env: &'static str) -> String {
         self.parse(env, "some text", |raw| {
             (!raw.is_empty()).then(|| raw.to_owned())
         })
     }
 
-    pub(super) fn boolean(&mut self, env: &str) -> bool {
+    pub(super) fn boolean(&mut self, env: &'static str) -> bool {
         self.one_of(
             env,
             &[("true", true), ("false", false), ("1", true), ("0", false)],
         )
     }
 
-    pub(super) fn one_of<T: Copy>(&mut self, env: &str, choices: &[(&str, T)]) -> T {
+    pub(super) fn one_of<T: Copy>(&mut self, env: &'static str, choices: &[(&str, T)]) -> T {
         let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
         self.parse(env, &format!("one of {}", names.join(", ")), |raw| {
             let (_, value) = choices
@@ -103,70 +120,86 @@ impl Reader {
         })
     }
 
-    pub(super) fn integer(&mut self, env: &str, min: u64, max: u64) -> u64 {
+    pub(super) fn integer(&mut self, env: &'static str, min: u64, max: u64) -> u64 {
         self.parse(env, &format!("a whole number from {min} to {max}"), |raw| {
             raw.parse().ok().filter(|value| (min..=max).contains(value))
         })
     }
 
-    pub(super) fn count(&mut self, env: &str, min: u64, max: u64) -> usize {
+    pub(super) fn count(&mut self, env: &'static str, min: u64, max: u64) -> usize {
         usize::try_from(self.integer(env, min, max)).unwrap_or(usize::MAX)
     }
 
-    pub(super) fn duration(&mut self, env: &str) -> Duration {
+    /// A duration between these two, which are written as a user would.
+    pub(super) fn duration(&mut self, env: &'static str, min: &str, max: &str) -> Duration {
+        const PROOF: &str = "the limits of a duration are durations";
+        let least = parse_duration(min).expect(PROOF);
+        let most = parse_duration(max).expect(PROOF);
         self.parse(
             env,
-            "a duration of at least 1ms such as 250ms, 30s, 5m, 2h or 7d",
-            |raw| parse_duration(raw).filter(|duration| *duration >= Duration::from_millis(1)),
+            &format!("a duration from {min} to {max}, such as 250ms, 30s, 5m, 2h or 7d"),
+            |raw| parse_duration(raw).filter(|duration| (least..=most).contains(duration)),
         )
     }
 
-    pub(super) fn bytes(&mut self, env: &str) -> u64 {
+    /// A size between these two, which are written as a user would.
+    pub(super) fn bytes(&mut self, env: &'static str, min: &str, max: &str) -> u64 {
+        const PROOF: &str = "the limits of a size are sizes";
+        let least = parse_bytes(min).expect(PROOF);
+        let most = parse_bytes(max).expect(PROOF);
         self.parse(
             env,
-            "a size such as 1048576, 512KiB, 64MiB or 10GiB",
-            parse_bytes,
+            &format!("a size from {min} to {max}, such as 1048576, 512KiB, 64MiB or 10GiB"),
+            |raw| parse_bytes(raw).filter(|bytes| (least..=most).contains(bytes)),
         )
     }
 
-    pub(super) fn byte_count(&mut self, env: &str, min: usize) -> usize {
-        self.parse(
-            env,
-            &format!("a size of at least {min} bytes such as 512KiB, 64MiB or 1GiB"),
-            |raw| {
-                let bytes = usize::try_from(parse_bytes(raw)?).ok()?;
-                (bytes >= min && bytes <= MAX_HELD_BYTES).then_some(bytes)
-            },
-        )
+    pub(super) fn byte_count(&mut self, env: &'static str, min: &str, max: &str) -> usize {
+        usize::try_from(self.bytes(env, min, max)).unwrap_or(usize::MAX)
     }
 
-    pub(super) fn socket_addr(&mut self, env: &str) -> SocketAddr {
+    pub(super) fn socket_addr(&mut self, env: &'static str) -> SocketAddr {
         self.parse(env, "an address and port such as 127.0.0.1:8080", |raw| {
             raw.parse().ok()
         })
     }
 
-    /// One URL, or several separated by commas, with one of these schemes.
-    pub(super) fn server_urls(&mut self, env: &str, schemes: &[&str]) -> SecretUrl {
-        let expected = format!("a URL such as {}", redact(default_of(env)));
+    /// One or several URLs of NATS servers.
+    pub(super) fn nats_urls(&mut self, env: &'static str) -> SecretUrl {
+        let expected = format!(
+            "a URL such as {}, or several separated by commas",
+            redact(default_of(env))
+        );
         self.parse(env, &expected, |raw| {
-            let good = |part: &str| {
-                url::Url::parse(part.trim())
-                    .is_ok_and(|url| schemes.contains(&url.scheme()) && url.has_host())
-            };
-            (!raw.is_empty() && raw.split(',').all(good)).then(|| SecretUrl::new(raw.to_owned()))
+            let good = |part| is_server_url(part, &["nats", "tls"]);
+            split(raw)
+                .into_iter()
+                .all(good)
+                .then(|| SecretUrl::new(raw.to_owned()))
         })
     }
 
-    pub(super) fn http_url(&mut self, env: &str) -> String {
+    /// One URL with one of these schemes that `T`, the client's own type, accepts too.
+    pub(super) fn server_url<T: FromStr>(
+        &mut self,
+        env: &'static str,
+        schemes: &[&str],
+    ) -> SecretUrl {
+        let expected = format!("one URL such as {}", redact(default_of(env)));
+        self.parse(env, &expected, |raw| {
+            let one = split(raw).len() == 1 && is_server_url(raw, schemes);
+            (one && T::from_str(raw).is_ok()).then(|| SecretUrl::new(raw.to_owned()))
+        })
+    }
+
+    pub(super) fn http_url(&mut self, env: &'static str) -> SecretUrl {
         self.parse(env, "a URL that starts with http:// or https://", |raw| {
-            let url = url::Url::parse(raw).ok()?;
-            (["http", "https"].contains(&url.scheme()) && url.has_host()).then(|| raw.to_owned())
+            is_server_url(raw, &["http", "https"]).then(|| SecretUrl::new(raw.to_owned()))
         })
     }
 
     /// A stream's or a consumer's name: NATS refuses the characters of subjects and paths.
-    pub(super) fn jetstream_name(&mut self, env: &str) -> String {
+    pub(super) fn jetstream_name(&mut self, env: &'static str) -> String {
         self.parse(
             env,
             "a name of 1 to 255 characters without spaces, dots, wildcards or slashes",
@@ -178,7 +211,7 @@ impl Reader {
         )
     }
 
-    pub(super) fn subjects(&mut self, env: &str) -> Vec<String> {
+    pub(super) fn subjects(&mut self, env: &'static str) -> Vec<String> {
         self.parse(
             env,
             "subjects such as events.>, separated by commas",
@@ -186,26 +219,31 @@ impl Reader {
                 let subjects: Vec<String> = raw.split(',').map(|s| s.trim().to_owned()).collect();
                 subjects
                     .iter()
-                    .all(|s| valid_subject(s))
+                    .all(|s| subjects::is_valid(s))
                     .then_some(subjects)
             },
         )
     }
 
-    pub(super) fn log_filter(&mut self, env: &str) -> String {
+    pub(super) fn log_filter(&mut self, env: &'static str) -> String {
         self.parse(
             env,
             "a level (error, warn, info, debug, trace) or directives such as ganesh=debug,info",
             |raw| {
                 tracing_subscriber::EnvFilter::try_new(raw).ok()?;
-                (!raw.is_empty()).then(|| raw.to_owned())
+                // The library takes any lone word for a module, and then logs nothing else.
+                let known = |directive: &str| {
+                    directive.contains(['=', '[']) || LevelFilter::from_str(directive).is_ok()
+                };
+                let good = raw.contains('[') || raw.split(',').all(|part| known(part.trim()));
+                (good && !raw.is_empty()).then(|| raw.to_owned())
             },
         )
     }
 
     /// `key=value` pairs as in `OTEL_RESOURCE_ATTRIBUTES`, values percent-encoded
     /// (OpenTelemetry resource SDK, "Specifying resource information via an environment variable").
-    pub(super) fn key_values(&mut self, env: &str) -> Vec<(String, String)> {
+    pub(super) fn key_values(&mut self, env: &'static str) -> Vec<(String, String)> {
         self.parse(env, "key=value pairs separated by commas", |raw| {
             raw.split(',')
                 .filter(|pair| !pair.trim().is_empty())
@@ -221,8 +259,23 @@ impl Reader {
     }
 }
 
-/// Above this the process could not keep what it promises about memory.
-const MAX_HELD_BYTES: usize = 64 << 30;
+/// What of a wrong value may be shown: all of it, unless it may hold a password.
+fn presentable(env: &str, value: &str) -> String {
+    let url = env.ends_with("_URL") || env.ends_with("_ENDPOINT");
+    if url || value.contains("://") || value.contains('@') {
+        redact(value)
+    } else {
+        value.to_owned()
+    }
+}
+
+fn is_server_url(raw: &str, schemes: &[&str]) -> bool {
+    url::Url::parse(raw).is_ok_and(|url| {
+        // A comma in the host: two addresses, the second one without its scheme.
+        let host = url.host_str().unwrap_or_default();
+        schemes.contains(&url.scheme()) && !host.is_empty() && !host.contains(',')
+    })
+}
 
 fn default_of(env: &str) -> &'static str {
     SETTINGS
@@ -260,16 +313,4 @@ fn parse_bytes(raw: &str) -> Option<u64> {
         _ => return None,
     };
     number.checked_mul(unit)
-}
-
-/// Tokens without spaces, `*` alone in its token, `>` alone in the last one.
-fn valid_subject(subject: &str) -> bool {
-    let tokens: Vec<&str> = subject.split('.').collect();
-    tokens.iter().enumerate().all(|(i, token)| {
-        let last = i + 1 == tokens.len();
-        !token.is_empty()
-            && token.chars().all(|c| c.is_ascii_graphic())
-            && (!token.contains('*') || *token == "*")
-            && (!token.contains('>') || (*token == ">" && last))
-    })
 }

@@ -24,8 +24,8 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// One server URL, or several separated by commas. What stands before an `@`, and
-/// what follows a `?` (libpq takes a password there too), is not shown.
+/// One server URL, or several separated by commas. Only scheme, host, port and path
+/// are ever shown: user, password and query (libpq takes a password there too) are not.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SecretUrl(String);
 
@@ -39,15 +39,16 @@ impl SecretUrl {
     pub fn expose(&self) -> &str {
         &self.0
     }
+
+    /// Each of the URLs, with its password.
+    pub fn expose_each(&self) -> impl Iterator<Item = &str> {
+        split(&self.0).into_iter()
+    }
 }
 
 impl fmt::Display for SecretUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (i, url) in self.0.split(',').enumerate() {
-            let separator = if i == 0 { "" } else { "," };
-            write!(f, "{separator}{}", redact(url.trim()))?;
-        }
-        Ok(())
+        f.write_str(&redact(&self.0))
     }
 }
 
@@ -57,14 +58,57 @@ impl fmt::Debug for SecretUrl {
     }
 }
 
-/// The URL without user, password and query.
-pub(super) fn redact(url: &str) -> String {
-    let (scheme, rest) = url.split_once("://").unwrap_or(("", url));
-    let (rest, query) = rest.split_once('?').unwrap_or((rest, ""));
-    // The last `@` ends the user's part: a password may hold one unescaped.
-    let (user, host) = rest.rsplit_once('@').unwrap_or(("", rest));
-    let separator = if scheme.is_empty() { "" } else { "://" };
-    let user = if user.is_empty() { "" } else { "[redacted]@" };
-    let query = if query.is_empty() { "" } else { "?[redacted]" };
-    format!("{scheme}{separator}{user}{host}{query}")
+/// The URLs of a list. A comma separates two of them only where another `scheme://`
+/// follows: everywhere else it may belong to a password, and so may all of a query.
+pub(super) fn split(urls: &str) -> Vec<&str> {
+    let mut parts = Vec::new();
+    let mut from = 0;
+    let query = urls.find(['?', '#']).unwrap_or(urls.len());
+    for (comma, _) in urls[..query].match_indices(',') {
+        if starts_with_scheme(urls[comma + 1..].trim_start()) {
+            parts.push(urls[from..comma].trim());
+            from = comma + 1;
+        }
+    }
+    parts.push(urls[from..].trim());
+    parts
+}
+
+fn starts_with_scheme(text: &str) -> bool {
+    text.split_once("://").is_some_and(|(scheme, _)| {
+        !scheme.is_empty() && scheme.chars().all(|c| c.is_ascii_alphabetic())
+    })
+}
+
+/// What of a URL, or of several, can be shown to anyone. Also given what is no URL,
+/// and might be all password.
+pub(super) fn redact(urls: &str) -> String {
+    let shown: Option<Vec<String>> = split(urls).into_iter().map(redact_one).collect();
+    shown.map_or_else(|| HIDDEN.to_owned(), |shown| shown.join(","))
+}
+
+const HIDDEN: &str = "[redacted]";
+
+/// `None` for what is no URL.
+fn redact_one(raw: &str) -> Option<String> {
+    let url = url::Url::parse(raw).ok().filter(url::Url::has_host)?;
+    let scheme = url.scheme();
+    let secret = !url.username().is_empty() || url.password().is_some();
+    // An `@` elsewhere: a password with an unescaped `/`, `?`, `#` or `@`, whose parts
+    // stand where host and path are expected.
+    if raw.matches('@').count() != usize::from(secret) {
+        return Some(format!("{scheme}://{HIDDEN}"));
+    }
+    let user = if secret { "[redacted]@" } else { "" };
+    let host = url.host_str().unwrap_or_default();
+    let port = url
+        .port()
+        .map(|port| format!(":{port}"))
+        .unwrap_or_default();
+    let query = match (url.query(), url.fragment()) {
+        (None, None) => "",
+        _ => "?[redacted]",
+    };
+    let path = url.path();
+    Some(format!("{scheme}://{user}{host}{port}{path}{query}"))
 }

@@ -1,12 +1,13 @@
 //! Where values come from: flags, then environment (`.env` included), then the
 //! file that `<NAME>_FILE` points to, then the default.
 
-use std::collections::HashMap;
+use std::ffi::OsString;
+use std::path::Path;
 
 use clap::parser::ValueSource;
-use clap::{Arg, ArgMatches};
+use clap::{Arg, ArgMatches, value_parser};
 
-use super::reader::ConfigErrors;
+use super::reader::Reader;
 use super::settings::SETTINGS;
 
 /// One clap argument for each setting, so that `--help` names flag, variable and default.
@@ -17,6 +18,8 @@ pub fn arguments() -> impl Iterator<Item = Arg> {
             .env(setting.env)
             // A URL holds a password; the help must not show what is set.
             .hide_env_values(true)
+            // What is not UTF-8 is refused below, where the variable can be named.
+            .value_parser(value_parser!(OsString))
             .value_name("VALUE")
             .help(setting.help)
             .help_heading("Settings");
@@ -28,45 +31,53 @@ pub fn arguments() -> impl Iterator<Item = Arg> {
     })
 }
 
-/// The settings' raw values. `environment` is asked for `<NAME>_FILE` variables,
-/// so that a test can pass its own.
-///
-/// # Errors
-/// A `_FILE` that cannot be read, or one given beside the variable itself.
-pub fn read_values(
-    matches: &ArgMatches,
-    environment: impl Fn(&str) -> Option<String>,
-) -> Result<HashMap<&'static str, String>, ConfigErrors> {
-    let mut values = HashMap::new();
-    let mut errors = ConfigErrors::default();
+/// A reader of the settings that were given. `environment` is asked for `<NAME>_FILE`
+/// variables, so that a test can pass its own. What cannot be read is a mistake that the
+/// reader holds: a `_FILE` that is missing or empty, or given beside the variable itself;
+/// what is not UTF-8.
+pub fn reader(matches: &ArgMatches, environment: impl Fn(&str) -> Option<OsString>) -> Reader {
+    let mut reader = Reader::default();
     for setting in SETTINGS {
+        let env = setting.env;
+        let source = matches.value_source(env);
         let given = matches
-            .get_one::<String>(setting.env)
-            .filter(|value| !value.is_empty());
-        let source = matches.value_source(setting.env);
-        let file_variable = format!("{}_FILE", setting.env);
-        let file = environment(&file_variable).filter(|path| !path.is_empty());
-        match (file, given) {
-            (Some(_), Some(_)) if source == Some(ValueSource::EnvVariable) => errors.push(format!(
-                "{} and {file_variable} are both set: expected one of them",
-                setting.env
+            .get_one::<OsString>(env)
+            .filter(|value| !value.is_empty() && source != Some(ValueSource::DefaultValue));
+        let by_flag = source == Some(ValueSource::CommandLine);
+        let file_variable = format!("{env}_FILE");
+        let file = environment(&file_variable).filter(|path| !path.is_empty() && !by_flag);
+        let value = match (file, given) {
+            (Some(_), Some(_)) => Err(format!(
+                "{env} and {file_variable} are both set: expected one of them"
             )),
-            (Some(path), _) if source != Some(ValueSource::CommandLine) => {
-                match std::fs::read_to_string(&path) {
-                    Ok(text) => {
-                        values.insert(setting.env, text.trim_end_matches(['\r', '\n']).to_owned());
-                    }
-                    Err(error) => errors.push(format!(
-                        "{file_variable}: cannot read {path:?} ({error}): expected a file with the value of {}",
-                        setting.env
-                    )),
-                }
-            }
-            (_, Some(value)) => {
-                values.insert(setting.env, value.clone());
-            }
-            (_, None) => {}
+            (Some(path), None) => read_file(Path::new(&path)).map(Some).map_err(|why| {
+                format!(
+                    "{file_variable}={}: {why}: expected a file with the value of {env}",
+                    path.display()
+                )
+            }),
+            (None, Some(value)) => match value.to_str() {
+                Some(value) => Ok(Some(value.to_owned())),
+                None => Err(format!("{env}: expected UTF-8 text")),
+            },
+            (None, None) => Ok(None),
+        };
+        match value {
+            Ok(Some(value)) => reader.set(env, value),
+            Ok(None) => {}
+            Err(mistake) => reader.fail(env, mistake),
         }
     }
-    errors.into_result(values)
+    reader
+}
+
+/// The value in a mounted secret. One that is empty is a mistake: it would mean unset, and
+/// with that, for the API's token, that nobody needs one.
+fn read_file(path: &Path) -> Result<String, String> {
+    let text =
+        std::fs::read_to_string(path).map_err(|error| format!("cannot be read ({error})"))?;
+    match text.trim() {
+        "" => Err("is empty".to_owned()),
+        value => Ok(value.to_owned()),
+    }
 }

@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
-use async_nats::{Client, ConnectOptions, Event};
+use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, Event};
+use percent_encoding::percent_decode_str;
+use url::Url;
 
-use crate::config::NatsConfig;
+use crate::config::{NatsConfig, SecretUrl};
 use crate::error::{Class, Code, Dependency, Error};
 use crate::telemetry::{Health, Metrics};
 
@@ -25,7 +27,7 @@ pub async fn connect(
     metrics: &Metrics,
 ) -> Result<Client, Error> {
     let (observer, errors) = (health.clone(), metrics.clone());
-    let client = ConnectOptions::new()
+    let client = options(&config.url)
         .name("ganesh")
         .connection_timeout(CONNECT_TIMEOUT)
         .subscription_capacity(SUBSCRIPTION_CAPACITY_MESSAGES.max(max_in_flight * 2))
@@ -35,16 +37,58 @@ pub async fn connect(
             let (observer, errors) = (observer.clone(), errors.clone());
             async move { observe(&event, &observer, &errors) }
         })
-        .connect(addresses(config.url.expose()))
+        .connect(addresses(&config.url))
         .await
-        .map_err(|error| connection_error(&error.to_string()))?;
+        .map_err(|error| connect_error(&error))?;
     health.set(Dependency::Nats, true);
     Ok(client)
 }
 
-/// Server addresses as async-nats takes them.
-pub fn addresses(urls: &str) -> Vec<String> {
-    urls.split(',').map(|url| url.trim().to_owned()).collect()
+/// Options with the credentials of the first URL that has some: user and password, or a
+/// user alone, which is a token. async-nats does not look for them there.
+pub fn options(url: &SecretUrl) -> ConnectOptions {
+    let options = ConnectOptions::new();
+    let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
+    let urls = parsed(url).into_iter();
+    match urls.into_iter().find(|url| !url.username().is_empty()) {
+        None => options,
+        Some(url) => match url.password() {
+            Some(password) => options.user_and_password(decoded(url.username()), decoded(password)),
+            None => options.token(decoded(url.username())),
+        },
+    }
+}
+
+/// Server addresses as async-nats takes them, without the credentials, which it would log.
+pub fn addresses(url: &SecretUrl) -> Vec<String> {
+    parsed(url)
+        .into_iter()
+        .map(|mut url| {
+            // They fail for a URL without host only, and then there is nothing to remove.
+            let _ = url.set_username("");
+            let _ = url.set_password(None);
+            url.into()
+        })
+        .collect()
+}
+
+fn parsed(url: &SecretUrl) -> Vec<Url> {
+    // The configuration was refused if one of them is no URL.
+    let urls = url.expose_each().map(Url::parse);
+    urls.filter_map(Result::ok).collect()
+}
+
+/// Why there is no connection. Trying again does not help when the server knows us and
+/// refuses our credentials.
+pub fn connect_error(error: &ConnectError) -> Error {
+    match error.kind() {
+        ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
+            let detail =
+                format!("{error}: expected user and password, or a token, that the server knows");
+            Error::new(Dependency::Nats, Class::Fatal, Code::Setup, detail)
+        }
+        _ => connection_error(&error.to_string()),
+    }
 }
 
 fn observe(event: &Event, health: &Health, metrics: &Metrics) {

@@ -5,10 +5,11 @@ use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, Config, DeliverPolicy, PullConsumer, pull};
 use async_nats::jetstream::context::ConsumerInfoErrorKind;
+use async_nats::jetstream::stream::ConsumerErrorKind;
 use async_nats::jetstream::{Context, ErrorCode};
 
 use super::streams::{
-    self, api_error, dlq_stream, dlq_stream_unfit, event_stream, event_stream_unfit,
+    self, api_error, creation_error, dlq_stream, dlq_stream_unfit, event_stream, event_stream_unfit,
 };
 use crate::config::{NatsConfig, PipelineConfig};
 use crate::error::Error;
@@ -149,7 +150,14 @@ async fn create(
     jetstream
         .create_consumer_on_stream(config, nats.stream.clone())
         .await
-        .map_err(|error| api_error(&format!("creating consumer {}: {error}", nats.consumer)))?;
+        .map_err(|error| {
+            let refused = match error.kind() {
+                ConsumerErrorKind::JetStream(answer) => Some(answer),
+                _ => None,
+            };
+            let detail = format!("creating consumer {}: {error}", nats.consumer);
+            creation_error(&detail, refused.as_ref())
+        })?;
     tracing::info!(
         stream = nats.stream,
         consumer = nats.consumer,
@@ -169,7 +177,7 @@ fn max_ack_pending(pipeline: &PipelineConfig) -> i64 {
     i64::try_from(pipeline.max_in_flight * REPLICAS_WITH_ROOM).unwrap_or(i64::MAX)
 }
 
-/// What of an existing consumer breaks a promise.
+/// What of an existing consumer breaks a promise. A table, and as long as one.
 pub fn consumer_unfit(
     consumer: &Config,
     nats: &NatsConfig,

@@ -9,7 +9,7 @@ use crate::event::{self, Timestamp, TraceContext};
 use crate::telemetry::record::Record;
 use crate::telemetry::trace_id::TraceId;
 
-/// A delivered message. Dropped on any path without [`Delivery::settle`], it is
+/// A delivered message. Dropped on any path without [`settle`], it is
 /// released: the server delivers it again at once.
 pub struct Delivery {
     /// Subject, headers and body.
@@ -63,10 +63,20 @@ impl Metadata {
     /// library has such a parser, on a type that would cost us a copy of its whole
     /// context for each message.
     pub fn parse(ack_subject: &str) -> Option<Self> {
-        let tokens: Vec<&str> = ack_subject.strip_prefix("$JS.ACK.")?.split('.').collect();
-        let numbers = match tokens.len() {
-            7 => &tokens[2..],
-            9.. => &tokens[4..],
+        const MAX_TOKENS: usize = 10;
+        let mut tokens = [""; MAX_TOKENS];
+        let mut count = 0;
+        for token in ack_subject
+            .strip_prefix("$JS.ACK.")?
+            .split('.')
+            .take(MAX_TOKENS)
+        {
+            tokens[count] = token;
+            count += 1;
+        }
+        let numbers = match count {
+            7 => &tokens[2..7],
+            9.. => &tokens[4..9],
             _ => return None,
         };
         Some(Self {

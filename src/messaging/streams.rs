@@ -3,10 +3,9 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::Context;
-use async_nats::jetstream::ErrorCode;
-use async_nats::jetstream::context::GetStreamErrorKind;
+use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamErrorKind};
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
+use async_nats::jetstream::{self, Context, ErrorCode};
 
 use super::consumer::Unfit;
 use crate::config::NatsConfig;
@@ -17,9 +16,9 @@ pub const DLQ_SUBJECT_PREFIX: &str = "dlq.";
 /// The subjects of the dead-letter stream.
 pub const DLQ_SUBJECTS: &str = "dlq.>";
 /// Writing a dead letter twice within this time is one letter.
-pub const DLQ_DUPLICATE_WINDOW: Duration = Duration::from_secs(24 * 3600);
+pub const DLQ_DUPLICATE_WINDOW: Duration = Duration::from_hours(24);
 /// How long the event stream remembers a `Nats-Msg-Id`: NATS's own default.
-const DUPLICATE_WINDOW: Duration = Duration::from_secs(120);
+const DUPLICATE_WINDOW: Duration = Duration::from_mins(2);
 
 /// The event stream as we make it.
 pub fn event_stream(config: &NatsConfig) -> Config {
@@ -75,10 +74,16 @@ pub async fn existing(jetstream: &Context, name: &str) -> Result<Option<Config>,
 /// When JetStream refuses, for instance because another stream has these subjects.
 pub async fn create(jetstream: &Context, config: Config) -> Result<(), Error> {
     let name = config.name.clone();
-    jetstream
-        .create_stream(config)
-        .await
-        .map_err(|error| api_error(&format!("creating stream {name}: {error}")))?;
+    jetstream.create_stream(config).await.map_err(|error| {
+        let refused = match error.kind() {
+            CreateStreamErrorKind::JetStream(answer) => Some(answer),
+            _ => None,
+        };
+        creation_error(
+            &format!("creating stream {name}: {error}"),
+            refused.as_ref(),
+        )
+    })?;
     tracing::info!(stream = name, "stream created");
     Ok(())
 }
@@ -139,6 +144,16 @@ pub fn dlq_stream_unfit(stream: &Config) -> Vec<Unfit> {
             "set no_ack to false",
         ));
     }
+    if stream.max_messages_per_subject > 0 && !stream.discard_new_per_subject {
+        unfit.push(Unfit::stream(
+            name,
+            &format!(
+                "max_msgs_per_subject is {}: more letters of one subject would drop its oldest",
+                stream.max_messages_per_subject
+            ),
+            "remove max_msgs_per_subject",
+        ));
+    }
     if stream.duplicate_window < DLQ_DUPLICATE_WINDOW {
         unfit.push(Unfit::stream(
             name,
@@ -147,6 +162,26 @@ pub fn dlq_stream_unfit(stream: &Config) -> Vec<Unfit> {
         ));
     }
     unfit
+}
+
+/// Why something was not made. Trying again does not help when the server understood us
+/// and refuses what we ask for, such as subjects that another stream has; unless another
+/// replica was faster, and what it made is there to be looked at.
+pub(super) fn creation_error(detail: &str, refused: Option<&jetstream::Error>) -> Error {
+    const BAD_REQUEST: usize = 400;
+    let there_by_now = [
+        ErrorCode::STREAM_NAME_EXIST,
+        ErrorCode::CONSUMER_NAME_EXIST,
+        ErrorCode::CONSUMER_ALREADY_EXISTS,
+    ];
+    match refused {
+        Some(answer)
+            if answer.code() == BAD_REQUEST && !there_by_now.contains(&answer.error_code()) =>
+        {
+            Error::new(Dependency::Nats, Class::Fatal, Code::Setup, detail)
+        }
+        _ => api_error(detail),
+    }
 }
 
 /// An error of JetStream's API. Trying again may help: streams move, servers restart.

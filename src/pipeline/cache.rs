@@ -6,7 +6,7 @@ use tokio::sync::mpsc::{Receiver, Sender};
 
 use super::Backoff;
 use super::settle::Settlement;
-use super::store::{Committed, Durable};
+use super::store::Committed;
 use crate::cache::{Cache, State};
 use crate::error::Error;
 use crate::telemetry::Metrics;
@@ -21,11 +21,15 @@ pub async fn run(
     cache: Cache,
     metrics: Metrics,
     mut input: Receiver<Committed>,
-    output: Sender<Vec<Settlement>>,
+    output: Sender<Settlement>,
 ) -> Result<(), Error> {
-    while let Some(committed) = input.recv().await {
+    while let Some(mut committed) = input.recv().await {
         write(&cache, &metrics, &committed).await;
-        if output.send(settlements(committed)).await.is_err() {
+        let now = now_nanos();
+        for decoded in &mut committed.messages {
+            decoded.delivery.record.mark(Mark::Cached, now);
+        }
+        if output.send(Settlement::Rows(committed)).await.is_err() {
             break;
         }
     }
@@ -34,7 +38,7 @@ pub async fn run(
 
 /// Returns when the cache cannot answer with a state older than the batch's.
 async fn write(cache: &Cache, metrics: &Metrics, committed: &Committed) {
-    let states = newest_states(&committed.messages);
+    let states = newest_states(committed);
     let mut backoff = Backoff::new();
     while let Err(error) = cache
         .write_committed(&states, committed.epoch_advanced)
@@ -49,9 +53,9 @@ async fn write(cache: &Cache, metrics: &Metrics, committed: &Committed) {
 /// One state for each subject: its newest event of the batch by (`time`,
 /// `stream_seq`). A duplicate's row may have been stored under another sequence, so
 /// its subject is invalidated instead.
-fn newest_states(messages: &[Durable]) -> Vec<State<'_>> {
+fn newest_states(committed: &Committed) -> Vec<State<'_>> {
     let mut by_subject: HashMap<&str, State<'_>> = HashMap::new();
-    for Durable { decoded, outcome } in messages {
+    for (decoded, outcome) in committed.messages.iter().zip(&committed.outcomes) {
         let event = &decoded.event;
         let Some(subject) = event.subject.as_deref() else {
             continue;
@@ -68,22 +72,4 @@ fn newest_states(messages: &[Durable]) -> Vec<State<'_>> {
             .or_insert(state);
     }
     by_subject.into_values().collect()
-}
-
-fn settlements(committed: Committed) -> Vec<Settlement> {
-    let now = now_nanos();
-    let committed_at = committed.committed_at;
-    committed
-        .messages
-        .into_iter()
-        .map(|Durable { decoded, outcome }| {
-            let mut delivery = decoded.delivery;
-            delivery.record.mark(Mark::Cached, now);
-            Settlement {
-                delivery,
-                outcome,
-                durable_at: committed_at,
-            }
-        })
-        .collect()
 }

@@ -13,7 +13,7 @@ use crate::event::{DecodeReason, Timestamp};
 use crate::messaging::Delivery;
 use crate::messaging::streams::DLQ_SUBJECT_PREFIX;
 use crate::telemetry::Metrics;
-use crate::telemetry::catalogue::Outcome;
+use crate::telemetry::logs::RateLimit;
 use crate::telemetry::record::{Mark, now_nanos};
 
 /// Letters whose acknowledgement is awaited at the same time.
@@ -77,6 +77,8 @@ pub struct DeadLetterStage {
     pub stream: String,
     /// Where it counts.
     pub metrics: Metrics,
+    /// A stream of nothing but bad messages must not fill the log.
+    pub log: RateLimit,
 }
 
 /// Buries until the input closes.
@@ -86,7 +88,7 @@ pub struct DeadLetterStage {
 pub async fn run(
     stage: DeadLetterStage,
     input: Receiver<DeadLetter>,
-    settle: Sender<Vec<Settlement>>,
+    settle: Sender<Settlement>,
 ) -> Result<(), Error> {
     let letters = futures::stream::unfold(input, |mut input| async move {
         let letter = input.recv().await?;
@@ -94,23 +96,26 @@ pub async fn run(
     });
     letters
         .for_each_concurrent(PUBLISHES_AT_ONCE, |letter| async {
-            let settlement = stage.bury(letter).await;
+            let delivery = stage.bury(letter).await;
             // Nobody left to settle it: dropping it releases the message.
-            let _ = settle.send(vec![settlement]).await;
+            let _ = settle.send(Settlement::Letter(Box::new(delivery))).await;
         })
         .await;
     Ok(())
 }
 
 impl DeadLetterStage {
-    async fn bury(&self, letter: DeadLetter) -> Settlement {
-        tracing::warn!(
-            reason = letter.reason.as_str(),
-            detail = letter.detail,
-            stream_seq = letter.delivery.stream_sequence,
-            trace_id = %letter.delivery.trace_id,
-            "dead letter"
-        );
+    async fn bury(&self, letter: DeadLetter) -> Delivery {
+        if let Some(suppressed) = self.log.allow() {
+            tracing::warn!(
+                reason = letter.reason.as_str(),
+                detail = letter.detail,
+                stream_seq = letter.delivery.stream_sequence,
+                trace_id = %letter.delivery.trace_id,
+                suppressed,
+                "dead letter"
+            );
+        }
         let mut backoff = Backoff::new();
         while let Err(error) = self.publish(&letter).await {
             self.metrics.dependency_error(&error);
@@ -119,14 +124,8 @@ impl DeadLetterStage {
         }
         self.metrics.dead_letters(letter.reason).increment(1);
         let mut delivery = letter.delivery;
-        let now = now_nanos();
-        delivery.record.mark(Mark::Durable, now);
-        delivery.record.mark(Mark::Cached, now);
-        Settlement {
-            delivery,
-            outcome: Outcome::DeadLettered,
-            durable_at: Timestamp::now(),
-        }
+        delivery.record.mark(Mark::Durable, now_nanos());
+        delivery
     }
 
     /// Returns when the stream has acknowledged the letter.

@@ -46,6 +46,10 @@ pub async fn run(
     Ok(())
 }
 
+#[allow(
+    clippy::result_large_err,
+    reason = "both are a delivery; boxing costs an allocation"
+)]
 fn decode(stream: &str, accept_plain: bool, mut delivery: Delivery) -> Result<Decoded, DeadLetter> {
     let message = event::Message {
         subject: &delivery.message.subject,

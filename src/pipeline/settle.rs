@@ -1,25 +1,23 @@
 //! Settle: the one place where messages are acknowledged, all of them durable by now.
 
-use async_nats::Client;
+use async_nats::{Client, Subject};
 use bytes::Bytes;
 use tokio::sync::mpsc::Receiver;
 
+use super::store::Committed;
 use crate::error::Error;
-use crate::event::Timestamp;
 use crate::messaging::{Delivery, delivery};
 use crate::telemetry::Metrics;
 use crate::telemetry::catalogue::Outcome;
 
 const ACK: &[u8] = b"+ACK";
 
-/// A message that may be acknowledged.
-pub struct Settlement {
-    /// The message.
-    pub delivery: Delivery,
-    /// How it ended.
-    pub outcome: Outcome,
-    /// When its row was committed, or its dead letter acknowledged.
-    pub durable_at: Timestamp,
+/// Messages that may be acknowledged.
+pub enum Settlement {
+    /// A batch whose rows are committed.
+    Rows(Committed),
+    /// A message whose dead letter the stream has acknowledged.
+    Letter(Box<Delivery>),
 }
 
 /// Acknowledges until the input closes.
@@ -29,35 +27,49 @@ pub struct Settlement {
 pub async fn run(
     client: Client,
     metrics: Metrics,
-    mut input: Receiver<Vec<Settlement>>,
+    mut input: Receiver<Settlement>,
 ) -> Result<(), Error> {
-    while let Some(settlements) = input.recv().await {
-        for settlement in &settlements {
-            let reply = settlement.delivery.reply.clone();
-            // Fails only when the client is closed, at the very end.
-            let _ = client.publish(reply, Bytes::from_static(ACK)).await;
+    while let Some(settlement) = input.recv().await {
+        match settlement {
+            Settlement::Rows(committed) => {
+                let replies = committed.messages.iter().map(|d| &d.delivery.reply);
+                acknowledge(&client, replies).await;
+                count_rows(&metrics, &committed);
+                delivery::settle(committed.messages.into_iter().map(|d| d.delivery));
+            }
+            Settlement::Letter(delivery) => {
+                acknowledge(&client, std::iter::once(&delivery.reply)).await;
+                metrics.settled(Outcome::DeadLettered).increment(1);
+                delivery::settle([*delivery]);
+            }
         }
-        count(&metrics, &settlements);
-        delivery::settle(
-            settlements
-                .into_iter()
-                .map(|settlement| settlement.delivery),
-        );
     }
     Ok(())
 }
 
-fn count(metrics: &Metrics, settlements: &[Settlement]) {
-    for outcome in [Outcome::Stored, Outcome::Duplicate, Outcome::DeadLettered] {
-        let count = settlements.iter().filter(|s| s.outcome == outcome).count();
-        metrics.settled(outcome).increment(count as u64);
+async fn acknowledge(client: &Client, replies: impl Iterator<Item = &Subject>) {
+    for reply in replies {
+        // Fails only when the client is closed, at the very end.
+        let _ = client.publish(reply.clone(), Bytes::from_static(ACK)).await;
     }
-    let stored = settlements.iter().filter(|s| s.outcome == Outcome::Stored);
-    for settlement in stored {
-        let micros = settlement.durable_at.micros() - settlement.delivery.published_at.micros();
-        // The clocks of two hosts differ: a duration is never negative.
-        #[allow(clippy::cast_precision_loss, reason = "microseconds of an hour fit")]
-        let seconds = micros.max(0) as f64 / 1e6;
-        metrics.end_to_end_seconds.record(seconds);
+}
+
+fn count_rows(metrics: &Metrics, committed: &Committed) {
+    let outcomes = &committed.outcomes;
+    let stored = outcomes.iter().filter(|o| **o == Outcome::Stored).count();
+    let duplicates = outcomes.len() - stored;
+    metrics.settled(Outcome::Stored).increment(stored as u64);
+    metrics
+        .settled(Outcome::Duplicate)
+        .increment(duplicates as u64);
+    for (decoded, outcome) in committed.messages.iter().zip(outcomes) {
+        if *outcome == Outcome::Stored {
+            let published_at = decoded.delivery.published_at;
+            let micros = committed.committed_at.micros() - published_at.micros();
+            // The clocks of two hosts differ: a duration is never negative.
+            #[allow(clippy::cast_precision_loss, reason = "microseconds of an hour fit")]
+            let seconds = micros.max(0) as f64 / 1e6;
+            metrics.end_to_end_seconds.record(seconds);
+        }
     }
 }

@@ -74,6 +74,7 @@ pub async fn run(
     let mut backoff = Backoff::new();
     for pull in 0u64.. {
         let room = tokio::select! {
+            biased; // there is mostly room: a stop must not wait for luck
             () = stop.cancelled() => break,
             room = source.held.room(source.least_room()) => room,
         };
@@ -180,11 +181,12 @@ impl Source {
         let redelivered = arrived.iter().filter(|a| a.metadata.delivered > 1).count();
         self.metrics.received.increment(arrived.len() as u64);
         self.metrics.redelivered.increment(redelivered as u64);
-        let first = self.held.hold(arrived.iter().map(|arrived| Arrival {
+        let ids = self.held.hold(arrived.iter().map(|arrived| Arrival {
             reply: arrived.reply.clone(),
             bytes: arrived.message.length,
         }));
-        let deliveries = (first..)
+        let deliveries = ids
+            .into_iter()
             .zip(arrived)
             .map(|(id, arrived)| arrived.into_delivery(&self.stream, id, &self.held))
             .collect();

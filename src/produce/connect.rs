@@ -8,8 +8,7 @@ use async_nats::{Client, ConnectOptions, Subject};
 
 use crate::config::NatsConfig;
 use crate::error::{Class, Code, Dependency, Error};
-use crate::messaging::connection::addresses;
-use crate::messaging::streams;
+use crate::messaging::{connection, streams};
 
 /// A connection that reconnects by itself, and counts how often it had to.
 #[derive(Debug, Clone)]
@@ -25,18 +24,22 @@ pub struct Connection {
 /// When no server answers, or none accepts our credentials.
 pub async fn connect(config: &NatsConfig, acks_in_flight: usize) -> Result<Connection, Error> {
     let disconnects = Arc::new(AtomicU64::new(0));
-    let client = options(acks_in_flight, Arc::clone(&disconnects))
-        .connect(addresses(config.url.expose()))
+    let client = options(config, acks_in_flight, Arc::clone(&disconnects))
+        .connect(connection::addresses(&config.url))
         .await
-        .map_err(|error| unreachable(&error))?;
+        .map_err(|error| connection::connect_error(&error))?;
     Ok(Connection {
         client,
         disconnects,
     })
 }
 
-fn options(acks_in_flight: usize, disconnects: Arc<AtomicU64>) -> ConnectOptions {
-    ConnectOptions::new()
+fn options(
+    config: &NatsConfig,
+    acks_in_flight: usize,
+    disconnects: Arc<AtomicU64>,
+) -> ConnectOptions {
+    connection::options(&config.url)
         .name("ganesh-produce")
         // A retry can bring a second acknowledgement for a message.
         .subscription_capacity(2 * acks_in_flight + 1_024)
@@ -48,7 +51,6 @@ fn options(acks_in_flight: usize, disconnects: Arc<AtomicU64>) -> ConnectOptions
                         disconnects.fetch_add(1, Ordering::Relaxed);
                         tracing::warn!("disconnected from NATS, reconnecting");
                     }
-                    async_nats::Event::Connected => tracing::info!("connected to NATS"),
                     other => tracing::debug!(event = %other, "NATS"),
                 }
             }
@@ -59,7 +61,7 @@ fn options(acks_in_flight: usize, disconnects: Arc<AtomicU64>) -> ConnectOptions
 /// made here could differ from that.
 ///
 /// # Errors
-/// When JetStream does not answer, or has no such stream.
+/// When `JetStream` does not answer, or has no such stream.
 pub async fn stream_subjects(
     connection: &Connection,
     config: &NatsConfig,
@@ -107,7 +109,6 @@ fn matches(pattern: &str, subject: &str) -> bool {
     let mut subject = subject.split('.');
     for token in pattern.split('.') {
         match (token, subject.next()) {
-            (_, None) => return false,
             (">", Some(_)) => return true,
             ("*", Some(_)) => {}
             (literal, Some(token)) if literal == token => {}

@@ -96,7 +96,7 @@ impl Freshness {
             .unshown
             .iter()
             .filter(|(time, acknowledged)| Some(*time) > answer && *acknowledged <= read.started)
-            .map(|(_, acknowledged)| read.started - *acknowledged)
+            .map(|(_, acknowledged)| read.started.saturating_sub(*acknowledged))
             .max();
         subject.unshown.retain(|(time, _)| Some(*time) > answer);
         subject.young.extend(answer.map(|time| (now, time)));

@@ -66,12 +66,10 @@ impl Pacer {
     }
 
     fn let_go(&mut self, now: Duration) {
-        let behind = now.saturating_sub(self.origin + self.offset(self.handed_out));
-        if behind <= CATCH_UP_MAX {
-            return;
-        }
+        let oldest_kept = self.origin + self.offset(self.handed_out) + CATCH_UP_MAX;
+        let too_late = now.saturating_sub(oldest_kept);
         let per_second = u128::from(self.rate_per_second);
-        let given_up = (behind - CATCH_UP_MAX).as_nanos() * per_second / NANOS_PER_SECOND;
+        let given_up = too_late.as_nanos() * per_second / NANOS_PER_SECOND;
         let given_up = u64::try_from(given_up).unwrap_or(u64::MAX);
         self.missed += given_up;
         self.origin += self.offset(given_up);

@@ -8,9 +8,12 @@
 //! ```
 //!
 //! All acknowledgements come to one subscription, and a slab says what waits for
-//! them: a retry needs the message's recipe, which async-nats' `PublishAckFuture`
-//! does not keep, and a timer, a oneshot channel and a boxed future for each
-//! message cost more than the message.
+//! them. The library's `PublishAckFuture` was measured against this, three runs
+//! each of 600,000 events into one server on a two-core machine that others used
+//! too: it took 1.7 times the client's CPU time (18 against 11 µs a message), and
+//! published at 0.5 to 0.8 times the rate. A timer, a oneshot channel, a permit and
+//! a boxed future for each message cost more than the message; and a retry needs
+//! the recipe, which it does not keep.
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -29,7 +32,7 @@ use super::latency::Latencies;
 use super::messages::{MessageWriter, Recipe, Variant};
 use super::options::{End, Options};
 use super::pacer::{Pace, Pacer};
-use super::pending::{Overdue, Pending, Token, Waiting};
+use super::pending::{ACK_TIMEOUT, Overdue, Pending, Token, Waiting};
 use super::plan::Plan;
 use super::recent::{Recent, Sent};
 use super::report::Counts;
@@ -199,12 +202,15 @@ impl Publisher {
                 disconnects_seen = disconnects;
                 self.ledger().pending.retry_all(self.now());
             }
-            for (token, recipe) in self.overdue() {
-                self.publish(token, &recipe).await;
+            let overdue = self.overdue();
+            if connected {
+                self.publish_again(overdue).await;
             }
+            // Otherwise the queue is blocked; all is sent again after the reconnect.
         }
     }
 
+    /// What is to be sent again; what has failed is counted and forgotten.
     fn overdue(&self) -> Vec<(Token, Recipe)> {
         let mut ledger = self.ledger();
         let overdue = ledger.pending.overdue(self.now());
@@ -215,10 +221,20 @@ impl Publisher {
                 Overdue::Failed(_) => ledger.counts.failed += 1,
             }
         }
-        ledger.counts.retries += u64::try_from(retries.len()).expect("as many as are pending");
         drop(ledger);
         self.room.notify_one();
         retries
+    }
+
+    async fn publish_again(&self, retries: Vec<(Token, Recipe)>) {
+        for (token, recipe) in retries {
+            // Bounded, or a broken connection would also hold up the giving up.
+            let publish = self.publish(token, &recipe);
+            if tokio::time::timeout(ACK_TIMEOUT, publish).await.is_err() {
+                return;
+            }
+            self.ledger().counts.retries += 1;
+        }
     }
 
     /// Settles what the server acknowledges, for as long as it is polled.

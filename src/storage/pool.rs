@@ -4,8 +4,11 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
+use tokio::time::MissedTickBehavior;
+use tokio_util::sync::CancellationToken;
 
 use crate::config::PostgresConfig;
+use crate::telemetry::Metrics;
 
 /// A statement that takes longer is cancelled by the server.
 pub const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
@@ -42,4 +45,23 @@ pub fn lazy(config: &PostgresConfig, writers: usize) -> Result<PgPool, sqlx::Err
 pub fn max_connections(writers: usize) -> u32 {
     let writers = u32::try_from(writers).unwrap_or(u32::MAX);
     writers.saturating_add(CONNECTIONS_BESIDE_WRITERS)
+}
+
+/// How often the pool's connections are counted.
+const COUNT_EVERY: Duration = Duration::from_secs(1);
+
+/// Exports the pool's connections until `stop`.
+pub async fn watch(pool: PgPool, metrics: Metrics, stop: CancellationToken) {
+    let mut ticks = tokio::time::interval(COUNT_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        let idle = u32::try_from(pool.num_idle()).unwrap_or(u32::MAX);
+        metrics.connections_idle.set(f64::from(idle));
+        let used = pool.size().saturating_sub(idle);
+        metrics.connections_used.set(f64::from(used));
+    }
 }

@@ -1,7 +1,7 @@
 //! What a server must be, and the migrations.
 
 use sqlx::migrate::{MigrateError, Migrator};
-use sqlx::postgres::PgPool;
+use sqlx::postgres::{PgConnection, PgPool};
 
 use super::classify::classify;
 use crate::error::{Class, Code, Dependency, Error};
@@ -28,12 +28,12 @@ pub struct ServerFacts {
 ///
 /// # Errors
 /// When it does not answer.
-pub async fn facts(pool: &PgPool) -> Result<ServerFacts, sqlx::Error> {
+pub async fn facts(connection: &mut PgConnection) -> Result<ServerFacts, sqlx::Error> {
     let (version_num, fsync, full_page_writes, read_only) = sqlx::query_as(
         "SELECT current_setting('server_version_num')::int, current_setting('fsync')::bool, \
                 current_setting('full_page_writes')::bool, pg_is_in_recovery()",
     )
-    .fetch_one(pool)
+    .fetch_one(connection)
     .await?;
     Ok(ServerFacts {
         version_num,
@@ -78,17 +78,20 @@ pub async fn migrate(pool: &PgPool) -> Result<(), MigrateError> {
 /// # Errors
 /// When the database does not answer.
 pub async fn missing_migrations(pool: &PgPool) -> Result<usize, sqlx::Error> {
-    let known = MIGRATIONS.iter().count();
-    let applied: Result<i64, sqlx::Error> =
-        sqlx::query_scalar("SELECT count(*) FROM _sqlx_migrations WHERE success")
-            .fetch_one(pool)
+    let applied: Result<Vec<i64>, sqlx::Error> =
+        sqlx::query_scalar("SELECT version FROM _sqlx_migrations WHERE success")
+            .fetch_all(pool)
             .await;
-    match applied {
-        Ok(applied) => Ok(known.saturating_sub(usize::try_from(applied).unwrap_or(0))),
+    let applied = match applied {
+        Ok(applied) => applied,
         // 42P01: undefined_table.
-        Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42P01") => Ok(known),
-        Err(error) => Err(error),
-    }
+        Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42P01") => Vec::new(),
+        Err(error) => return Err(error),
+    };
+    let missing = MIGRATIONS
+        .iter()
+        .filter(|one| !applied.contains(&one.version));
+    Ok(missing.count())
 }
 
 /// A failed migration as our error.

@@ -92,7 +92,10 @@ impl EventWriter {
         options: WriteOptions,
     ) -> Result<(), Error> {
         let pending: Vec<Row<'_>> = round.iter().map(|i| rows[*i]).collect();
-        let mut ranges = vec![0..pending.len()];
+        let mut ranges = Vec::from([Range {
+            start: 0,
+            end: pending.len(),
+        }]);
         let mut unexplained = Vec::new();
         while let Some(range) = ranges.pop() {
             if range.is_empty() {

@@ -3,8 +3,6 @@
 
 use metrics::{Counter, Gauge, Histogram, Label};
 
-use crate::error::{Code, Dependency};
-
 /// What a metric is.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub enum Kind {
@@ -393,11 +391,4 @@ impl Metric {
             Kind::Histogram(_) => metrics::describe_histogram!(self.name, self.help),
         }
     }
-}
-
-/// Label values of [`DEPENDENCY_ERRORS`].
-pub(super) fn dependency_codes() -> impl Iterator<Item = (Dependency, Code)> {
-    Dependency::ALL
-        .into_iter()
-        .flat_map(|dependency| Code::ALL.map(|code| (dependency, code)))
 }

@@ -13,6 +13,7 @@ pub struct Health(Arc<State>);
 struct State {
     up: [AtomicBool; Dependency::ALL.len()],
     serving: AtomicBool,
+    has_served: AtomicBool,
     metrics: Metrics,
 }
 
@@ -22,6 +23,7 @@ impl Health {
         Self(Arc::new(State {
             up: Default::default(),
             serving: AtomicBool::new(false),
+            has_served: AtomicBool::new(false),
             metrics,
         }))
     }
@@ -47,6 +49,12 @@ impl Health {
     /// Notes that the pipeline runs, or that it is being shut down.
     pub fn set_serving(&self, serving: bool) {
         self.0.serving.store(serving, Ordering::Relaxed);
+        self.0.has_served.fetch_or(serving, Ordering::Relaxed);
+    }
+
+    /// Whether the pipeline runs, or ran until it was shut down.
+    pub fn has_served(&self) -> bool {
+        self.0.has_served.load(Ordering::Relaxed)
     }
 
     /// Why this process is not ready; empty when it is. The cache is not asked:

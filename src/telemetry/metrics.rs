@@ -6,9 +6,7 @@ use std::sync::Arc;
 use metrics::{Counter, Gauge, Histogram};
 use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
 
-use super::catalogue::{
-    self, CATALOGUE, CacheRequest, Kind, Outcome, Queue, WriteMethod, dependency_codes,
-};
+use super::catalogue::{self, CATALOGUE, CacheRequest, Kind, Outcome, Queue, WriteMethod};
 use crate::error::{Code, Dependency, Error};
 use crate::pipeline::dead_letter::Reason;
 
@@ -94,7 +92,9 @@ impl Metrics {
             consumer_pending: catalogue::CONSUMER_PENDING.gauge(&[]),
             consumer_ack_pending: catalogue::CONSUMER_ACK_PENDING.gauge(&[]),
             dependency_up: Dependency::ALL.map(|d| catalogue::DEPENDENCY_UP.gauge(&[d.as_str()])),
-            dependency_errors: dependency_codes()
+            dependency_errors: Dependency::ALL
+                .into_iter()
+                .flat_map(|d| Code::ALL.map(|c| (d, c)))
                 .map(|(d, c)| catalogue::DEPENDENCY_ERRORS.counter(&[d.as_str(), c.as_str()]))
                 .collect(),
             batch_writes: ["copy", "insert"].map(|m| catalogue::BATCH_WRITES.counter(&[m])),

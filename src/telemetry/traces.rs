@@ -24,7 +24,7 @@ pub fn provider(config: &TelemetryConfig) -> Result<Option<SdkTracerProvider>, E
     }
     let exporter = SpanExporter::builder()
         .with_tonic()
-        .with_endpoint(&config.otlp_endpoint)
+        .with_endpoint(config.otlp_endpoint.expose())
         .build()?;
     opentelemetry::global::set_text_map_propagator(TraceContextPropagator::new());
     let provider = SdkTracerProvider::builder()

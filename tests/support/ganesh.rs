@@ -83,6 +83,11 @@ impl Ganesh {
         self.child.id()
     }
 
+    /// Where its admin endpoints are: address and port.
+    pub fn admin_address(&self) -> String {
+        self.admin.trim_start_matches("http://").to_owned()
+    }
+
     /// Waits until `/readyz` says yes.
     pub async fn wait_until_ready(&self) {
         let started = Instant::now();

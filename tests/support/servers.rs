@@ -2,7 +2,6 @@
 
 use std::collections::HashMap;
 use std::net::{TcpListener, TcpStream};
-use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::OnceLock;
 use std::time::{Duration, Instant};
@@ -57,11 +56,6 @@ impl Server {
     /// The port that clients connect to.
     pub fn port(&self) -> u16 {
         self.port
-    }
-
-    /// Where its data is.
-    pub fn folder(&self) -> &Path {
-        self.folder.path()
     }
 
     /// Starts it (again), on the same port and data.

@@ -1,0 +1,25 @@
+//! NATS subjects, as far as a configuration can get them wrong.
+
+/// Tokens without spaces, `*` alone in its token, `>` alone in the last one.
+pub(super) fn is_valid(subject: &str) -> bool {
+    let tokens: Vec<&str> = subject.split('.').collect();
+    tokens.iter().enumerate().all(|(i, token)| {
+        let last = i + 1 == tokens.len();
+        !token.is_empty()
+            && token.chars().all(|c| c.is_ascii_graphic())
+            && (!token.contains('*') || *token == "*")
+            && (!token.contains('>') || (*token == ">" && last))
+    })
+}
+
+/// Whether a message can match both. No two streams, and no two subjects of one, may.
+pub(super) fn overlap(one: &str, other: &str) -> bool {
+    let (mut one, mut other) = (one.split('.'), other.split('.'));
+    loop {
+        match (one.next(), other.next()) {
+            (None, None) | (Some(">"), Some(_)) | (Some(_), Some(">")) => return true,
+            (Some(a), Some(b)) if a == b || a == "*" || b == "*" => {}
+            _ => return false,
+        }
+    }
+}

@@ -1,0 +1,76 @@
+//! `.env.example` lists every setting with its help and its default. It is written from the
+//! code: `GANESH_WRITE_DOCS=1 cargo test --test behaviour env_example`.
+
+use std::fmt::Write;
+
+use ganesh::config::SETTINGS;
+
+use super::{in_folder_with, stderr};
+
+const PATH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/.env.example");
+
+const HEAD: &str = "\
+# Every setting of ganesh with its default. Copy this file to .env and take the # away from what
+# you change. Single quotes keep spaces, # and $ as they are: POSTGRES_URL='postgresql://…'
+# NAME_FILE instead of NAME names a file with the value, such as a mounted secret.
+# What the sample producer takes besides: ganesh produce --help
+";
+
+fn from_code() -> String {
+    let mut text = HEAD.to_owned();
+    for setting in SETTINGS {
+        let (help, env, default) = (setting.help, setting.env, setting.default);
+        write!(text, "\n# {help}\n#{env}={default}\n").unwrap();
+    }
+    text
+}
+
+#[test]
+fn env_example_lists_every_setting_as_the_code_has_it() {
+    let expected = from_code();
+    if std::env::var_os("GANESH_WRITE_DOCS").is_some() {
+        std::fs::write(PATH, &expected).unwrap();
+    }
+    let found = std::fs::read_to_string(PATH).unwrap_or_default();
+    let differs = expected
+        .lines()
+        .zip(found.lines())
+        .position(|(a, b)| a != b);
+    let line = differs.unwrap_or_else(|| expected.lines().count().min(found.lines().count()));
+    assert!(
+        found == expected,
+        ".env.example, line {}:\n  code: {}\n  file: {}\nto write it again: \
+         GANESH_WRITE_DOCS=1 cargo test --test behaviour env_example",
+        line + 1,
+        expected.lines().nth(line).unwrap_or("(ends)"),
+        found.lines().nth(line).unwrap_or("(ends)"),
+    );
+}
+
+#[test]
+fn env_example_changes_nothing_as_it_is_and_is_valid_when_uncommented() {
+    let commented = std::fs::read_to_string(PATH).unwrap();
+    assert!(
+        commented
+            .lines()
+            .all(|line| line.is_empty() || line.starts_with('#'))
+    );
+    let uncommented: String = commented
+        .lines()
+        .filter(|line| line.starts_with('#') && !line.starts_with("# "))
+        .flat_map(|line| [&line[1..], "\n"])
+        .collect();
+    assert_eq!(uncommented.lines().count(), SETTINGS.len());
+    let log = |dotenv| {
+        let settings = [("GANESH_MIGRATE_ON_START", "")];
+        let output = in_folder_with(dotenv, &["serve"], &settings);
+        let log = stderr(&output);
+        let start = log
+            .lines()
+            .find(|line| line.contains("starting"))
+            .map(str::to_owned);
+        let start = start.unwrap_or_else(|| panic!("refused: {log}"));
+        start[start.find("Config {").unwrap()..].to_owned()
+    };
+    assert_eq!(log(&uncommented), log(&commented));
+}

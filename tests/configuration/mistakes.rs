@@ -1,0 +1,330 @@
+//! Exit code 2, the variable's name, what was expected: for each mistake, and for all at once.
+
+use std::collections::HashSet;
+use std::ffi::OsStr;
+use std::os::unix::ffi::OsStrExt;
+
+use ganesh::config::SETTINGS;
+
+use super::{read, stderr};
+use crate::support::ganesh::{command, run};
+
+/// Variable, what the message says was expected, bad values.
+const MISTAKES: &[(&str, &str, &[&str])] = &[
+    (
+        "NATS_URL",
+        "a URL such as nats://localhost:4222",
+        &["localhost:4222", "http://localhost:4222", "nats://"],
+    ),
+    (
+        "NATS_URL",
+        "several separated by commas",
+        &[
+            "nats://one:4222,two:4222",
+            "nats://one:4222,",
+            "nats://one:4222,http://two",
+        ],
+    ),
+    (
+        "POSTGRES_URL",
+        "one URL such as postgresql://",
+        &[
+            "localhost",
+            "mysql://localhost/db",
+            "postgresql://one/db,postgresql://two/db",
+            "postgresql://localhost/db?sslmode=perhaps",
+        ],
+    ),
+    (
+        "REDIS_URL",
+        "one URL such as redis://localhost:6379",
+        &[
+            "localhost:6379",
+            "redis://localhost/first",
+            "redis://one,redis://two",
+        ],
+    ),
+    (
+        "GANESH_STREAM",
+        "a name of 1 to 255 characters without",
+        &["EVENTS.EU", "two words"],
+    ),
+    (
+        "GANESH_SUBJECTS",
+        "subjects such as events.>",
+        &[
+            "events.>,",
+            "events.>.more",
+            "events.a*",
+            "events..a",
+            "events a",
+        ],
+    ),
+    (
+        "GANESH_STREAM_MAX_AGE",
+        "a duration from 1s to 36500d",
+        &["7", "0s", "36501d"],
+    ),
+    (
+        "GANESH_STREAM_MAX_BYTES",
+        "a size from 1KiB to 1024TiB",
+        &["10GB", "0"],
+    ),
+    (
+        "GANESH_CONSUMER",
+        "a name of 1 to 255 characters without",
+        &["a>b"],
+    ),
+    (
+        "GANESH_DLQ_STREAM",
+        "a name of 1 to 255 characters without",
+        &["a/b"],
+    ),
+    (
+        "GANESH_ACK_WAIT",
+        "a duration from 1s to 1h",
+        &["30", "999ms", "2h"],
+    ),
+    ("GANESH_ACCEPT_PLAIN", "one of true, false, 1, 0", &["yes"]),
+    (
+        "GANESH_BATCH_MAX_EVENTS",
+        "a whole number from 1 to 50000",
+        &["0", "50001", "2k"],
+    ),
+    (
+        "GANESH_BATCH_MAX_BYTES",
+        "a size from 1 to 64GiB",
+        &["0", "8 MB"],
+    ),
+    (
+        "GANESH_BATCH_LINGER_MS",
+        "a whole number from 0 to 60000",
+        &["20ms", "-1"],
+    ),
+    (
+        "GANESH_WRITERS",
+        "a whole number from 1 to 64",
+        &["0", "65"],
+    ),
+    (
+        "GANESH_MAX_IN_FLIGHT",
+        "a whole number from 1 to 1000000",
+        &["0", "1e6"],
+    ),
+    (
+        "GANESH_MAX_IN_FLIGHT_BYTES",
+        "a size from 64KiB to 64GiB",
+        &["65535", "65GiB"],
+    ),
+    (
+        "GANESH_MIGRATE_ON_START",
+        "one of true, false, 1, 0",
+        &["on"],
+    ),
+    ("GANESH_PARTITION_INTERVAL", "one of hour, day", &["week"]),
+    (
+        "GANESH_RETENTION_DAYS",
+        "a whole number from 0 to 36500",
+        &["30d"],
+    ),
+    (
+        "GANESH_CACHE_TTL_SECS",
+        "a whole number from 1 to 2592000",
+        &["0", "1h"],
+    ),
+    (
+        "GANESH_HTTP_ADDR",
+        "an address and port such as 127.0.0.1:8080",
+        &[":8080", "localhost:8080"],
+    ),
+    (
+        "GANESH_ADMIN_ADDR",
+        "an address and port such as 127.0.0.1:8080",
+        &["127.0.0.1", "127.0.0.1:99999"],
+    ),
+    (
+        "GANESH_STARTUP_TIMEOUT",
+        "a duration from 1ms to 1d",
+        &["soon", "18446744073709551615s"],
+    ),
+    (
+        "GANESH_SHUTDOWN_GRACE",
+        "a duration from 1s to 1h",
+        &["25", "18446744073709551615d"],
+    ),
+    (
+        "GANESH_LOG",
+        "a level (error, warn, info, debug, trace) or directives",
+        &["loud", "info,sqlx=loud"],
+    ),
+    ("GANESH_LOG_FORMAT", "one of auto, text, json", &["xml"]),
+    (
+        "GANESH_TRACE_BASELINE",
+        "a whole number from 0 to 1000000000",
+        &["0.001"],
+    ),
+    ("OTEL_TRACES_EXPORTER", "one of otlp, none", &["zipkin"]),
+    (
+        "OTEL_EXPORTER_OTLP_ENDPOINT",
+        "a URL that starts with http:// or https://",
+        &["localhost:4317"],
+    ),
+    ("OTEL_SERVICE_NAME", "some text", &[" "]),
+    (
+        "OTEL_RESOURCE_ATTRIBUTES",
+        "key=value pairs separated by commas",
+        &["team", "team=%FF"],
+    ),
+];
+
+/// Any text is one.
+const NEVER_WRONG: &[&str] = &["GANESH_API_TOKEN"];
+
+#[test]
+fn each_mistake_ends_with_2_and_names_the_variable_and_what_was_expected() {
+    let each = |(variable, expected, values): &(&'static str, &'static str, &[&'static str])| {
+        values
+            .iter()
+            .map(|value| (*variable, *value, *expected))
+            .collect::<Vec<_>>()
+    };
+    for (variable, value, expected) in MISTAKES.iter().flat_map(each) {
+        let output = run(None, &["healthcheck"], &[(variable, value)]);
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(2), "{variable}={value}: {said}");
+        let lines: Vec<&str> = said.lines().collect();
+        assert_eq!(lines.len(), 1, "one mistake, one line: {said}");
+        let named = lines[0].starts_with(&format!("ganesh: {variable}="));
+        assert!(
+            named && lines[0].contains(": expected ") && lines[0].contains(expected),
+            "{said}"
+        );
+    }
+}
+
+#[test]
+fn every_setting_that_can_be_wrong_has_its_mistake_here() {
+    let covered: HashSet<&str> = MISTAKES.iter().map(|(variable, ..)| *variable).collect();
+    for setting in SETTINGS {
+        let never = NEVER_WRONG.contains(&setting.env);
+        assert_ne!(covered.contains(setting.env), never, "{}", setting.env);
+    }
+}
+
+#[test]
+fn all_mistakes_are_reported_at_once() {
+    let mut mistakes: Vec<(&str, &str)> = Vec::new();
+    for (variable, _, values) in MISTAKES {
+        if mistakes.iter().all(|(known, _)| known != variable) {
+            mistakes.push((variable, values[0]));
+        }
+    }
+    mistakes.push(("GANESH_API_TOKEN_FILE", "/nowhere/token"));
+    let output = run(None, &["healthcheck"], &mistakes);
+    let said = stderr(&output);
+    assert_eq!(output.status.code(), Some(2), "{said}");
+    assert_eq!(said.lines().count(), mistakes.len(), "{said}");
+    for (variable, _) in mistakes {
+        assert!(
+            said.contains(&format!("ganesh: {variable}=")),
+            "{variable}: {said}"
+        );
+    }
+}
+
+#[test]
+fn every_subcommand_refuses_a_bad_configuration() {
+    for name in ["serve", "produce", "migrate", "doctor", "healthcheck"] {
+        let output = run(None, &[name], &[("GANESH_WRITERS", "none")]);
+        assert_eq!(output.status.code(), Some(2), "{name}");
+        assert!(
+            stderr(&output).contains("GANESH_WRITERS=\"none\""),
+            "{name}"
+        );
+    }
+}
+
+#[test]
+fn settings_that_do_not_go_together_are_refused() {
+    let conflicts: [(&[(&'static str, &str)], &str); 8] = [
+        (
+            &[
+                ("GANESH_BATCH_MAX_EVENTS", "2001"),
+                ("GANESH_MAX_IN_FLIGHT", "2000"),
+            ],
+            "GANESH_BATCH_MAX_EVENTS=\"2001\": expected at most GANESH_MAX_IN_FLIGHT",
+        ),
+        (
+            &[
+                ("GANESH_BATCH_MAX_BYTES", "2MiB"),
+                ("GANESH_MAX_IN_FLIGHT_BYTES", "1MiB"),
+            ],
+            "GANESH_BATCH_MAX_BYTES=\"2MiB\": expected at most GANESH_MAX_IN_FLIGHT_BYTES",
+        ),
+        (
+            &[("GANESH_BATCH_LINGER_MS", "501"), ("GANESH_ACK_WAIT", "2s")],
+            "GANESH_BATCH_LINGER_MS=\"501\": expected at most a quarter of GANESH_ACK_WAIT",
+        ),
+        (
+            &[("GANESH_STREAM", "SAME"), ("GANESH_DLQ_STREAM", "SAME")],
+            "GANESH_DLQ_STREAM=\"SAME\": expected a stream other than GANESH_STREAM",
+        ),
+        (
+            &[
+                ("GANESH_HTTP_ADDR", "127.0.0.1:80"),
+                ("GANESH_ADMIN_ADDR", "127.0.0.1:80"),
+            ],
+            "GANESH_ADMIN_ADDR=\"127.0.0.1:80\": expected an address other than GANESH_HTTP_ADDR",
+        ),
+        (
+            &[("GANESH_SUBJECTS", ">")],
+            "GANESH_SUBJECTS=\">\": expected subjects that overlap neither",
+        ),
+        (
+            &[("GANESH_SUBJECTS", "a.b,*.letters")],
+            "expected subjects that overlap neither",
+        ),
+        (
+            &[("GANESH_SUBJECTS", "a.>,a.*.c")],
+            "expected subjects that overlap neither",
+        ),
+    ];
+    for (values, expected) in conflicts {
+        let said = read(values).expect_err(expected).to_string();
+        assert!(
+            said.starts_with("GANESH_") && said.contains(expected),
+            "{said}"
+        );
+    }
+    for subjects in ["a.b,a.c,a.*.d", "events.>,orders.*", "dlq"] {
+        assert!(read(&[("GANESH_SUBJECTS", subjects)]).is_ok(), "{subjects}");
+    }
+}
+
+#[test]
+fn what_is_wrong_by_itself_is_in_no_conflict() {
+    let values = [
+        ("GANESH_MAX_IN_FLIGHT", "x"),
+        ("GANESH_BATCH_MAX_EVENTS", "50000"),
+    ];
+    let said = read(&values).unwrap_err().to_string();
+    assert!(
+        said.starts_with("GANESH_MAX_IN_FLIGHT=\"x\"") && said.lines().count() == 1,
+        "{said}"
+    );
+}
+
+#[test]
+fn what_is_not_utf_8_is_refused_by_its_variable() {
+    let folder = tempfile::tempdir().unwrap();
+    let output = command(None, &["healthcheck"], &[])
+        .env("GANESH_STREAM", OsStr::from_bytes(b"\xff"))
+        .current_dir(folder.path())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(
+        stderr(&output),
+        "ganesh: GANESH_STREAM: expected UTF-8 text\n"
+    );
+}

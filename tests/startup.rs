@@ -1,0 +1,68 @@
+//! Starting: what is missing is made, what is unfit is refused and left alone, what is not
+//! there yet is waited for.
+
+mod existing;
+mod made;
+mod refusals;
+mod waiting;
+
+use async_nats::jetstream;
+use async_nats::jetstream::consumer::PullConsumer;
+use futures::TryStreamExt;
+
+use crate::support::{Ganesh, Stack};
+
+/// Starts `serve`, which must refuse with exit code 2. What it said.
+async fn refused(stack: &Stack, settings: &[(&str, &str)]) -> String {
+    ended_with(2, stack, settings).await
+}
+
+/// Starts `serve`, which must end by itself with this exit code. What it said.
+async fn ended_with(code: i32, stack: &Stack, settings: &[(&str, &str)]) -> String {
+    let mut ganesh = Ganesh::serve(stack, settings);
+    let status = ganesh.wait().await;
+    let log = ganesh.log();
+    assert_eq!(status.code(), Some(code), "{log}");
+    log
+}
+
+/// Settings, time of creation and name of everything in JetStream: equal before and after
+/// when nothing was made, made anew or changed.
+async fn inventory(jetstream: &jetstream::Context) -> Vec<String> {
+    let mut things = Vec::new();
+    let streams: Vec<_> = jetstream.streams().try_collect().await.unwrap();
+    for info in streams {
+        let stream = jetstream.get_stream(&info.config.name).await.unwrap();
+        let consumers: Vec<_> = stream.consumers().try_collect().await.unwrap();
+        for consumer in consumers {
+            let (of, config) = (consumer.stream_name, consumer.config);
+            things.push(format!(
+                "{of}/{}: {} {config:?}",
+                consumer.name, consumer.created
+            ));
+        }
+        things.push(format!(
+            "{}: {} {:?}",
+            info.config.name, info.created, info.config
+        ));
+    }
+    things.sort();
+    things
+}
+
+async fn stream_config(jetstream: &jetstream::Context, name: &str) -> jetstream::stream::Config {
+    let stream = jetstream.get_stream(name).await.unwrap();
+    stream.cached_info().config.clone()
+}
+
+async fn consumer_config(
+    jetstream: &jetstream::Context,
+    stream: &str,
+    name: &str,
+) -> jetstream::consumer::Config {
+    let consumer: PullConsumer = jetstream
+        .get_consumer_from_stream(name, stream)
+        .await
+        .unwrap();
+    consumer.cached_info().config.clone()
+}

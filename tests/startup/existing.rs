@@ -1,0 +1,304 @@
+//! A stream or consumer that exists with settings that break a promise: exactly what is
+//! wrong and how to fix it, exit code 2, nothing changed, nothing made.
+
+use std::time::Duration;
+
+use async_nats::jetstream::consumer::{AckPolicy, pull, push};
+use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy};
+
+use super::{inventory, refused};
+use crate::support::Stack;
+
+const MINUTE: Duration = Duration::from_mins(1);
+
+/// A case: its name, what is changed of what is fit, the words of problem and fix.
+type Case<T> = (&'static str, fn(&mut T), [&'static str; 2]);
+
+/// A consumer that is fit.
+fn fit_consumer() -> pull::Config {
+    pull::Config {
+        ack_policy: AckPolicy::Explicit,
+        ack_wait: MINUTE,
+        max_deliver: -1,
+        max_ack_pending: 16 * 16_384,
+        ..pull::Config::default()
+    }
+}
+
+const ANOTHER: &str = "delete the consumer, or name another with GANESH_CONSUMER";
+const NO_LIMITS: &str = "remove max_batch, max_bytes and max_expires";
+const UNFIT_CONSUMERS: [Case<pull::Config>; 10] = [
+    (
+        "ack-none",
+        |c| c.ack_policy = AckPolicy::None,
+        ["ack_policy is None", ANOTHER],
+    ),
+    (
+        "ack-all",
+        |c| c.ack_policy = AckPolicy::All,
+        ["ack_policy is All", ANOTHER],
+    ),
+    (
+        "max-deliver",
+        |c| c.max_deliver = 5,
+        ["max_deliver is 5", "set max_deliver to -1"],
+    ),
+    (
+        "ack-wait",
+        |c| c.ack_wait = MINUTE / 4,
+        [
+            "ack_wait is 15s, shorter than GANESH_ACK_WAIT=30s",
+            "set ack_wait to 30s or more",
+        ],
+    ),
+    (
+        "max-ack-pending",
+        |c| c.max_ack_pending = 1_000,
+        [
+            "max_ack_pending is 1000",
+            "set max_ack_pending to 262144 (16 times GANESH_MAX_IN_FLIGHT)",
+        ],
+    ),
+    (
+        "backoff",
+        |c| c.backoff = vec![MINUTE, 2 * MINUTE],
+        ["it has a backoff", "remove the backoff"],
+    ),
+    (
+        "headers-only",
+        |c| c.headers_only = true,
+        ["headers_only is true", "set headers_only to false"],
+    ),
+    (
+        "max-batch",
+        |c| c.max_batch = 10,
+        ["it limits pull requests", NO_LIMITS],
+    ),
+    (
+        "max-bytes",
+        |c| c.max_bytes = 1_000_000,
+        ["it limits pull requests", NO_LIMITS],
+    ),
+    (
+        "max-expires",
+        |c| c.max_expires = MINUTE,
+        ["it limits pull requests", NO_LIMITS],
+    ),
+];
+
+#[tokio::test]
+async fn an_unfit_consumer_is_refused_with_problem_and_fix_and_left_as_it_is() {
+    let stack = Stack::start().await;
+    let jetstream = stack.jetstream().await;
+    jetstream
+        .create_stream(stream("EVENTS", "events.>"))
+        .await
+        .unwrap();
+    let mut cases = Vec::new();
+    for (name, change, words) in UNFIT_CONSUMERS {
+        let mut config = fit_consumer();
+        change(&mut config);
+        config.durable_name = Some(name.to_owned());
+        jetstream
+            .create_consumer_on_stream(config, "EVENTS")
+            .await
+            .unwrap();
+        cases.push((name, words));
+    }
+    let push = push::Config {
+        durable_name: Some("push".to_owned()),
+        deliver_subject: "somewhere".to_owned(),
+        ..push::Config::default()
+    };
+    jetstream
+        .create_consumer_on_stream(push, "EVENTS")
+        .await
+        .unwrap();
+    cases.push((
+        "push",
+        [
+            "it is a push consumer",
+            "delete it, or name another with GANESH_CONSUMER",
+        ],
+    ));
+
+    let before = inventory(&jetstream).await;
+    for (name, [problem, fix]) in cases {
+        let said = refused(&stack, &[("GANESH_CONSUMER", name)]).await;
+        let named = said.contains(&format!("ganesh: consumer {name}: "));
+        assert!(
+            named && said.contains(problem) && said.contains(fix),
+            "{name}: {said}"
+        );
+        // One thing is wrong with each, but for the push consumer.
+        assert!(
+            name == "push" || said.matches("To fix it").count() == 1,
+            "{name}: {said}"
+        );
+        assert_eq!(inventory(&jetstream).await, before, "{name}");
+    }
+}
+
+fn stream(name: &str, subjects: &str) -> Config {
+    Config {
+        name: name.to_owned(),
+        subjects: vec![subjects.to_owned()],
+        ..Config::default()
+    }
+}
+
+#[tokio::test]
+async fn an_unfit_event_stream_is_refused_with_problem_and_fix_and_left_as_it_is() {
+    let stack = Stack::start().await;
+    let jetstream = stack.jetstream().await;
+    let cases: [Case<Config>; 2] = [
+        (
+            "SILENT",
+            |s| s.no_ack = true,
+            ["no_ack is true", "set no_ack to false"],
+        ),
+        (
+            "INTEREST",
+            |s| s.retention = RetentionPolicy::Interest,
+            [
+                "retention is interest",
+                "use retention limits (or workqueue)",
+            ],
+        ),
+    ];
+    for (name, change, [problem, fix]) in cases {
+        let mut config = stream(name, &format!("{name}.>"));
+        change(&mut config);
+        jetstream.create_stream(config).await.unwrap();
+        let before = inventory(&jetstream).await;
+        let said = refused(&stack, &[("GANESH_STREAM", name)]).await;
+        let named = said.contains(&format!("ganesh: stream {name}: "));
+        assert!(
+            named && said.contains(problem) && said.contains(fix),
+            "{name}: {said}"
+        );
+        assert_eq!(inventory(&jetstream).await, before, "{name}");
+    }
+}
+
+/// A dead-letter stream that is fit.
+fn fit_letters() -> Config {
+    Config {
+        discard: DiscardPolicy::New,
+        duplicate_window: 24 * 60 * MINUTE,
+        ..stream("EVENTS_DLQ", "dlq.>")
+    }
+}
+
+const UNFIT_LETTERS: [Case<Config>; 6] = [
+    (
+        "subjects",
+        |s| s.subjects = vec!["dlq.events.>".to_owned()],
+        [
+            "its subjects are [\"dlq.events.>\"]",
+            "add the subject dlq.>",
+        ],
+    ),
+    (
+        "discard",
+        |s| s.discard = DiscardPolicy::Old,
+        ["discard is old", "set discard to new"],
+    ),
+    (
+        "retention",
+        |s| s.retention = RetentionPolicy::WorkQueue,
+        ["its retention is not limits", "use retention limits"],
+    ),
+    (
+        "no_ack",
+        |s| s.no_ack = true,
+        ["no_ack is true", "set no_ack to false"],
+    ),
+    (
+        "max_msgs_per_subject",
+        |s| s.max_messages_per_subject = 1,
+        ["max_msgs_per_subject is 1", "remove max_msgs_per_subject"],
+    ),
+    (
+        "duplicate_window",
+        |s| s.duplicate_window = 2 * MINUTE,
+        [
+            "duplicate_window is 120s",
+            "set duplicate_window to 24h or more",
+        ],
+    ),
+];
+
+#[tokio::test]
+async fn an_unfit_dead_letter_stream_is_refused_with_problem_and_fix_and_left_as_it_is() {
+    let stack = Stack::start().await;
+    let jetstream = stack.jetstream().await;
+    for (name, change, [problem, fix]) in UNFIT_LETTERS {
+        let mut config = fit_letters();
+        change(&mut config);
+        jetstream.create_stream(config).await.unwrap();
+        let before = inventory(&jetstream).await;
+        let said = refused(&stack, &[]).await;
+        let named = said.contains("ganesh: stream EVENTS_DLQ: ");
+        assert!(
+            named && said.contains(problem) && said.contains(fix),
+            "{name}: {said}"
+        );
+        assert_eq!(said.matches("To fix it").count(), 1, "{name}: {said}");
+        assert_eq!(inventory(&jetstream).await, before, "{name}");
+        jetstream.delete_stream("EVENTS_DLQ").await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn everything_that_is_unfit_is_said_at_once() {
+    let stack = Stack::start().await;
+    let jetstream = stack.jetstream().await;
+    let events = Config {
+        no_ack: true,
+        ..stream("EVENTS", "events.>")
+    };
+    jetstream.create_stream(events).await.unwrap();
+    jetstream
+        .create_stream(stream("EVENTS_DLQ", "dlq.>"))
+        .await
+        .unwrap();
+    let consumer = pull::Config {
+        durable_name: Some("ganesh".to_owned()),
+        max_deliver: 3,
+        max_ack_pending: 1_000,
+        ..fit_consumer()
+    };
+    jetstream
+        .create_consumer_on_stream(consumer, "EVENTS")
+        .await
+        .unwrap();
+    let said = refused(&stack, &[]).await;
+    let problems = [
+        "no_ack is true",
+        "discard is old",
+        "duplicate_window",
+        "max_deliver is 3",
+        "max_ack_pending is 1000",
+    ];
+    for problem in problems {
+        assert!(said.contains(problem), "{problem}: {said}");
+    }
+}
+
+#[tokio::test]
+async fn subjects_that_another_stream_has_are_refused_at_once() {
+    let stack = Stack::start().await;
+    let jetstream = stack.jetstream().await;
+    jetstream
+        .create_stream(stream("OTHER", "events.orders"))
+        .await
+        .unwrap();
+    let before = inventory(&jetstream).await;
+    let said = refused(&stack, &[]).await;
+    assert!(
+        said.contains("creating stream EVENTS") && said.contains("overlap"),
+        "{said}"
+    );
+    assert_eq!(inventory(&jetstream).await, before);
+}
