@@ -1,9 +1,9 @@
 //! Real servers, started by the project's own scripts, killed with the test.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::net::{TcpListener, TcpStream};
 use std::process::{Child, Command, Stdio};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
@@ -13,12 +13,20 @@ use super::PATIENCE;
 
 const SCRIPTS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/infrastructure");
 
-/// A port that nobody listens on at the moment.
+/// A port that nobody listens on at the moment, and that no other caller gets: the
+/// kernel would hand out the port of a server that a test has stopped for a while.
 pub fn free_port() -> u16 {
-    TcpListener::bind("127.0.0.1:0")
-        .and_then(|listener| listener.local_addr())
-        .expect("the loopback interface has free ports")
-        .port()
+    static HANDED_OUT: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    loop {
+        let port = TcpListener::bind("127.0.0.1:0")
+            .and_then(|listener| listener.local_addr())
+            .expect("the loopback interface has free ports")
+            .port();
+        let mut handed_out = HANDED_OUT.lock().expect("nothing panics under this lock");
+        if handed_out.insert(port) {
+            return port;
+        }
+    }
 }
 
 /// Sends a signal to a process; it may be gone.
