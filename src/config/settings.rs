@@ -90,7 +90,7 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting(
         "GANESH_BATCH_LINGER_MS",
-        "20",
+        "60",
         "A batch is closed when its first event has waited this long, in milliseconds",
     ),
     setting(
