@@ -8,7 +8,7 @@ use crate::error::{Class, Code, Dependency, Error};
 
 static MIGRATIONS: Migrator = sqlx::migrate!();
 
-/// Postgres before this misses what we build on (`MERGE`d partition locks, planner).
+/// The oldest version that the tests run against.
 pub const POSTGRES_MIN_MAJOR_VERSION: i32 = 17;
 
 /// What a server says of itself.
