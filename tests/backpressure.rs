@@ -88,11 +88,7 @@ async fn a_second_process_gets_its_share_while_the_first_holds_its_limit() {
     // a database that only the first one uses.
     let elsewhere = Stack::start().await;
     drop(elsewhere.serve(&[]).await);
-    let mut lock = elsewhere.pool.begin().await.unwrap();
-    sqlx::query("LOCK TABLE events IN ACCESS EXCLUSIVE MODE")
-        .execute(&mut *lock)
-        .await
-        .unwrap();
+    let lock = elsewhere.lock("events", "ACCESS EXCLUSIVE").await;
     let mut first_settings = limit.to_vec();
     first_settings.push(("POSTGRES_URL", elsewhere.database_url.as_str()));
     first_settings.push(("GANESH_MIGRATE_ON_START", "true"));

@@ -1,8 +1,10 @@
 //! P1: one row for each event, however often and by whomever it is delivered.
 
+use std::process::Stdio;
 use std::time::Duration;
 
 use crate::support::events::{event, events, publish, publish_as_producers_do, publish_invalid};
+use crate::support::ganesh::command;
 use crate::support::{Stack, eventually};
 
 #[tokio::test]
@@ -61,20 +63,78 @@ async fn two_processes_share_the_work_and_add_no_second_row() {
 #[tokio::test]
 async fn a_kill_between_commit_and_acknowledgement_adds_no_second_row() {
     let stack = Stack::start().await;
-    let ganesh = stack.serve(&[("GANESH_ACK_WAIT", "2s")]).await;
-    let jetstream = stack.jetstream().await;
-    publish(&jetstream, &events("e", 20_000)).await;
-    eventually("some rows are committed", || async {
-        stack.rows().await > 0
+    let short = [("GANESH_ACK_WAIT", "2s")];
+    let ganesh = stack.serve(&short).await;
+    // Held between the two: whoever acknowledges has to read the epoch after the commit.
+    let rows = stack.lock("events", "SHARE").await;
+    publish(&stack.jetstream().await, &events("e", 500)).await;
+    ganesh
+        .wait_for_metric("ganesh_in_flight_messages", 500.0)
+        .await;
+    stack.wait_until_writers_wait().await;
+    let epoch = stack.lock("cache_epoch", "ACCESS EXCLUSIVE").await;
+    rows.rollback().await.unwrap();
+    eventually("all rows are committed", || async {
+        stack.rows().await == 500
     })
     .await;
+    assert_eq!(stack.backlog().await, 500, "acknowledged before its time");
     ganesh.kill();
-    let committed = stack.rows().await;
-    assert!(committed > 0);
-    let again = stack.serve(&[("GANESH_ACK_WAIT", "2s")]).await;
+    epoch.rollback().await.unwrap();
+
+    let again = stack.serve(&short).await;
     stack.wait_until_drained().await;
-    assert_eq!(stack.rows().await, 20_000);
-    assert!(again.terminate().await.success());
+    assert_eq!(stack.rows().await, 500);
+    let duplicates = "ganesh_messages_settled_total{outcome=\"duplicate\"}";
+    again.wait_for_metric(duplicates, 500.0).await;
+}
+
+#[tokio::test]
+async fn a_producer_of_duplicates_a_kill_and_a_sigterm_leave_the_distinct_events_as_rows() {
+    const COUNT: &str = "100000";
+    let stack = Stack::start().await;
+    let short = [("GANESH_ACK_WAIT", "2s")];
+    let first = stack.serve(&short).await;
+    let arguments = [
+        "produce",
+        "--count",
+        COUNT,
+        "--rate",
+        "0",
+        "--duplicates",
+        "1",
+    ];
+    let producer = command(Some(&stack), &arguments, &[])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    stack.wait_for_rows(2_000).await;
+    first.kill();
+    assert!(
+        stack.backlog().await > 0,
+        "killed too late to prove anything"
+    );
+
+    let second = stack.serve(&short).await;
+    stack.wait_for_rows(stack.rows().await + 2_000).await;
+    assert!(second.terminate().await.success());
+    assert!(
+        stack.backlog().await > 0,
+        "stopped too late to prove anything"
+    );
+
+    let _third = stack.serve(&short).await;
+    let report = tokio::task::spawn_blocking(|| producer.wait_with_output().unwrap());
+    let report = String::from_utf8(report.await.unwrap().stdout).unwrap();
+    let distinct = report.lines().find_map(|line| {
+        let number = line.strip_prefix("distinct events")?;
+        number.trim().parse::<i64>().ok()
+    });
+    let distinct = distinct.unwrap_or_else(|| panic!("no count in {report}"));
+    assert!((98_000..100_000).contains(&distinct), "{report}");
+    stack.wait_until_drained().await;
+    assert_eq!(stack.rows().await, distinct);
 }
 
 #[tokio::test]

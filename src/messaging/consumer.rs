@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, Config, DeliverPolicy, PullConsumer, pull};
 use async_nats::jetstream::context::ConsumerInfoErrorKind;
-use async_nats::jetstream::stream::ConsumerErrorKind;
+use async_nats::jetstream::stream::ConsumerCreateStrictErrorKind;
 use async_nats::jetstream::{Context, ErrorCode};
 
 use super::streams::{
@@ -147,12 +147,14 @@ async fn create(
         max_ack_pending: max_ack_pending(pipeline),
         ..pull::Config::default()
     };
+    // Strict: a consumer that somebody made meanwhile is not changed. The caller tries again,
+    // finds it and checks it.
     jetstream
-        .create_consumer_on_stream(config, nats.stream.clone())
+        .create_consumer_strict_on_stream(config, nats.stream.clone())
         .await
         .map_err(|error| {
             let refused = match error.kind() {
-                ConsumerErrorKind::JetStream(answer) => Some(answer),
+                ConsumerCreateStrictErrorKind::JetStream(answer) => Some(answer),
                 _ => None,
             };
             let detail = format!("creating consumer {}: {error}", nats.consumer);

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use async_nats::jetstream;
 use sqlx::postgres::{PgPool, PgPoolOptions};
-use sqlx::{Connection, PgConnection};
+use sqlx::{Connection, PgConnection, Postgres, Transaction};
 
 use super::servers::{self, Server};
 use super::{Ganesh, eventually};
@@ -85,6 +85,39 @@ impl Stack {
             .fetch_one(&self.pool)
             .await
             .unwrap()
+    }
+
+    /// Waits until `events` has at least so many rows.
+    pub async fn wait_for_rows(&self, at_least: i64) {
+        eventually(&format!("{at_least} rows"), || async {
+            self.rows().await >= at_least
+        })
+        .await;
+    }
+
+    /// Locks a table until the transaction ends.
+    pub async fn lock(&self, table: &str, mode: &str) -> Transaction<'static, Postgres> {
+        let mut transaction = self.pool.begin().await.unwrap();
+        sqlx::query(&format!("LOCK TABLE {table} IN {mode} MODE"))
+            .execute(&mut *transaction)
+            .await
+            .unwrap();
+        transaction
+    }
+
+    /// Waits until everybody who writes to `events` waits for a lock that a test holds.
+    pub async fn wait_until_writers_wait(&self) {
+        let writing = "SELECT count(*) > 0 AND bool_and(wait_event_type = 'Lock') \
+             FROM pg_stat_activity WHERE datname = current_database() \
+             AND state = 'active' AND query LIKE 'COPY events%'";
+        eventually("the writers wait for the lock", || async {
+            let waits: Option<bool> = sqlx::query_scalar(writing)
+                .fetch_one(&self.pool)
+                .await
+                .unwrap();
+            waits == Some(true)
+        })
+        .await;
     }
 
     /// Messages in the dead-letter stream.
