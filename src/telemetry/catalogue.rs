@@ -3,6 +3,7 @@
 
 mod families;
 mod labels;
+mod series;
 
 use std::sync::Arc;
 
