@@ -101,9 +101,6 @@ impl Metrics {
     /// Makes every handle, so that every series is visible before its first event. Counters
     /// and gauges go to the installed recorder, if there is one; histograms stand in
     /// `histograms`.
-    ///
-    /// Long, because it is a table.
-    #[allow(clippy::too_many_lines, reason = "a table")]
     pub fn register(histograms: &Histograms) -> Self {
         for metric in CATALOGUE {
             metric.describe();

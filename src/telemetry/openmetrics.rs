@@ -39,36 +39,11 @@ impl Format {
 struct Family {
     /// As it stands in the catalogue: a counter's ends with `_total`.
     name: String,
-    kind: FamilyKind,
+    kind: Kind,
     unit: &'static str,
     /// Not escaped.
     help: String,
     series: Vec<Series>,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum FamilyKind {
-    Counter,
-    Gauge,
-    Histogram,
-}
-
-impl FamilyKind {
-    const fn of(kind: Kind) -> Self {
-        match kind {
-            Kind::Counter => Self::Counter,
-            Kind::Gauge => Self::Gauge,
-            Kind::Histogram(_) => Self::Histogram,
-        }
-    }
-
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Counter => "counter",
-            Self::Gauge => "gauge",
-            Self::Histogram => "histogram",
-        }
-    }
 }
 
 struct Series {
@@ -115,7 +90,7 @@ fn histogram_families(entries: Vec<Entry>) -> Vec<Family> {
         } else {
             families.push(Family {
                 name: name.to_owned(),
-                kind: FamilyKind::Histogram,
+                kind: entry.metric.kind,
                 unit: entry.metric.unit,
                 help: entry.metric.help.to_owned(),
                 series: vec![series],
@@ -129,7 +104,7 @@ fn write_family(text: &mut String, family: &Family, format: Format) {
     let Family { name, kind, .. } = family;
     // OpenMetrics: the family is named without the suffix that its samples have.
     let family_name = match (format, kind) {
-        (Format::OpenMetrics, FamilyKind::Counter) => name.trim_end_matches(TOTAL),
+        (Format::OpenMetrics, Kind::Counter) => name.strip_suffix(TOTAL).unwrap_or(name),
         _ => name,
     };
     let help = escape_help(&family.help, format);

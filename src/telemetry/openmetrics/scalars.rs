@@ -1,8 +1,8 @@
 //! Counters and gauges, read from the text that metrics-exporter-prometheus renders: it
 //! shows its registry in no other way.
 
-use super::{Family, FamilyKind, Series, TOTAL, Value};
-use crate::telemetry::catalogue;
+use super::{Family, Series, TOTAL, Value};
+use crate::telemetry::catalogue::{self, Kind};
 
 /// The counters and gauges of an exposition in the text format 0.0.4.
 pub(super) fn families(text: &str) -> Vec<Family> {
@@ -30,19 +30,19 @@ fn family(name: &str, kind: &str, help: &str) -> Family {
     if let Some(metric) = catalogue::find(name) {
         return Family {
             name: name.to_owned(),
-            kind: FamilyKind::of(metric.kind),
+            kind: metric.kind,
             unit: metric.unit,
             help: metric.help.to_owned(),
             series: Vec::new(),
         };
     }
     let kind = match kind {
-        "counter" => FamilyKind::Counter,
-        _ => FamilyKind::Gauge,
+        "counter" => Kind::Counter,
+        _ => Kind::Gauge,
     };
     // OpenMetrics puts the suffix on samples of counters; then they have it in both formats.
     let suffix = match kind {
-        FamilyKind::Counter if !name.ends_with(TOTAL) => TOTAL,
+        Kind::Counter if !name.ends_with(TOTAL) => TOTAL,
         _ => "",
     };
     Family {
