@@ -191,9 +191,9 @@ fn gauge<T: Send + 'static>(queue: Queue, sender: &mpsc::Sender<T>) -> QueueGaug
     }
 }
 
-async fn export_queues(
+async fn export_queues<const QUEUES: usize>(
     metrics: Metrics,
-    queues: [QueueGauge; Queue::ALL.len()],
+    queues: [QueueGauge; QUEUES],
     stop: CancellationToken,
 ) -> Result<(), Error> {
     let mut ticks = tokio::time::interval(EXPORT_QUEUES_EVERY);

@@ -3,11 +3,16 @@
 
 pub mod catalogue;
 pub mod health;
+pub mod histogram;
 pub mod logs;
 pub mod metrics;
+pub mod openmetrics;
 pub mod record;
+pub mod recorder;
+pub mod runtime;
 pub mod trace_id;
 pub mod traces;
 
 pub use health::Health;
 pub use metrics::Metrics;
+pub use recorder::Histograms;

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use ganesh::event::{Data, Event, Timestamp};
 use ganesh::storage::{EventWriter, Row, RowOutcome, WriteOptions};
-use ganesh::telemetry::Metrics;
 use ganesh::telemetry::trace_id::TraceId;
+use ganesh::telemetry::{Histograms, Metrics};
 
 use crate::support::Stack;
 use crate::support::events::{event, events, publish};
@@ -42,7 +42,10 @@ async fn write(writer: &EventWriter, events: &[Event], options: WriteOptions) ->
 
 async fn writer(stack: &Stack) -> EventWriter {
     ganesh::storage::schema::migrate(&stack.pool).await.unwrap();
-    EventWriter::new(stack.pool.clone(), Metrics::register())
+    EventWriter::new(
+        stack.pool.clone(),
+        Metrics::register(&Histograms::default()),
+    )
 }
 
 fn poison(id: &str) -> Event {

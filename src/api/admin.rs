@@ -3,20 +3,19 @@
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::StatusCode;
-use axum::http::header::CONTENT_TYPE;
+use axum::http::header::{ACCEPT, CONTENT_TYPE};
+use axum::http::{HeaderMap, StatusCode};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use metrics_exporter_prometheus::PrometheusHandle;
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::server;
-use crate::telemetry::Health;
+use crate::telemetry::openmetrics::{self, Format};
+use crate::telemetry::recorder::Recorded;
+use crate::telemetry::{Health, Metrics, runtime};
 
-/// Prometheus's text format.
-const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// Probes and scrapers are few.
 const CONNECTIONS_MAX: usize = 64;
 
@@ -25,8 +24,10 @@ const CONNECTIONS_MAX: usize = 64;
 pub struct Admin {
     /// Which dependencies answer.
     pub health: Health,
-    /// The recorder of the process.
-    pub metrics: PrometheusHandle,
+    /// What `/metrics` shows.
+    pub recorded: Recorded,
+    /// Where what the operating system says is noted at each scrape.
+    pub metrics: Metrics,
 }
 
 /// Serves `/livez`, `/readyz` and `/metrics` until `stop` is cancelled.
@@ -54,6 +55,10 @@ async fn readyz(State(admin): State<Admin>) -> Response {
     (status, headers, format!("{body}\n")).into_response()
 }
 
-async fn metrics(State(admin): State<Admin>) -> Response {
-    ([(CONTENT_TYPE, METRICS_TYPE)], admin.metrics.render()).into_response()
+async fn metrics(State(admin): State<Admin>, headers: HeaderMap) -> Response {
+    let accept = headers.get_all(ACCEPT).iter();
+    let format = Format::asked_for(accept.filter_map(|value| value.to_str().ok()));
+    runtime::export_process(&admin.metrics);
+    let text = openmetrics::render(&admin.recorded, format);
+    ([(CONTENT_TYPE, format.content_type())], text).into_response()
 }

@@ -6,7 +6,6 @@ use anyhow::{Context as _, anyhow};
 use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::{Client, jetstream};
 use clap::Command;
-use metrics_exporter_prometheus::PrometheusHandle;
 use sqlx::PgPool;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -25,16 +24,14 @@ use crate::messaging::{Held, connection, consumer, held, lag};
 use crate::pipeline::{self, Parts};
 use crate::storage::queries::Reads;
 use crate::storage::{EventWriter, classify, partitions, pool, schema};
-use crate::telemetry::{Health, Metrics, metrics};
+use crate::telemetry::recorder::{self, Recorded};
+use crate::telemetry::{Health, Metrics, runtime};
 
 /// Kept of the grace period for what follows the pipeline: releases, the last flush
 /// of NATS, the last spans.
 const GRACE_RESERVE: Duration = Duration::from_secs(3);
 /// How long NATS may take to take the last acknowledgements.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
-/// How often the recorder moves observations into its buckets, scraped or not:
-/// without it they would pile up.
-const RECORDER_UPKEEP_EVERY: Duration = Duration::from_secs(1);
 /// How often partitions are looked after.
 const PARTITION_UPKEEP_EVERY: Duration = Duration::from_secs(60);
 
@@ -44,8 +41,8 @@ pub(super) fn command() -> Command {
 }
 
 pub(super) async fn run(config: Config) -> Result<(), Failure> {
-    let recorder = metrics::install_recorder()?;
-    let metrics = Metrics::register();
+    let recorded = recorder::install()?;
+    let metrics = Metrics::register(&recorded.histograms);
     let health = Health::new(metrics.clone());
     tracing::info!(?config, "starting");
     let stop = stop_on_signal()?;
@@ -53,7 +50,7 @@ pub(super) async fn run(config: Config) -> Result<(), Failure> {
     let background = CancellationToken::new();
     let serving = serve(
         &config,
-        recorder,
+        recorded,
         metrics,
         health.clone(),
         &stop,
@@ -67,7 +64,7 @@ pub(super) async fn run(config: Config) -> Result<(), Failure> {
 
 async fn serve(
     config: &Config,
-    recorder: PrometheusHandle,
+    recorded: Recorded,
     metrics: Metrics,
     health: Health,
     stop: &CancellationToken,
@@ -75,12 +72,13 @@ async fn serve(
 ) -> Result<(), Failure> {
     let admin_listener = bind("GANESH_ADMIN_ADDR", config.http.admin_addr).await?;
     let api_listener = bind("GANESH_HTTP_ADDR", config.http.api_addr).await?;
-    tokio::spawn(run_recorder_upkeep(recorder.clone()));
+    tokio::spawn(runtime::watch(metrics.clone(), background.clone()));
     tokio::spawn(admin::serve(
         admin_listener,
         admin::Admin {
             health: health.clone(),
-            metrics: recorder,
+            recorded,
+            metrics: metrics.clone(),
         },
         background.clone(),
     ));
@@ -98,7 +96,7 @@ async fn serve(
     )
     .map_err(|error| Failure::Usage(format!("REDIS_URL: {error}")))?;
     tokio::spawn(cache.clone().run(background.clone()));
-    watch(config, &pool, &consumer, &metrics, background);
+    watch(config, &pool, &client, &consumer, &metrics, background);
     let api = Api {
         cache: cache.clone(),
         reads,
@@ -140,6 +138,7 @@ async fn serve(
 fn watch(
     config: &Config,
     pool: &PgPool,
+    client: &Client,
     consumer: &PullConsumer,
     metrics: &Metrics,
     background: &CancellationToken,
@@ -151,6 +150,7 @@ fn watch(
         background.clone(),
     ));
     tokio::spawn(lag::watch(
+        jetstream::new(client.clone()),
         consumer.clone(),
         metrics.clone(),
         background.clone(),
@@ -306,13 +306,5 @@ async fn look_after_partitions(config: &Config, pool: &PgPool, metrics: &Metrics
         let error = classify(&error);
         metrics.dependency_error(&error);
         tracing::warn!(%error, "partitions were not looked after; trying again in a minute");
-    }
-}
-
-async fn run_recorder_upkeep(recorder: PrometheusHandle) {
-    let mut ticks = tokio::time::interval(RECORDER_UPKEEP_EVERY);
-    loop {
-        ticks.tick().await;
-        recorder.run_upkeep();
     }
 }

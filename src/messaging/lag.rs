@@ -2,20 +2,39 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::PullConsumer;
-use tokio::time::MissedTickBehavior;
+use async_nats::jetstream::Context;
+use async_nats::jetstream::consumer::{Info, PullConsumer};
+use async_nats::jetstream::stream::{RawMessageErrorKind, Stream};
+use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::streams::api_error;
+use crate::event::Timestamp;
 use crate::telemetry::Metrics;
 
 /// How often the server is asked.
 const ASK_EVERY: Duration = Duration::from_secs(1);
-/// How long its answer may take.
+/// How often it is asked for a message at most: the server reads it from its disk.
+const ASK_OLDEST_EVERY: Duration = Duration::from_secs(2);
+/// How long its answers may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
+/// The subject of any message.
+const ANY_SUBJECT: &str = ">";
 
-/// Exports the consumer's pending counts until `stop`.
-pub async fn watch(mut consumer: PullConsumer, metrics: Metrics, stop: CancellationToken) {
+/// Exports the consumer's pending counts and the age of its oldest pending message until
+/// `stop`.
+pub async fn watch(
+    jetstream: Context,
+    consumer: PullConsumer,
+    metrics: Metrics,
+    stop: CancellationToken,
+) {
+    let mut lag = Lag {
+        jetstream,
+        consumer,
+        metrics,
+        oldest_asked_at: None,
+    };
     let mut ticks = tokio::time::interval(ASK_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut failing = false;
@@ -24,26 +43,75 @@ pub async fn watch(mut consumer: PullConsumer, metrics: Metrics, stop: Cancellat
             () = stop.cancelled() => return,
             _ = ticks.tick() => {}
         }
-        let failed = match tokio::time::timeout(ANSWER_TIMEOUT, consumer.info()).await {
-            Ok(Ok(info)) => {
-                #[allow(clippy::cast_precision_loss, reason = "gauges")]
-                {
-                    metrics.consumer_pending.set(info.num_pending as f64);
-                    metrics
-                        .consumer_ack_pending
-                        .set(info.num_ack_pending as f64);
-                }
-                None
-            }
-            Ok(Err(error)) => Some(error.to_string()),
+        let failed = match tokio::time::timeout(ANSWER_TIMEOUT, lag.ask()).await {
+            Ok(Ok(())) => None,
+            Ok(Err(error)) => Some(error),
             Err(_) => Some("no answer in time".to_owned()),
         };
         if let Some(error) = &failed {
-            metrics.dependency_error(&api_error(error));
+            lag.metrics.dependency_error(&api_error(error));
             if !failing {
                 tracing::warn!(error, "cannot ask for the consumer's lag");
             }
         }
         failing = failed.is_some();
+    }
+}
+
+struct Lag {
+    jetstream: Context,
+    consumer: PullConsumer,
+    metrics: Metrics,
+    oldest_asked_at: Option<Instant>,
+}
+
+impl Lag {
+    async fn ask(&mut self) -> Result<(), String> {
+        let info = self.consumer.get_info().await.map_err(|e| e.to_string())?;
+        #[allow(clippy::cast_precision_loss, reason = "gauges")]
+        {
+            let metrics = &self.metrics;
+            metrics.consumer_pending.set(info.num_pending as f64);
+            metrics
+                .consumer_ack_pending
+                .set(info.num_ack_pending as f64);
+        }
+        if info.num_pending == 0 && info.num_ack_pending == 0 {
+            self.metrics.consumer_oldest_pending.set(0.0);
+        } else if self
+            .oldest_asked_at
+            .is_none_or(|at| at.elapsed() >= ASK_OLDEST_EVERY)
+        {
+            self.oldest_asked_at = Some(Instant::now());
+            let age_seconds = self.oldest_pending_seconds(&info).await?;
+            self.metrics.consumer_oldest_pending.set(age_seconds);
+        }
+        Ok(())
+    }
+
+    /// How long ago the stream stored the first message after the acknowledgement floor; 0
+    /// when it was the last one and was acknowledged or removed meanwhile.
+    async fn oldest_pending_seconds(&self, info: &Info) -> Result<f64, String> {
+        let stream: Stream<()> = self
+            .jetstream
+            .get_stream_no_info(&info.stream_name)
+            .await
+            .map_err(|error| error.to_string())?;
+        // Limits and purges leave holes: the sequence after the floor may be gone.
+        let after_floor = info.ack_floor.stream_sequence + 1;
+        let oldest = stream
+            .get_first_raw_message_by_subject(ANY_SUBJECT, after_floor)
+            .await;
+        match oldest {
+            Ok(message) => {
+                let stored_at = Timestamp::from_nanos(message.time.unix_timestamp_nanos());
+                let micros = Timestamp::now().micros() - stored_at.micros();
+                // The clocks of two hosts differ: an age is never negative.
+                #[allow(clippy::cast_precision_loss, reason = "centuries of microseconds fit")]
+                Ok(micros.max(0) as f64 / 1e6)
+            }
+            Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(0.0),
+            Err(error) => Err(error.to_string()),
+        }
     }
 }

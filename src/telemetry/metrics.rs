@@ -3,10 +3,14 @@
 
 use std::sync::Arc;
 
-use metrics::{Counter, Gauge, Histogram};
-use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, PrometheusHandle};
+use metrics::{Counter, Gauge};
 
-use super::catalogue::{self, CATALOGUE, CacheRequest, Kind, Outcome, Queue, WriteMethod};
+use super::catalogue::{
+    self, BusyWorker, CATALOGUE, CacheRequest, Decision, Outcome, Queue, SpanResult, Stage,
+    WriteMethod,
+};
+use super::histogram::Histogram;
+use super::recorder::Histograms;
 use crate::error::{Code, Dependency, Error};
 use crate::pipeline::dead_letter::Reason;
 
@@ -26,7 +30,11 @@ pub struct Handles {
     pub redelivered: Counter,
     settled: [Counter; Outcome::ALL.len()],
     dead_letters: [Counter; Reason::ALL.len()],
-    pub end_to_end_seconds: Histogram,
+    pub end_to_end_seconds: Arc<Histogram>,
+    stage_seconds: [Arc<Histogram>; Stage::ALL.len()],
+    pub batch_events: Arc<Histogram>,
+    pub batch_bytes: Arc<Histogram>,
+    batch_writes: [Counter; WriteMethod::ALL.len()],
     pub in_flight_messages: Gauge,
     pub in_flight_limit: Gauge,
     pub in_flight_bytes: Gauge,
@@ -36,13 +44,50 @@ pub struct Handles {
     pub progress_acks: Counter,
     pub consumer_pending: Gauge,
     pub consumer_ack_pending: Gauge,
+    pub consumer_oldest_pending: Gauge,
+    pub clock_skew: Gauge,
     dependency_up: [Gauge; Dependency::ALL.len()],
     dependency_errors: Vec<Counter>,
-    batch_writes: [Counter; 2],
     cache_requests: [Counter; CacheRequest::ALL.len()],
     pub connections_idle: Gauge,
     pub connections_used: Gauge,
     http_requests: Vec<Counter>,
+    traces: [Counter; Decision::ALL.len()],
+    pub spans_built: Counter,
+    spans: [Counter; SpanResult::ALL.len()],
+    pub runtime_workers: Gauge,
+    runtime_busy_ratio: [Gauge; BusyWorker::ALL.len()],
+    pub runtime_tasks: Gauge,
+    pub runtime_global_queue_depth: Gauge,
+    pub process: ProcessGauges,
+}
+
+/// What the operating system says about the process.
+#[allow(missing_docs, reason = "see the catalogue")]
+pub struct ProcessGauges {
+    pub cpu_seconds: Gauge,
+    pub open_fds: Gauge,
+    pub max_fds: Gauge,
+    pub resident_memory: Gauge,
+    pub virtual_memory: Gauge,
+    pub virtual_memory_max: Gauge,
+    pub start_time: Gauge,
+    pub threads: Gauge,
+}
+
+impl ProcessGauges {
+    fn register() -> Self {
+        Self {
+            cpu_seconds: catalogue::PROCESS_CPU_SECONDS.gauge(&[]),
+            open_fds: catalogue::PROCESS_OPEN_FDS.gauge(&[]),
+            max_fds: catalogue::PROCESS_MAX_FDS.gauge(&[]),
+            resident_memory: catalogue::PROCESS_RESIDENT_MEMORY.gauge(&[]),
+            virtual_memory: catalogue::PROCESS_VIRTUAL_MEMORY.gauge(&[]),
+            virtual_memory_max: catalogue::PROCESS_VIRTUAL_MEMORY_MAX.gauge(&[]),
+            start_time: catalogue::PROCESS_START_TIME.gauge(&[]),
+            threads: catalogue::PROCESS_THREADS.gauge(&[]),
+        }
+    }
 }
 
 impl std::ops::Deref for Metrics {
@@ -52,24 +97,11 @@ impl std::ops::Deref for Metrics {
     }
 }
 
-/// Installs the process's recorder. What it returns renders `/metrics`.
-///
-/// # Errors
-/// When a recorder is installed already.
-pub fn install_recorder() -> Result<PrometheusHandle, BuildError> {
-    let mut builder = PrometheusBuilder::new();
-    for metric in CATALOGUE {
-        if let Kind::Histogram(buckets) = metric.kind {
-            builder =
-                builder.set_buckets_for_metric(Matcher::Full(metric.name.to_owned()), buckets)?;
-        }
-    }
-    builder.install_recorder()
-}
-
 impl Metrics {
-    /// Makes every handle, so that every series is visible before its first event.
-    pub fn register() -> Self {
+    /// Makes every handle, so that every series is visible before its first event. Counters
+    /// and gauges go to the installed recorder, if there is one; histograms stand in
+    /// `histograms`.
+    pub fn register(histograms: &Histograms) -> Self {
         for metric in CATALOGUE {
             metric.describe();
         }
@@ -81,7 +113,12 @@ impl Metrics {
             redelivered: catalogue::MESSAGES_REDELIVERED.counter(&[]),
             settled: Outcome::ALL.map(|o| catalogue::MESSAGES_SETTLED.counter(&[o.as_str()])),
             dead_letters: Reason::ALL.map(|r| catalogue::DEAD_LETTERS.counter(&[r.as_str()])),
-            end_to_end_seconds: catalogue::END_TO_END_SECONDS.histogram(),
+            end_to_end_seconds: catalogue::END_TO_END_SECONDS.histogram(histograms, &[]),
+            stage_seconds: Stage::ALL
+                .map(|s| catalogue::STAGE_SECONDS.histogram(histograms, &[s.as_str()])),
+            batch_events: catalogue::BATCH_EVENTS.histogram(histograms, &[]),
+            batch_bytes: catalogue::BATCH_BYTES.histogram(histograms, &[]),
+            batch_writes: WriteMethod::ALL.map(|m| catalogue::BATCH_WRITES.counter(&[m.as_str()])),
             in_flight_messages: catalogue::IN_FLIGHT_MESSAGES.gauge(&[]),
             in_flight_limit: catalogue::IN_FLIGHT_LIMIT.gauge(&[]),
             in_flight_bytes: catalogue::IN_FLIGHT_BYTES.gauge(&[]),
@@ -91,13 +128,14 @@ impl Metrics {
             progress_acks: catalogue::PROGRESS_ACKS.counter(&[]),
             consumer_pending: catalogue::CONSUMER_PENDING.gauge(&[]),
             consumer_ack_pending: catalogue::CONSUMER_ACK_PENDING.gauge(&[]),
+            consumer_oldest_pending: catalogue::CONSUMER_OLDEST_PENDING.gauge(&[]),
+            clock_skew: catalogue::CLOCK_SKEW.gauge(&[]),
             dependency_up: Dependency::ALL.map(|d| catalogue::DEPENDENCY_UP.gauge(&[d.as_str()])),
             dependency_errors: Dependency::ALL
                 .into_iter()
                 .flat_map(|d| Code::ALL.map(|c| (d, c)))
                 .map(|(d, c)| catalogue::DEPENDENCY_ERRORS.counter(&[d.as_str(), c.as_str()]))
                 .collect(),
-            batch_writes: ["copy", "insert"].map(|m| catalogue::BATCH_WRITES.counter(&[m])),
             cache_requests: CacheRequest::ALL.map(|request| {
                 let (operation, result) = request.labels();
                 catalogue::CACHE_REQUESTS.counter(&[operation, result])
@@ -109,6 +147,15 @@ impl Metrics {
                 .flat_map(|route| HTTP_STATUS_CLASSES.map(|class| (*route, class)))
                 .map(|(route, class)| catalogue::HTTP_REQUESTS.counter(&[route, class]))
                 .collect(),
+            traces: Decision::ALL.map(|d| catalogue::TRACES.counter(&[d.as_str()])),
+            spans_built: catalogue::SPANS_BUILT.counter(&[]),
+            spans: SpanResult::ALL.map(|r| catalogue::SPANS.counter(&[r.as_str()])),
+            runtime_workers: catalogue::RUNTIME_WORKERS.gauge(&[]),
+            runtime_busy_ratio: BusyWorker::ALL
+                .map(|w| catalogue::RUNTIME_BUSY_RATIO.gauge(&[w.as_str()])),
+            runtime_tasks: catalogue::RUNTIME_TASKS.gauge(&[]),
+            runtime_global_queue_depth: catalogue::RUNTIME_GLOBAL_QUEUE_DEPTH.gauge(&[]),
+            process: ProcessGauges::register(),
         }))
     }
 
@@ -120,6 +167,26 @@ impl Metrics {
     /// `ganesh_dead_letters_total{reason}`.
     pub fn dead_letters(&self, reason: Reason) -> &Counter {
         &self.dead_letters[reason.index()]
+    }
+
+    /// `ganesh_stage_seconds{stage}`.
+    pub fn stage_seconds(&self, stage: Stage) -> &Arc<Histogram> {
+        &self.stage_seconds[stage as usize]
+    }
+
+    /// `ganesh_traces_total{decision}`.
+    pub fn traces(&self, decision: Decision) -> &Counter {
+        &self.traces[decision as usize]
+    }
+
+    /// `ganesh_spans_total{result}`.
+    pub fn spans(&self, result: SpanResult) -> &Counter {
+        &self.spans[result as usize]
+    }
+
+    /// `ganesh_runtime_busy_ratio{worker}`.
+    pub fn runtime_busy_ratio(&self, worker: BusyWorker) -> &Gauge {
+        &self.runtime_busy_ratio[worker as usize]
     }
 
     /// `ganesh_queue_depth{queue}`.

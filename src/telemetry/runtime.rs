@@ -1,0 +1,77 @@
+//! What the tokio runtime and the operating system say about the process.
+
+use std::time::Duration;
+
+use metrics::Gauge;
+use tokio::runtime::Handle;
+use tokio_metrics::{RuntimeMetrics, RuntimeMonitor};
+use tokio_util::sync::CancellationToken;
+
+use super::Metrics;
+use super::catalogue::BusyWorker;
+
+/// Over how long the busy shares are taken.
+const SAMPLE_EVERY: Duration = Duration::from_secs(5);
+
+/// Exports the runtime's gauges until `stop`.
+pub async fn watch(metrics: Metrics, stop: CancellationToken) {
+    let monitor = RuntimeMonitor::new(&Handle::current());
+    let mut intervals = monitor.intervals();
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(SAMPLE_EVERY) => {}
+        }
+        let interval = intervals.next().expect("it never ends");
+        export_interval(&metrics, &interval);
+    }
+}
+
+fn export_interval(metrics: &Metrics, interval: &RuntimeMetrics) {
+    #[allow(clippy::cast_precision_loss, reason = "gauges")]
+    let workers = interval.workers_count.max(1) as f64;
+    let elapsed = interval.elapsed.as_secs_f64();
+    // A worker's busy time is added when it parks, so an interval may get more than its own.
+    let share = |busy: Duration| (busy.as_secs_f64() / elapsed).clamp(0.0, 1.0);
+    let mean = (interval.total_busy_duration.as_secs_f64() / workers / elapsed).clamp(0.0, 1.0);
+    let busy = |worker| metrics.runtime_busy_ratio(worker);
+    busy(BusyWorker::Mean).set(mean);
+    busy(BusyWorker::Busiest).set(share(interval.max_busy_duration));
+    busy(BusyWorker::Idlest).set(share(interval.min_busy_duration));
+    set_whole(&metrics.runtime_workers, interval.workers_count as u64);
+    set_whole(&metrics.runtime_tasks, interval.live_tasks_count as u64);
+    set_whole(
+        &metrics.runtime_global_queue_depth,
+        interval.global_queue_depth as u64,
+    );
+}
+
+/// Exports what the operating system says now. Called at each scrape, because the rate of
+/// a processor time that is older than its scrape is wrong.
+pub fn export_process(metrics: &Metrics) {
+    let process = &metrics.process;
+    let now = metrics_process::collector::collect();
+    // What the system does not say stays as it is.
+    if let Some(seconds) = now.cpu_seconds_total {
+        process.cpu_seconds.set(seconds);
+    }
+    let wholes = [
+        (&process.open_fds, now.open_fds),
+        (&process.max_fds, now.max_fds),
+        (&process.resident_memory, now.resident_memory_bytes),
+        (&process.virtual_memory, now.virtual_memory_bytes),
+        (&process.virtual_memory_max, now.virtual_memory_max_bytes),
+        (&process.start_time, now.start_time_seconds),
+        (&process.threads, now.threads),
+    ];
+    for (gauge, value) in wholes {
+        if let Some(value) = value {
+            set_whole(gauge, value);
+        }
+    }
+}
+
+fn set_whole(gauge: &Gauge, value: u64) {
+    #[allow(clippy::cast_precision_loss, reason = "gauges")]
+    gauge.set(value as f64);
+}

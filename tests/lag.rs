@@ -1,0 +1,102 @@
+//! Lag in time: the age of the oldest message that is not acknowledged, held ones included.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use futures::StreamExt;
+use sqlx::{Postgres, Transaction};
+
+use crate::support::events::{event, events, publish};
+use crate::support::{Ganesh, Stack, eventually};
+
+const OLDEST: &str = "ganesh_consumer_oldest_pending_seconds";
+
+/// While this lives, nothing is stored: what is delivered stays held.
+async fn storing_stopped(stack: &Stack) -> Transaction<'static, Postgres> {
+    let mut lock = stack.pool.begin().await.unwrap();
+    sqlx::query("LOCK TABLE events IN ACCESS EXCLUSIVE MODE")
+        .execute(&mut *lock)
+        .await
+        .unwrap();
+    lock
+}
+
+async fn wait_for_zero(ganesh: &Ganesh) {
+    eventually("nothing is pending any more", || async {
+        ganesh.metric(OLDEST).await < f64::EPSILON
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn the_age_of_the_oldest_held_message_grows_until_it_is_stored() {
+    let stack = Stack::start().await;
+    let ganesh = stack.serve(&[]).await;
+    assert!(ganesh.metric(OLDEST).await < f64::EPSILON);
+    let lock = storing_stopped(&stack).await;
+    let published = Instant::now();
+    publish(&stack.jetstream().await, &events("old", 3)).await;
+    // It is the oldest that counts, not what comes later.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    publish(&stack.jetstream().await, &events("new", 3)).await;
+    ganesh.wait_for_metric(OLDEST, 3.0).await;
+    let age = ganesh.metric(OLDEST).await;
+    assert!(age <= published.elapsed().as_secs_f64(), "{age}");
+    ganesh.wait_for_metric(OLDEST, age + 1.0).await;
+    lock.rollback().await.unwrap();
+    wait_for_zero(&ganesh).await;
+    assert_eq!(stack.rows().await, 6);
+}
+
+#[tokio::test]
+async fn a_message_that_the_stream_removed_is_not_the_oldest() {
+    let stack = Stack::start().await;
+    let ganesh = stack.serve(&[]).await;
+    let jetstream = stack.jetstream().await;
+    let lock = storing_stopped(&stack).await;
+    publish(&jetstream, &[event("first"), event("second")]).await;
+    ganesh.wait_for_metric(OLDEST, 4.0).await;
+    let third_published = Instant::now();
+    publish(&jetstream, &[event("third")]).await;
+    let stream = jetstream.get_stream("EVENTS").await.unwrap();
+    for sequence in [1, 2] {
+        assert!(stream.delete_message(sequence).await.unwrap());
+    }
+    eventually("the third one is the oldest", || async {
+        let age = ganesh.metric(OLDEST).await;
+        age > 0.0 && age <= third_published.elapsed().as_secs_f64()
+    })
+    .await;
+    // Nothing is left to wait for, though what was removed is still held.
+    stream.purge().await.unwrap();
+    wait_for_zero(&ganesh).await;
+    lock.rollback().await.unwrap();
+}
+
+/// It reads a message from the server's disk, each time.
+#[tokio::test]
+async fn the_oldest_message_is_asked_for_every_two_seconds_at_most() {
+    let stack = Stack::start().await;
+    let ganesh = stack.serve(&[]).await;
+    let client = async_nats::connect(stack.nats_url()).await.unwrap();
+    let mut requests = client
+        .subscribe("$JS.API.STREAM.MSG.GET.EVENTS")
+        .await
+        .unwrap();
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counted = asked.clone();
+    tokio::spawn(async move {
+        while requests.next().await.is_some() {
+            counted.fetch_add(1, Ordering::Relaxed);
+        }
+    });
+    let lock = storing_stopped(&stack).await;
+    publish(&stack.jetstream().await, &events("e", 3)).await;
+    ganesh.wait_for_metric(OLDEST, 0.001).await;
+    let before = asked.load(Ordering::Relaxed);
+    tokio::time::sleep(Duration::from_secs(7)).await;
+    let during = asked.load(Ordering::Relaxed) - before;
+    assert!((1..=4).contains(&during), "{during} in 7 s");
+    lock.rollback().await.unwrap();
+}

@@ -1,0 +1,168 @@
+//! The two formats, rendered from a recorder of the test's own and from a real `serve`.
+
+use std::collections::BTreeSet;
+
+use ganesh::event::Timestamp;
+use ganesh::telemetry::Metrics;
+use ganesh::telemetry::catalogue::{self, Stage};
+use ganesh::telemetry::histogram::Exemplar;
+use ganesh::telemetry::openmetrics::{Format, render};
+use ganesh::telemetry::recorder::{CatalogueRecorder, Recorded};
+use ganesh::telemetry::trace_id::TraceId;
+use metrics::with_local_recorder;
+
+use super::parser::{Labels, parse, parse_sample};
+use crate::support::Stack;
+use crate::support::events::{events, publish};
+
+type Names = BTreeSet<(String, Labels)>;
+
+fn names_in_openmetrics(text: &str) -> Names {
+    let families = parse(text).unwrap_or_else(|why| panic!("{why}\n{text}"));
+    let samples = families.into_iter().flat_map(|family| family.samples);
+    samples.map(|sample| (sample.name, sample.labels)).collect()
+}
+
+fn names_in_text(text: &str) -> Names {
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    let samples = lines.map(|line| parse_sample(line).unwrap_or_else(|w| panic!("{w}: {line}")));
+    samples
+        .map(|sample| {
+            assert_eq!(sample.exemplar, None, "the text format has no exemplars");
+            (sample.name, sample.labels)
+        })
+        .collect()
+}
+
+/// A recorder with the whole catalogue in it, and its handles.
+fn recorded() -> (CatalogueRecorder, Recorded, Metrics) {
+    let recorder = CatalogueRecorder::new();
+    let recorded = recorder.recorded();
+    let handles = with_local_recorder(&recorder, || Metrics::register(&recorded.histograms));
+    (recorder, recorded, handles)
+}
+
+#[test]
+fn both_formats_have_the_same_series_and_only_openmetrics_has_exemplars() {
+    let (_recorder, recorded, metrics) = recorded();
+    metrics.received.increment(7);
+    metrics.stage_seconds(Stage::Store).record(0.2);
+    let at = Timestamp::from_micros(1_700_000_000_250_000);
+    let trace_id = TraceId::of_message(None, "EVENTS", 1, at);
+    let exemplar = Exemplar {
+        trace_id,
+        value: 0.2,
+        at,
+    };
+    metrics
+        .stage_seconds(Stage::Store)
+        .attach_exemplar(exemplar);
+    let open_metrics = render(&recorded, Format::OpenMetrics);
+    let text = render(&recorded, Format::Text);
+    assert_eq!(names_in_openmetrics(&open_metrics), names_in_text(&text));
+    let bucket = "ganesh_stage_seconds_bucket{stage=\"store\",le=\"0.25\"} 1";
+    let with_exemplar = format!("{bucket} # {{trace_id=\"{trace_id}\"}} 0.2 1700000000.250000\n");
+    assert!(open_metrics.contains(&with_exemplar), "{open_metrics}");
+    assert!(text.contains(&format!("{bucket}\n")), "{text}");
+    assert!(open_metrics.contains("# TYPE ganesh_messages_received counter\n"));
+    assert!(text.contains("# TYPE ganesh_messages_received_total counter\n"));
+    for rendered in [&open_metrics, &text] {
+        assert!(rendered.contains("\nganesh_messages_received_total 7\n"));
+    }
+}
+
+#[test]
+fn what_libraries_count_gets_the_names_and_escapes_of_both_formats() {
+    let (recorder, recorded, _metrics) = recorded();
+    with_local_recorder(&recorder, || {
+        metrics::describe_counter!("library_things", "Things, \"so\" to say\nand \\ more.");
+        metrics::counter!("library_things", "path" => "a \"b\"\n{c, d=\"e\"}").increment(2);
+        metrics::counter!("library_rest_total").increment(3);
+        metrics::gauge!("library_share").set(f64::INFINITY);
+        // Without buckets it would be a summary, and its observations pile up.
+        metrics::histogram!("library_seconds").record(1.0);
+    });
+    let open_metrics = render(&recorded, Format::OpenMetrics);
+    let text = render(&recorded, Format::Text);
+    assert_eq!(names_in_openmetrics(&open_metrics), names_in_text(&text));
+    let families = parse(&open_metrics).unwrap();
+    let family = |name: &str| families.iter().find(|family| family.name == name);
+    let things = family("library_things").unwrap();
+    let help = "Things, \"so\" to say\nand \\ more.";
+    assert_eq!(things.help.as_deref(), Some(help));
+    assert_eq!(things.samples[0].name, "library_things_total");
+    assert_eq!(things.samples[0].labels["path"], "a \"b\"\n{c, d=\"e\"}");
+    assert!(family("library_rest").is_some());
+    assert!(
+        family("library_share").unwrap().samples[0]
+            .value
+            .is_infinite()
+    );
+    assert!(family("library_seconds").is_none());
+    assert!(
+        text.contains("# TYPE library_things_total counter\n"),
+        "{text}"
+    );
+    assert!(text.contains("# HELP library_things_total Things, \"so\" to say\\nand \\\\ more.\n"));
+}
+
+#[test]
+fn a_counter_of_fractions_is_a_counter_in_both_formats() {
+    let (_recorder, recorded, metrics) = recorded();
+    metrics.process.cpu_seconds.set(1.25);
+    let open_metrics = render(&recorded, Format::OpenMetrics);
+    let text = render(&recorded, Format::Text);
+    assert!(open_metrics.contains("# TYPE process_cpu_seconds counter\n"));
+    assert!(open_metrics.contains("# UNIT process_cpu_seconds seconds\n"));
+    assert!(text.contains("# TYPE process_cpu_seconds_total counter\n"));
+    for rendered in [open_metrics, text] {
+        assert!(rendered.contains("\nprocess_cpu_seconds_total 1.25\n"));
+    }
+}
+
+/// GET /metrics as a scraper does it: content type and body.
+async fn scrape(url: &str, accept: &str) -> (String, String) {
+    let request = reqwest::Client::new().get(url).header("accept", accept);
+    let answer = request.send().await.unwrap();
+    let content_type = answer.headers()["content-type"]
+        .to_str()
+        .unwrap()
+        .to_owned();
+    (content_type, answer.text().await.unwrap())
+}
+
+#[tokio::test]
+async fn a_serving_process_passes_the_strict_parser() {
+    let stack = Stack::start().await;
+    let ganesh = stack.serve(&[]).await;
+    publish(&stack.jetstream().await, &events("e", 500)).await;
+    stack.wait_until_drained().await;
+    let url = ganesh.admin_url("/metrics");
+    let prometheus =
+        "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3,*/*;q=0.2";
+    let (content_type, open_metrics) = scrape(&url, prometheus).await;
+    assert_eq!(
+        content_type,
+        "application/openmetrics-text; version=1.0.0; charset=utf-8"
+    );
+    let (content_type, text) = scrape(&url, "*/*").await;
+    assert_eq!(content_type, "text/plain; version=0.0.4; charset=utf-8");
+    assert_eq!(names_in_openmetrics(&open_metrics), names_in_text(&text));
+    let families = parse(&open_metrics).unwrap();
+    for family in &families {
+        let name = match family.kind.as_str() {
+            "counter" => format!("{}_total", family.name),
+            _ => family.name.clone(),
+        };
+        let metric = catalogue::find(&name).unwrap_or_else(|| panic!("{name} is unknown"));
+        assert_eq!(family.kind, metric.kind.as_str(), "{name}");
+        assert_eq!(family.help.as_deref(), Some(metric.help), "{name}");
+        assert_eq!(family.unit.as_deref().unwrap_or(""), metric.unit, "{name}");
+    }
+    assert_eq!(families.len(), catalogue::CATALOGUE.len());
+    let mut stored = families
+        .iter()
+        .filter(|f| f.name == "ganesh_end_to_end_seconds");
+    let count = stored.next().unwrap().with_suffix("_count").next().unwrap();
+    assert!((count.value - 500.0).abs() < f64::EPSILON, "{count:?}");
+}
