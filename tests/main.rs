@@ -21,4 +21,5 @@ mod produce;
 mod shutdown;
 mod startup;
 mod support;
+mod traces;
 mod writing;
