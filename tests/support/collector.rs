@@ -1,6 +1,7 @@
 //! An OTLP collector of the test's own, over real gRPC: it stands for Jaeger.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -36,6 +37,8 @@ pub enum Manner {
 #[derive(Debug)]
 struct State {
     manner: Mutex<Manner>,
+    /// Requests that came since it was told how to behave.
+    requests: AtomicUsize,
     accepted: Mutex<Vec<Seen>>,
 }
 
@@ -83,6 +86,7 @@ impl Collector {
         let endpoint = format!("http://{}", listener.local_addr().unwrap());
         let state = Arc::new(State {
             manner: Mutex::new(Manner::Accept),
+            requests: AtomicUsize::new(0),
             accepted: Mutex::default(),
         });
         let collector = Self { endpoint, state };
@@ -115,7 +119,14 @@ impl Collector {
 
     /// Does so with requests from now on.
     pub fn behave(&self, manner: Manner) {
-        *self.state.manner.lock().unwrap() = manner;
+        let mut current = self.state.manner.lock().unwrap();
+        *current = manner;
+        self.state.requests.store(0, Ordering::Relaxed);
+    }
+
+    /// Whether a request has met with this behaviour.
+    pub fn was_asked(&self) -> bool {
+        self.state.requests.load(Ordering::Relaxed) > 0
     }
 
     /// Every span that was accepted.
@@ -137,7 +148,11 @@ impl TraceService for Collector {
         &self,
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
-        let manner = *self.state.manner.lock().unwrap();
+        let manner = {
+            let manner = self.state.manner.lock().unwrap();
+            self.state.requests.fetch_add(1, Ordering::Relaxed);
+            *manner
+        };
         match manner {
             Manner::Accept => {}
             Manner::Slow(pause) => tokio::time::sleep(pause).await,

@@ -6,7 +6,7 @@ use super::flood::assert_every_span_is_accounted_for;
 use crate::support::collector::{Collector, Manner};
 use crate::support::events::{events, publish};
 use crate::support::servers::free_port;
-use crate::support::{Ganesh, Stack};
+use crate::support::{Ganesh, Stack, eventually};
 
 const EVENTS: usize = 20_000;
 /// Everything is kept, so that the queue is always full.
@@ -41,6 +41,12 @@ async fn a_collector_that_is_slow_hangs_or_refuses_costs_neither_time_nor_memory
     ];
     for (manner, prefix) in manners {
         collector.behave(manner);
+        publish(
+            &stack.jetstream().await,
+            &events(&format!("first-{prefix}"), 10),
+        )
+        .await;
+        eventually("the collector is asked", || async { collector.was_asked() }).await;
         let (took, grown) = work(&stack, &ganesh, prefix).await;
         let limit = accepting * 2 + Duration::from_secs(2);
         assert!(

@@ -59,7 +59,8 @@ async fn a_sampled_producer_is_the_parent_and_an_unsampled_one_is_linked_to() {
     }
 }
 
-#[tokio::test]
+// The collector has to answer while this waits for the producer.
+#[tokio::test(flavor = "multi_thread")]
 async fn our_producer_sends_the_span_that_its_sampled_messages_name() {
     let stack = Stack::start().await;
     let collector = Collector::start().await;
