@@ -11,6 +11,7 @@ mod guard;
 mod parameters;
 mod problem;
 mod server;
+mod slow;
 mod subjects;
 
 use axum::Router;

@@ -102,18 +102,20 @@ fn run(name: &str, matches: &ArgMatches) -> Result<(), Failure> {
         .enable_all()
         .build()?;
     let result = runtime.block_on(async {
-        let provider = traces::provider(&config.telemetry)?;
-        logs::install(&config.telemetry, provider.as_ref())?;
+        let tracing = traces::start(&config.telemetry)?;
+        let provider = tracing.as_ref().map(|tracing| &tracing.provider);
+        logs::install(&config.telemetry, provider)?;
+        let spans = tracing.as_ref().map(|tracing| tracing.queue.clone());
         let result = match name {
-            "serve" => serve::run(config).await,
-            "produce" => produce::run(config, matches).await,
+            "serve" => serve::run(config, spans).await,
+            "produce" => produce::run(config, matches, spans).await,
             "migrate" => migrate::run(config).await,
             "doctor" => doctor::run(config).await,
             "healthcheck" => healthcheck::run(config).await,
             _ => unreachable!("clap knows no other subcommand"),
         };
-        if let Some(provider) = provider {
-            flush_traces(provider).await;
+        if let Some(tracing) = tracing {
+            tracing.shutdown().await;
         }
         result
     });
@@ -131,14 +133,4 @@ fn read_config(name: &str, matches: &ArgMatches) -> Result<Config, ConfigErrors>
         _ => {}
     }
     Config::read(reader)
-}
-
-/// Exports the last spans. Blocking, and bounded: a collector that hangs must
-/// not hold up the exit.
-async fn flush_traces(provider: opentelemetry_sdk::trace::SdkTracerProvider) {
-    const FLUSH_TIMEOUT: std::time::Duration = std::time::Duration::from_secs(2);
-    let flush = tokio::task::spawn_blocking(move || provider.shutdown_with_timeout(FLUSH_TIMEOUT));
-    if let Ok(Err(error)) = flush.await {
-        tracing::debug!(%error, "spans were not flushed");
-    }
 }

@@ -22,6 +22,7 @@ pub use reader::{ConfigErrors, Reader};
 pub use secret::{Secret, SecretUrl};
 pub use settings::{SETTINGS, Setting};
 pub use sources::{arguments, reader};
+pub use subjects::pattern_of;
 
 use crate::messaging::streams::DLQ_SUBJECTS;
 
@@ -139,8 +140,14 @@ pub struct TelemetryConfig {
     pub traces: TracesExporter,
     /// Where the OTLP collector listens (gRPC).
     pub otlp_endpoint: SecretUrl,
-    /// One in this many requests without a sampled caller becomes a trace; 0 means none.
+    /// A message that takes longer, from the stream's timestamp to the settlement, is kept
+    /// as a trace.
+    pub trace_slow: Duration,
+    /// Of messages that nothing else makes a trace, and of requests without a sampled caller,
+    /// one in this many becomes one; 0 means none.
     pub trace_baseline: u32,
+    /// Traces of messages kept in a second, at most.
+    pub trace_max_per_second: u32,
     /// The resource attribute `service.name`.
     pub service_name: String,
     /// Further resource attributes.
@@ -339,6 +346,13 @@ impl TelemetryConfig {
                 ],
             ),
             otlp_endpoint: r.http_url("OTEL_EXPORTER_OTLP_ENDPOINT"),
+            trace_slow: Duration::from_millis(r.integer("GANESH_TRACE_SLOW_MS", 0, 86_400_000)),
+            trace_max_per_second: u32::try_from(r.integer(
+                "GANESH_TRACE_MAX_PER_SEC",
+                0,
+                1_000_000,
+            ))
+            .unwrap_or(u32::MAX),
             trace_baseline: u32::try_from(r.integer("GANESH_TRACE_BASELINE", 0, 1_000_000_000))
                 .unwrap_or(u32::MAX),
             service_name: r.text("OTEL_SERVICE_NAME"),

@@ -8,6 +8,7 @@ pub mod batch;
 pub mod cache;
 pub mod dead_letter;
 pub mod decode;
+pub mod observe;
 pub mod settle;
 pub mod source;
 pub mod store;
@@ -22,6 +23,7 @@ use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
+use self::observe::Observer;
 use crate::cache::Cache;
 use crate::config::Config;
 use crate::error::Error;
@@ -59,6 +61,8 @@ pub struct Parts {
     pub cache: Cache,
     /// The metrics.
     pub metrics: Metrics,
+    /// What is told of every settled message.
+    pub observer: Observer,
 }
 
 /// Starts every stage. They end by themselves after `stop`, when the last held
@@ -75,6 +79,7 @@ pub fn spawn(parts: Parts, stop: &CancellationToken) -> JoinSet<Result<(), Error
         writer,
         cache,
         metrics,
+        observer,
     } = parts;
     let writers = config.pipeline.writers;
     let (to_decode, decode_input) = mpsc::channel(DECODE_CAPACITY);
@@ -97,11 +102,7 @@ pub fn spawn(parts: Parts, stop: &CancellationToken) -> JoinSet<Result<(), Error
         ],
         stop.clone(),
     ));
-    stages.spawn(settle::run(
-        jetstream.client(),
-        metrics.clone(),
-        settle_input,
-    ));
+    stages.spawn(settle::run(jetstream.client(), observer, settle_input));
     stages.spawn(dead_letter::run(
         dead_letter::DeadLetterStage {
             jetstream: jetstream.clone(),
@@ -133,6 +134,7 @@ pub fn spawn(parts: Parts, stop: &CancellationToken) -> JoinSet<Result<(), Error
     }
     stages.spawn(batch::run(
         batch::Limits::of(&config.pipeline),
+        metrics.clone(),
         batch_input,
         to_store,
     ));

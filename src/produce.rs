@@ -27,6 +27,7 @@ mod progress;
 mod publisher;
 mod random;
 mod reader;
+mod trace;
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -43,7 +44,9 @@ use self::plan::Plan;
 use self::publisher::Publisher;
 use self::reader::Reader;
 use self::report::{Reads, Report};
+use self::trace::SendSpans;
 use crate::config::Config;
+use crate::telemetry::span_queue::SpanQueue;
 
 /// How long a signal's stop waits for acknowledgements.
 const STOP_WAIT: Duration = Duration::from_secs(10);
@@ -85,7 +88,8 @@ pub struct Target {
     pub stream_subjects: Vec<String>,
 }
 
-/// Produces until the options' end, or until it is told to stop, and reports.
+/// Produces until the options' end, or until it is told to stop, and reports. The spans of
+/// sampled messages go to `spans`, if there is that.
 ///
 /// # Errors
 /// When the stream or the server does not take what would be published. What fails
@@ -94,10 +98,11 @@ pub async fn run(
     config: &Config,
     options: &Options,
     target: Target,
+    spans: Option<SpanQueue>,
     stop: &Stop,
 ) -> Result<Report, Error> {
     let seed = options.seed.unwrap_or_else(random::fresh_seed);
-    let (publisher, reader, mut background) = start(config, options, target, seed).await?;
+    let (publisher, reader, mut background) = start(config, options, target, spans, seed).await?;
     tracing::info!(seed, rate = options.rate_per_second, "producing");
     send(&publisher, options, &stop.sending).await?;
     wait_for_acks(&publisher, stop).await;
@@ -117,6 +122,7 @@ async fn start(
     config: &Config,
     options: &Options,
     target: Target,
+    spans: Option<SpanQueue>,
     seed: u64,
 ) -> Result<Started, Error> {
     let pattern = config.nats.subjects.first();
@@ -129,8 +135,16 @@ async fn start(
 
     let freshness = (options.read_rate_per_second > 0).then(Arc::<Mutex<Freshness>>::default);
     let plan = Plan::new(seed, options.duplicates_percent, options.invalid_percent);
-    let (publisher, acks) =
-        Publisher::new(target.connection, writer, plan, options, freshness.clone()).await?;
+    let send_spans = spans.map(|queue| SendSpans::new(pattern, queue));
+    let (publisher, acks) = Publisher::new(
+        target.connection,
+        writer,
+        plan,
+        options,
+        freshness.clone(),
+        send_spans,
+    )
+    .await?;
     let publisher = Arc::new(publisher);
     let reader = match freshness {
         Some(freshness) => {

@@ -23,4 +23,5 @@ mod produce;
 mod shutdown;
 mod startup;
 mod support;
+mod traces;
 mod writing;

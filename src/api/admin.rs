@@ -11,9 +11,10 @@ use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::server;
+use super::{server, slow};
 use crate::telemetry::openmetrics::{self, Format};
 use crate::telemetry::recorder::Recorded;
+use crate::telemetry::slow::SlowLog;
 use crate::telemetry::{Health, Metrics, runtime};
 
 /// Probes and scrapers are few.
@@ -28,9 +29,11 @@ pub struct Admin {
     pub recorded: Recorded,
     /// Where what the operating system says is noted at each scrape.
     pub metrics: Metrics,
+    /// What `/debug/slow` shows.
+    pub slow: SlowLog,
 }
 
-/// Serves `/livez`, `/readyz` and `/metrics` until `stop` is cancelled.
+/// Serves `/livez`, `/readyz`, `/metrics` and `/debug/slow` until `stop` is cancelled.
 pub async fn serve(listener: TcpListener, admin: Admin, stop: CancellationToken) {
     server::serve(listener, router(admin), CONNECTIONS_MAX, stop).await;
 }
@@ -40,6 +43,10 @@ fn router(admin: Admin) -> Router {
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
+        .route(
+            "/debug/slow",
+            get(|State(admin): State<Admin>| async move { slow::answer(&admin.slow) }),
+        )
         .with_state(admin)
 }
 

@@ -67,7 +67,8 @@ impl Cache {
     /// not usable, [`Cache::is_usable`]), so there is nothing to write.
     ///
     /// `Ok` says that no read which starts a second from now gets an older state: the cache was
-    /// written, or what it holds cannot be reached any more.
+    /// written, or what it holds cannot be reached any more. With an error, if the cache was
+    /// asked, failed, and had to be done without.
     ///
     /// # Errors
     /// Only when Postgres failed while the epoch had to be read or advanced. Nothing may be
@@ -76,13 +77,13 @@ impl Cache {
         &self,
         states: &[State<'_>],
         epoch_advanced: bool,
-    ) -> Result<(), Error> {
+    ) -> Result<Option<Error>, Error> {
         if states.is_empty() {
-            return Ok(());
+            return Ok(None);
         }
         if epoch_advanced {
             self.count(CacheRequest::WriteSkipped);
-            return Ok(());
+            return Ok(None);
         }
         let Some(link) = self.0.link.load_full() else {
             return self.skip().await;
@@ -94,25 +95,27 @@ impl Cache {
             let what = "the epoch was bound to another cache server";
             let error = Error::new(Dependency::Cache, Class::Transient, Code::Conflict, what);
             self.give_up(&link, &error);
-            return self.skip().await;
+            return self.skip().await.map(|_| Some(error));
         }
         match self.write_in_time(&link, &row, states).await {
             Ok(()) => {
                 self.count(CacheRequest::WriteOk);
-                Ok(())
+                Ok(None)
             }
             Err(failure) => {
                 self.note(&link, &failure, false);
                 self.count(CacheRequest::WriteError);
-                self.advance().await
+                self.advance().await?;
+                Ok(Some(failure.into_error()))
             }
         }
     }
 
     /// Does without the write.
-    async fn skip(&self) -> Result<(), Error> {
+    async fn skip(&self) -> Result<Option<Error>, Error> {
         self.count(CacheRequest::WriteSkipped);
-        self.advance().await
+        self.advance().await?;
+        Ok(None)
     }
 
     async fn advance(&self) -> Result<(), Error> {

@@ -10,6 +10,7 @@ use crate::config::{Config, Setting};
 use crate::produce::options::{OPTIONS, Options, flag};
 use crate::produce::report::Report;
 use crate::produce::{self, Error, Stop, Target, connect};
+use crate::telemetry::span_queue::SpanQueue;
 
 pub(super) fn command() -> Command {
     Command::new("produce")
@@ -54,7 +55,11 @@ fn argument(option: &Setting) -> Arg {
     arg.allow_negative_numbers(true)
 }
 
-pub(super) async fn run(config: Config, matches: &ArgMatches) -> Result<(), Failure> {
+pub(super) async fn run(
+    config: Config,
+    matches: &ArgMatches,
+    spans: Option<SpanQueue>,
+) -> Result<(), Failure> {
     let options =
         Options::read(|env| matches.get_one::<String>(env).cloned()).map_err(Failure::Usage)?;
     let stop = Stop::default();
@@ -63,7 +68,7 @@ pub(super) async fn run(config: Config, matches: &ArgMatches) -> Result<(), Fail
     let Some(target) = found.await else {
         return Ok(()); // Stopped before there was anything to report.
     };
-    let report = match produce::run(&config, &options, target?, &stop).await {
+    let report = match produce::run(&config, &options, target?, spans, &stop).await {
         Ok(report) => report,
         Err(Error::Misfit(words)) => return Err(Failure::Usage(words)),
         Err(error) => return Err(Failure::Running(error.into())),

@@ -11,6 +11,7 @@ use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tracing::Instrument;
 
 use super::Failure;
 use super::startup::{Deadline, wait_for, wait_for_postgres};
@@ -21,10 +22,13 @@ use crate::error::Dependency;
 use crate::messaging::consumer::SetupError;
 use crate::messaging::keeper::Keeper;
 use crate::messaging::{Held, connection, consumer, held, lag};
+use crate::pipeline::observe::Observer;
 use crate::pipeline::{self, Parts};
 use crate::storage::queries::Reads;
 use crate::storage::{EventWriter, classify, partitions, pool, schema};
 use crate::telemetry::recorder::{self, Recorded};
+use crate::telemetry::slow::SlowLog;
+use crate::telemetry::span_queue::SpanQueue;
 use crate::telemetry::{Health, Metrics, runtime};
 
 /// Kept of the grace period for what follows the pipeline: releases, the last flush
@@ -40,9 +44,12 @@ pub(super) fn command() -> Command {
         .about("Take events from JetStream, land them in Postgres, serve reads over HTTP")
 }
 
-pub(super) async fn run(config: Config) -> Result<(), Failure> {
+pub(super) async fn run(config: Config, spans: Option<SpanQueue>) -> Result<(), Failure> {
     let recorded = recorder::install()?;
     let metrics = Metrics::register(&recorded.histograms);
+    if let Some(spans) = &spans {
+        spans.count_in(&metrics);
+    }
     let health = Health::new(metrics.clone());
     tracing::info!(?config, "starting");
     let stop = stop_on_signal()?;
@@ -53,6 +60,7 @@ pub(super) async fn run(config: Config) -> Result<(), Failure> {
         recorded,
         metrics,
         health.clone(),
+        spans,
         &stop,
         &background,
     );
@@ -67,9 +75,11 @@ async fn serve(
     recorded: Recorded,
     metrics: Metrics,
     health: Health,
+    spans: Option<SpanQueue>,
     stop: &CancellationToken,
     background: &CancellationToken,
 ) -> Result<(), Failure> {
+    let slow = SlowLog::default();
     let admin_listener = bind("GANESH_ADMIN_ADDR", config.http.admin_addr).await?;
     let api_listener = bind("GANESH_HTTP_ADDR", config.http.api_addr).await?;
     tokio::spawn(runtime::watch(metrics.clone(), background.clone()));
@@ -79,14 +89,14 @@ async fn serve(
             health: health.clone(),
             recorded,
             metrics: metrics.clone(),
+            slow: slow.clone(),
         },
         background.clone(),
     ));
 
-    let deadline = Deadline::after(config.startup_timeout);
-    let pool = prepare_postgres(config, &metrics, deadline).await?;
-    health.set(Dependency::Postgres, true);
-    let (client, consumer) = prepare_nats(config, &health, &metrics, deadline).await?;
+    let (pool, client, consumer) = prepare(config, &health, &metrics)
+        .instrument(tracing::info_span!("start-up"))
+        .await?;
     let reads = Reads::new(pool.clone(), config.postgres.partition_interval);
     let cache = Cache::new(
         &config.cache,
@@ -123,6 +133,7 @@ async fn serve(
         held: held.clone(),
         writer: EventWriter::new(pool, metrics.clone()),
         cache,
+        observer: Observer::new(config, metrics.clone(), spans, slow),
         metrics,
     };
     health.set_serving(true);
@@ -232,6 +243,19 @@ async fn bind(variable: &str, address: std::net::SocketAddr) -> Result<TcpListen
         .map_err(Failure::Running)
 }
 
+/// Waits for Postgres and for NATS, and makes what is missing there.
+async fn prepare(
+    config: &Config,
+    health: &Health,
+    metrics: &Metrics,
+) -> Result<(PgPool, Client, PullConsumer), Failure> {
+    let deadline = Deadline::after(config.startup_timeout);
+    let pool = prepare_postgres(config, metrics, deadline).await?;
+    health.set(Dependency::Postgres, true);
+    let (client, consumer) = prepare_nats(config, health, metrics, deadline).await?;
+    Ok((pool, client, consumer))
+}
+
 async fn prepare_postgres(
     config: &Config,
     metrics: &Metrics,
@@ -297,7 +321,9 @@ async fn prepare_nats(
 async fn keep_looking_after_partitions(config: Config, pool: PgPool, metrics: Metrics) {
     loop {
         tokio::time::sleep(PARTITION_UPKEEP_EVERY).await;
-        look_after_partitions(&config, &pool, &metrics).await;
+        look_after_partitions(&config, &pool, &metrics)
+            .instrument(tracing::info_span!("partition upkeep"))
+            .await;
     }
 }
 

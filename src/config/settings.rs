@@ -164,9 +164,19 @@ pub const SETTINGS: &[Setting] = &[
         "text, json, or auto: text on a terminal, JSON elsewhere",
     ),
     setting(
+        "GANESH_TRACE_SLOW_MS",
+        "250",
+        "A message slower than this is kept as a trace, in milliseconds from the stream's timestamp to the settlement",
+    ),
+    setting(
         "GANESH_TRACE_BASELINE",
         "1000",
-        "One in this many requests without a sampled caller becomes a trace; 0 means none",
+        "One in this many ordinary messages, and requests without a sampled caller, is kept as a trace; 0 means none",
+    ),
+    setting(
+        "GANESH_TRACE_MAX_PER_SEC",
+        "200",
+        "Traces of messages kept in a second, at most; half of them for failed and redelivered ones alone",
     ),
     setting(
         "OTEL_TRACES_EXPORTER",

@@ -23,3 +23,10 @@ pub(super) fn overlap(one: &str, other: &str) -> bool {
         }
     }
 }
+
+/// The first of these patterns that takes a message's subject. A subject is a pattern without
+/// wildcards.
+pub fn pattern_of<'a>(patterns: &'a [String], subject: &str) -> Option<&'a str> {
+    let pattern = patterns.iter().find(|pattern| overlap(pattern, subject))?;
+    Some(pattern)
+}

@@ -8,7 +8,8 @@ use tokio::time::Instant;
 use super::decode::Decoded;
 use crate::config::PipelineConfig;
 use crate::error::Error;
-use crate::telemetry::record::{Mark, now_nanos};
+use crate::telemetry::Metrics;
+use crate::telemetry::record::now_nanos;
 
 /// When a batch is closed.
 #[derive(Debug, Clone, Copy)]
@@ -30,6 +31,14 @@ impl Limits {
             linger: config.batch_linger,
         }
     }
+}
+
+/// Events that are written together.
+pub struct Batch {
+    /// They.
+    pub messages: Vec<Decoded>,
+    /// When nothing was added any more (nanoseconds of [`now_nanos`]).
+    pub closed_at: u64,
 }
 
 /// Collects one batch at a time. Pure: it is told the time.
@@ -97,8 +106,9 @@ impl<T> Batcher<T> {
 /// None.
 pub async fn run(
     limits: Limits,
+    metrics: Metrics,
     mut input: Receiver<Vec<Decoded>>,
-    output: Sender<Vec<Decoded>>,
+    output: Sender<Batch>,
 ) -> Result<(), Error> {
     let mut batcher = Batcher::new(limits);
     loop {
@@ -112,14 +122,14 @@ pub async fn run(
             Err(_) => batcher.take().into_iter().collect(),
         };
         for batch in closed {
-            if output.send(mark(batch)).await.is_err() {
+            if output.send(close(&metrics, batch)).await.is_err() {
                 return Ok(());
             }
         }
     }
     if let Some(batch) = batcher.take() {
         // Nobody left to take it: then it is dropped, which releases it.
-        let _ = output.send(mark(batch)).await;
+        let _ = output.send(close(&metrics, batch)).await;
     }
     Ok(())
 }
@@ -138,10 +148,18 @@ fn add(batcher: &mut Batcher<Decoded>, chunk: Vec<Decoded>) -> Vec<Vec<Decoded>>
     closed
 }
 
-fn mark(mut batch: Vec<Decoded>) -> Vec<Decoded> {
-    let now = now_nanos();
-    for decoded in &mut batch {
-        decoded.delivery.record.mark(Mark::Batched, now);
+fn close(metrics: &Metrics, messages: Vec<Decoded>) -> Batch {
+    let bytes: usize = messages
+        .iter()
+        .map(|decoded| decoded.delivery.message.length)
+        .sum();
+    #[allow(clippy::cast_precision_loss, reason = "a batch is far below 2^53")]
+    {
+        metrics.batch_events.record(messages.len() as f64);
+        metrics.batch_bytes.record(bytes as f64);
     }
-    batch
+    Batch {
+        messages,
+        closed_at: now_nanos(),
+    }
 }

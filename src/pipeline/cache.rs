@@ -5,13 +5,13 @@ use std::collections::HashMap;
 use tokio::sync::mpsc::{Receiver, Sender};
 
 use super::Backoff;
-use super::settle::Settlement;
+use super::settle::{Cached, Settlement};
 use super::store::Committed;
 use crate::cache::{Cache, State};
 use crate::error::Error;
 use crate::telemetry::Metrics;
 use crate::telemetry::catalogue::Outcome;
-use crate::telemetry::record::{Mark, now_nanos};
+use crate::telemetry::record::{Failures, now_nanos};
 
 /// Writes until the input closes.
 ///
@@ -23,30 +23,50 @@ pub async fn run(
     mut input: Receiver<Committed>,
     output: Sender<Settlement>,
 ) -> Result<(), Error> {
-    while let Some(mut committed) = input.recv().await {
-        write(&cache, &metrics, &committed).await;
-        let now = now_nanos();
-        for decoded in &mut committed.messages {
-            decoded.delivery.record.mark(Mark::Cached, now);
-        }
-        if output.send(Settlement::Rows(committed)).await.is_err() {
+    while let Some(committed) = input.recv().await {
+        let mut failures = Failures::default();
+        let done_without = write(&cache, &metrics, &committed, &mut failures).await;
+        let cached = Cached {
+            committed,
+            cached_at: now_nanos(),
+            failures,
+            done_without,
+        };
+        if output.send(Settlement::Rows(cached)).await.is_err() {
             break;
         }
     }
     Ok(())
 }
 
-/// Returns when the cache cannot answer with a state older than the batch's.
-async fn write(cache: &Cache, metrics: &Metrics, committed: &Committed) {
+/// Returns when the cache cannot answer with a state older than the batch's; with the error
+/// of the cache if that had to be done without it.
+async fn write(
+    cache: &Cache,
+    metrics: &Metrics,
+    committed: &Committed,
+    failures: &mut Failures,
+) -> Option<Error> {
     let states = newest_states(committed);
     let mut backoff = Backoff::new();
-    while let Err(error) = cache
-        .write_committed(&states, committed.epoch_advanced)
-        .await
-    {
-        metrics.dependency_error(&error);
-        tracing::warn!(%error, "the cache's epoch is not known; trying again");
-        backoff.wait().await;
+    loop {
+        match cache
+            .write_committed(&states, committed.epoch_advanced)
+            .await
+        {
+            Ok(done_without) => {
+                if let Some(error) = &done_without {
+                    failures.add(error);
+                }
+                return done_without;
+            }
+            Err(error) => {
+                metrics.dependency_error(&error);
+                tracing::warn!(%error, "the cache's epoch is not known; trying again");
+                failures.add(&error);
+                backoff.wait().await;
+            }
+        }
     }
 }
 

@@ -1,6 +1,8 @@
 //! The dead-letter stage: a message that has no row becomes a letter in a stream of
 //! its own, durable before the original is acknowledged.
 
+use std::sync::Arc;
+
 use async_nats::jetstream::Context;
 use async_nats::{HeaderMap, HeaderName, HeaderValue};
 use futures::StreamExt;
@@ -9,12 +11,13 @@ use tokio::sync::mpsc::{Receiver, Sender};
 use super::Backoff;
 use super::settle::Settlement;
 use crate::error::{Class, Code, Dependency, Error};
-use crate::event::{DecodeReason, Timestamp};
+use crate::event::{DecodeReason, Event, Timestamp};
 use crate::messaging::Delivery;
 use crate::messaging::streams::DLQ_SUBJECT_PREFIX;
 use crate::telemetry::Metrics;
+use crate::telemetry::batch::BatchRecord;
 use crate::telemetry::logs::RateLimit;
-use crate::telemetry::record::{Mark, now_nanos};
+use crate::telemetry::record::Failures;
 
 /// Letters whose acknowledgement is awaited at the same time.
 const PUBLISHES_AT_ONCE: usize = 64;
@@ -67,6 +70,18 @@ pub struct DeadLetter {
     pub reason: Reason,
     /// Why, for people; no payload.
     pub detail: String,
+    /// Its event, if it has one: Postgres refused it.
+    pub event: Option<Event>,
+    /// The batch that it was in, if it came so far.
+    pub batch: Option<Arc<BatchRecord>>,
+}
+
+/// A letter that the stream has acknowledged.
+pub struct Buried {
+    /// The letter.
+    pub letter: DeadLetter,
+    /// Attempts to publish it that failed.
+    pub failures: Failures,
 }
 
 /// What the stage works with.
@@ -96,16 +111,16 @@ pub async fn run(
     });
     letters
         .for_each_concurrent(PUBLISHES_AT_ONCE, |letter| async {
-            let delivery = stage.bury(letter).await;
+            let buried = stage.bury(letter).await;
             // Nobody left to settle it: dropping it releases the message.
-            let _ = settle.send(Settlement::Letter(Box::new(delivery))).await;
+            let _ = settle.send(Settlement::Letter(Box::new(buried))).await;
         })
         .await;
     Ok(())
 }
 
 impl DeadLetterStage {
-    async fn bury(&self, letter: DeadLetter) -> Delivery {
+    async fn bury(&self, letter: DeadLetter) -> Buried {
         if let Some(suppressed) = self.log.allow() {
             tracing::warn!(
                 reason = letter.reason.as_str(),
@@ -116,16 +131,16 @@ impl DeadLetterStage {
                 "dead letter"
             );
         }
+        let mut failures = Failures::default();
         let mut backoff = Backoff::new();
         while let Err(error) = self.publish(&letter).await {
             self.metrics.dependency_error(&error);
+            failures.add(&error);
             tracing::warn!(%error, "a dead letter was not stored; trying again");
             backoff.wait().await;
         }
         self.metrics.dead_letters(letter.reason).increment(1);
-        let mut delivery = letter.delivery;
-        delivery.record.mark(Mark::Durable, now_nanos());
-        delivery
+        Buried { letter, failures }
     }
 
     /// Returns when the stream has acknowledged the letter.

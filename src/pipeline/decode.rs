@@ -6,7 +6,7 @@ use super::dead_letter::{DeadLetter, Reason};
 use crate::error::Error;
 use crate::event::{self, Event};
 use crate::messaging::Delivery;
-use crate::telemetry::record::{Mark, now_nanos};
+use crate::telemetry::record::now_nanos;
 
 /// A delivery with the event that it carries.
 pub struct Decoded {
@@ -60,13 +60,15 @@ fn decode(stream: &str, accept_plain: bool, mut delivery: Delivery) -> Result<De
         stored_at: delivery.published_at,
     };
     let result = event::decode(&message, accept_plain);
-    delivery.record.mark(Mark::Decoded, now_nanos());
+    delivery.record.mark_decoded(now_nanos());
     match result {
         Ok(event) => Ok(Decoded { delivery, event }),
         Err(error) => Err(DeadLetter {
             reason: Reason::Decode(error.reason()),
             detail: error.to_string(),
             delivery,
+            event: None,
+            batch: None,
         }),
     }
 }

@@ -1,23 +1,42 @@
 //! Settle: the one place where messages are acknowledged, all of them durable by now.
 
+use std::time::Duration;
+
 use async_nats::{Client, Subject};
 use bytes::Bytes;
 use tokio::sync::mpsc::Receiver;
+use tokio::time::MissedTickBehavior;
 
+use super::dead_letter::Buried;
+use super::observe::Observer;
 use super::store::Committed;
 use crate::error::Error;
-use crate::messaging::{Delivery, delivery};
-use crate::telemetry::Metrics;
-use crate::telemetry::catalogue::Outcome;
+use crate::messaging::delivery;
+use crate::telemetry::record::Failures;
 
 const ACK: &[u8] = b"+ACK";
+/// How often the observer is told that time passes, messages or not.
+const TICK: Duration = Duration::from_secs(1);
 
 /// Messages that may be acknowledged.
 pub enum Settlement {
-    /// A batch whose rows are committed.
-    Rows(Committed),
+    /// A batch whose rows are committed, after the cache stage.
+    Rows(Cached),
     /// A message whose dead letter the stream has acknowledged.
-    Letter(Box<Delivery>),
+    Letter(Box<Buried>),
+}
+
+/// A batch whose rows are committed, and than which the cache answers with nothing older.
+pub struct Cached {
+    /// The batch.
+    pub committed: Committed,
+    /// When it was in the cache, or nothing of it had to be (nanoseconds of
+    /// [`crate::telemetry::record::now_nanos`]).
+    pub cached_at: u64,
+    /// Attempts of the cache stage that failed.
+    pub failures: Failures,
+    /// The cache's error, if it had to be done without.
+    pub done_without: Option<Error>,
 }
 
 /// Acknowledges until the input closes.
@@ -26,50 +45,43 @@ pub enum Settlement {
 /// None: an acknowledgement that is lost makes a redelivery, and that a duplicate.
 pub async fn run(
     client: Client,
-    metrics: Metrics,
+    mut observer: Observer,
     mut input: Receiver<Settlement>,
 ) -> Result<(), Error> {
-    while let Some(settlement) = input.recv().await {
-        match settlement {
-            Settlement::Rows(committed) => {
-                let replies = committed.messages.iter().map(|d| &d.delivery.reply);
-                acknowledge(&client, replies).await;
-                count_rows(&metrics, &committed);
-                delivery::settle(committed.messages.into_iter().map(|d| d.delivery));
-            }
-            Settlement::Letter(delivery) => {
-                acknowledge(&client, std::iter::once(&delivery.reply)).await;
-                metrics.settled(Outcome::DeadLettered).increment(1);
-                delivery::settle([*delivery]);
-            }
+    let mut ticks = tokio::time::interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            settlement = input.recv() => match settlement {
+                Some(settlement) => settle(&client, &mut observer, settlement).await,
+                None => return Ok(()),
+            },
+            _ = ticks.tick() => observer.tick(),
         }
     }
-    Ok(())
+}
+
+async fn settle(client: &Client, observer: &mut Observer, settlement: Settlement) {
+    match settlement {
+        Settlement::Rows(cached) => {
+            let messages = &cached.committed.messages;
+            acknowledge(client, messages.iter().map(|d| &d.delivery.reply)).await;
+            observer.rows(&cached);
+            let messages = cached.committed.messages.into_iter();
+            delivery::settle(messages.map(|d| d.delivery));
+        }
+        Settlement::Letter(buried) => {
+            let reply = &buried.letter.delivery.reply;
+            acknowledge(client, std::iter::once(reply)).await;
+            observer.letter(&buried);
+            delivery::settle([buried.letter.delivery]);
+        }
+    }
 }
 
 async fn acknowledge(client: &Client, replies: impl Iterator<Item = &Subject>) {
     for reply in replies {
         // Fails only when the client is closed, at the very end.
         let _ = client.publish(reply.clone(), Bytes::from_static(ACK)).await;
-    }
-}
-
-fn count_rows(metrics: &Metrics, committed: &Committed) {
-    let outcomes = &committed.outcomes;
-    let stored = outcomes.iter().filter(|o| **o == Outcome::Stored).count();
-    let duplicates = outcomes.len() - stored;
-    metrics.settled(Outcome::Stored).increment(stored as u64);
-    metrics
-        .settled(Outcome::Duplicate)
-        .increment(duplicates as u64);
-    for (decoded, outcome) in committed.messages.iter().zip(outcomes) {
-        if *outcome == Outcome::Stored {
-            let published_at = decoded.delivery.published_at;
-            let micros = committed.committed_at.micros() - published_at.micros();
-            // The clocks of two hosts differ: a duration is never negative.
-            #[allow(clippy::cast_precision_loss, reason = "microseconds of an hour fit")]
-            let seconds = micros.max(0) as f64 / 1e6;
-            metrics.end_to_end_seconds.record(seconds);
-        }
     }
 }

@@ -6,15 +6,16 @@ use tokio::sync::Mutex;
 use tokio::sync::mpsc::{Receiver, Sender};
 
 use super::Backoff;
+use super::batch::Batch;
 use super::dead_letter::{DeadLetter, Reason};
 use super::decode::Decoded;
 use crate::cache::Cache;
 use crate::error::{Class, Error};
-use crate::event::Timestamp;
 use crate::storage::{EventWriter, Row, RowOutcome, WriteOptions};
 use crate::telemetry::Metrics;
+use crate::telemetry::batch::BatchRecord;
 use crate::telemetry::catalogue::Outcome;
-use crate::telemetry::record::{Mark, now_nanos};
+use crate::telemetry::record::{Failures, now_nanos};
 
 /// What every writer works with.
 pub struct StoreStage {
@@ -35,8 +36,8 @@ pub struct Committed {
     pub outcomes: Vec<Outcome>,
     /// Whether its transaction advanced the cache's epoch.
     pub epoch_advanced: bool,
-    /// When it was committed.
-    pub committed_at: Timestamp,
+    /// When it was where until now, and what failed on the way.
+    pub record: Arc<BatchRecord>,
 }
 
 /// Writes batches until the input closes.
@@ -45,7 +46,7 @@ pub struct Committed {
 /// Fatal ones of Postgres.
 pub async fn run(
     stage: StoreStage,
-    input: Arc<Mutex<Receiver<Vec<Decoded>>>>,
+    input: Arc<Mutex<Receiver<Batch>>>,
     output: Sender<Committed>,
     dead_letters: Sender<DeadLetter>,
 ) -> Result<(), Error> {
@@ -67,21 +68,26 @@ pub async fn run(
 }
 
 impl StoreStage {
-    async fn store(&self, mut batch: Vec<Decoded>) -> Result<(Committed, Vec<DeadLetter>), Error> {
-        mark(&mut batch, Mark::StoreBegan);
+    async fn store(&self, batch: Batch) -> Result<(Committed, Vec<DeadLetter>), Error> {
+        let store_began = now_nanos();
+        let Batch {
+            mut messages,
+            closed_at,
+        } = batch;
         let options = WriteOptions {
-            expect_duplicates: batch.iter().any(|d| d.delivery.is_redelivered()),
+            expect_duplicates: messages.iter().any(|d| d.delivery.is_redelivered()),
             advance_epoch: !self.cache.is_usable(),
         };
-        let outcomes = self.write_until_durable(&batch, options).await?;
-        mark(&mut batch, Mark::Durable);
-        let committed_at = Timestamp::now();
-        let letters = take_rejected(&mut batch, &outcomes);
+        let (outcomes, failures) = self.write_until_durable(&messages, options).await?;
+        let (durable, events) = (now_nanos(), messages.len());
+        let record = BatchRecord::new(closed_at, store_began, durable, events, failures);
+        let record = Arc::new(record);
+        let letters = take_rejected(&mut messages, &outcomes, &record);
         let committed = Committed {
-            messages: batch,
+            messages,
             outcomes: outcomes.iter().filter_map(durable_outcome).collect(),
             epoch_advanced: options.advance_epoch,
-            committed_at,
+            record,
         };
         Ok((committed, letters))
     }
@@ -92,9 +98,10 @@ impl StoreStage {
         &self,
         batch: &[Decoded],
         mut options: WriteOptions,
-    ) -> Result<Vec<RowOutcome>, Error> {
+    ) -> Result<(Vec<RowOutcome>, Failures), Error> {
         let (rows, order) = rows_in_write_order(batch);
         let mut outcomes = vec![None; rows.len()];
+        let mut failures = Failures::default();
         let mut backoff = Backoff::new();
         while let Err(error) = self.writer.write(&rows, &mut outcomes, options).await {
             self.metrics.dependency_error(&error);
@@ -103,11 +110,12 @@ impl StoreStage {
                 return Err(error);
             }
             tracing::warn!(%error, events = rows.len(), "a batch was not stored; trying again");
+            failures.add(&error);
             // What failed may have been committed all the same.
             options.expect_duplicates = true;
             backoff.wait().await;
         }
-        Ok(in_batch_order(outcomes, &order))
+        Ok((in_batch_order(outcomes, &order), failures))
     }
 }
 
@@ -148,7 +156,11 @@ fn durable_outcome(outcome: &RowOutcome) -> Option<Outcome> {
 }
 
 /// Takes the messages out of the batch that Postgres refused; the others keep their order.
-fn take_rejected(batch: &mut Vec<Decoded>, outcomes: &[RowOutcome]) -> Vec<DeadLetter> {
+fn take_rejected(
+    batch: &mut Vec<Decoded>,
+    outcomes: &[RowOutcome],
+    record: &Arc<BatchRecord>,
+) -> Vec<DeadLetter> {
     let mut details = outcomes.iter().map(|outcome| match outcome {
         RowOutcome::Rejected(detail) => Some(detail),
         RowOutcome::Stored | RowOutcome::Duplicate => None,
@@ -164,15 +176,10 @@ fn take_rejected(batch: &mut Vec<Decoded>, outcomes: &[RowOutcome]) -> Vec<DeadL
                 reason: Reason::RejectedRow,
                 detail: detail.clone(),
                 delivery: decoded.delivery,
+                event: Some(decoded.event),
+                batch: Some(record.clone()),
             }),
         }
     }
     letters
-}
-
-fn mark(batch: &mut [Decoded], mark: Mark) {
-    let now = now_nanos();
-    for decoded in batch {
-        decoded.delivery.record.mark(mark, now);
-    }
 }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use super::events::{Events, Kind};
 use super::options::Mode;
 use super::random::{Purpose, Random};
-use crate::event::{Event, Timestamp, encode_binary, encode_structured};
+use crate::event::{Event, Timestamp, TraceContext, encode_binary, encode_structured};
 
 /// All that it takes to write a message, and to write it again when its
 /// acknowledgement does not come: a few words instead of the message itself.
@@ -108,12 +108,12 @@ impl MessageWriter {
 
     /// The message of a recipe: the same whenever it is asked for.
     pub fn write(&self, recipe: &Recipe) -> Outgoing {
-        let (kind, event) = self.events.event(recipe.event, recipe.time);
+        let (subject, event) = self.subject_and_event(recipe);
         let (mut headers, payload) = self.encode(&event, recipe.variant);
         headers.insert(NATS_MESSAGE_ID, message_id(&event.id, recipe));
-        headers.insert(TRACEPARENT, self.traceparent(recipe.number));
+        headers.insert(TRACEPARENT, traceparent(&self.trace_context(recipe.number)));
         Outgoing {
-            subject: self.subjects[kind as usize].clone(),
+            subject: subject.clone(),
             headers,
             payload,
         }
@@ -133,15 +133,32 @@ impl MessageWriter {
         }
     }
 
-    /// W3C trace context; one message in `sample` says that its trace is recorded.
-    fn traceparent(&self, number: u64) -> String {
+    /// The trace context of a message; one in `sample` says that its trace is recorded.
+    pub fn trace_context(&self, number: u64) -> TraceContext {
         let mut random = Random::new(self.seed, number, Purpose::Trace);
-        let sampled = self.sample != 0 && number.is_multiple_of(u64::from(self.sample));
-        let flags = u8::from(sampled);
         // The standard forbids ids of zeros only.
         let (high, low, span) = (random.next(), random.next() | 1, random.next() | 1);
-        format!("00-{high:016x}{low:016x}-{span:016x}-{flags:02x}")
+        let trace_id = u128::from(high) << 64 | u128::from(low);
+        TraceContext {
+            trace_id: trace_id.to_be_bytes(),
+            parent_id: span.to_be_bytes(),
+            sampled: self.sample != 0 && number.is_multiple_of(u64::from(self.sample)),
+        }
     }
+
+    /// The subject and the event of a recipe.
+    pub(super) fn subject_and_event(&self, recipe: &Recipe) -> (&Subject, Event) {
+        let (kind, event) = self.events.event(recipe.event, recipe.time);
+        (&self.subjects[kind as usize], event)
+    }
+}
+
+/// W3C trace context, version 00.
+fn traceparent(context: &TraceContext) -> String {
+    let trace_id = u128::from_be_bytes(context.trace_id);
+    let parent_id = u64::from_be_bytes(context.parent_id);
+    let flags = u8::from(context.sampled);
+    format!("00-{trace_id:032x}-{parent_id:016x}-{flags:02x}")
 }
 
 /// What the stream tells duplicates by. It is made of id and time, so that a

@@ -44,7 +44,8 @@ pub struct Waiting {
     pub recipe: Recipe,
     /// When it was due: its latency counts from here.
     pub scheduled: Duration,
-    first_sent: Duration,
+    /// When it was sent, the first time.
+    pub first_sent: Duration,
     retry_at: Duration,
 }
 
@@ -54,7 +55,7 @@ pub enum Overdue {
     /// Send it again.
     Retry(Token, Recipe),
     /// It has failed, and is forgotten.
-    Failed(Recipe),
+    Failed(Waiting),
 }
 
 #[derive(Debug, Default)]
@@ -144,7 +145,7 @@ impl Pending {
                 continue;
             };
             if now.saturating_sub(waiting.first_sent) >= GIVE_UP_AFTER {
-                overdue.push(Overdue::Failed(waiting.recipe));
+                overdue.push(Overdue::Failed(*waiting));
                 slot.waiting = None;
                 slot.generation = slot.generation.wrapping_add(1);
                 self.free.push(place);

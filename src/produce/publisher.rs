@@ -36,6 +36,7 @@ use super::pending::{ACK_TIMEOUT, Overdue, Pending, Token, Waiting};
 use super::plan::Plan;
 use super::recent::{Recent, Sent};
 use super::report::Counts;
+use super::trace::{SendSpans, Sending};
 use crate::error::Error;
 use crate::event::Timestamp;
 
@@ -70,6 +71,8 @@ pub(super) struct Publisher {
     ledger: Mutex<Ledger>,
     room: Notify,
     freshness: Option<Arc<Mutex<Freshness>>>,
+    /// None where traces are not exported.
+    send_spans: Option<SendSpans>,
 }
 
 impl Publisher {
@@ -80,6 +83,7 @@ impl Publisher {
         plan: Plan,
         options: &Options,
         freshness: Option<Arc<Mutex<Freshness>>>,
+        send_spans: Option<SendSpans>,
     ) -> Result<(Self, Subscriber), Error> {
         let client = connection.client.clone();
         let inbox = client.new_inbox();
@@ -104,6 +108,7 @@ impl Publisher {
             }),
             room: Notify::new(),
             freshness,
+            send_spans,
         };
         Ok((publisher, acks))
     }
@@ -215,13 +220,18 @@ impl Publisher {
         let mut ledger = self.ledger();
         let overdue = ledger.pending.overdue(self.now());
         let mut retries = Vec::with_capacity(overdue.len());
+        let mut failed = Vec::new();
         for message in overdue {
             match message {
                 Overdue::Retry(token, recipe) => retries.push((token, recipe)),
-                Overdue::Failed(_) => ledger.counts.failed += 1,
+                Overdue::Failed(waiting) => {
+                    ledger.counts.failed += 1;
+                    failed.push(waiting);
+                }
             }
         }
         drop(ledger);
+        self.trace(&failed, Sending::Failed);
         self.room.notify_one();
         retries
     }
@@ -265,20 +275,28 @@ impl Publisher {
                 Answer::Stored { duplicate } => {
                     if let Some(waiting) = ledger.pending.remove(token) {
                         ledger.acknowledged(&waiting, duplicate, now);
-                        stored.push(waiting.recipe);
+                        stored.push(waiting);
                     }
                 }
             }
         }
         drop(ledger);
+        self.trace(&stored, Sending::Acknowledged);
         if let Some(freshness) = &self.freshness {
             let mut freshness = lock(freshness);
             for recipe in stored
                 .iter()
+                .map(|waiting| waiting.recipe)
                 .filter(|recipe| recipe.variant == Variant::New)
             {
                 freshness.acknowledged(self.rank(recipe.event), recipe.time, now);
             }
+        }
+    }
+
+    fn trace(&self, ended: &[Waiting], sending: Sending) {
+        if let Some(send_spans) = &self.send_spans {
+            send_spans.offer(&self.writer, ended, self.now(), sending);
         }
     }
 

@@ -1,54 +1,175 @@
-//! The timing record that every message carries: a few numbers, no span, no
-//! allocation, no lock. Settlement reads it.
+//! The timing record that every message carries, and the one that its batch carries:
+//! a few numbers, no span, no lock, no allocation for a message. Settlement reads them.
+//!
+//! What a message passes by itself is marked on the message (received, decoded); what a
+//! batch passes as a whole is marked once, on the batch (closed, durable, cached).
 
 use std::sync::LazyLock;
-use std::time::Instant;
+use std::time::{Instant, SystemTime};
+
+use crate::error::{Code, Error};
 
 /// Where the process's monotonic clock starts; marks count from here.
 static PROCESS_START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-/// Ends of the stages that a message passes by itself. What a whole batch
-/// passes together is marked once, on the batch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mark {
-    /// The source read the delivery.
-    Received,
-    /// Its envelope was decoded, or refused.
-    Decoded,
-    /// Its batch was closed.
-    Batched,
-    /// A writer took its batch.
-    StoreBegan,
-    /// Its row was committed, or its dead letter acknowledged.
-    Durable,
-    /// The cache was written, or skipped.
-    Cached,
-}
+/// Failed attempts of which a record keeps the particulars; an outage can make thousands.
+pub const FAILURES_KEPT_MAX: usize = 16;
 
-/// Monotonic times in nanoseconds since the process started; 0 where the message has not been.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Record([u64; 6]);
+/// When a message was where: nanoseconds of [`now_nanos`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Record {
+    received: u64,
+    /// 0 until then.
+    decoded: u64,
+}
 
 impl Record {
     /// A record of a message that was received now.
     pub fn received() -> Self {
-        let mut record = Self::default();
-        record.mark(Mark::Received, now_nanos());
-        record
+        Self {
+            received: now_nanos(),
+            decoded: 0,
+        }
     }
 
-    /// Notes that a stage ended at `nanos` (see [`now_nanos`]).
-    pub fn mark(&mut self, mark: Mark, nanos: u64) {
-        self.0[mark as usize] = nanos;
+    /// Notes that its envelope was decoded, or refused, at `nanos`.
+    pub fn mark_decoded(&mut self, nanos: u64) {
+        self.decoded = nanos;
     }
 
-    /// When a stage ended, if the message has been there.
-    pub fn at(&self, mark: Mark) -> Option<u64> {
-        Some(self.0[mark as usize]).filter(|nanos| *nanos != 0)
+    /// When the source read the delivery.
+    pub fn received_at(&self) -> u64 {
+        self.received
+    }
+
+    /// When its envelope was decoded, or refused; 0 before.
+    pub fn decoded_at(&self) -> u64 {
+        self.decoded
+    }
+}
+
+/// An attempt that failed and was made again, or that a stage did without.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FailedAttempt {
+    /// When it failed: nanoseconds of [`now_nanos`].
+    pub at: u64,
+    /// The metrics' code.
+    pub code: Code,
+    /// The words for people, without payloads.
+    pub detail: String,
+}
+
+/// The failed attempts of one stage: of the first ones the particulars, of all the number.
+/// Empty, which is nearly always, it takes no memory of its own.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Failures {
+    kept: Vec<FailedAttempt>,
+    left_out: u32,
+}
+
+impl Failures {
+    /// Adds an attempt that failed now.
+    pub fn add(&mut self, error: &Error) {
+        if self.kept.len() < FAILURES_KEPT_MAX {
+            self.kept.push(FailedAttempt {
+                at: now_nanos(),
+                code: error.code,
+                detail: error.to_string(),
+            });
+        } else {
+            self.left_out = self.left_out.saturating_add(1);
+        }
+    }
+
+    /// Whether no attempt failed.
+    pub fn is_empty(&self) -> bool {
+        self.kept.is_empty()
+    }
+
+    /// Those whose particulars are known, in the order of time.
+    pub fn kept(&self) -> &[FailedAttempt] {
+        &self.kept
+    }
+
+    /// How many there were besides.
+    pub fn left_out(&self) -> u32 {
+        self.left_out
+    }
+}
+
+/// One moment on both clocks: marks are monotonic, spans need the wall clock. All times of
+/// a trace are converted by the same moment, so that they fit together whatever is done to
+/// the wall clock meanwhile.
+#[derive(Debug, Clone, Copy)]
+pub struct Moment {
+    monotonic: u64,
+    unix: u64,
+}
+
+impl Moment {
+    /// Now.
+    pub fn now() -> Self {
+        let unix = SystemTime::now()
+            .duration_since(SystemTime::UNIX_EPOCH)
+            .map_or(0, |since| {
+                u64::try_from(since.as_nanos()).unwrap_or(u64::MAX)
+            });
+        Self {
+            monotonic: now_nanos(),
+            unix,
+        }
+    }
+
+    /// The moment as a mark: nanoseconds of [`now_nanos`].
+    pub fn monotonic(&self) -> u64 {
+        self.monotonic
+    }
+
+    /// The wall clock's nanoseconds since the Unix epoch at a mark.
+    pub fn unix_nanos(&self, mark: u64) -> u64 {
+        if mark <= self.monotonic {
+            self.unix.saturating_sub(self.monotonic - mark)
+        } else {
+            self.unix.saturating_add(mark - self.monotonic)
+        }
     }
 }
 
 /// Nanoseconds since the process started, never 0.
 pub fn now_nanos() -> u64 {
     u64::try_from(PROCESS_START.elapsed().as_nanos()).map_or(u64::MAX, |nanos| nanos.max(1))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::error::{Class, Dependency};
+
+    #[test]
+    fn marks_convert_to_the_wall_clock_on_both_sides_of_the_moment() {
+        let moment = Moment {
+            monotonic: 1_000,
+            unix: 5_000_000,
+        };
+        assert_eq!(moment.unix_nanos(400), 4_999_400);
+        assert_eq!(moment.unix_nanos(1_000), 5_000_000);
+        assert_eq!(moment.unix_nanos(1_250), 5_000_250);
+    }
+
+    #[test]
+    fn failures_keep_the_first_ones_and_count_the_rest() {
+        let error = Error::new(
+            Dependency::Postgres,
+            Class::Transient,
+            Code::Timeout,
+            "late",
+        );
+        let mut failures = Failures::default();
+        assert!(failures.is_empty());
+        for _ in 0..FAILURES_KEPT_MAX + 5 {
+            failures.add(&error);
+        }
+        assert_eq!(failures.kept().len(), FAILURES_KEPT_MAX);
+        assert_eq!(failures.left_out(), 5);
+    }
 }

@@ -1,38 +1,96 @@
-//! The OTLP tracer for what is not per message: start-up, HTTP requests, maintenance.
+//! Tracing of a process: the queue that all spans go into, the task that exports them over
+//! OTLP, and the tracer for what is not per message: start-up, HTTP requests, maintenance.
+
+use std::time::Duration;
 
 use opentelemetry::KeyValue;
 use opentelemetry::trace::TracerProvider as _;
-use opentelemetry_otlp::{ExporterBuildError, SpanExporter, WithExportConfig};
+use opentelemetry_otlp::{
+    ExporterBuildError, RetryPolicy, SpanExporter, WithExportConfig, WithTonicConfig,
+};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
-use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
+use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider, SpanExporter as _};
+use tokio::task::JoinHandle;
 use tracing::Subscriber;
 use tracing_subscriber::Layer;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::registry::LookupSpan;
 
+use super::catalogue::SpanResult;
+use super::export::EXPORT_TIMEOUT;
+use super::processor::QueueProcessor;
+use super::span_queue::SpanQueue;
 use crate::config::{TelemetryConfig, TracesExporter};
 
-/// A provider that exports over OTLP, or none when the configuration says so.
-/// Must be called inside the tokio runtime, whose reactor the exporter uses.
+/// Attempts after the first one, as long as [`EXPORT_TIMEOUT`] has not passed.
+const RETRIES_MAX: usize = 3;
+/// The pause before the first of them; it doubles.
+const RETRY_PAUSE: Duration = Duration::from_millis(250);
+/// How long the last spans may take at the end of the process.
+const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// What a process traces with.
+pub struct Tracing {
+    /// Makes the spans of `tracing`.
+    pub provider: SdkTracerProvider,
+    /// Where spans of our own are handed in.
+    pub queue: SpanQueue,
+    task: JoinHandle<()>,
+}
+
+/// Starts the export, or nothing when the configuration says so. Must be called inside the
+/// tokio runtime. No collector has to be there: the exporter connects when it has something.
 ///
 /// # Errors
 /// When the exporter cannot be built from its endpoint.
-pub fn provider(config: &TelemetryConfig) -> Result<Option<SdkTracerProvider>, ExporterBuildError> {
+pub fn start(config: &TelemetryConfig) -> Result<Option<Tracing>, ExporterBuildError> {
     if config.traces == TracesExporter::None {
         return Ok(None);
     }
-    let exporter = SpanExporter::builder()
+    let retries = RetryPolicy::recommended()
+        .with_max_retries(RETRIES_MAX)
+        .with_initial_delay(RETRY_PAUSE);
+    let mut exporter = SpanExporter::builder()
         .with_tonic()
         .with_endpoint(config.otlp_endpoint.expose())
+        .with_timeout(EXPORT_TIMEOUT)
+        .with_retry_policy(retries)
         .build()?;
+    let resource = resource(config);
+    // Without it the spans would belong to no service.
+    exporter.set_resource(&resource);
     opentelemetry::global::set_text_map_propagator(TraceContextPropagator::new());
+    let (queue, task) = SpanQueue::new();
     let provider = SdkTracerProvider::builder()
-        .with_batch_exporter(exporter)
+        .with_span_processor(QueueProcessor::new(queue.clone()))
         .with_sampler(sampler(config.trace_baseline))
-        .with_resource(resource(config))
+        .with_resource(resource)
         .build();
-    Ok(Some(provider))
+    Ok(Some(Tracing {
+        provider,
+        queue,
+        task: tokio::spawn(task.run(exporter)),
+    }))
+}
+
+impl Tracing {
+    /// Exports the last spans. Bounded: a collector that hangs must not hold up the exit.
+    pub async fn shutdown(mut self) {
+        self.queue.close();
+        if tokio::time::timeout(FLUSH_TIMEOUT, &mut self.task)
+            .await
+            .is_err()
+        {
+            self.task.abort();
+        }
+        let lost = self.queue.count(SpanResult::Dropped) + self.queue.count(SpanResult::Failed);
+        let waiting = self.queue.waiting();
+        if lost > 0 || waiting > 0 {
+            let exported = self.queue.count(SpanResult::Exported);
+            tracing::warn!(exported, lost, waiting, "some spans were not exported");
+        }
+    }
 }
 
 /// The layer that turns the spans of this crate, and of no library, into OpenTelemetry's.

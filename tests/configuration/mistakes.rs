@@ -159,6 +159,16 @@ const MISTAKES: &[(&str, &str, &[&str])] = &[
     ),
     ("GANESH_LOG_FORMAT", "one of auto, text, json", &["xml"]),
     (
+        "GANESH_TRACE_SLOW_MS",
+        "a whole number from 0 to 86400000",
+        &["250ms", "-1"],
+    ),
+    (
+        "GANESH_TRACE_MAX_PER_SEC",
+        "a whole number from 0 to 1000000",
+        &["many", "1000001"],
+    ),
+    (
         "GANESH_TRACE_BASELINE",
         "a whole number from 0 to 1000000000",
         &["0.001"],

@@ -1,0 +1,223 @@
+//! Which traces are kept: decided when a message is settled, when all is known about it.
+//! Pure: it is told the time.
+
+use super::catalogue::Decision;
+use super::trace_id::TraceId;
+use crate::config::TelemetryConfig;
+
+/// What the decision depends on.
+#[derive(Debug, Clone, Copy)]
+pub struct Facts {
+    /// It became a dead letter, or an attempt failed on its way.
+    pub failed: bool,
+    /// It was delivered before.
+    pub redelivered: bool,
+    /// From the stream's timestamp to the settlement, in nanoseconds.
+    pub total_nanos: u64,
+    /// The producer records its trace.
+    pub upstream: bool,
+    /// Its trace id.
+    pub trace_id: TraceId,
+}
+
+/// Keeps what is worth a trace, within a budget.
+#[derive(Debug)]
+pub struct TailSampler {
+    slow_nanos: u64,
+    /// One in so many; 0 is none.
+    baseline: u32,
+    budget: Budget,
+}
+
+impl TailSampler {
+    /// The configured rules, with a full budget at `now_nanos`.
+    pub fn new(config: &TelemetryConfig, now_nanos: u64) -> Self {
+        Self {
+            slow_nanos: u64::try_from(config.trace_slow.as_nanos()).unwrap_or(u64::MAX),
+            baseline: config.trace_baseline,
+            budget: Budget::new(config.trace_max_per_second, now_nanos),
+        }
+    }
+
+    /// The decision about one message, at `now_nanos`. A kept one is paid for.
+    pub fn decide(&mut self, facts: &Facts, now_nanos: u64) -> Decision {
+        let Some(reason) = self.reason(facts) else {
+            return Decision::Unsampled;
+        };
+        let urgent = matches!(reason, Decision::Failed | Decision::Redelivered);
+        if self.budget.take(urgent, now_nanos) {
+            reason
+        } else {
+            Decision::OverBudget
+        }
+    }
+
+    /// The first reason that applies.
+    fn reason(&self, facts: &Facts) -> Option<Decision> {
+        if facts.failed {
+            Some(Decision::Failed)
+        } else if facts.redelivered {
+            Some(Decision::Redelivered)
+        } else if facts.total_nanos > self.slow_nanos {
+            Some(Decision::Slow)
+        } else if facts.upstream {
+            Some(Decision::Upstream)
+        } else if self.is_in_baseline(facts.trace_id) {
+            Some(Decision::Baseline)
+        } else {
+            None
+        }
+    }
+
+    /// By the id, which is a hash, and not by chance: every replica and every delivery of a
+    /// message decides alike.
+    fn is_in_baseline(&self, trace_id: TraceId) -> bool {
+        let [.., a, b, c, d, e, f, g, h] = trace_id.bytes();
+        let hash = u64::from_be_bytes([a, b, c, d, e, f, g, h]);
+        self.baseline != 0 && hash.is_multiple_of(u64::from(self.baseline))
+    }
+}
+
+/// Whether a trace is kept after this decision.
+pub fn is_kept(decision: Decision) -> bool {
+    !matches!(decision, Decision::OverBudget | Decision::Unsampled)
+}
+
+/// A token bucket that holds the traces of one second. The lower half of it is for urgent
+/// ones alone: others take only what is above, however many they are.
+#[derive(Debug)]
+struct Budget {
+    /// Tokens that come back in a second; a full bucket holds as many.
+    per_second: u64,
+    /// In billionths of a token: what comes back in a nanosecond is a whole number of them.
+    level: u64,
+    filled_at_nanos: u64,
+}
+
+const TOKEN: u64 = 1_000_000_000;
+
+impl Budget {
+    fn new(per_second: u32, now_nanos: u64) -> Self {
+        let per_second = u64::from(per_second);
+        Self {
+            per_second,
+            level: per_second * TOKEN,
+            filled_at_nanos: now_nanos,
+        }
+    }
+
+    fn take(&mut self, urgent: bool, now_nanos: u64) -> bool {
+        let elapsed = now_nanos.saturating_sub(self.filled_at_nanos);
+        self.filled_at_nanos = self.filled_at_nanos.max(now_nanos);
+        let gained = elapsed.saturating_mul(self.per_second);
+        self.level = self
+            .level
+            .saturating_add(gained)
+            .min(self.per_second * TOKEN);
+        // Rounded down, so that a budget of one is not reserved altogether.
+        let reserved = if urgent { 0 } else { self.per_second / 2 };
+        let Some(left) = self.level.checked_sub(TOKEN) else {
+            return false;
+        };
+        if left < reserved * TOKEN {
+            return false;
+        }
+        self.level = left;
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Timestamp;
+
+    const SECOND: u64 = 1_000_000_000;
+    const SLOW: u64 = 250_000_000;
+
+    fn sampler(baseline: u32, per_second: u32) -> TailSampler {
+        TailSampler {
+            slow_nanos: SLOW,
+            baseline,
+            budget: Budget::new(per_second, 0),
+        }
+    }
+
+    fn facts(sequence: u64) -> Facts {
+        Facts {
+            failed: false,
+            redelivered: false,
+            total_nanos: 0,
+            upstream: false,
+            trace_id: TraceId::of_message(None, "S", sequence, Timestamp::from_micros(1)),
+        }
+    }
+
+    #[test]
+    fn the_first_reason_that_applies_is_the_decision() {
+        let mut sampler = sampler(1, 100);
+        let mut all = Facts {
+            failed: true,
+            redelivered: true,
+            total_nanos: SLOW + 1,
+            upstream: true,
+            ..facts(1)
+        };
+        assert_eq!(sampler.decide(&all, 0), Decision::Failed);
+        all.failed = false;
+        assert_eq!(sampler.decide(&all, 0), Decision::Redelivered);
+        all.redelivered = false;
+        assert_eq!(sampler.decide(&all, 0), Decision::Slow);
+        all.total_nanos = SLOW;
+        assert_eq!(sampler.decide(&all, 0), Decision::Upstream);
+        all.upstream = false;
+        assert_eq!(sampler.decide(&all, 0), Decision::Baseline);
+        sampler.baseline = 0;
+        assert_eq!(sampler.decide(&all, 0), Decision::Unsampled);
+    }
+
+    #[test]
+    fn slow_ones_leave_half_of_the_budget_to_failed_and_redelivered_ones() {
+        let mut sampler = sampler(0, 10);
+        let slow = Facts {
+            total_nanos: SLOW + 1,
+            ..facts(1)
+        };
+        let failed = Facts {
+            failed: true,
+            ..slow
+        };
+        let mut count = |facts: &Facts, now| {
+            let kept = |_: &usize| is_kept(sampler.decide(facts, now));
+            (0..1_000).filter(kept).count()
+        };
+        assert_eq!(count(&slow, 0), 5);
+        assert_eq!(count(&failed, 0), 5);
+        // A steady flood of slow ones has the whole rate while nothing else comes.
+        assert_eq!(count(&slow, SECOND), 5);
+        assert_eq!(count(&slow, SECOND + SECOND / 10), 1);
+        assert_eq!(count(&failed, SECOND + SECOND / 10), 5);
+    }
+
+    #[test]
+    fn a_budget_of_one_keeps_one_and_of_none_keeps_none() {
+        let slow = Facts {
+            total_nanos: SLOW + 1,
+            ..facts(1)
+        };
+        let mut one = sampler(0, 1);
+        assert_eq!(one.decide(&slow, 0), Decision::Slow);
+        assert_eq!(one.decide(&slow, SECOND / 2), Decision::OverBudget);
+        assert_eq!(one.decide(&slow, SECOND), Decision::Slow);
+        assert_eq!(sampler(0, 0).decide(&slow, 0), Decision::OverBudget);
+    }
+
+    #[test]
+    fn the_baseline_is_about_one_in_n_and_the_same_at_every_delivery() {
+        let mut sampler = sampler(50, 1_000_000);
+        let mut kept = |sequence| sampler.decide(&facts(sequence), 0) == Decision::Baseline;
+        let count = (0..100_000).filter(|sequence| kept(*sequence)).count();
+        assert!((1_700..2_300).contains(&count), "{count}");
+        assert!((0..1_000).all(|sequence| kept(sequence) == kept(sequence)));
+    }
+}

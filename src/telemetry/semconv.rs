@@ -1,0 +1,67 @@
+//! Names of OpenTelemetry's semantic conventions, and our own beside them: every attribute
+//! of the spans that we build ourselves stands here.
+//!
+//! Sources: "Semantic conventions for messaging spans", "for database client spans", "for
+//! CloudEvents spans", and the attribute registry (`error.type`, `exception.message`).
+
+/// The messaging system.
+pub const MESSAGING_SYSTEM: &str = "messaging.system";
+/// Its value here.
+pub const NATS: &str = "nats";
+/// The subject on which the message was published.
+pub const MESSAGING_DESTINATION_NAME: &str = "messaging.destination.name";
+/// The configured subject pattern that takes it.
+pub const MESSAGING_DESTINATION_TEMPLATE: &str = "messaging.destination.template";
+/// What is done to the message, in the system's words.
+pub const MESSAGING_OPERATION_NAME: &str = "messaging.operation.name";
+/// What is done to the message, in the conventions' words.
+pub const MESSAGING_OPERATION_TYPE: &str = "messaging.operation.type";
+/// The durable consumer.
+pub const MESSAGING_CONSUMER_GROUP_NAME: &str = "messaging.consumer.group.name";
+/// `Nats-Msg-Id`, as its producer set it.
+pub const MESSAGING_MESSAGE_ID: &str = "messaging.message.id";
+/// Bytes of the body.
+pub const MESSAGING_MESSAGE_BODY_SIZE: &str = "messaging.message.body.size";
+
+/// The event's id.
+pub const CLOUDEVENTS_EVENT_ID: &str = "cloudevents.event_id";
+/// The event's source.
+pub const CLOUDEVENTS_EVENT_SOURCE: &str = "cloudevents.event_source";
+/// The version of the specification.
+pub const CLOUDEVENTS_EVENT_SPEC_VERSION: &str = "cloudevents.event_spec_version";
+/// The event's type.
+pub const CLOUDEVENTS_EVENT_TYPE: &str = "cloudevents.event_type";
+/// What the event is about.
+pub const CLOUDEVENTS_EVENT_SUBJECT: &str = "cloudevents.event_subject";
+
+/// The database.
+pub const DB_SYSTEM_NAME: &str = "db.system.name";
+/// Its value here.
+pub const POSTGRESQL: &str = "postgresql";
+/// The table.
+pub const DB_COLLECTION_NAME: &str = "db.collection.name";
+/// Its value here.
+pub const EVENTS_TABLE: &str = "events";
+/// Rows of one statement.
+pub const DB_OPERATION_BATCH_SIZE: &str = "db.operation.batch.size";
+
+/// Why something failed: the `code` or `reason` that the metrics have.
+pub const ERROR_TYPE: &str = "error.type";
+/// The words for people.
+pub const EXCEPTION_MESSAGE: &str = "exception.message";
+
+/// Why the trace was kept.
+pub const KEEP_REASON: &str = "ganesh.keep_reason";
+/// How the message ended: the metrics' `outcome`.
+pub const OUTCOME: &str = "ganesh.outcome";
+/// The stream that holds the message.
+pub const STREAM: &str = "ganesh.stream";
+/// The message's sequence in it.
+pub const STREAM_SEQUENCE: &str = "ganesh.stream_sequence";
+/// How often the message was delivered, this time included.
+pub const DELIVERIES: &str = "ganesh.deliveries";
+/// Messages of the batch that the message was in.
+pub const BATCH_EVENTS: &str = "ganesh.batch_events";
+
+/// The span event of an attempt that failed.
+pub const ATTEMPT_FAILED: &str = "ganesh.attempt_failed";

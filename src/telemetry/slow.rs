@@ -1,0 +1,209 @@
+//! The slowest and the failed messages lately, for `/debug/slow`: what becomes traces, to be
+//! read where no trace store runs.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard};
+
+use serde::Serialize;
+
+use super::catalogue::{Decision, Stage};
+use super::passage::Passage;
+use super::stages::{StageTimes, seconds};
+use crate::event::Timestamp;
+
+/// Entries of each list at most.
+pub const ENTRIES_MAX: usize = 50;
+/// The slowest ones are those of this window and of the one before.
+pub const WINDOW_NANOS: u64 = 300_000_000_000;
+
+/// One message.
+#[derive(Debug, Clone, Serialize)]
+pub struct Entry {
+    trace_id: String,
+    /// Whether its trace was kept, and why.
+    decision: &'static str,
+    outcome: &'static str,
+    settled_at: String,
+    /// From the stream's timestamp to the settlement.
+    total_ms: f64,
+    /// They add up to the total.
+    stages_ms: StagesMs,
+    subject: String,
+    stream_sequence: u64,
+    deliveries: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    event_id: Option<String>,
+    failed_attempts: usize,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    error: Option<EntryError>,
+    #[serde(skip)]
+    total_nanos: u64,
+}
+
+/// Milliseconds in each stage that the message passed, in flow order.
+#[derive(Debug, Clone, Default, Serialize)]
+struct StagesMs {
+    stream: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    decode: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    batch: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    store: Option<f64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    cache: Option<f64>,
+    settle: f64,
+}
+
+impl StagesMs {
+    fn of(times: &StageTimes) -> Self {
+        let mut stages = Self::default();
+        for passed in times.passed() {
+            let spent = millis(passed.ended - passed.began);
+            match passed.stage {
+                Stage::Stream => stages.stream = spent,
+                Stage::Decode => stages.decode = Some(spent),
+                Stage::Batch => stages.batch = Some(spent),
+                Stage::Store => stages.store = Some(spent),
+                Stage::Cache => stages.cache = Some(spent),
+                Stage::Settle => stages.settle = spent,
+            }
+        }
+        stages
+    }
+}
+
+#[derive(Debug, Clone, Serialize)]
+struct EntryError {
+    stage: &'static str,
+    #[serde(rename = "type")]
+    error_type: &'static str,
+    detail: String,
+}
+
+/// What `/debug/slow` answers.
+#[derive(Debug, Serialize)]
+pub struct Lately {
+    slowest: Vec<Entry>,
+    failed: Vec<Entry>,
+}
+
+/// The lists. Cloning clones an `Arc`.
+#[derive(Debug, Clone, Default)]
+pub struct SlowLog(Arc<Mutex<State>>);
+
+#[derive(Debug, Default)]
+struct State {
+    /// Number of the window that `slowest` is of.
+    window: u64,
+    slowest: Vec<Entry>,
+    slowest_before: Vec<Entry>,
+    /// The newest last.
+    failed: VecDeque<Entry>,
+}
+
+impl SlowLog {
+    /// Takes the message into the lists where it belongs there.
+    pub fn offer(&self, passage: &Passage<'_>, decision: Decision) {
+        let failed = passage.has_failed();
+        let mut state = self.state_of(passage.moment.monotonic() / WINDOW_NANOS);
+        let slow = passage.times.total_nanos() > state.threshold_nanos();
+        if !failed && !slow {
+            return;
+        }
+        let entry = Entry::of(passage, decision);
+        if failed {
+            if state.failed.len() == ENTRIES_MAX {
+                state.failed.pop_front();
+            }
+            state.failed.push_back(entry.clone());
+        }
+        state.insert(entry);
+    }
+
+    /// What there is, at `now_nanos` on the monotonic clock: the slowest first, and the
+    /// newest failed first.
+    pub fn lately(&self, now_nanos: u64) -> Lately {
+        let state = self.state_of(now_nanos / WINDOW_NANOS);
+        let mut slowest: Vec<Entry> = state
+            .slowest
+            .iter()
+            .chain(&state.slowest_before)
+            .cloned()
+            .collect();
+        slowest.sort_by_key(|entry| std::cmp::Reverse(entry.total_nanos));
+        slowest.truncate(ENTRIES_MAX);
+        Lately {
+            slowest,
+            failed: state.failed.iter().rev().cloned().collect(),
+        }
+    }
+
+    /// The lists, after the windows were moved on.
+    fn state_of(&self, window: u64) -> MutexGuard<'_, State> {
+        let state = self.0.lock();
+        let mut state = state.expect("nothing panics while it holds this lock");
+        if window > state.window {
+            let slowest = std::mem::take(&mut state.slowest);
+            state.slowest_before = if window == state.window + 1 {
+                slowest
+            } else {
+                Vec::new()
+            };
+            state.window = window;
+        }
+        state
+    }
+}
+
+impl State {
+    /// What a message has to exceed to be among the slowest.
+    fn threshold_nanos(&self) -> u64 {
+        let last = self.slowest.get(ENTRIES_MAX - 1);
+        last.map_or(0, |last| last.total_nanos)
+    }
+
+    /// Adds an entry to the slowest, which are sorted, the slowest first.
+    fn insert(&mut self, entry: Entry) {
+        let place = self
+            .slowest
+            .partition_point(|other| other.total_nanos >= entry.total_nanos);
+        self.slowest.insert(place, entry);
+        self.slowest.truncate(ENTRIES_MAX);
+    }
+}
+
+impl Entry {
+    fn of(passage: &Passage<'_>, decision: Decision) -> Self {
+        let delivery = passage.delivery;
+        let settled_at = Timestamp::from_nanos(i128::from(passage.times.ended()));
+        let failed_attempts = Stage::ALL
+            .into_iter()
+            .filter_map(|stage| passage.failures(stage))
+            .map(|failures| failures.kept().len() + failures.left_out() as usize)
+            .sum();
+        Self {
+            trace_id: delivery.trace_id.to_string(),
+            decision: decision.as_str(),
+            outcome: passage.outcome.as_str(),
+            settled_at: settled_at.to_string(),
+            total_ms: millis(passage.times.total_nanos()),
+            stages_ms: StagesMs::of(&passage.times),
+            subject: delivery.message.subject.to_string(),
+            stream_sequence: delivery.stream_sequence,
+            deliveries: delivery.delivered,
+            event_id: passage.event.map(|event| event.id.clone()),
+            failed_attempts,
+            error: passage.verdict.map(|verdict| EntryError {
+                stage: verdict.stage.as_str(),
+                error_type: verdict.error_type,
+                detail: verdict.detail.to_owned(),
+            }),
+            total_nanos: passage.times.total_nanos(),
+        }
+    }
+}
+
+fn millis(nanos: u64) -> f64 {
+    seconds(nanos) * 1e3
+}

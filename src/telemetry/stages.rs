@@ -1,0 +1,174 @@
+//! Where a settled message was when: the stages that it passed, one after the other and
+//! without a gap, so that their durations add up to its whole time.
+
+use super::catalogue::Stage;
+use super::record::Moment;
+use crate::event::Timestamp;
+
+/// Ends of the stages in flow order, as marks ([`super::record::now_nanos`]); 0 where the
+/// message has not been.
+pub type Marks = [u64; Stage::ALL.len()];
+
+/// The stages of one message, in nanoseconds since the Unix epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StageTimes {
+    began: u64,
+    /// 0 where the message has not been.
+    ends: Marks,
+}
+
+/// One stage that a message passed. Nanoseconds since the Unix epoch.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Passed {
+    /// The stage.
+    pub stage: Stage,
+    /// When the message came to it: the end of the stage before.
+    pub began: u64,
+    /// When the message left it; never before it came.
+    pub ended: u64,
+}
+
+impl Passed {
+    /// How long the message was in the stage.
+    pub fn seconds(&self) -> f64 {
+        seconds(self.ended - self.began)
+    }
+}
+
+impl StageTimes {
+    /// Converts marks by `moment`. The first stage begins when the stream stored the message
+    /// or, where the stream's clock is ahead of ours, when we received it.
+    pub fn new(stored_at: Timestamp, marks: &Marks, moment: &Moment) -> Self {
+        let received = moment.unix_nanos(marks[Stage::Stream as usize]);
+        let began = unix_nanos(stored_at).min(received);
+        let mut ends = [0; Stage::ALL.len()];
+        let mut last = began;
+        for (end, mark) in ends.iter_mut().zip(marks) {
+            if *mark != 0 {
+                last = last.max(moment.unix_nanos(*mark));
+                *end = last;
+            }
+        }
+        Self { began, ends }
+    }
+
+    /// When the stream stored the message, unless its clock is ahead of ours.
+    pub fn began(&self) -> u64 {
+        self.began
+    }
+
+    /// When the message was settled.
+    pub fn ended(&self) -> u64 {
+        self.ends[Stage::Settle as usize]
+    }
+
+    /// From the stream's timestamp to the settlement.
+    pub fn total_nanos(&self) -> u64 {
+        self.ended().saturating_sub(self.began)
+    }
+
+    /// From the stream's timestamp to the end of a stage; `None` where the message has not been.
+    pub fn seconds_until_end_of(&self, stage: Stage) -> Option<f64> {
+        let end = self.ends[stage as usize];
+        (end != 0).then(|| seconds(end - self.began))
+    }
+
+    /// The stages that the message passed, in flow order.
+    pub fn passed(&self) -> impl Iterator<Item = Passed> {
+        let mut last = self.began;
+        Stage::ALL
+            .into_iter()
+            .zip(self.ends)
+            .filter(|(_, end)| *end != 0)
+            .map(move |(stage, ended)| {
+                let began = std::mem::replace(&mut last, ended);
+                Passed {
+                    stage,
+                    began,
+                    ended,
+                }
+            })
+    }
+}
+
+/// How far the stream's clock was ahead of ours when a message of it arrived: nanoseconds.
+pub fn skew_nanos(stored_at: Timestamp, received_mark: u64, moment: &Moment) -> u64 {
+    unix_nanos(stored_at).saturating_sub(moment.unix_nanos(received_mark))
+}
+
+/// Seconds, as metrics have them.
+#[allow(clippy::cast_precision_loss, reason = "nanoseconds of 100 days fit")]
+pub fn seconds(nanos: u64) -> f64 {
+    nanos as f64 / 1e9
+}
+
+fn unix_nanos(timestamp: Timestamp) -> u64 {
+    u64::try_from(timestamp.micros())
+        .unwrap_or(0)
+        .saturating_mul(1_000)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn in_the_past(moment: &Moment, nanos: u64) -> Timestamp {
+        Timestamp::from_nanos(i128::from(moment.unix_nanos(moment.monotonic()) - nanos))
+    }
+
+    proptest! {
+        #[test]
+        fn stages_leave_no_gap_and_add_up(
+            waited in 0..10_000_000_000u64,
+            steps in prop::array::uniform6(0..5_000_000_000u64),
+            skipped in prop::array::uniform4(any::<bool>()),
+            ahead in any::<bool>(),
+        ) {
+            let moment = Moment::now();
+            let mut mark = 1;
+            let mut marks = [0; 6];
+            for (i, step) in steps.iter().enumerate() {
+                mark += step;
+                let passed = i == 0 || i == 5 || !skipped[i - 1];
+                marks[i] = if passed { mark } else { 0 };
+            }
+            let stored_at = if ahead {
+                Timestamp::from_micros(Timestamp::now().micros() + 3_600_000_000)
+            } else {
+                in_the_past(&moment, waited)
+            };
+            let times = StageTimes::new(stored_at, &marks, &moment);
+            let passed: Vec<Passed> = times.passed().collect();
+            prop_assert_eq!(passed[0].began, times.began());
+            prop_assert_eq!(passed[passed.len() - 1].ended, times.ended());
+            for pair in passed.windows(2) {
+                prop_assert_eq!(pair[0].ended, pair[1].began);
+            }
+            let sum: u64 = passed.iter().map(|stage| stage.ended - stage.began).sum();
+            prop_assert_eq!(sum, times.total_nanos());
+            let expected = marks.iter().filter(|mark| **mark != 0).count();
+            prop_assert_eq!(passed.len(), expected);
+        }
+    }
+
+    #[test]
+    fn a_stream_whose_clock_is_ahead_gives_no_negative_duration_and_shows_by_how_much() {
+        let moment = Moment::now();
+        let received = moment.monotonic();
+        let stored_at = Timestamp::from_micros(Timestamp::now().micros() + 5_000_000);
+        let marks = [
+            received,
+            received + 10,
+            received + 20,
+            received + 30,
+            0,
+            received + 50,
+        ];
+        let times = StageTimes::new(stored_at, &marks, &moment);
+        assert_eq!(times.total_nanos(), 50);
+        let skew = skew_nanos(stored_at, received, &moment);
+        assert!((4_900_000_000..5_100_000_000).contains(&skew), "{skew}");
+    }
+}

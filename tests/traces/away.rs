@@ -1,0 +1,93 @@
+//! P6, P8: a collector that hangs, refuses, or is not there changes nothing for the pipeline.
+
+use std::time::{Duration, Instant};
+
+use super::flood::assert_every_span_is_accounted_for;
+use crate::support::collector::{Collector, Manner};
+use crate::support::events::{events, publish};
+use crate::support::servers::free_port;
+use crate::support::{Ganesh, Stack, eventually};
+
+const EVENTS: usize = 20_000;
+/// Everything is kept, so that the queue is always full.
+const KEEP_ALL: [(&str, &str); 2] = [
+    ("GANESH_TRACE_SLOW_MS", "0"),
+    ("GANESH_TRACE_MAX_PER_SEC", "1000000"),
+];
+const MIB: u64 = 1 << 20;
+
+/// Publishes and waits; returns how long that took and by how much memory grew.
+async fn work(stack: &Stack, ganesh: &Ganesh, prefix: &str) -> (Duration, u64) {
+    let before = ganesh.resident_bytes();
+    let began = Instant::now();
+    publish(&stack.jetstream().await, &events(prefix, EVENTS)).await;
+    stack.wait_until_drained().await;
+    let grown = ganesh.resident_bytes().saturating_sub(before);
+    (began.elapsed(), grown)
+}
+
+#[tokio::test]
+async fn a_collector_that_is_slow_hangs_or_refuses_costs_neither_time_nor_memory() {
+    let stack = Stack::start().await;
+    let collector = Collector::start().await;
+    let ganesh = stack.serve(&collector.settings_with(&KEEP_ALL)).await;
+    // Fills what is filled once: buffers, connections, the queue.
+    work(&stack, &ganesh, "warm-up").await;
+    let (accepting, _) = work(&stack, &ganesh, "accepted").await;
+    let manners = [
+        (Manner::Slow(Duration::from_secs(3)), "slow"),
+        (Manner::Hang, "hang"),
+        (Manner::Refuse, "refuse"),
+    ];
+    for (manner, prefix) in manners {
+        collector.behave(manner);
+        publish(
+            &stack.jetstream().await,
+            &events(&format!("first-{prefix}"), 10),
+        )
+        .await;
+        eventually("the collector is asked", || async { collector.was_asked() }).await;
+        let (took, grown) = work(&stack, &ganesh, prefix).await;
+        let limit = accepting * 2 + Duration::from_secs(2);
+        assert!(
+            took < limit,
+            "{manner:?}: {took:?}, accepting {accepting:?}"
+        );
+        assert!(grown < 48 * MIB, "{manner:?}: grew by {grown} bytes");
+    }
+    collector.behave(Manner::Accept);
+    assert_every_span_is_accounted_for(&ganesh).await;
+    let lines = ganesh.log().matches("collector").count();
+    assert!(
+        (1..=6).contains(&lines),
+        "{lines} lines about the collector"
+    );
+}
+
+#[tokio::test]
+async fn without_a_collector_the_log_stays_quiet_and_memory_flat() {
+    let stack = Stack::start().await;
+    let nowhere = format!("http://127.0.0.1:{}", free_port());
+    let mut settings = vec![
+        ("OTEL_TRACES_EXPORTER", "otlp"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", nowhere.as_str()),
+    ];
+    settings.extend(KEEP_ALL);
+    let ganesh = stack.serve(&settings).await;
+    work(&stack, &ganesh, "warm-up").await;
+    let mut grown_at_most = 0;
+    for round in 0..3 {
+        let (_, grown) = work(&stack, &ganesh, &format!("round-{round}")).await;
+        grown_at_most = grown_at_most.max(grown);
+    }
+    assert!(grown_at_most < 32 * MIB, "grew by {grown_at_most} bytes");
+    assert!(ganesh.metric("ganesh_spans_total{result=\"failed\"}").await > 0.0);
+    let lines = ganesh.log().matches("collector").count();
+    assert!(
+        (1..=2).contains(&lines),
+        "{lines} lines about the collector"
+    );
+    let began = Instant::now();
+    assert!(ganesh.terminate().await.success());
+    assert!(began.elapsed() < Duration::from_secs(10));
+}

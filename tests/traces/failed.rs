@@ -1,0 +1,156 @@
+//! Dead letters, failed attempts and redeliveries become traces, each of them.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use ganesh::event::{Data, Event};
+use rustix::process::Signal;
+
+use super::shape::{Whole, traces, wait_for_traces};
+use crate::support::collector::Collector;
+use crate::support::events::{event, events, publish, publish_invalid};
+use crate::support::servers::send_signal;
+use crate::support::{Stack, eventually};
+
+/// Longer than anything takes here.
+const NEVER_SLOW: (&str, &str) = ("GANESH_TRACE_SLOW_MS", "600000");
+
+fn kept(arrived: &[Whole], reason: &str) -> Vec<Whole> {
+    let of_reason = |whole: &&Whole| whole.keep_reason() == reason;
+    arrived.iter().filter(of_reason).cloned().collect()
+}
+
+#[tokio::test]
+async fn every_dead_letter_is_a_trace_with_the_stage_that_refused_it() {
+    let stack = Stack::start().await;
+    let collector = Collector::start().await;
+    let settings = collector.settings_with(&[NEVER_SLOW]);
+    let ganesh = stack.serve(&settings).await;
+    let jetstream = stack.jetstream().await;
+    let refused = Event {
+        data: Data::Json(Bytes::from_static(b"{\"nul\":\"\\u0000\"}")),
+        ..event("refused")
+    };
+    publish_invalid(&jetstream).await;
+    let mut batch = events("fine", 20);
+    batch.push(refused);
+    publish(&jetstream, &batch).await;
+    stack.wait_until_drained().await;
+    let arrived = wait_for_traces(&collector, 2).await;
+    assert_eq!(
+        arrived.len(),
+        2,
+        "those that were stored are not among them"
+    );
+    let undecoded = arrived.iter().find(|whole| whole.event().is_empty());
+    let undecoded = undecoded.expect("what is no event has a trace without one");
+    assert_eq!(undecoded.keep_reason(), "failed");
+    assert_eq!(undecoded.names(), ["stream", "decode", "settle"]);
+    assert!(undecoded.process.is_error);
+    assert_eq!(
+        undecoded.process.attribute("error.type"),
+        "missing_attribute"
+    );
+    assert_eq!(
+        undecoded.stage("decode").attribute("error.type"),
+        "missing_attribute"
+    );
+    let rejected = arrived.iter().find(|whole| whole.event() == "refused");
+    let rejected = rejected.expect("the refused row's trace has its event");
+    assert_eq!(
+        rejected.names(),
+        ["stream", "decode", "batch", "store", "settle"]
+    );
+    assert!(rejected.stage("store").is_error && rejected.process.is_error);
+    assert_eq!(
+        rejected.stage("store").attribute("error.type"),
+        "rejected_row"
+    );
+    assert_eq!(
+        rejected.process.attribute("ganesh.outcome"),
+        "dead_lettered"
+    );
+    let failed = ganesh
+        .metric("ganesh_traces_total{decision=\"failed\"}")
+        .await;
+    assert!((failed - 2.0).abs() < f64::EPSILON);
+    // The letter carries the id that leads to its trace.
+    let letter = jetstream.get_stream("EVENTS_DLQ").await.unwrap();
+    let letter = letter.get_raw_message(1).await.unwrap();
+    let trace_id = letter
+        .headers
+        .get("ganesh-dlq-trace-id")
+        .unwrap()
+        .to_string();
+    assert_eq!(trace_id, undecoded.process.trace_id);
+}
+
+#[tokio::test]
+async fn a_batch_that_was_written_at_the_second_attempt_shows_the_first() {
+    let mut stack = Stack::start_with_own_postgres().await;
+    let collector = Collector::start().await;
+    let settings = collector.settings_with(&[NEVER_SLOW]);
+    let ganesh = stack.serve(&settings).await;
+    let jetstream = stack.jetstream().await;
+    stack.postgres.as_mut().unwrap().kill();
+    publish(&jetstream, &events("e", 10)).await;
+    eventually("an attempt fails", || async {
+        let log = ganesh.log();
+        log.contains("a batch was not stored")
+    })
+    .await;
+    stack.postgres.as_mut().unwrap().run();
+    stack.wait_until_drained().await;
+    let arrived = wait_for_traces(&collector, 1).await;
+    let whole = &arrived[0];
+    assert_eq!(whole.keep_reason(), "failed");
+    let store = whole.stage("store");
+    assert_eq!(whole.longest().name, "store");
+    // In the end it succeeded.
+    assert!(!store.is_error && !whole.process.is_error);
+    assert!(!store.events.is_empty());
+    for attempt in &store.events {
+        assert_eq!(attempt.name, "ganesh.attempt_failed");
+        assert!(!attempt.attributes["error.type"].is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_redelivery_and_its_first_delivery_are_in_one_trace() {
+    let stack = Stack::start().await;
+    let collector = Collector::start().await;
+    let settings =
+        collector.settings_with(&[("GANESH_TRACE_SLOW_MS", "100"), ("GANESH_ACK_WAIT", "2s")]);
+    let both = [stack.serve(&settings).await, stack.serve(&settings).await];
+    let mut lock = stack.pool.begin().await.unwrap();
+    sqlx::query("LOCK TABLE events IN ACCESS EXCLUSIVE MODE")
+        .execute(&mut *lock)
+        .await
+        .unwrap();
+    publish(&stack.jetstream().await, &[event("twice")]).await;
+    let held = |i: usize| both[i].metric("ganesh_in_flight_messages");
+    let holds = async |i| held(i).await > 0.0;
+    eventually("one has it", async || holds(0).await || holds(1).await).await;
+    let first = if holds(0).await { 0 } else { 1 };
+    // It sends no progress acknowledgement now, so the server delivers again, to the other.
+    send_signal(both[first].pid(), Signal::STOP);
+    eventually("the other has it too", || holds(1 - first)).await;
+    lock.rollback().await.unwrap();
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    send_signal(both[first].pid(), Signal::CONT);
+    stack.wait_until_drained().await;
+    wait_for_traces(&collector, 2).await;
+    let arrived = traces(&collector);
+    assert_eq!(arrived.len(), 2);
+    assert_eq!(arrived[0].process.trace_id, arrived[1].process.trace_id);
+    assert_ne!(arrived[0].process.id, arrived[1].process.id);
+    let redelivered = kept(&arrived, "redelivered");
+    let slow = kept(&arrived, "slow");
+    assert_eq!(redelivered[0].process.attribute("ganesh.deliveries"), "2");
+    assert_eq!(slow[0].process.attribute("ganesh.deliveries"), "1");
+    let row: String = sqlx::query_scalar("SELECT trace_id FROM events")
+        .fetch_one(&stack.pool)
+        .await
+        .unwrap();
+    assert_eq!(row, arrived[0].process.trace_id);
+}
