@@ -15,7 +15,6 @@ mod subjects;
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::Uri;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
@@ -71,11 +70,10 @@ fn router(api: Api, token: Option<Secret>) -> Router {
     Router::new()
         .route("/v1/subjects/{subject}/latest", get(subjects::latest))
         .route("/v1/events/{id}", get(events::by_id))
-        .method_not_allowed_fallback(
-            |uri: Uri| async move { Problem::method_not_allowed().at(&uri) },
-        )
-        .fallback(|uri: Uri| async move { Problem::not_found("no such route").at(&uri) })
+        .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
+        .fallback(|| async { Problem::not_found("no such route") })
         .layer(middleware::from_fn_with_state(guard, guard::pass))
+        .layer(middleware::from_fn(problem::name_target))
         .with_state(api)
 }
 
