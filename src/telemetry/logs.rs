@@ -1,8 +1,8 @@
 //! Structured logs, and the subscriber that logs and spans share.
 
+mod rate_limit;
+
 use std::io::IsTerminal;
-use std::sync::Mutex;
-use std::time::{Duration, Instant};
 
 use opentelemetry_sdk::trace::SdkTracerProvider;
 use tracing::Subscriber;
@@ -14,6 +14,7 @@ use tracing_subscriber::{Layer, Registry, fmt};
 
 use super::traces;
 use crate::config::{LogFormat, TelemetryConfig};
+pub use rate_limit::RateLimit;
 
 /// Installs the process's subscriber: log lines on standard error (standard
 /// output belongs to what a command prints), spans to `provider` if there is one.
@@ -57,42 +58,5 @@ where
             .with_current_span(false)
             .with_filter(filter)
             .boxed()
-    }
-}
-
-/// Lets a repeated message through a few times a second, and counts the rest: what
-/// happens at the rate of messages must not fill a disk.
-#[derive(Debug, Default)]
-pub struct RateLimit(Mutex<Window>);
-
-#[derive(Debug, Default)]
-struct Window {
-    began: Option<Instant>,
-    said: u32,
-    suppressed: u64,
-}
-
-/// Lines of one kind in a second, at most.
-const LINES_A_SECOND: u32 = 10;
-
-impl RateLimit {
-    /// Whether to log now: then the number of lines that were suppressed since the
-    /// last one.
-    pub fn allow(&self) -> Option<u64> {
-        let mut window = self
-            .0
-            .lock()
-            .expect("nothing panics while it holds this lock");
-        let over = |began: Instant| began.elapsed() >= Duration::from_secs(1);
-        if window.began.is_none_or(over) {
-            window.began = Some(Instant::now());
-            window.said = 0;
-        }
-        if window.said >= LINES_A_SECOND {
-            window.suppressed += 1;
-            return None;
-        }
-        window.said += 1;
-        Some(std::mem::take(&mut window.suppressed))
     }
 }
