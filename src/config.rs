@@ -21,6 +21,7 @@ pub(crate) use reader::parse_duration;
 pub use reader::{ConfigErrors, Reader};
 pub use secret::{Secret, SecretUrl};
 pub use settings::{SETTINGS, Setting};
+pub(crate) use sources::given;
 pub use sources::{arguments, reader};
 
 use crate::messaging::streams::DLQ_SUBJECTS;
