@@ -8,6 +8,7 @@
 pub mod admin;
 mod events;
 mod guard;
+pub mod log_level;
 mod parameters;
 mod problem;
 mod server;

@@ -5,6 +5,7 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::StatusCode;
 use axum::http::header::CONTENT_TYPE;
+use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use metrics_exporter_prometheus::PrometheusHandle;
@@ -12,8 +13,9 @@ use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::server;
+use super::{log_level, problem, server};
 use crate::telemetry::Health;
+use crate::telemetry::logs::LogFilter;
 
 /// Prometheus's text format.
 const METRICS_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -27,9 +29,11 @@ pub struct Admin {
     pub health: Health,
     /// The recorder of the process.
     pub metrics: PrometheusHandle,
+    /// Which lines are logged.
+    pub log_filter: LogFilter,
 }
 
-/// Serves `/livez`, `/readyz` and `/metrics` until `stop` is cancelled.
+/// Serves the admin endpoints until `stop` is cancelled.
 pub async fn serve(listener: TcpListener, admin: Admin, stop: CancellationToken) {
     server::serve(listener, router(admin), CONNECTIONS_MAX, stop).await;
 }
@@ -39,6 +43,8 @@ fn router(admin: Admin) -> Router {
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
+        .route("/log-level", get(log_level::show).put(log_level::change))
+        .layer(middleware::from_fn(problem::name_target))
         .with_state(admin)
 }
 

@@ -25,6 +25,7 @@ use crate::messaging::{Held, connection, consumer, held, lag};
 use crate::pipeline::{self, Parts};
 use crate::storage::queries::Reads;
 use crate::storage::{EventWriter, classify, partitions, pool, schema};
+use crate::telemetry::logs::LogFilter;
 use crate::telemetry::{Health, Metrics, metrics};
 
 /// Kept of the grace period for what follows the pipeline: releases, the last flush
@@ -43,7 +44,7 @@ pub(super) fn command() -> Command {
         .about("Take events from JetStream, land them in Postgres, serve reads over HTTP")
 }
 
-pub(super) async fn run(config: Config) -> Result<(), Failure> {
+pub(super) async fn run(config: Config, log_filter: LogFilter) -> Result<(), Failure> {
     let recorder = metrics::install_recorder()?;
     let metrics = Metrics::register();
     let health = Health::new(metrics.clone());
@@ -51,14 +52,12 @@ pub(super) async fn run(config: Config) -> Result<(), Failure> {
     let stop = stop_on_signal()?;
     // Background tasks live on while the pipeline drains.
     let background = CancellationToken::new();
-    let serving = serve(
-        &config,
-        recorder,
-        metrics,
-        health.clone(),
-        &stop,
-        &background,
-    );
+    let admin = admin::Admin {
+        health: health.clone(),
+        metrics: recorder,
+        log_filter,
+    };
+    let serving = serve(&config, admin, metrics, health.clone(), &stop, &background);
     tokio::select! {
         result = serving => result,
         () = stopped_before_start(&stop, &health, config.shutdown_grace) => Ok(()),
@@ -67,7 +66,7 @@ pub(super) async fn run(config: Config) -> Result<(), Failure> {
 
 async fn serve(
     config: &Config,
-    recorder: PrometheusHandle,
+    admin: admin::Admin,
     metrics: Metrics,
     health: Health,
     stop: &CancellationToken,
@@ -75,15 +74,8 @@ async fn serve(
 ) -> Result<(), Failure> {
     let admin_listener = bind("GANESH_ADMIN_ADDR", config.http.admin_addr).await?;
     let api_listener = bind("GANESH_HTTP_ADDR", config.http.api_addr).await?;
-    tokio::spawn(run_recorder_upkeep(recorder.clone()));
-    tokio::spawn(admin::serve(
-        admin_listener,
-        admin::Admin {
-            health: health.clone(),
-            metrics: recorder,
-        },
-        background.clone(),
-    ));
+    tokio::spawn(run_recorder_upkeep(admin.metrics.clone()));
+    tokio::spawn(admin::serve(admin_listener, admin, background.clone()));
 
     let deadline = Deadline::after(config.startup_timeout);
     let pool = prepare_postgres(config, &metrics, deadline).await?;

@@ -3,6 +3,7 @@
 
 use std::fmt::Write;
 
+use ganesh::api::log_level::FOR;
 use ganesh::config::{SETTINGS, Setting};
 use ganesh::produce::options::{OPTIONS, Options};
 
@@ -17,9 +18,10 @@ const HEAD: &str = "\
 ";
 
 /// Each part, under its heading.
-const PARTS: [(&str, &[Setting]); 2] = [
+const PARTS: [(&str, &[Setting]); 3] = [
     ("", SETTINGS),
     ("\n# ganesh produce\n", OPTIONS),
+    ("\n# ganesh log-level\n", &[FOR]),
 ];
 
 fn from_code() -> String {
