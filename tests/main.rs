@@ -15,6 +15,7 @@ mod configuration;
 mod doctor;
 mod exactly_once;
 mod http;
+mod logs;
 mod newest;
 mod partitions;
 mod produce;
