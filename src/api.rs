@@ -8,6 +8,7 @@
 pub mod admin;
 mod events;
 mod guard;
+pub mod log_level;
 mod parameters;
 mod problem;
 mod server;
@@ -16,7 +17,6 @@ mod subjects;
 
 use axum::Router;
 use axum::body::Body;
-use axum::http::Uri;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
@@ -72,11 +72,10 @@ fn router(api: Api, token: Option<Secret>) -> Router {
     Router::new()
         .route("/v1/subjects/{subject}/latest", get(subjects::latest))
         .route("/v1/events/{id}", get(events::by_id))
-        .method_not_allowed_fallback(
-            |uri: Uri| async move { Problem::method_not_allowed().at(&uri) },
-        )
-        .fallback(|uri: Uri| async move { Problem::not_found("no such route").at(&uri) })
+        .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
+        .fallback(|| async { Problem::not_found("no such route") })
         .layer(middleware::from_fn_with_state(guard, guard::pass))
+        .layer(middleware::from_fn(problem::name_target))
         .with_state(api)
 }
 

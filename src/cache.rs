@@ -32,9 +32,9 @@ mod read;
 mod scripts;
 mod write;
 
+use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
-use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use tokio::sync::Notify;
@@ -47,12 +47,15 @@ use crate::config::CacheConfig;
 use crate::error::Code;
 use crate::storage::queries::Reads;
 use crate::telemetry::catalogue::CacheRequest;
+use crate::telemetry::logs::RateLimit;
 use crate::telemetry::{Health, Metrics};
 use link::Link;
 use scripts::Scripts;
 
 /// An event whose JSON is larger is answered from Postgres and not kept in the cache.
 pub const STATE_MAX_BYTES: usize = 256 * 1024;
+/// The same failure again and again is logged this often.
+const SAY_EVERY: Duration = Duration::from_secs(10);
 
 /// The cache of this process. Cloning clones an `Arc`.
 #[derive(Clone)]
@@ -73,8 +76,9 @@ struct Inner {
     known: ArcSwapOption<epoch::Known>,
     /// Reads in a row without an answer in time.
     late_reads: AtomicU32,
-    /// The failure that was logged last.
-    said: Mutex<Option<(Instant, Code)>>,
+    /// For each code, in the order of [`Code::ALL`]: an outage is one line now and then, and
+    /// another failure on top of it is a line at once.
+    said: [RateLimit; Code::ALL.len()],
 }
 
 impl Cache {
@@ -99,7 +103,7 @@ impl Cache {
             dropped: Notify::new(),
             known: ArcSwapOption::empty(),
             late_reads: AtomicU32::new(0),
-            said: Mutex::new(None),
+            said: Code::ALL.map(|_| RateLimit::new(1, SAY_EVERY)),
         })))
     }
 

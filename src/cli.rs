@@ -1,7 +1,9 @@
 //! The command line: one file per subcommand, and what they share.
 
+mod admin_client;
 mod doctor;
 mod healthcheck;
+mod log_level;
 mod migrate;
 mod produce;
 mod serve;
@@ -12,7 +14,8 @@ use std::process::ExitCode;
 use clap::{ArgMatches, Command};
 
 use crate::config::{Config, ConfigErrors, arguments, reader};
-use crate::telemetry::{logs, traces};
+use crate::telemetry::logs::{self, LogFile};
+use crate::telemetry::traces;
 
 /// How a command ends when it does not end well.
 #[derive(Debug)]
@@ -46,6 +49,7 @@ pub fn command() -> Command {
         .subcommand(migrate::command().args(arguments()))
         .subcommand(doctor::command().args(arguments()))
         .subcommand(healthcheck::command().args(arguments()))
+        .subcommand(log_level::command().args(arguments()))
 }
 
 /// Runs the subcommand that the process was started with.
@@ -98,20 +102,22 @@ fn read_dotenv() -> Result<(), String> {
 
 fn run(name: &str, matches: &ArgMatches) -> Result<(), Failure> {
     let config = read_config(name, matches).map_err(|errors| Failure::Usage(errors.to_string()))?;
+    let log_file = open_log_file(&config)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
     let result = runtime.block_on(async {
         let tracing = traces::start(&config.telemetry)?;
         let provider = tracing.as_ref().map(|tracing| &tracing.provider);
-        logs::install(&config.telemetry, provider)?;
+        let log_filter = logs::install(&config.telemetry, provider, log_file.clone())?;
         let spans = tracing.as_ref().map(|tracing| tracing.queue.clone());
         let result = match name {
-            "serve" => serve::run(config, spans).await,
+            "serve" => serve::run(config, spans, log_filter).await,
             "produce" => produce::run(config, matches, spans).await,
             "migrate" => migrate::run(config).await,
             "doctor" => doctor::run(config).await,
             "healthcheck" => healthcheck::run(config).await,
+            "log-level" => log_level::run(config, matches).await,
             _ => unreachable!("clap knows no other subcommand"),
         };
         if let Some(tracing) = tracing {
@@ -121,16 +127,39 @@ fn run(name: &str, matches: &ArgMatches) -> Result<(), Failure> {
     });
     // Not `drop`, which waits for what cannot be cancelled: a look-up of a host's name.
     runtime.shutdown_background();
+    if let Some(log_file) = log_file {
+        log_file.flush();
+    }
     result
 }
 
 fn read_config(name: &str, matches: &ArgMatches) -> Result<Config, ConfigErrors> {
     let mut reader = reader(matches, |variable| std::env::var_os(variable));
-    match name {
-        "produce" => reader.set_default("OTEL_SERVICE_NAME", "ganesh-produce"),
-        // What they find is their output; the way there is not.
-        "doctor" | "healthcheck" => reader.set_default("GANESH_LOG", "error"),
-        _ => {}
+    if name == "produce" {
+        reader.set_default("OTEL_SERVICE_NAME", "ganesh-produce");
     }
-    Config::read(reader)
+    // What they find is their output; the way there is not.
+    let asks = matches!(name, "doctor" | "healthcheck" | "log-level");
+    if asks {
+        reader.set_default("GANESH_LOG", "error");
+    }
+    let mut config = Config::read(reader)?;
+    if asks {
+        // Who looks at a process, as another user perhaps, has no business in its log.
+        config.telemetry.log_dir = None;
+    }
+    Ok(config)
+}
+
+fn open_log_file(config: &Config) -> Result<Option<LogFile>, Failure> {
+    let Some(folder) = &config.telemetry.log_dir else {
+        return Ok(None);
+    };
+    LogFile::open(folder).map(Some).map_err(|error| {
+        Failure::Usage(format!(
+            "GANESH_LOG_DIR={}: {error}: expected a folder that is there or can be made, and in \
+             which app.log can be written",
+            folder.display()
+        ))
+    })
 }

@@ -5,6 +5,7 @@
 //! default and its help stand, and the only place. Reading it collects every
 //! mistake before it gives up, so that a user corrects them all at once.
 
+pub(crate) mod log_filter;
 mod reader;
 mod secret;
 mod settings;
@@ -13,6 +14,7 @@ mod subjects;
 
 use std::fmt;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
@@ -21,6 +23,7 @@ pub(crate) use reader::parse_duration;
 pub use reader::{ConfigErrors, Reader};
 pub use secret::{Secret, SecretUrl};
 pub use settings::{SETTINGS, Setting};
+pub(crate) use sources::given;
 pub use sources::{arguments, reader};
 pub use subjects::pattern_of;
 
@@ -136,6 +139,8 @@ pub struct TelemetryConfig {
     pub log_filter: String,
     /// How a log line looks.
     pub log_format: LogFormat,
+    /// The folder of `app.log`, which gets every line too.
+    pub log_dir: Option<PathBuf>,
     /// Whether spans are exported over OTLP.
     pub traces: TracesExporter,
     /// Where the OTLP collector listens (gRPC).
@@ -338,6 +343,7 @@ impl TelemetryConfig {
                     ("json", LogFormat::Json),
                 ],
             ),
+            log_dir: r.optional("GANESH_LOG_DIR").map(PathBuf::from),
             traces: r.one_of(
                 "OTEL_TRACES_EXPORTER",
                 &[

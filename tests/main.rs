@@ -16,6 +16,7 @@ mod doctor;
 mod exactly_once;
 mod http;
 mod lag;
+mod logs;
 mod newest;
 mod openmetrics;
 mod partitions;

@@ -5,13 +5,15 @@ use axum::Router;
 use axum::extract::State;
 use axum::http::header::{ACCEPT, CONTENT_TYPE};
 use axum::http::{HeaderMap, StatusCode};
+use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::{server, slow};
+use super::{log_level, problem, server, slow};
+use crate::telemetry::logs::LogFilter;
 use crate::telemetry::openmetrics::{self, Format};
 use crate::telemetry::recorder::Recorded;
 use crate::telemetry::slow::SlowLog;
@@ -31,9 +33,11 @@ pub struct Admin {
     pub metrics: Metrics,
     /// What `/debug/slow` shows.
     pub slow: SlowLog,
+    /// Which lines are logged.
+    pub log_filter: LogFilter,
 }
 
-/// Serves `/livez`, `/readyz`, `/metrics` and `/debug/slow` until `stop` is cancelled.
+/// Serves the admin endpoints until `stop` is cancelled.
 pub async fn serve(listener: TcpListener, admin: Admin, stop: CancellationToken) {
     server::serve(listener, router(admin), CONNECTIONS_MAX, stop).await;
 }
@@ -47,6 +51,8 @@ fn router(admin: Admin) -> Router {
             "/debug/slow",
             get(|State(admin): State<Admin>| async move { slow::answer(&admin.slow) }),
         )
+        .route("/log-level", get(log_level::show).put(log_level::change))
+        .layer(middleware::from_fn(problem::name_target))
         .with_state(admin)
 }
 

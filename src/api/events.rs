@@ -28,17 +28,6 @@ pub(super) async fn by_id(
     State(api): State<Api>,
     params: Result<RawPathParams, RawPathParamsRejection>,
     uri: Uri,
-) -> Response {
-    match answer(&api, params, &uri).await {
-        Ok(response) => response,
-        Err(problem) => problem.at(&uri),
-    }
-}
-
-async fn answer(
-    api: &Api,
-    params: Result<RawPathParams, RawPathParamsRejection>,
-    uri: &Uri,
 ) -> Result<Response, Problem> {
     let id = parameters::segment(params, "id")?;
     let [source, time] = parameters::query(uri.query(), ["source", "time"])?;

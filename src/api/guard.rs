@@ -7,7 +7,7 @@ use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::AUTHORIZATION;
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
 use axum::middleware::Next;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use opentelemetry::propagation::Extractor;
 use subtle::ConstantTimeEq;
 use tokio::sync::Semaphore;
@@ -61,7 +61,8 @@ pub(super) async fn pass(State(guard): State<Guard>, request: Request, next: Nex
     let route = request.extensions().get::<MatchedPath>().cloned();
     let route = route.as_ref().map_or("other", MatchedPath::as_str);
     let span = span(&request, route);
-    let response = answer(&guard, request, next).instrument(span.clone()).await;
+    let answer = answer(&guard, request, next).instrument(span.clone()).await;
+    let response = answer.into_response();
     let status = response.status().as_u16();
     span.record("http.response.status_code", status);
     if response.status().is_server_error() {
@@ -72,18 +73,14 @@ pub(super) async fn pass(State(guard): State<Guard>, request: Request, next: Nex
     response
 }
 
-async fn answer(guard: &Guard, request: Request, next: Next) -> Response {
-    let uri = request.uri().clone();
-    if let Err(problem) = guard.admit(&request) {
-        return problem.at(&uri);
-    }
+async fn answer(guard: &Guard, request: Request, next: Next) -> Result<Response, Problem> {
+    guard.admit(&request)?;
     let Ok(_permit) = guard.permits.try_acquire() else {
-        return Problem::unavailable("too many requests at the same time").at(&uri);
+        return Err(Problem::unavailable("too many requests at the same time"));
     };
-    match tokio::time::timeout(REQUEST_LIMIT, next.run(request)).await {
-        Ok(response) => response,
-        Err(_) => Problem::timeout("no answer in time").at(&uri),
-    }
+    tokio::time::timeout(REQUEST_LIMIT, next.run(request))
+        .await
+        .map_err(|_| Problem::timeout("no answer in time"))
 }
 
 fn check_token(headers: &HeaderMap, token: &str) -> Result<(), Problem> {

@@ -1,10 +1,12 @@
 //! Errors of the API: RFC 9457 problem details.
 
 use axum::body::Body;
+use axum::extract::Request;
 use axum::http::header::{
     CACHE_CONTROL, CONTENT_TYPE, HeaderName, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE,
 };
 use axum::http::{StatusCode, Uri};
+use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
@@ -37,6 +39,11 @@ impl Problem {
     /// 400: the request cannot be understood.
     pub(super) fn bad_request(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, detail)
+    }
+
+    /// 403: not from there.
+    pub(super) fn forbidden(detail: impl Into<String>) -> Self {
+        Self::new(StatusCode::FORBIDDEN, detail)
     }
 
     /// 404: there is no such thing.
@@ -84,26 +91,44 @@ impl Problem {
         problem
     }
 
-    /// The answer to a request for this target.
-    pub(super) fn at(self, uri: &Uri) -> Response {
+    /// The body of the answer to a request for this target.
+    fn body(&self, uri: &Uri) -> String {
         let path = uri.path();
         // A path may come with characters that should have been percent-encoded.
         let instance = &path[..path.floor_char_boundary(INSTANCE_MAX_BYTES)];
-        let body = json!({
+        json!({
             "type": "about:blank",
             "title": self.status.canonical_reason(),
             "status": self.status.as_u16(),
             "detail": self.detail,
             "instance": instance,
-        });
+        })
+        .to_string()
+    }
+}
+
+/// Without the body, which [`name_target`] adds: it knows the request.
+impl IntoResponse for Problem {
+    fn into_response(mut self) -> Response {
         let headers = [
             (CONTENT_TYPE, "application/problem+json"),
             (CACHE_CONTROL, "no-store"),
         ];
-        let mut response = (self.status, headers, Body::from(body.to_string())).into_response();
-        response.headers_mut().extend(self.header);
+        let mut response = (self.status, headers).into_response();
+        response.headers_mut().extend(self.header.take());
+        response.extensions_mut().insert(self);
         response
     }
+}
+
+/// The outermost middleware: gives a [`Problem`] its body.
+pub(super) async fn name_target(request: Request, next: Next) -> Response {
+    let uri = request.uri().clone();
+    let mut response = next.run(request).await;
+    if let Some(problem) = response.extensions_mut().remove::<Problem>() {
+        *response.body_mut() = Body::from(problem.body(&uri));
+    }
+    response
 }
 
 /// A dependency failed. Its words stay in the log: they are not the caller's business.

@@ -1,11 +1,16 @@
 //! A listener, bounded: so many connections, so long for a request's head, so long to end.
 
 use std::io;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
+use axum::extract::ConnectInfo;
+use hyper::Request;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
@@ -35,8 +40,9 @@ pub(super) async fn serve(
     let mut connections = JoinSet::new();
     while let Some(accepted) = stop.run_until_cancelled(accept(&listener, &permits)).await {
         match accepted {
-            Ok((stream, permit)) => {
-                connections.spawn(connection(stream, router.clone(), stop.clone(), permit));
+            Ok((stream, peer, permit)) => {
+                let (router, stop) = (router.clone(), stop.clone());
+                connections.spawn(connection(stream, router, peer, stop, permit));
             }
             Err(error) => {
                 tracing::debug!(%error, "connection not accepted");
@@ -54,21 +60,26 @@ pub(super) async fn serve(
 async fn accept(
     listener: &TcpListener,
     permits: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, OwnedSemaphorePermit)> {
+) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
     let permit = permits.clone().acquire_owned().await;
     let permit = permit.expect("nobody closes this semaphore");
-    let (stream, _) = listener.accept().await?;
+    let (stream, peer) = listener.accept().await?;
     stream.set_nodelay(true)?;
-    Ok((stream, permit))
+    Ok((stream, peer, permit))
 }
 
 async fn connection(
     stream: TcpStream,
     router: Router,
+    peer: SocketAddr,
     stop: CancellationToken,
     _permit: OwnedSemaphorePermit,
 ) {
-    let service = TowerToHyperService::new(router.into_service::<hyper::body::Incoming>());
+    let router = TowerToHyperService::new(router.into_service::<Incoming>());
+    let service = service_fn(move |mut request: Request<Incoming>| {
+        request.extensions_mut().insert(ConnectInfo(peer));
+        router.call(request)
+    });
     let mut served = std::pin::pin!(
         http1::Builder::new()
             .timer(TokioTimer::new())

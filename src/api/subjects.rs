@@ -6,7 +6,7 @@ use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::{RawPathParams, State};
 use axum::http::header::{AGE, HeaderName};
 use axum::http::{HeaderValue, Uri};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 
 use super::problem::Problem;
 use super::{Api, event_response, parameters};
@@ -19,17 +19,6 @@ pub(super) async fn latest(
     State(api): State<Api>,
     params: Result<RawPathParams, RawPathParamsRejection>,
     uri: Uri,
-) -> Response {
-    match answer(&api, params, &uri).await {
-        Ok(response) => response,
-        Err(problem) => problem.at(&uri),
-    }
-}
-
-async fn answer(
-    api: &Api,
-    params: Result<RawPathParams, RawPathParamsRejection>,
-    uri: &Uri,
 ) -> Result<Response, Problem> {
     let subject = parameters::segment(params, "subject")?;
     let [] = parameters::query(uri.query(), [])?;
@@ -37,7 +26,7 @@ async fn answer(
     let answer = answer.map_err(|error| api.failed(&error))?;
     let mut response = match answer.event {
         Some(event) => event_response(event),
-        None => Problem::not_found("no event has this subject").at(uri),
+        None => Problem::not_found("no event has this subject").into_response(),
     };
     let (status, age) = describe(answer.origin);
     let headers = response.headers_mut();

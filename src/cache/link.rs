@@ -170,12 +170,8 @@ impl Cache {
 
     /// A failure for the log; the same one again and again is said once in a while.
     pub(super) fn say(&self, error: &Error) {
-        const QUIET: Duration = Duration::from_secs(10);
-        let mut said = self.0.said.lock().expect("nobody panics while holding it");
-        let again = said.is_some_and(|(at, code)| at.elapsed() < QUIET && code == error.code);
-        if !again {
-            *said = Some((Instant::now(), error.code));
-            tracing::warn!(%error, "the cache fails; reads go to Postgres where they must");
+        if let Some(suppressed) = self.0.said[error.code as usize].allow() {
+            tracing::warn!(%error, suppressed, "the cache fails; reads go to Postgres where they must");
         }
     }
 }

@@ -1,12 +1,15 @@
 //! `ganesh produce`.
 
+use std::collections::HashMap;
+use std::ffi::OsString;
+
 use anyhow::anyhow;
-use clap::{Arg, ArgMatches, Command};
+use clap::{Arg, ArgMatches, Command, value_parser};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::Failure;
 use super::startup::{Deadline, wait_for};
-use crate::config::{Config, Setting};
+use crate::config::{Config, Setting, given};
 use crate::produce::options::{OPTIONS, Options, flag};
 use crate::produce::report::Report;
 use crate::produce::{self, Error, Stop, Target, connect};
@@ -39,6 +42,7 @@ fn argument(option: &Setting) -> Arg {
     let arg = Arg::new(option.env)
         .long(flag(option))
         .env(option.env)
+        .value_parser(value_parser!(OsString))
         .value_name("VALUE")
         .help(option.help)
         .help_heading("Producer");
@@ -60,8 +64,7 @@ pub(super) async fn run(
     matches: &ArgMatches,
     spans: Option<SpanQueue>,
 ) -> Result<(), Failure> {
-    let options =
-        Options::read(|env| matches.get_one::<String>(env).cloned()).map_err(Failure::Usage)?;
+    let options = read_options(matches).map_err(Failure::Usage)?;
     let stop = Stop::default();
     listen(&stop)?;
     let found = stop.sending.run_until_cancelled(find(&config, &options));
@@ -79,6 +82,24 @@ pub(super) async fn run(
         failed => Err(Failure::Running(anyhow!(
             "{failed} messages were not acknowledged within 90 s: the stream may hold them or not"
         ))),
+    }
+}
+
+/// All mistakes at once, one a line.
+fn read_options(matches: &ArgMatches) -> Result<Options, String> {
+    let mut values = HashMap::new();
+    let mut mistakes = Vec::new();
+    for option in OPTIONS {
+        match given(option, matches, |variable| std::env::var_os(variable)) {
+            Ok(value) => values.extend(value.map(|value| (option.env, value))),
+            Err(mistake) => mistakes.push(mistake),
+        }
+    }
+    let options = Options::read(|env| values.get(env).cloned());
+    match options {
+        Ok(options) if mistakes.is_empty() => Ok(options),
+        Ok(_) => Err(mistakes.join("\n")),
+        Err(further) => Err([mistakes, vec![further]].concat().join("\n")),
     }
 }
 

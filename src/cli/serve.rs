@@ -26,7 +26,8 @@ use crate::pipeline::observe::Observer;
 use crate::pipeline::{self, Parts};
 use crate::storage::queries::Reads;
 use crate::storage::{EventWriter, classify, partitions, pool, schema};
-use crate::telemetry::recorder::{self, Recorded};
+use crate::telemetry::logs::LogFilter;
+use crate::telemetry::recorder;
 use crate::telemetry::slow::SlowLog;
 use crate::telemetry::span_queue::SpanQueue;
 use crate::telemetry::{Health, Metrics, runtime};
@@ -44,7 +45,11 @@ pub(super) fn command() -> Command {
         .about("Take events from JetStream, land them in Postgres, serve reads over HTTP")
 }
 
-pub(super) async fn run(config: Config, spans: Option<SpanQueue>) -> Result<(), Failure> {
+pub(super) async fn run(
+    config: Config,
+    spans: Option<SpanQueue>,
+    log_filter: LogFilter,
+) -> Result<(), Failure> {
     let recorded = recorder::install()?;
     let metrics = Metrics::register(&recorded.histograms);
     if let Some(spans) = &spans {
@@ -55,9 +60,16 @@ pub(super) async fn run(config: Config, spans: Option<SpanQueue>) -> Result<(), 
     let stop = stop_on_signal()?;
     // Background tasks live on while the pipeline drains.
     let background = CancellationToken::new();
+    let admin = admin::Admin {
+        health: health.clone(),
+        recorded,
+        metrics: metrics.clone(),
+        slow: SlowLog::default(),
+        log_filter,
+    };
     let serving = serve(
         &config,
-        recorded,
+        admin,
         metrics,
         health.clone(),
         spans,
@@ -72,27 +84,18 @@ pub(super) async fn run(config: Config, spans: Option<SpanQueue>) -> Result<(), 
 
 async fn serve(
     config: &Config,
-    recorded: Recorded,
+    admin: admin::Admin,
     metrics: Metrics,
     health: Health,
     spans: Option<SpanQueue>,
     stop: &CancellationToken,
     background: &CancellationToken,
 ) -> Result<(), Failure> {
-    let slow = SlowLog::default();
+    let slow = admin.slow.clone();
     let admin_listener = bind("GANESH_ADMIN_ADDR", config.http.admin_addr).await?;
     let api_listener = bind("GANESH_HTTP_ADDR", config.http.api_addr).await?;
     tokio::spawn(runtime::watch(metrics.clone(), background.clone()));
-    tokio::spawn(admin::serve(
-        admin_listener,
-        admin::Admin {
-            health: health.clone(),
-            recorded,
-            metrics: metrics.clone(),
-            slow: slow.clone(),
-        },
-        background.clone(),
-    ));
+    tokio::spawn(admin::serve(admin_listener, admin, background.clone()));
 
     let (pool, client, consumer) = prepare(config, &health, &metrics)
         .instrument(tracing::info_span!("start-up"))

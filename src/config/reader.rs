@@ -6,8 +6,7 @@ use std::net::SocketAddr;
 use std::str::FromStr;
 use std::time::Duration;
 
-use tracing_subscriber::filter::LevelFilter;
-
+use super::log_filter;
 use super::secret::{SecretUrl, redact, split};
 use super::settings::SETTINGS;
 use super::subjects;
@@ -226,19 +225,9 @@ impl Reader {
     }
 
     pub(super) fn log_filter(&mut self, env: &'static str) -> String {
-        self.parse(
-            env,
-            "a level (error, warn, info, debug, trace) or directives such as ganesh=debug,info",
-            |raw| {
-                tracing_subscriber::EnvFilter::try_new(raw).ok()?;
-                // The library takes any lone word for a module, and then logs nothing else.
-                let known = |directive: &str| {
-                    directive.contains(['=', '[']) || LevelFilter::from_str(directive).is_ok()
-                };
-                let good = raw.contains('[') || raw.split(',').all(|part| known(part.trim()));
-                (good && !raw.is_empty()).then(|| raw.to_owned())
-            },
-        )
+        self.parse(env, log_filter::EXPECTED, |raw| {
+            log_filter::is_log_filter(raw).then(|| raw.to_owned())
+        })
     }
 
     /// `key=value` pairs as in `OTEL_RESOURCE_ATTRIBUTES`, values percent-encoded

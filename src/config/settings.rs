@@ -136,7 +136,7 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "GANESH_ADMIN_ADDR",
         "127.0.0.1:9464",
-        "Where /livez, /readyz and /metrics are served",
+        "Where /livez, /readyz, /metrics and /log-level are served",
     ),
     setting(
         "GANESH_API_TOKEN",
@@ -162,6 +162,11 @@ pub const SETTINGS: &[Setting] = &[
         "GANESH_LOG_FORMAT",
         "auto",
         "text, json, or auto: text on a terminal, JSON elsewhere",
+    ),
+    setting(
+        "GANESH_LOG_DIR",
+        "",
+        "Folder in which serve, produce and migrate also write every log line, as JSON, to app.log",
     ),
     setting(
         "GANESH_TRACE_SLOW_MS",

@@ -1,98 +1,89 @@
 //! Structured logs, and the subscriber that logs and spans share.
+//!
+//! A line goes to standard error (standard output belongs to what a command prints): as text on
+//! a terminal, as JSON elsewhere, unless `GANESH_LOG_FORMAT` says otherwise. With
+//! `GANESH_LOG_DIR` it also goes to `app.log` there, always as JSON.
 
-use std::io::IsTerminal;
-use std::sync::Mutex;
-use std::time::{Duration, Instant};
+mod file;
+mod filter;
+mod rate_limit;
+mod trace_ids;
+
+use std::io::{self, IsTerminal};
 
 use opentelemetry_sdk::trace::SdkTracerProvider;
-use tracing::Subscriber;
-use tracing_subscriber::filter::{EnvFilter, LevelFilter};
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::{Format, JsonFields};
+use tracing_subscriber::fmt::writer::MakeWriterExt;
 use tracing_subscriber::layer::SubscriberExt;
-use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::{SubscriberInitExt, TryInitError};
-use tracing_subscriber::{Layer, Registry, fmt};
+use tracing_subscriber::{Layer, Registry, fmt, reload};
 
 use super::traces;
 use crate::config::{LogFormat, TelemetryConfig};
+pub use file::LogFile;
+pub use filter::{LogFilter, State as FilterState};
+pub use rate_limit::RateLimit;
+use trace_ids::WithTraceIds;
 
-/// Installs the process's subscriber: log lines on standard error (standard
-/// output belongs to what a command prints), spans to `provider` if there is one.
+/// A destination and how lines look there.
+type Lines = Box<dyn Layer<Registry> + Send + Sync>;
+
+/// Installs the process's subscriber: log lines to standard error and to `file` if there is
+/// one, spans to `provider` if there is one. Which lines, the answer can change.
 ///
 /// # Errors
 /// When a subscriber is installed already.
 pub fn install(
     config: &TelemetryConfig,
     provider: Option<&SdkTracerProvider>,
-) -> Result<(), TryInitError> {
+    file: Option<LogFile>,
+) -> Result<LogFilter, TryInitError> {
+    let (filter, handle) = reload::Layer::new(filter::parse(&config.log_filter));
     Registry::default()
-        .with(log_layer(config))
+        .with(lines(config.log_format, file).with_filter(filter))
         .with(provider.map(traces::layer))
-        .try_init()
+        .try_init()?;
+    Ok(LogFilter::new(config.log_filter.clone(), handle))
 }
 
-fn log_layer<S>(config: &TelemetryConfig) -> Box<dyn Layer<S> + Send + Sync>
-where
-    S: Subscriber + for<'span> LookupSpan<'span>,
-{
-    let filter = EnvFilter::builder()
-        .with_default_directive(LevelFilter::INFO.into())
-        .parse_lossy(&config.log_filter)
-        // The exporter complains at every batch while no collector listens;
-        // running without one is a supported way to run.
-        .add_directive("opentelemetry=off".parse().expect("a valid directive"))
-        .add_directive("opentelemetry_sdk=off".parse().expect("a valid directive"))
-        .add_directive("opentelemetry_otlp=off".parse().expect("a valid directive"));
-    let text = match config.log_format {
-        LogFormat::Auto => std::io::stderr().is_terminal(),
+/// One layer for each format: two of the same one would both keep a span's fields, and say
+/// them twice.
+fn lines(format: LogFormat, file: Option<LogFile>) -> Vec<Lines> {
+    let terminal = io::stderr().is_terminal();
+    let as_text = match format {
+        LogFormat::Auto => terminal,
         LogFormat::Text => true,
         LogFormat::Json => false,
     };
-    let layer = fmt::layer().with_writer(std::io::stderr);
-    if text {
-        layer.with_target(false).with_filter(filter).boxed()
-    } else {
-        layer
-            .json()
-            .flatten_event(true)
-            .with_current_span(false)
-            .with_filter(filter)
-            .boxed()
+    match (as_text, file) {
+        (true, None) => vec![text(terminal)],
+        (true, Some(file)) => vec![text(terminal), json(file)],
+        (false, None) => vec![json(io::stderr)],
+        (false, Some(file)) => vec![json(io::stderr.and(file))],
     }
 }
 
-/// Lets a repeated message through a few times a second, and counts the rest: what
-/// happens at the rate of messages must not fill a disk.
-#[derive(Debug, Default)]
-pub struct RateLimit(Mutex<Window>);
-
-#[derive(Debug, Default)]
-struct Window {
-    began: Option<Instant>,
-    said: u32,
-    suppressed: u64,
+fn text(terminal: bool) -> Lines {
+    // https://no-color.org: whatever its value, if it is not empty.
+    let colour = terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    let format = Format::default().with_target(false).with_ansi(colour);
+    fmt::layer()
+        .with_ansi(colour)
+        .event_format(WithTraceIds::in_text(format))
+        .with_writer(io::stderr)
+        .boxed()
 }
 
-/// Lines of one kind in a second, at most.
-const LINES_A_SECOND: u32 = 10;
-
-impl RateLimit {
-    /// Whether to log now: then the number of lines that were suppressed since the
-    /// last one.
-    pub fn allow(&self) -> Option<u64> {
-        let mut window = self
-            .0
-            .lock()
-            .expect("nothing panics while it holds this lock");
-        let over = |began: Instant| began.elapsed() >= Duration::from_secs(1);
-        if window.began.is_none_or(over) {
-            window.began = Some(Instant::now());
-            window.said = 0;
-        }
-        if window.said >= LINES_A_SECOND {
-            window.suppressed += 1;
-            return None;
-        }
-        window.said += 1;
-        Some(std::mem::take(&mut window.suppressed))
-    }
+fn json(writer: impl for<'w> MakeWriter<'w> + Send + Sync + 'static) -> Lines {
+    let format = Format::default()
+        .json()
+        .flatten_event(true)
+        .with_current_span(false);
+    fmt::layer()
+        .with_ansi(false)
+        .fmt_fields(JsonFields::new())
+        .event_format(WithTraceIds::in_json(format))
+        .with_writer(writer)
+        .boxed()
 }

@@ -3,7 +3,9 @@
 
 use std::fmt::Write;
 
-use ganesh::config::SETTINGS;
+use ganesh::api::log_level::FOR;
+use ganesh::config::{SETTINGS, Setting};
+use ganesh::produce::options::{OPTIONS, Options};
 
 use super::{in_folder_with, stderr};
 
@@ -13,14 +15,23 @@ const HEAD: &str = "\
 # Every setting of ganesh with its default. Copy this file to .env and take the # away from what
 # you change. Single quotes keep spaces, # and $ as they are: POSTGRES_URL='postgresql://…'
 # NAME_FILE instead of NAME names a file with the value, such as a mounted secret.
-# What the sample producer takes besides: ganesh produce --help
 ";
+
+/// Each part, under its heading.
+const PARTS: [(&str, &[Setting]); 3] = [
+    ("", SETTINGS),
+    ("\n# ganesh produce\n", OPTIONS),
+    ("\n# ganesh log-level\n", &[FOR]),
+];
 
 fn from_code() -> String {
     let mut text = HEAD.to_owned();
-    for setting in SETTINGS {
-        let (help, env, default) = (setting.help, setting.env, setting.default);
-        write!(text, "\n# {help}\n#{env}={default}\n").unwrap();
+    for (heading, settings) in PARTS {
+        text.push_str(heading);
+        for setting in settings {
+            let (help, env, default) = (setting.help, setting.env, setting.default);
+            write!(text, "\n# {help}\n#{env}={default}\n").unwrap();
+        }
     }
     text
 }
@@ -60,7 +71,8 @@ fn env_example_changes_nothing_as_it_is_and_is_valid_when_uncommented() {
         .filter(|line| line.starts_with('#') && !line.starts_with("# "))
         .flat_map(|line| [&line[1..], "\n"])
         .collect();
-    assert_eq!(uncommented.lines().count(), SETTINGS.len());
+    let settings: usize = PARTS.iter().map(|(_, settings)| settings.len()).sum();
+    assert_eq!(uncommented.lines().count(), settings);
     let log = |dotenv| {
         let settings = [("GANESH_MIGRATE_ON_START", "")];
         let output = in_folder_with(dotenv, &["serve"], &settings);
@@ -73,4 +85,15 @@ fn env_example_changes_nothing_as_it_is_and_is_valid_when_uncommented() {
         start[start.find("Config {").unwrap()..].to_owned()
     };
     assert_eq!(log(&uncommented), log(&commented));
+}
+
+#[test]
+fn env_example_gives_the_producer_the_options_that_it_has_without_it() {
+    let example = std::fs::read_to_string(PATH).unwrap();
+    let given = |env: &str| {
+        let prefix = format!("#{env}=");
+        let value = example.lines().find_map(|line| line.strip_prefix(&prefix));
+        Some(value.unwrap_or_else(|| panic!("no {env}")).to_owned())
+    };
+    assert_eq!(Options::read(given), Options::read(|_| None));
 }

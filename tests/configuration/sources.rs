@@ -52,6 +52,50 @@ fn every_setting_can_come_from_a_file() {
     }
 }
 
+#[test]
+fn every_option_of_the_producer_can_come_from_a_file() {
+    for option in ganesh::produce::options::OPTIONS {
+        let variable = format!("{}_FILE", option.env);
+        let mistaken = [
+            (variable.as_str(), "/nowhere/value"),
+            // Said beside it, and the reason why nothing is published in this test.
+            ("GANESH_PRODUCE_API_URL", "nowhere"),
+        ];
+        let output = in_folder_with("", &["produce"], &mistaken);
+        let said = stderr(&output);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(&variable), "{said}");
+        assert!(said.contains("GANESH_PRODUCE_API_URL"), "{said}");
+    }
+}
+
+#[test]
+fn an_option_of_the_producer_comes_from_flag_environment_dotenv_or_file() {
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), "plain\n").unwrap();
+    let by_file = [("GANESH_PRODUCE_MODE_FILE", file.path().to_str().unwrap())];
+    // A plain message cannot repeat an event: the mistake that tells what the mode is.
+    let plain = |dotenv: &str, arguments: &[&str], settings: &[(&str, &str)]| {
+        let arguments = [&["produce", "--duplicates", "1", "--rate", "x"], arguments].concat();
+        let said = stderr(&in_folder_with(dotenv, &arguments, settings));
+        assert!(
+            said.contains("--rate \"x\" (GANESH_PRODUCE_RATE)"),
+            "{said}"
+        );
+        said.contains("--mode plain")
+    };
+    assert!(!plain("", &[], &[]));
+    assert!(plain("", &[], &by_file));
+    assert!(plain("GANESH_PRODUCE_MODE=plain\n", &[], &[]));
+    assert!(plain("", &[], &[("GANESH_PRODUCE_MODE", "plain")]));
+    assert!(!plain("", &["--mode", "binary"], &by_file));
+    assert!(plain(
+        "",
+        &["--mode", "plain"],
+        &[("GANESH_PRODUCE_MODE", "binary")]
+    ));
+}
+
 /// What is set, and what is expected of it.
 type Case<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str]);
 

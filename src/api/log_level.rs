@@ -1,0 +1,114 @@
+//! `/log-level`: which lines are logged. Everybody who reaches the admin address may ask; who
+//! changes it, for a while, must be on the same host.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use axum::body::{self, Body};
+use axum::extract::{ConnectInfo, State};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+
+use super::admin::Admin;
+use super::problem::Problem;
+use crate::config::{Setting, log_filter, parse_duration};
+use crate::telemetry::logs::LogFilter;
+
+/// How long a change lasts: a debugging session, not for good.
+pub const FOR: Setting = Setting {
+    env: "GANESH_LOG_LEVEL_FOR",
+    default: "15m",
+    help: "How long ganesh log-level changes the filter for, from 1s to 1d",
+};
+const LASTING: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(86_400));
+/// Of a request's body.
+const BODY_MAX_BYTES: usize = 4 * 1_024;
+/// For a request's body to arrive: connections are few.
+const BODY_LIMIT: Duration = Duration::from_secs(2);
+
+/// The body of a PUT.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Change {
+    /// Directives as in `GANESH_LOG`.
+    pub filter: String,
+    /// How long it is in force, as `15m`; [`FOR`]'s default when missing.
+    #[serde(rename = "for", default = "default_lasting")]
+    pub lasting: String,
+}
+
+fn default_lasting() -> String {
+    FOR.default.to_owned()
+}
+
+impl Change {
+    /// How long it is in force.
+    ///
+    /// # Errors
+    /// What is wrong with the filter or the time, and what was expected.
+    pub fn lasting(&self) -> Result<Duration, String> {
+        if !log_filter::is_log_filter(&self.filter) {
+            return Err(format!(
+                "filter {:?}: expected {}",
+                self.filter,
+                log_filter::EXPECTED
+            ));
+        }
+        parse_duration(&self.lasting)
+            .filter(|lasting| (LASTING.0..=LASTING.1).contains(lasting))
+            .ok_or_else(|| {
+                format!(
+                    "for {:?}: expected a duration from 1s to 1d, such as 30s, 15m or 2h",
+                    self.lasting
+                )
+            })
+    }
+}
+
+/// GET: the filter in force, until when, and the configured one.
+pub(super) async fn show(State(admin): State<Admin>) -> Response {
+    state(&admin.log_filter)
+}
+
+/// PUT: another filter, for a while.
+pub(super) async fn change(
+    State(admin): State<Admin>,
+    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    body: Body,
+) -> Result<Response, Problem> {
+    // An IPv4 peer of a listener on [::] has an IPv6 address with the other one in it.
+    if !peer.ip().to_canonical().is_loopback() {
+        return Err(Problem::forbidden(
+            "the log filter is changed from loopback addresses only: on the host, or in the \
+             container, that serve runs in",
+        ));
+    }
+    let change = read(body).await?;
+    let lasting = change.lasting().map_err(Problem::bad_request)?;
+    admin.log_filter.change_for(change.filter, lasting);
+    Ok(state(&admin.log_filter))
+}
+
+async fn read(body: Body) -> Result<Change, Problem> {
+    let body = tokio::time::timeout(BODY_LIMIT, body::to_bytes(body, BODY_MAX_BYTES));
+    let Ok(Ok(body)) = body.await else {
+        let detail = format!("no body of at most {BODY_MAX_BYTES} bytes arrived");
+        return Err(Problem::bad_request(detail));
+    };
+    serde_json::from_slice(&body).map_err(|error| {
+        Problem::bad_request(format!(
+            "{error}: expected {{\"filter\": \"ganesh=debug,info\", \"for\": \"{}\"}}",
+            FOR.default
+        ))
+    })
+}
+
+fn state(filter: &LogFilter) -> Response {
+    let state = serde_json::to_string(&filter.state()).expect("text members always serialize");
+    let headers = [
+        (CONTENT_TYPE, "application/json"),
+        (CACHE_CONTROL, "no-store"),
+    ];
+    (headers, format!("{state}\n")).into_response()
+}

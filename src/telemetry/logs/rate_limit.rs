@@ -1,0 +1,77 @@
+//! A bound on lines that repeat.
+
+use std::sync::Mutex;
+use std::time::{Duration, Instant};
+
+/// Lets a repeated line through a few times in a window and counts the rest: what happens at
+/// the rate of messages, or at every attempt of an outage, must not fill a disk.
+#[derive(Debug)]
+pub struct RateLimit {
+    lines_max: u32,
+    window: Duration,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    began: Option<Instant>,
+    said: u32,
+    suppressed: u64,
+}
+
+/// Ten lines a second.
+impl Default for RateLimit {
+    fn default() -> Self {
+        Self::new(10, Duration::from_secs(1))
+    }
+}
+
+impl RateLimit {
+    /// At most `lines_max` lines in each window, which begins with its first line.
+    pub fn new(lines_max: u32, window: Duration) -> Self {
+        Self {
+            lines_max,
+            window,
+            state: Mutex::default(),
+        }
+    }
+
+    /// Whether to log now: then the number of lines that were suppressed since the
+    /// last one.
+    pub fn allow(&self) -> Option<u64> {
+        self.allow_at(Instant::now())
+    }
+
+    fn allow_at(&self, now: Instant) -> Option<u64> {
+        let mut state = self
+            .state
+            .lock()
+            .expect("nothing panics while it holds this lock");
+        let over = |began| now.duration_since(began) >= self.window;
+        if state.began.is_none_or(over) {
+            state.began = Some(now);
+            state.said = 0;
+        }
+        if state.said >= self.lines_max {
+            state.suppressed += 1;
+            return None;
+        }
+        state.said += 1;
+        Some(std::mem::take(&mut state.suppressed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_window_lets_its_lines_through_and_the_next_one_says_how_many_it_did_not() {
+        let limit = RateLimit::new(2, Duration::from_secs(10));
+        let start = Instant::now();
+        let at = |secs| limit.allow_at(start + Duration::from_secs(secs));
+        assert_eq!([at(0), at(1), at(2), at(9)], [Some(0), Some(0), None, None]);
+        assert_eq!([at(10), at(11), at(12)], [Some(2), Some(0), None]);
+        assert_eq!(at(1_000), Some(1));
+    }
+}
