@@ -11,6 +11,7 @@ mod backpressure;
 mod batching;
 mod catalogue;
 mod codec;
+mod compose;
 mod configuration;
 mod doctor;
 mod exactly_once;
