@@ -7,7 +7,8 @@ help: ## Lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 # Prometheus is good to have: where it cannot be fetched, that is said in a line and the rest runs.
-up: fetch build ## Runs everything: private servers, ganesh, a producer, Prometheus, with a live line. Settings: see scripts/up
+up: build ## Runs everything: private servers, ganesh, a producer, Prometheus, with a live line. Settings: see scripts/up
+	@scripts/fetch nats-server postgres redis-server
 	@scripts/fetch prometheus || true
 	@exec scripts/up
 

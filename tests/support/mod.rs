@@ -3,6 +3,8 @@
 pub mod cache_server;
 pub mod events;
 pub mod ganesh;
+pub mod monitoring;
+pub mod promql;
 pub mod reads;
 pub mod servers;
 pub mod stack;
