@@ -6,7 +6,10 @@
 help: ## Lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-up: fetch build ## Runs everything: private servers, ganesh and a producer, with a live line. Settings: see scripts/up
+# Prometheus is good to have: where it cannot be fetched, that is said in a line and the rest runs.
+up: build ## Runs everything: private servers, ganesh, a producer, Prometheus, with a live line. Settings: see scripts/up
+	@scripts/fetch nats-server postgres redis-server
+	@scripts/fetch prometheus || true
 	@exec scripts/up
 
 test: fetch ## Runs all tests, against real NATS, Postgres and Redis that they start themselves

@@ -15,6 +15,7 @@ NATS_AT_LEAST=2.11 # on PATH; older consumers lack what the pipeline relies on
 POSTGRES_MAJOR=17
 POSTGRES_VERSION=17.10.0-beta.17
 REDIS_AT_LEAST=6.2
+PROMETHEUS_AT_LEAST=2.42 # what prometheus/ is tested with, which is what Debian 12 has
 
 # Without it bash forgets a SIGINT that comes while a child runs, initdb for instance, and goes on.
 trap 'exit 130' INT
@@ -70,8 +71,8 @@ find_tool() {
     nats-server) on_path nats-server "$NATS_AT_LEAST" || fetched "nats-server-$NATS_VERSION/nats-server" ;;
     postgres) find_postgres ;;
     redis-server) on_path redis-server "$REDIS_AT_LEAST" || on_path dragonfly 1.0 || fetched redis/bin/redis-server ;;
-    prometheus) on_path prometheus 2.40 || fetched prometheus/bin/prometheus ;;
-    *) die "no such server: $1 (nats-server, postgres, redis-server, prometheus)" ;;
+    prometheus | promtool) on_path "$1" "$PROMETHEUS_AT_LEAST" || fetched "prometheus/bin/$1" ;;
+    *) die "no such server: $1 (nats-server, postgres, redis-server, prometheus, promtool)" ;;
   esac
 }
 

@@ -1,7 +1,7 @@
 //! The configuration: where values come from, what is refused and in which words, and
 //! that no secret is ever printed.
 
-mod example;
+pub mod example;
 mod mistakes;
 mod secrets;
 mod sources;

@@ -1,5 +1,6 @@
 //! `.env.example` lists every setting with its help and its default. It is written from the
-//! code: `GANESH_WRITE_DOCS=1 cargo test --test behaviour env_example`.
+//! code: `GANESH_WRITE_DOCS=1 cargo test --test behaviour env_example`. Its end, from
+//! [`COMPOSE`] on, is written by hand, and tests/compose.rs holds it to docker-compose.yml.
 
 use std::fmt::Write;
 
@@ -24,6 +25,23 @@ const PARTS: [(&str, &[Setting]); 3] = [
     ("\n# ganesh log-level\n", &[FOR]),
 ];
 
+/// Where the variables begin that only docker-compose.yml reads.
+pub const COMPOSE: &str = "\n# ---- docker compose:";
+
+/// `.env.example`, cut in two before [`COMPOSE`].
+pub fn parts() -> (String, String) {
+    let text = std::fs::read_to_string(PATH).unwrap_or_default();
+    let start = text.find(COMPOSE).unwrap_or(text.len());
+    (text[..start].to_owned(), text[start..].to_owned())
+}
+
+/// The lines that set something once their `#` is gone, without it.
+pub fn settable(text: &str) -> impl Iterator<Item = &str> {
+    text.lines()
+        .filter(|line| !line.starts_with("# "))
+        .filter_map(|line| line.strip_prefix('#'))
+}
+
 fn from_code() -> String {
     let mut text = HEAD.to_owned();
     for (heading, settings) in PARTS {
@@ -39,10 +57,11 @@ fn from_code() -> String {
 #[test]
 fn env_example_lists_every_setting_as_the_code_has_it() {
     let expected = from_code();
+    let (mut found, compose) = parts();
     if std::env::var_os("GANESH_WRITE_DOCS").is_some() {
-        std::fs::write(PATH, &expected).unwrap();
+        std::fs::write(PATH, format!("{expected}{compose}")).unwrap();
+        found.clone_from(&expected);
     }
-    let found = std::fs::read_to_string(PATH).unwrap_or_default();
     let differs = expected
         .lines()
         .zip(found.lines())
@@ -66,13 +85,9 @@ fn env_example_changes_nothing_as_it_is_and_is_valid_when_uncommented() {
             .lines()
             .all(|line| line.is_empty() || line.starts_with('#'))
     );
-    let uncommented: String = commented
-        .lines()
-        .filter(|line| line.starts_with('#') && !line.starts_with("# "))
-        .flat_map(|line| [&line[1..], "\n"])
-        .collect();
+    let uncommented: String = settable(&commented).flat_map(|line| [line, "\n"]).collect();
     let settings: usize = PARTS.iter().map(|(_, settings)| settings.len()).sum();
-    assert_eq!(uncommented.lines().count(), settings);
+    assert_eq!(settable(&parts().0).count(), settings);
     let log = |dotenv| {
         let settings = [("GANESH_MIGRATE_ON_START", "")];
         let output = in_folder_with(dotenv, &["serve"], &settings);

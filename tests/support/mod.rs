@@ -4,6 +4,8 @@ pub mod cache_server;
 pub mod collector;
 pub mod events;
 pub mod ganesh;
+pub mod monitoring;
+pub mod promql;
 pub mod reads;
 pub mod servers;
 pub mod stack;

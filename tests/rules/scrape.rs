@@ -1,0 +1,129 @@
+//! A real Prometheus, started as `make up` starts it, scrapes a real ganesh under load:
+//! every rule can be evaluated, and every panel about ganesh has something to show.
+
+use std::collections::BTreeSet;
+use std::process::{Child, Stdio};
+use std::time::Instant;
+
+use serde_json::Value;
+
+use crate::support::ganesh::command;
+use crate::support::monitoring::{Query, list, queries, rules_that, word};
+use crate::support::servers::Server;
+use crate::support::{Ganesh, PATIENCE, Stack};
+
+/// Beginnings of names that only come from programs that this test does not run.
+const OTHERS: [&str; 4] = ["jetstream_", "gnatsd_", "pg_", "dragonfly_"];
+
+/// A producer that also reads, until it is dropped.
+struct Load(Child);
+
+impl Load {
+    fn start(stack: &Stack, ganesh: &Ganesh) -> Self {
+        let arguments = ["produce", "--rate", "300", "--read-rate", "50", "--api-url"];
+        let mut producer = command(Some(stack), &arguments, &[]);
+        producer
+            .arg(&ganesh.api)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null());
+        Self(producer.spawn().unwrap())
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+async fn ask(prometheus: &Server, path: &str, parameters: &[(&str, &str)]) -> Value {
+    let address = format!("http://127.0.0.1:{}/api/v1/{path}", prometheus.port());
+    let url = url::Url::parse_with_params(&address, parameters).unwrap();
+    let answer: Value = reqwest::get(url).await.unwrap().json().await.unwrap();
+    assert_eq!(answer["status"], "success", "{parameters:?}: {answer}");
+    answer["data"].clone()
+}
+
+/// Whether an expression gives at least one number.
+async fn has_data(prometheus: &Server, expr: &str) -> bool {
+    let data = ask(prometheus, "query", &[("query", expr)]).await;
+    let mut results = list(&data["result"]).iter();
+    results.any(|result| word(&result["value"][1]) != "NaN")
+}
+
+/// As Grafana fills it in, with everything chosen.
+fn filled(expr: &str) -> String {
+    let expr = expr.replace("$__rate_interval", "15s");
+    expr.replace("$job", ".+").replace("$instance", ".+")
+}
+
+/// Shows only what is there; another expression of the panel then says that nothing is.
+fn may_be_empty(expr: &str) -> bool {
+    expr.ends_with("> 0") || expr.ends_with("== 0")
+}
+
+fn is_about_what_runs_here(query: &Query) -> bool {
+    let mut selectors = query.read.selectors.iter();
+    selectors.all(|s| !OTHERS.iter().any(|start| s.metric.starts_with(start)))
+}
+
+/// What has no data now: panels without any, expressions that must have some, and rules.
+async fn missing(prometheus: &Server) -> BTreeSet<String> {
+    let mut missing = BTreeSet::new();
+    let mut shown = BTreeSet::new();
+    for query in queries().into_iter().filter(is_about_what_runs_here) {
+        let has_data = has_data(prometheus, &filled(&query.expr)).await;
+        if has_data {
+            shown.insert(query.place);
+        } else if may_be_empty(&query.expr) {
+            missing.insert(query.place);
+        } else {
+            missing.insert(format!("{}: {}", query.place, query.expr));
+        }
+    }
+    for rule in rules_that("record") {
+        let record = word(&rule["record"]);
+        if !has_data(prometheus, record).await {
+            missing.insert(record.to_owned());
+        }
+    }
+    missing.retain(|place| !shown.contains(place));
+    missing
+}
+
+#[tokio::test]
+async fn every_panel_about_ganesh_has_data_and_every_rule_can_be_evaluated() {
+    let stack = Stack::start().await;
+    let ganesh = stack.serve(&[]).await;
+    let target = ganesh.admin_address();
+    let prometheus = Server::start(
+        "prometheus",
+        &[("GANESH_TARGETS", &target), ("INTERVAL", "1s")],
+    );
+    let _load = Load::start(&stack, &ganesh);
+
+    let started = Instant::now();
+    loop {
+        let missing = missing(&prometheus).await;
+        if missing.is_empty() {
+            break;
+        }
+        assert!(started.elapsed() < PATIENCE, "no data: {missing:#?}");
+        tokio::time::sleep(std::time::Duration::from_secs(1)).await;
+    }
+
+    let answer = ask(&prometheus, "rules", &[]).await;
+    let rules = list(&answer["groups"])
+        .iter()
+        .flat_map(|group| list(&group["rules"]));
+    let mut evaluated = 0;
+    for rule in rules {
+        assert_eq!(rule["health"], "ok", "{rule}");
+        evaluated += 1;
+    }
+    assert_eq!(
+        evaluated,
+        rules_that("alert").len() + rules_that("record").len()
+    );
+}
