@@ -94,10 +94,10 @@ fn what_is_no_number_does_not_spoil_the_sum() {
 }
 
 fn resident_bytes() -> u64 {
-    const PAGE_BYTES: u64 = 4_096;
-    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
-    let pages = statm.split(' ').nth(1).unwrap();
-    pages.parse::<u64>().unwrap() * PAGE_BYTES
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+    let kibibytes = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
+    kibibytes.expect("the kernel tells VmRSS") * 1024
 }
 
 /// Through the facade and the recorder, as libraries and the pipeline use them. Kept one by
