@@ -1,6 +1,7 @@
 //! Histograms count what a naive model counts, lose nothing under contention, and keep
 //! nothing but their counts.
 
+use std::sync::Barrier;
 use std::time::Duration;
 
 use ganesh::telemetry::catalogue::END_TO_END_SECONDS;
@@ -70,14 +71,19 @@ proptest! {
 #[test]
 fn threads_that_record_at_once_lose_nothing() {
     const THREADS: u32 = 8;
-    const EACH: u32 = 50_000;
+    const EACH: u32 = 500_000;
     let histogram = Histogram::new(BOUNDS);
+    // All at once: alone, a thread is done before the next one is there.
+    let start = Barrier::new(THREADS as usize);
     std::thread::scope(|scope| {
         for thread in 0..THREADS {
-            let histogram = &histogram;
+            let (histogram, start) = (&histogram, &start);
             // Whole numbers: their sum is exact in any order.
             let value = f64::from(thread);
-            scope.spawn(move || (0..EACH).for_each(|_| histogram.record(value)));
+            scope.spawn(move || {
+                start.wait();
+                (0..EACH).for_each(|_| histogram.record(value));
+            });
         }
     });
     let each = (0..THREADS).map(|thread| (f64::from(thread), u64::from(EACH)));
