@@ -129,8 +129,8 @@ fn names_follow_the_conventions_of_prometheus() {
             "{name}"
         );
         let units = ["seconds", "bytes", "ratio"];
-        let named = units.into_iter().find(|known| *known == unit);
-        assert_eq!(named.unwrap_or(""), metric.unit, "{name}");
+        let ending = units.into_iter().find(|known| *known == unit);
+        assert_eq!(ending.unwrap_or(""), metric.unit, "{name}");
         assert!(
             metric.help.ends_with('.') && metric.help.len() > 15,
             "{name}"

@@ -52,20 +52,25 @@ async fn the_age_of_the_oldest_held_message_grows_until_it_is_stored() {
 #[tokio::test]
 async fn a_message_that_the_stream_removed_is_not_the_oldest() {
     let stack = Stack::start().await;
-    let ganesh = stack.serve(&[]).await;
+    // Two are held, and the others not delivered: there is no room for them.
+    let settings = [
+        ("GANESH_MAX_IN_FLIGHT", "2"),
+        ("GANESH_BATCH_MAX_EVENTS", "2"),
+    ];
+    let ganesh = stack.serve(&settings).await;
     let jetstream = stack.jetstream().await;
     let lock = storing_stopped(&stack).await;
-    publish(&jetstream, &[event("first"), event("second")]).await;
+    publish(&jetstream, &events("removed", 5)).await;
     ganesh.wait_for_metric(OLDEST, 4.0).await;
-    let third_published = Instant::now();
-    publish(&jetstream, &[event("third")]).await;
+    let last_published = Instant::now();
+    publish(&jetstream, &[event("last")]).await;
     let stream = jetstream.get_stream("EVENTS").await.unwrap();
-    for sequence in [1, 2] {
+    for sequence in 1..=5 {
         assert!(stream.delete_message(sequence).await.unwrap());
     }
-    eventually("the third one is the oldest", || async {
+    eventually("the last one is the oldest", || async {
         let age = ganesh.metric(OLDEST).await;
-        age > 0.0 && age <= third_published.elapsed().as_secs_f64()
+        age > 0.0 && age <= last_published.elapsed().as_secs_f64()
     })
     .await;
     // Nothing is left to wait for, though what was removed is still held.

@@ -98,9 +98,9 @@ impl CatalogueRecorder {
 /// # Errors
 /// When one is installed already.
 pub fn install() -> Result<Recorded, SetRecorderError<CatalogueRecorder>> {
-    let recorder = CatalogueRecorder::new();
-    let recorded = recorder.recorded();
-    metrics::set_global_recorder(recorder)?;
+    let ours = CatalogueRecorder::new();
+    let recorded = ours.recorded();
+    metrics::set_global_recorder(ours)?;
     Ok(recorded)
 }
 

@@ -35,16 +35,16 @@ fn names_in_text(text: &str) -> Names {
 }
 
 /// A recorder with the whole catalogue in it, and its handles.
-fn recorded() -> (CatalogueRecorder, Recorded, Metrics) {
+fn registered() -> (CatalogueRecorder, Recorded, Metrics) {
     let recorder = CatalogueRecorder::new();
-    let recorded = recorder.recorded();
-    let handles = with_local_recorder(&recorder, || Metrics::register(&recorded.histograms));
-    (recorder, recorded, handles)
+    let shown = recorder.recorded();
+    let handles = with_local_recorder(&recorder, || Metrics::register(&shown.histograms));
+    (recorder, shown, handles)
 }
 
 #[test]
 fn both_formats_have_the_same_series_and_only_openmetrics_has_exemplars() {
-    let (_recorder, recorded, metrics) = recorded();
+    let (_, shown, metrics) = registered();
     metrics.received.increment(7);
     metrics.stage_seconds(Stage::Store).record(0.2);
     let at = Timestamp::from_micros(1_700_000_000_250_000);
@@ -57,8 +57,8 @@ fn both_formats_have_the_same_series_and_only_openmetrics_has_exemplars() {
     metrics
         .stage_seconds(Stage::Store)
         .attach_exemplar(exemplar);
-    let open_metrics = render(&recorded, Format::OpenMetrics);
-    let text = render(&recorded, Format::Text);
+    let open_metrics = render(&shown, Format::OpenMetrics);
+    let text = render(&shown, Format::Text);
     assert_eq!(names_in_openmetrics(&open_metrics), names_in_text(&text));
     let bucket = "ganesh_stage_seconds_bucket{stage=\"store\",le=\"0.25\"} 1";
     let with_exemplar = format!("{bucket} # {{trace_id=\"{trace_id}\"}} 0.2 1700000000.250000\n");
@@ -73,7 +73,7 @@ fn both_formats_have_the_same_series_and_only_openmetrics_has_exemplars() {
 
 #[test]
 fn what_libraries_count_gets_the_names_and_escapes_of_both_formats() {
-    let (recorder, recorded, _metrics) = recorded();
+    let (recorder, shown, _) = registered();
     with_local_recorder(&recorder, || {
         metrics::describe_counter!("library_things", "Things, \"so\" to say\nand \\ more.");
         metrics::counter!("library_things", "path" => "a \"b\"\n{c, d=\"e\"}").increment(2);
@@ -82,8 +82,8 @@ fn what_libraries_count_gets_the_names_and_escapes_of_both_formats() {
         // Without buckets it would be a summary, and its observations pile up.
         metrics::histogram!("library_seconds").record(1.0);
     });
-    let open_metrics = render(&recorded, Format::OpenMetrics);
-    let text = render(&recorded, Format::Text);
+    let open_metrics = render(&shown, Format::OpenMetrics);
+    let text = render(&shown, Format::Text);
     assert_eq!(names_in_openmetrics(&open_metrics), names_in_text(&text));
     let families = parse(&open_metrics).unwrap();
     let family = |name: &str| families.iter().find(|family| family.name == name);
@@ -108,10 +108,10 @@ fn what_libraries_count_gets_the_names_and_escapes_of_both_formats() {
 
 #[test]
 fn a_counter_of_fractions_is_a_counter_in_both_formats() {
-    let (_recorder, recorded, metrics) = recorded();
+    let (_, shown, metrics) = registered();
     metrics.process.cpu_seconds.set(1.25);
-    let open_metrics = render(&recorded, Format::OpenMetrics);
-    let text = render(&recorded, Format::Text);
+    let open_metrics = render(&shown, Format::OpenMetrics);
+    let text = render(&shown, Format::Text);
     assert!(open_metrics.contains("# TYPE process_cpu_seconds counter\n"));
     assert!(open_metrics.contains("# UNIT process_cpu_seconds seconds\n"));
     assert!(text.contains("# TYPE process_cpu_seconds_total counter\n"));

@@ -1,6 +1,7 @@
 //! Histograms count what a naive model counts, lose nothing under contention, and keep
 //! nothing but their counts.
 
+use std::sync::Barrier;
 use std::time::Duration;
 
 use ganesh::telemetry::catalogue::END_TO_END_SECONDS;
@@ -69,15 +70,20 @@ proptest! {
 
 #[test]
 fn threads_that_record_at_once_lose_nothing() {
-    const THREADS: u32 = 8;
-    const EACH: u32 = 50_000;
+    const THREADS: u32 = 4;
+    const EACH: u32 = 5_000_000;
     let histogram = Histogram::new(BOUNDS);
+    // All at once, and long enough that the scheduler makes them meet.
+    let start = Barrier::new(THREADS as usize);
     std::thread::scope(|scope| {
         for thread in 0..THREADS {
-            let histogram = &histogram;
+            let (histogram, start) = (&histogram, &start);
             // Whole numbers: their sum is exact in any order.
             let value = f64::from(thread);
-            scope.spawn(move || (0..EACH).for_each(|_| histogram.record(value)));
+            scope.spawn(move || {
+                start.wait();
+                (0..EACH).for_each(|_| histogram.record(value));
+            });
         }
     });
     let each = (0..THREADS).map(|thread| (f64::from(thread), u64::from(EACH)));
@@ -94,10 +100,10 @@ fn what_is_no_number_does_not_spoil_the_sum() {
 }
 
 fn resident_bytes() -> u64 {
-    const PAGE_BYTES: u64 = 4_096;
-    let statm = std::fs::read_to_string("/proc/self/statm").unwrap();
-    let pages = statm.split(' ').nth(1).unwrap();
-    pages.parse::<u64>().unwrap() * PAGE_BYTES
+    let status = std::fs::read_to_string("/proc/self/status").unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+    let kibibytes = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
+    kibibytes.expect("the kernel tells VmRSS") * 1024
 }
 
 /// Through the facade and the recorder, as libraries and the pipeline use them. Kept one by
