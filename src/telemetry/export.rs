@@ -96,12 +96,16 @@ impl ExportTask {
         };
         if let Err(error) = result {
             self.totals.add(SpanResult::Failed, own);
-            batches.iter().for_each(|batch| batch.refused());
+            for batch in &batches {
+                batch.refused();
+            }
             self.complaints.failed(&error, own);
             return;
         }
         self.totals.add(SpanResult::Exported, own);
-        batches.iter().for_each(|batch| batch.accepted());
+        for batch in &batches {
+            batch.accepted();
+        }
         self.complaints.succeeded();
         if let Some(metrics) = self.totals.metrics() {
             for observed in traces.iter().filter_map(|trace| trace.observed.as_ref()) {

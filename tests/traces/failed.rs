@@ -131,7 +131,7 @@ async fn a_redelivery_and_its_first_delivery_are_in_one_trace() {
     let held = |i: usize| both[i].metric("ganesh_in_flight_messages");
     let holds = async |i| held(i).await > 0.0;
     eventually("one has it", async || holds(0).await || holds(1).await).await;
-    let first = if holds(0).await { 0 } else { 1 };
+    let first = usize::from(!holds(0).await);
     // It sends no progress acknowledgement now, so the server delivers again, to the other.
     send_signal(both[first].pid(), Signal::STOP);
     eventually("the other has it too", || holds(1 - first)).await;

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ganesh::event::Event;
 
-use super::shape::{COPY, traces, wait_for_traces};
+use super::shape::{COPY, Whole, traces, wait_for_traces};
 use crate::support::Stack;
 use crate::support::collector::Collector;
 use crate::support::events::{events, publish};
@@ -45,7 +45,7 @@ async fn every_message_slowed_by_a_lock_is_a_whole_trace_that_shows_where_it_wai
     stack.wait_until_drained().await;
 
     let arrived = wait_for_traces(&collector, slow.len()).await;
-    let arrived_ids: BTreeSet<&str> = arrived.iter().map(|whole| whole.event()).collect();
+    let arrived_ids: BTreeSet<&str> = arrived.iter().map(Whole::event).collect();
     assert_eq!(arrived.len(), slow.len(), "each one once");
     assert_eq!(arrived_ids, ids(&slow));
     let mut longest = BTreeSet::new();
