@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::support::ganesh::command;
 use crate::support::monitoring::{Query, list, queries, rules_that, word};
 use crate::support::servers::Server;
-use crate::support::{Ganesh, PATIENCE, Stack};
+use crate::support::{Ganesh, PATIENCE, Stack, eventually};
 
 /// Beginnings of names that only come from programs that this test does not run.
 const OTHERS: [&str; 4] = ["jetstream_", "gnatsd_", "pg_", "dragonfly_"];
@@ -35,6 +35,17 @@ impl Drop for Load {
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
+}
+
+/// It listens a moment before it answers.
+async fn wait_until_it_answers(prometheus: &Server) {
+    let ready = format!("http://127.0.0.1:{}/-/ready", prometheus.port());
+    eventually("Prometheus is ready", || async {
+        reqwest::get(&ready)
+            .await
+            .is_ok_and(|answer| answer.status().is_success())
+    })
+    .await;
 }
 
 async fn ask(prometheus: &Server, path: &str, parameters: &[(&str, &str)]) -> Value {
@@ -101,6 +112,7 @@ async fn every_panel_about_ganesh_has_data_and_every_rule_can_be_evaluated() {
         "prometheus",
         &[("GANESH_TARGETS", &target), ("INTERVAL", "1s")],
     );
+    wait_until_it_answers(&prometheus).await;
     let _load = Load::start(&stack, &ganesh);
 
     let started = Instant::now();
