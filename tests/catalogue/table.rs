@@ -1,4 +1,4 @@
-//! The table of metrics in docs/TELEMETRY.md is the catalogue's. `GANESH_UPDATE_DOCS=1`
+//! The table of metrics in docs/TELEMETRY.md is the catalogue's. `GANESH_WRITE_DOCS=1`
 //! writes it instead of comparing.
 
 use std::fmt::Write as _;
@@ -59,12 +59,12 @@ fn the_documented_metrics_are_those_of_the_catalogue() {
         .split_once(END)
         .expect("the page has the second marker");
     let table = table();
-    if std::env::var_os("GANESH_UPDATE_DOCS").is_some() {
+    if std::env::var_os("GANESH_WRITE_DOCS").is_some() {
         std::fs::write(PAGE, format!("{before}{BEGIN}{table}{END}{after}")).unwrap();
     } else {
         assert_eq!(
             written, table,
-            "the catalogue changed: run the test with GANESH_UPDATE_DOCS=1"
+            "the catalogue changed: run the test with GANESH_WRITE_DOCS=1"
         );
     }
 }
