@@ -1,5 +1,6 @@
 //! The one NATS connection of the process.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, Event};
@@ -8,6 +9,7 @@ use url::Url;
 
 use crate::config::{NatsConfig, SecretUrl};
 use crate::error::{Class, Code, Dependency, Error};
+use crate::telemetry::logs::RateLimit;
 use crate::telemetry::{Health, Metrics};
 
 /// How long one attempt to connect may take.
@@ -27,6 +29,8 @@ pub async fn connect(
     metrics: &Metrics,
 ) -> Result<Client, Error> {
     let (observer, errors) = (health.clone(), metrics.clone());
+    // A missing permission is an error for every message.
+    let log = Arc::new(RateLimit::default());
     let client = options(&config.url)
         .name("ganesh")
         .connection_timeout(CONNECT_TIMEOUT)
@@ -34,8 +38,8 @@ pub async fn connect(
         // Acks go to reply subjects that the server made.
         .skip_subject_validation(true)
         .event_callback(move |event| {
-            let (observer, errors) = (observer.clone(), errors.clone());
-            async move { observe(&event, &observer, &errors) }
+            let (observer, errors, log) = (observer.clone(), errors.clone(), log.clone());
+            async move { observe(&event, &observer, &errors, &log) }
         })
         .connect(addresses(&config.url))
         .await
@@ -91,7 +95,7 @@ pub fn connect_error(error: &ConnectError) -> Error {
     }
 }
 
-fn observe(event: &Event, health: &Health, metrics: &Metrics) {
+fn observe(event: &Event, health: &Health, metrics: &Metrics, log: &RateLimit) {
     match event {
         Event::Connected => health.set(Dependency::Nats, true),
         Event::Disconnected => {
@@ -111,7 +115,9 @@ fn observe(event: &Event, health: &Health, metrics: &Metrics) {
             ));
         }
         Event::ServerError(error) => {
-            tracing::warn!(%error, "error from the NATS server");
+            if let Some(suppressed) = log.allow() {
+                tracing::warn!(%error, suppressed, "error from the NATS server");
+            }
             metrics.dependency_error(&connection_error(""));
         }
         Event::ClientError(error) => {

@@ -12,6 +12,7 @@ mod trace_ids;
 use std::io::{self, IsTerminal};
 
 use opentelemetry_sdk::trace::SdkTracerProvider;
+use tracing_subscriber::filter::FilterExt;
 use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::fmt::format::{Format, JsonFields};
 use tracing_subscriber::fmt::writer::MakeWriterExt;
@@ -40,6 +41,7 @@ pub fn install(
     file: Option<LogFile>,
 ) -> Result<LogFilter, TryInitError> {
     let (filter, handle) = reload::Layer::new(filter::parse(&config.log_filter));
+    let filter = filter.and(filter::ceiling());
     Registry::default()
         .with(lines(config.log_format, file).with_filter(filter))
         .with(provider.map(traces::layer))

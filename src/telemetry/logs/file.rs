@@ -224,3 +224,23 @@ fn open(path: &Path) -> io::Result<File> {
     }
     File::options().append(true).create(true).open(path)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_waits_is_bounded_and_the_rest_is_counted() {
+        let (sender, orders) = channel();
+        // The thread's side is here, and takes nothing yet.
+        let file = LogFile(Arc::default(), sender);
+        let line = [b'x'; 1_024];
+        for _ in 0..2_000 {
+            file.hand_in(&line);
+        }
+        let waiting = file.0.waiting_bytes.load(Ordering::Relaxed);
+        let lost = file.0.lost_lines.load(Ordering::Relaxed);
+        assert_eq!((waiting, lost), (WAITING_MAX_BYTES, 2_000 - 1_024));
+        assert_eq!(orders.try_iter().count(), 1_024);
+    }
+}

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use tokio::task::AbortHandle;
 use tokio::time::Instant;
 use tracing_subscriber::Registry;
-use tracing_subscriber::filter::{EnvFilter, LevelFilter};
+use tracing_subscriber::filter::{EnvFilter, LevelFilter, Targets};
 use tracing_subscriber::reload::Handle;
 
 use crate::event::Timestamp;
@@ -120,9 +120,15 @@ pub(super) fn parse(directives: &str) -> EnvFilter {
     EnvFilter::builder()
         .with_default_directive(LevelFilter::INFO.into())
         .parse_lossy(directives)
+}
+
+/// What no filter can ask for.
+pub(super) fn ceiling() -> Targets {
+    Targets::new()
+        .with_default(LevelFilter::TRACE)
+        // Below that the client shows whole messages, payloads and all.
+        .with_target("async_nats", LevelFilter::INFO)
         // The exporter complains at every batch while no collector listens;
         // running without one is a supported way to run.
-        .add_directive("opentelemetry=off".parse().expect("a valid directive"))
-        .add_directive("opentelemetry_sdk=off".parse().expect("a valid directive"))
-        .add_directive("opentelemetry_otlp=off".parse().expect("a valid directive"))
+        .with_target("opentelemetry", LevelFilter::OFF)
 }
