@@ -17,6 +17,8 @@ fn read(path: &str) -> String {
 /// A YAML file of the repository, its anchors and merges resolved.
 fn yaml(path: &str) -> Value {
     let mut document: Value = serde_norway::from_str(&read(path)).unwrap();
+    // Once for each level: what ganesh is merged from is merged itself.
+    document.apply_merge().unwrap();
     document.apply_merge().unwrap();
     document
 }

@@ -126,9 +126,9 @@ fn nats_syncs_as_its_configuration_says_and_why() {
             return;
         }
         if line.starts_with('#') {
-            before.push(line)
+            before.push(line);
         } else {
-            before.clear()
+            before.clear();
         }
     }
     panic!("sync_interval is not set");
