@@ -112,6 +112,16 @@ fn addresses_inside_are_literal_and_name_services() {
 }
 
 #[test]
+fn the_exporter_of_nats_asks_the_same_without_docker() {
+    let exporter = service("nats-exporter");
+    let script = read("scripts/infrastructure/nats-exporter/run");
+    let mut flags = strings(&exporter["command"]);
+    flags.retain(|word| word.starts_with('-'));
+    assert!(flags.len() >= 3, "{flags:?}");
+    assert!(script.contains(&format!(" {} ", flags.join(" "))));
+}
+
+#[test]
 fn ports_listen_on_loopback_only_each_with_a_variable_of_its_own() {
     let mut seen = BTreeSet::new();
     for (name, service) in services() {
