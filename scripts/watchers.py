@@ -1,6 +1,8 @@
-"""Prometheus, Jaeger and Grafana beside `scripts/up`: whichever is there is started. ganesh runs
-without them, so a missing one is said in a line, and one that ends does not end the run."""
+"""Prometheus, what it asks besides ganesh, Jaeger and Grafana beside `scripts/up`: whichever is there
+is started. ganesh runs without them, so a missing one is said in a line, and one that ends does not
+end the run."""
 
+import pathlib
 import shutil
 import subprocess
 
@@ -8,24 +10,41 @@ from children import Child
 
 STANDARD_PORTS = {
     "prometheus": 9090, "jaeger": 16686, "jaeger_otlp": 4317, "jaeger_metrics": 8888, "jaeger_health": 13133,
-    "grafana": 3000,
+    "grafana": 3000, "nats-exporter": 7777, "postgres-exporter": 9187,
 }  # fmt: skip
 
-# In the order of starting: what it shows, the path of its page, and how to get it.
+# In the order of starting, by the folder of its script: what it is, what it shows, the path of its
+# page, and how to get it.
 WATCHERS = {
-    "jaeger": ("traces", "/search?service=ganesh", "version 2.20 from https://www.jaegertracing.io/download/, as `jaeger` on PATH"),
-    "prometheus": ("metrics", "/alerts", "scripts/fetch prometheus (Debian), or `prometheus` on PATH"),
-    "grafana": ("graphs", "", "version 13.2 from https://grafana.com/grafana/download, with `grafana-server` on PATH"),
-}
+    "jaeger": ("Jaeger", "traces", "/search?service=ganesh", "version 2.20 from https://www.jaegertracing.io/download/, as `jaeger` on PATH"),
+    "nats-exporter": (
+        "prometheus-nats-exporter", "exporter", "/metrics",
+        "version 0.20 from https://github.com/nats-io/prometheus-nats-exporter/releases, on PATH",
+    ),
+    "postgres-exporter": (
+        "postgres_exporter", "exporter", "/metrics",
+        "version 0.20 from https://github.com/prometheus-community/postgres_exporter/releases, on PATH",
+    ),
+    "prometheus": ("Prometheus", "metrics", "/alerts", "scripts/fetch prometheus (Debian), or `prometheus` on PATH"),
+    "grafana": ("Grafana", "graphs", "", "version 13.2 from https://grafana.com/grafana/download, with `grafana-server` on PATH"),
+}  # fmt: skip
 # What PATH is searched for; Prometheus may be in .tools/ too, and scripts/fetch knows.
-PROGRAMS = {"jaeger": ["jaeger"], "grafana": ["grafana-server", "grafana"]}
+PROGRAMS = {
+    "jaeger": ["jaeger"], "grafana": ["grafana-server", "grafana"],
+    "nats-exporter": ["prometheus-nats-exporter"], "postgres-exporter": ["postgres_exporter"],
+}  # fmt: skip
+
+
+def fetched(root, tool):
+    """The path of a server that scripts/fetch knows; None when it is missing."""
+    found = subprocess.run([root / "scripts" / "fetch", "--print", tool], capture_output=True, text=True)
+    return pathlib.Path(found.stdout.strip()) if found.returncode == 0 else None
 
 
 def is_there(name, root):
     if name in PROGRAMS:
         return any(shutil.which(program) for program in PROGRAMS[name])
-    found = subprocess.run([root / "scripts" / "fetch", "--print", name], capture_output=True)
-    return found.returncode == 0
+    return fetched(root, name) is not None
 
 
 class Watchers:
@@ -40,6 +59,18 @@ class Watchers:
     def children(self):
         return list(self.by_name.values())
 
+    def targets(self, at):
+        """What Prometheus asks, by the variables of its script: all that has metrics here. What is left
+        out is not missed by its alerts."""
+        asked = {"NATS_TARGETS": "nats-exporter", "POSTGRES_TARGETS": "postgres-exporter"}
+        targets = {variable: at[name] for variable, name in asked.items() if self.present[name]}
+        if self.present["jaeger"]:
+            targets["JAEGER_TARGETS"] = at["jaeger_metrics"]
+        cache = fetched(self.root, "redis-server")
+        if cache and cache.name == "dragonfly":  # Redis has no metrics of its own
+            targets["DRAGONFLY_TARGETS"] = at["dragonfly"]
+        return {"GANESH_TARGETS": at["admin"], **targets}
+
     def own_settings(self, name, ports):
         """What the script in scripts/infrastructure/NAME/run takes."""
         at = {known: f"127.0.0.1:{port}" for known, port in ports.items()}
@@ -47,10 +78,12 @@ class Watchers:
         if name == "jaeger":
             numbers = {"OTLP_PORT": "jaeger_otlp", "METRICS_PORT": "jaeger_metrics", "HEALTH_PORT": "jaeger_health"}
             settings |= {variable: str(ports[port]) for variable, port in numbers.items()}
+        elif name == "nats-exporter":
+            settings["NATS_HTTP_URL"] = f"http://{at['nats_http']}"
+        elif name == "postgres-exporter":
+            settings["POSTGRES_ADDR"] = at["postgres"]
         elif name == "prometheus":
-            settings["GANESH_TARGETS"] = at["admin"]
-            if self.present["jaeger"]:
-                settings["JAEGER_TARGETS"] = at["jaeger_metrics"]
+            settings |= {"GRAFANA_URL": f"http://{at['grafana']}", **self.targets(at)}
         else:
             settings |= {"PROMETHEUS_URL": f"http://{at['prometheus']}", "JAEGER_URL": f"http://{at['jaeger']}"}
             settings["POSTGRES_ADDR"] = at["postgres"]
@@ -68,8 +101,7 @@ class Watchers:
 
     def addresses(self, ports):
         """One line for each: where its page is, or how to get it."""
-        for name, (shows, path, how) in WATCHERS.items():
-            title = name.capitalize()
+        for name, (title, shows, path, how) in WATCHERS.items():
             if self.present[name]:
                 yield f"{shows:<9} http://127.0.0.1:{ports[name]}{path}   ({title})"
             else:

@@ -1,5 +1,7 @@
 -- The roles of those who only look. Run once, when the cluster is made, as the owner of the
--- database, before `ganesh migrate` has made any table.
+-- database, before `ganesh migrate` has made any table: by psql in docker-compose.yml's Postgres, by
+-- scripts/infrastructure/postgres/run in that of `make up`, which knows no more of psql than these
+-- two variables.
 
 \getenv grafana_password GRAFANA_POSTGRES_PASSWORD
 \getenv exporter_password EXPORTER_POSTGRES_PASSWORD

@@ -62,13 +62,9 @@ fn env_example_says_which_settings_have_another_default_in_compose() {
     }
 }
 
-/// Those that a container must not get from outside, each with its reason.
-const NOT_PASSED: &[&str] = &[
-    // Each of the two commands has its own name.
-    "OTEL_SERVICE_NAME",
-    // Its file system is read-only; `docker compose logs` has the log.
-    "GANESH_LOG_DIR",
-];
+/// Those that a container must not get from outside; `.env.example` says why. No `*_FILE` is
+/// passed either: the file would have to be mounted.
+const NOT_PASSED: &[&str] = &["OTEL_SERVICE_NAME", "GANESH_LOG_DIR"];
 
 #[test]
 fn every_setting_reaches_ganesh_in_its_container_and_nothing_else_does() {
@@ -78,6 +74,18 @@ fn every_setting_reaches_ganesh_in_its_container_and_nothing_else_does() {
         let known = SETTINGS.iter().map(|setting| setting.env);
         let expected: BTreeSet<_> = known.filter(|env| !NOT_PASSED.contains(env)).collect();
         assert_eq!(given, expected, "{name}");
+    }
+}
+
+#[test]
+fn env_example_names_what_no_container_is_passed() {
+    let (_, text) = example::parts();
+    let (_, not_passed) = text.split_once("Not passed").expect("it says what is not");
+    let (not_passed, _) = not_passed
+        .split_once("The other settings")
+        .expect("and what is");
+    for name in NOT_PASSED.iter().chain(&["NAME_FILE"]) {
+        assert!(not_passed.contains(name), "{name}");
     }
 }
 
@@ -101,6 +109,16 @@ fn addresses_inside_are_literal_and_name_services() {
     }
     assert_eq!(service["environment"]["GANESH_HTTP_ADDR"], "0.0.0.0:8080");
     assert_eq!(service["environment"]["GANESH_ADMIN_ADDR"], "0.0.0.0:9464");
+}
+
+#[test]
+fn the_exporter_of_nats_asks_the_same_without_docker() {
+    let exporter = service("nats-exporter");
+    let script = read("scripts/infrastructure/nats-exporter/run");
+    let mut flags = strings(&exporter["command"]);
+    flags.retain(|word| word.starts_with('-'));
+    assert!(flags.len() >= 3, "{flags:?}");
+    assert!(script.contains(&format!(" {} ", flags.join(" "))));
 }
 
 #[test]

@@ -1,37 +1,37 @@
-//! What the roles of deploy/postgres/roles.sql may do, and what not, on a real Postgres.
+//! What the roles of deploy/postgres/roles.sql may do, and what not, on a real Postgres: that of
+//! `make up`, whose script runs the same statements when it makes the cluster.
 
 use sqlx::{Connection, Executor, PgConnection};
 
-use super::read;
+use super::{keys, read, service};
+use crate::support::Stack;
 use crate::support::ganesh::run;
-use crate::support::stack::new_database;
 
-/// The init script as psql would send it, with the two passwords in the place of its variables.
-fn script() -> String {
-    let text = read("deploy/postgres/roles.sql");
-    let sent: String = text
+#[test]
+fn compose_gives_the_passwords_that_the_roles_are_made_with() {
+    let script = read("deploy/postgres/roles.sql");
+    let postgres = service("postgres");
+    let given = keys(&postgres["environment"]);
+    let asked = script
         .lines()
-        .filter(|line| !line.starts_with("\\getenv "))
-        .flat_map(|line| [line, "\n"])
-        .collect();
-    let sent = sent.replace(":'grafana_password'", "'one'");
-    let sent = sent.replace(":'exporter_password'", "'two'");
-    assert!(!sent.contains(":'"), "{sent}");
-    sent
+        .filter_map(|line| line.strip_prefix("\\getenv "));
+    let mut passwords = 0;
+    for asked in asked {
+        let (name, variable) = asked.split_once(' ').unwrap();
+        assert!(given.contains(&variable), "{variable}");
+        assert_eq!(script.matches(&format!(":'{name}'")).count(), 1, "{name}");
+        passwords += 1;
+    }
+    assert_eq!(script.matches(":'").count(), passwords);
+    let asks = &service("grafana")["environment"]["GRAFANA_POSTGRES_PASSWORD"];
+    assert_eq!(*asks, postgres["environment"]["GRAFANA_POSTGRES_PASSWORD"]);
+    let asks = &service("postgres-exporter")["environment"]["DATA_SOURCE_PASS"];
+    assert_eq!(*asks, postgres["environment"]["EXPORTER_POSTGRES_PASSWORD"]);
 }
 
-/// A database as compose's first start makes it: roles, then the migrations.
-async fn database() -> String {
-    let url = new_database().await;
-    let mut owner = PgConnection::connect(&url).await.unwrap();
-    owner.execute(script().as_str()).await.unwrap();
-    let migrated = run(None, &["migrate"], &[("POSTGRES_URL", &url)]);
-    assert!(migrated.status.success(), "{migrated:?}");
-    url
-}
-
-async fn connect_as(url: &str, role: &str, password: &str) -> PgConnection {
-    let url = url.replace("ganesh:ganesh@", &format!("{role}:{password}@"));
+/// Its password is its name, where no compose says another.
+async fn connect_as(url: &str, role: &str) -> PgConnection {
+    let url = url.replace("ganesh:ganesh@", &format!("{role}:{role}@"));
     PgConnection::connect(&url).await.unwrap()
 }
 
@@ -50,8 +50,11 @@ const READ_ONLY_TRANSACTION: &str = "25006";
 
 #[tokio::test]
 async fn grafana_reads_events_and_nothing_else_and_the_exporter_only_statistics() {
-    let url = database().await;
-    let mut grafana = connect_as(&url, "grafana", "one").await;
+    let stack = Stack::start_with_own_postgres().await;
+    let url = &stack.database_url;
+    let migrated = run(Some(&stack), &["migrate"], &[]);
+    assert!(migrated.status.success(), "{migrated:?}");
+    let mut grafana = connect_as(url, "grafana").await;
     let rows: i64 = sqlx::query_scalar("SELECT count(*) FROM events")
         .fetch_one(&mut grafana)
         .await
@@ -84,7 +87,7 @@ async fn grafana_reads_events_and_nothing_else_and_the_exporter_only_statistics(
         .unwrap();
     assert_eq!(timeout, "5s");
 
-    let mut exporter = connect_as(&url, "exporter", "two").await;
+    let mut exporter = connect_as(url, "exporter").await;
     assert_eq!(
         refusal(&mut exporter, "SELECT 1 FROM events").await,
         INSUFFICIENT_PRIVILEGE

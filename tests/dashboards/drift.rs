@@ -100,27 +100,76 @@ fn every_metric_and_label_of_dashboards_and_rules_is_in_the_catalogue() {
     assert!(wrong.is_empty(), "{wrong:#?}");
 }
 
+/// The values that a label of a series can have; none when they are not ours to know.
+fn closed_values(series: &str, metric: &Metric, label: &str) -> Option<BTreeSet<String>> {
+    if let (true, Kind::Histogram(bounds)) = (label == "le", metric.kind) {
+        assert!(series.ends_with("_bucket"), "{series} has no {label}");
+        return Some(bounds.iter().map(f64::to_string).collect());
+    }
+    let at = metric.labels.iter().position(|known| *known == label)?;
+    let values = metric.series().into_iter();
+    Some(values.map(|values| values[at].to_owned()).collect())
+}
+
+/// What is wrong with the matchers of a selector: a value that its label never has, or values
+/// that no one series has together.
+fn wrong_values(selector: &promql::Selector) -> Vec<String> {
+    let Some(metric) = entry(&selector.metric) else {
+        return vec![]; // said elsewhere
+    };
+    let mut wrong = Vec::new();
+    for (label, operator, value) in &selector.matchers {
+        let Some(closed) = closed_values(&selector.metric, metric, label) else {
+            continue;
+        };
+        // Of regular expressions only alternatives are used; anything else is found here.
+        let is_pattern = operator.ends_with('~');
+        let parts: Vec<&str> = value.split('|').collect();
+        assert!(is_pattern || parts.len() == 1, "{label}{operator}{value}");
+        let unknown = parts.iter().filter(|part| !closed.contains(**part));
+        wrong.extend(unknown.map(|part| format!("{}: {label}={part}", selector.metric)));
+    }
+    let selects = |series: &Vec<&'static str>| {
+        let mut labels = metric.labels.iter().zip(series);
+        labels.all(|(label, has)| {
+            let mut asked = selector.matchers.iter().filter(|(l, _, _)| l == label);
+            asked.all(|(_, operator, value)| {
+                value.split('|').any(|part| part == *has) != operator.starts_with('!')
+            })
+        })
+    };
+    if !metric.series().iter().any(selects) {
+        wrong.push(format!("{selector:?} selects no series"));
+    }
+    wrong
+}
+
 #[test]
-fn every_label_value_of_dashboards_and_rules_is_one_that_the_help_or_the_code_knows() {
-    use ganesh::telemetry::catalogue::{Outcome, Queue};
-    let outcomes = Outcome::ALL.map(Outcome::as_str);
-    let queues = Queue::ALL.map(Queue::as_str);
-    let dependencies = ganesh::error::Dependency::ALL.map(ganesh::error::Dependency::as_str);
+fn every_label_value_of_dashboards_and_rules_is_one_that_the_catalogue_has() {
+    let mut wrong = BTreeSet::new();
+    let mut looked_up = 0;
     for (place, expression) in expressions() {
         for selector in expression.selectors.iter().filter(|s| is_ours(&s.metric)) {
-            for (label, _, value) in &selector.matchers {
-                let closed: &[&str] = match label.as_str() {
-                    "outcome" => &outcomes,
-                    "queue" => &queues,
-                    "dependency" => &dependencies,
-                    _ => continue,
-                };
-                for part in value.split('|') {
-                    assert!(closed.contains(&part), "{place}: {label}={part}");
-                }
-            }
+            looked_up += selector.matchers.len();
+            let said = wrong_values(selector).into_iter();
+            wrong.extend(said.map(|words| format!("{place}: {words}")));
         }
     }
+    assert!(wrong.is_empty(), "{wrong:#?}");
+    assert!(looked_up > 100, "{looked_up} matchers");
+}
+
+#[test]
+fn label_values_that_no_series_has_are_found() {
+    let wrong = |text: &str| wrong_values(&promql::read(text).selectors[0]).len();
+    assert_eq!(wrong(r#"ganesh_spans_total{result=~"dropped|failed"}"#), 0);
+    assert_eq!(wrong(r#"ganesh_end_to_end_seconds_bucket{le="0.25"}"#), 0);
+    assert_eq!(wrong(r#"ganesh_end_to_end_seconds_bucket{le="0.3"}"#), 1);
+    assert_eq!(wrong(r#"ganesh_dependency_up{dependency!="redis"}"#), 1);
+    assert_eq!(wrong(r#"ganesh_traces_total{decision!~"slow|fast"}"#), 1);
+    // Each value is known, but fills are never hits.
+    let apart = r#"ganesh_cache_requests_total{operation="fill",result="hit"}"#;
+    assert_eq!(wrong(apart), 1);
 }
 
 #[test]

@@ -97,7 +97,7 @@ fn links_lead_viewers_to_pages_that_they_may_open() {
         }
     }
     let trace = "${jaeger_url}/trace/${__value.raw}";
-    let runbook = "/public/docs/RUNBOOK.md#${__value.raw}";
+    let runbook = "/public/docs/RUNBOOK.html#${__value.raw}";
     assert_eq!(links, [runbook, trace, trace]);
     let variables = list(&dashboard["templating"]["list"]);
     let page = variables

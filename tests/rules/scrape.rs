@@ -147,6 +147,9 @@ async fn every_panel_about_ganesh_has_data_and_every_rule_can_be_evaluated() {
         evaluated,
         rules_that("alert").len() + rules_that("record").len()
     );
+    // The other jobs were given no target: nobody misses them.
+    let missed = "ALERTS{alertname=\"GaneshTargetMissing\"}";
+    assert!(!has_data(&prometheus, missed).await, "{missed}");
     assert_exemplars_lead_to_traces(&prometheus, &collector).await;
 }
 
