@@ -189,8 +189,9 @@ async fn every_metric_has_moved_after_all_that_can_happen() {
 
     publish_and_read(&stack, &ganesh).await;
     redeliver(&stack, &ganesh).await;
+    // Settled, before the cache makes it a failed one.
     movement
-        .wait_for(&["ganesh_messages_redelivered_total"])
+        .wait_for(&["ganesh_traces_total{decision=\"redelivered\"}"])
         .await;
 
     stack.cache.pause();
