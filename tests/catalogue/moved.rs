@@ -147,7 +147,9 @@ async fn redeliver(stack: &Stack, ganesh: &Ganesh) {
         .unwrap();
     let mut messages = consumer.fetch().max_messages(1).messages().await.unwrap();
     let message = messages.next().await.unwrap().unwrap();
-    message.ack_with(AckKind::Nak(None)).await.unwrap();
+    // Later, because a process that stood still does not know the cache's epoch at first.
+    let later = Some(Duration::from_secs(2));
+    message.ack_with(AckKind::Nak(later)).await.unwrap();
     send_signal(ganesh.pid(), Signal::CONT);
 }
 
