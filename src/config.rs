@@ -143,7 +143,7 @@ pub struct TelemetryConfig {
     pub log_dir: Option<PathBuf>,
     /// Whether spans are exported over OTLP.
     pub traces: TracesExporter,
-    /// Where the OTLP collector listens (gRPC).
+    /// Where the OTLP collector listens (gRPC, without TLS).
     pub otlp_endpoint: SecretUrl,
     /// A message that takes longer, from the stream's timestamp to the settlement, is kept
     /// as a trace.

@@ -109,6 +109,7 @@ pub fn spawn(parts: Parts, stop: &CancellationToken) -> JoinSet<Result<(), Error
             stream: config.nats.stream.clone(),
             metrics: metrics.clone(),
             log: RateLimit::default(),
+            retries: RateLimit::new(1, Duration::from_secs(1)),
         },
         dead_letter_input,
         to_settle.clone(),

@@ -3,7 +3,12 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::events::{events, publish};
+use rustix::process::Signal;
+use serde_json::Value;
+
+use crate::support::collector::{Collector, Manner};
+use crate::support::events::{events, publish, publish_invalid};
+use crate::support::servers::send_signal;
 use crate::support::{Stack, eventually};
 
 const REDELIVERED: &str = "ganesh_messages_redelivered_total";
@@ -65,4 +70,54 @@ async fn sigterm_while_idle_ends_within_two_seconds() {
     let began = Instant::now();
     assert!(ganesh.terminate().await.success());
     assert!(began.elapsed() < Duration::from_secs(3));
+}
+
+/// Postgres, NATS and the collector hang; returns how long the end took, and the log's line
+/// about the spans.
+async fn end_while_all_hangs(grace: &str) -> (Duration, Value) {
+    let stack = Stack::start_with_own_postgres().await;
+    let collector = Collector::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let settings = collector.settings_with(&[
+        ("GANESH_SHUTDOWN_GRACE", grace),
+        ("GANESH_LOG_DIR", folder.path().to_str().unwrap()),
+    ]);
+    let mut ganesh = stack.serve(&settings).await;
+    let jetstream = stack.jetstream().await;
+    collector.behave(Manner::Hang);
+    publish_invalid(&jetstream).await;
+    eventually("the collector is asked", || async { collector.was_asked() }).await;
+    publish_invalid(&jetstream).await;
+    let settled = "ganesh_messages_settled_total{outcome=\"dead_lettered\"}";
+    ganesh.wait_for_metric(settled, 2.0).await;
+    stack.postgres.as_ref().unwrap().pause();
+    publish(&jetstream, &events("e", 500)).await;
+    ganesh
+        .wait_for_metric("ganesh_in_flight_messages", 500.0)
+        .await;
+    stack.nats.pause();
+    let began = Instant::now();
+    send_signal(ganesh.pid(), Signal::TERM);
+    assert!(ganesh.wait().await.success());
+    let took = began.elapsed();
+    let log = std::fs::read_to_string(folder.path().join("app.log")).unwrap();
+    let line = log
+        .lines()
+        .find(|line| line.contains("some spans were not exported"));
+    let line = line.unwrap_or_else(|| panic!("no line about spans: {log}"));
+    (took, serde_json::from_str(line).unwrap())
+}
+
+#[tokio::test]
+async fn whatever_hangs_the_whole_end_is_within_the_grace_and_every_span_is_accounted_for() {
+    for grace in [1, 4] {
+        let (took, line) = end_while_all_hangs(&format!("{grace}s")).await;
+        let limit = Duration::from_secs(grace) + Duration::from_millis(300);
+        assert!(took < limit, "{grace} s: {took:?}");
+        let count = |name: &str| line[name].as_u64().unwrap();
+        // Of two traces of four spans, one was under way and the other one waited.
+        assert_eq!(count("built"), 8, "{line}");
+        assert_eq!(count("failed"), 4, "{line}");
+        assert_eq!(count("dropped"), 4, "{line}");
+    }
 }

@@ -9,3 +9,4 @@ mod parents;
 mod shape;
 mod slow;
 mod slow_list;
+mod walk;

@@ -1,6 +1,6 @@
 //! `ganesh serve`: start-up, the pipeline, and the end within the grace period.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
 use async_nats::jetstream::consumer::PullConsumer;
@@ -14,6 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::Failure;
+use super::ending::{Ending, Step};
 use super::startup::{Deadline, wait_for, wait_for_postgres};
 use crate::api::{self, Api, admin};
 use crate::cache::Cache;
@@ -32,10 +33,7 @@ use crate::telemetry::slow::SlowLog;
 use crate::telemetry::span_queue::SpanQueue;
 use crate::telemetry::{Health, Metrics, runtime};
 
-/// Kept of the grace period for what follows the pipeline: releases, the last flush
-/// of NATS, the last spans.
-const GRACE_RESERVE: Duration = Duration::from_secs(3);
-/// How long NATS may take to take the last acknowledgements.
+/// How long NATS may take to take the last acknowledgements, where the grace period is long.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 /// How often partitions are looked after.
 const PARTITION_UPKEEP_EVERY: Duration = Duration::from_secs(60);
@@ -49,6 +47,7 @@ pub(super) async fn run(
     config: Config,
     spans: Option<SpanQueue>,
     log_filter: LogFilter,
+    ending: &Ending,
 ) -> Result<(), Failure> {
     let recorded = recorder::install()?;
     let metrics = Metrics::register(&recorded.histograms);
@@ -57,40 +56,33 @@ pub(super) async fn run(
     }
     let health = Health::new(metrics.clone());
     tracing::info!(?config, "starting");
-    let stop = stop_on_signal()?;
+    let stop = stop_on_signal(ending.clone())?;
     // Background tasks live on while the pipeline drains.
     let background = CancellationToken::new();
     let admin = admin::Admin {
         health: health.clone(),
         recorded,
-        metrics: metrics.clone(),
+        metrics,
         slow: SlowLog::default(),
         log_filter,
     };
-    let serving = serve(
-        &config,
-        admin,
-        metrics,
-        health.clone(),
-        spans,
-        &stop,
-        &background,
-    );
+    let serving = serve(&config, admin, spans, &stop, &background, ending);
     tokio::select! {
+        biased; // its own end is the better one
         result = serving => result,
-        () = stopped_before_start(&stop, &health, config.shutdown_grace) => Ok(()),
+        () = stopped_before_start(&stop, &health, ending) => Ok(()),
     }
 }
 
 async fn serve(
     config: &Config,
     admin: admin::Admin,
-    metrics: Metrics,
-    health: Health,
     spans: Option<SpanQueue>,
     stop: &CancellationToken,
     background: &CancellationToken,
+    ending: &Ending,
 ) -> Result<(), Failure> {
+    let (metrics, health) = (admin.metrics.clone(), admin.health.clone());
     let slow = admin.slow.clone();
     let admin_listener = bind("GANESH_ADMIN_ADDR", config.http.admin_addr).await?;
     let api_listener = bind("GANESH_HTTP_ADDR", config.http.api_addr).await?;
@@ -141,9 +133,9 @@ async fn serve(
     };
     health.set_serving(true);
     tracing::info!(api = %config.http.api_addr, admin = %config.http.admin_addr, "serving");
-    let result = run_pipeline(parts, stop, config.shutdown_grace, &health).await;
+    let result = run_pipeline(parts, stop, ending, &health).await;
     keeper_stop.cancel();
-    finish(&client, keeper, api_server, &held).await;
+    finish(&client, keeper, api_server, &held, ending).await;
     background.cancel();
     result.map_err(|error| Failure::Running(anyhow!(error)))
 }
@@ -173,11 +165,11 @@ fn watch(
     tokio::spawn(keep_looking_after_partitions(config, pool, metrics));
 }
 
-/// Until every stage has ended; after `stop`, no longer than the grace period allows.
+/// Until every stage has ended; after `stop`, no longer than `ending` allows.
 async fn run_pipeline(
     parts: Parts,
     stop: &CancellationToken,
-    grace: Duration,
+    ending: &Ending,
     health: &Health,
 ) -> Result<(), crate::error::Error> {
     let mut stages = pipeline::spawn(parts, stop);
@@ -185,7 +177,7 @@ async fn run_pipeline(
         stop.cancelled().await;
         health.set_serving(false);
         tracing::info!("shutting down: no more fetching, what is held is stored and acknowledged");
-        tokio::time::sleep(grace.saturating_sub(GRACE_RESERVE).max(grace / 2)).await;
+        tokio::time::sleep_until(ending.until(Step::Drain).into()).await;
     };
     let result = tokio::select! {
         result = pipeline::supervise(&mut stages, stop) => result,
@@ -199,20 +191,29 @@ async fn run_pipeline(
     result
 }
 
-async fn finish(client: &Client, keeper: JoinHandle<()>, api_server: JoinHandle<()>, held: &Held) {
+async fn finish(
+    client: &Client,
+    keeper: JoinHandle<()>,
+    api_server: JoinHandle<()>,
+    held: &Held,
+    ending: &Ending,
+) {
     let ended = async {
         let _ = keeper.await;
         let _ = client.flush().await;
         let _ = api_server.await;
     };
-    if tokio::time::timeout(FLUSH_TIMEOUT, ended).await.is_err() {
+    let until = ending
+        .until(Step::Flush)
+        .min(Instant::now() + FLUSH_TIMEOUT);
+    if tokio::time::timeout_at(until.into(), ended).await.is_err() {
         tracing::warn!("NATS did not take the last acknowledgements in time");
     }
     tracing::info!(held = held.count(), "stopped");
 }
 
-/// A token that SIGTERM and SIGINT cancel.
-fn stop_on_signal() -> Result<CancellationToken, std::io::Error> {
+/// A token that SIGTERM and SIGINT cancel, which begins the grace period.
+fn stop_on_signal(ending: Ending) -> Result<CancellationToken, std::io::Error> {
     let stop = CancellationToken::new();
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
@@ -222,6 +223,7 @@ fn stop_on_signal() -> Result<CancellationToken, std::io::Error> {
             _ = terminate.recv() => {}
             _ = interrupt.recv() => {}
         }
+        ending.begin();
         on_signal.cancel();
     });
     Ok(stop)
@@ -229,11 +231,11 @@ fn stop_on_signal() -> Result<CancellationToken, std::io::Error> {
 
 /// Ends a start-up that still waits for dependencies, at once: nothing is held yet. Once
 /// the pipeline runs, it is that which ends, and this only guards against an end that hangs.
-async fn stopped_before_start(stop: &CancellationToken, health: &Health, grace: Duration) {
+async fn stopped_before_start(stop: &CancellationToken, health: &Health, ending: &Ending) {
     stop.cancelled().await;
     if health.has_served() {
-        tokio::time::sleep(grace).await;
-        tracing::error!("the shutdown took longer than the grace period");
+        tokio::time::sleep_until(ending.until(Step::Flush).into()).await;
+        tracing::error!("the shutdown took longer than the grace period leaves for it");
     } else {
         tracing::info!("stopped before it served");
     }

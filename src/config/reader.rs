@@ -191,9 +191,10 @@ impl Reader {
         })
     }
 
+    /// Without TLS, which the exporter is built without.
     pub(super) fn http_url(&mut self, env: &'static str) -> SecretUrl {
-        self.parse(env, "a URL that starts with http:// or https://", |raw| {
-            is_server_url(raw, &["http", "https"]).then(|| SecretUrl::new(raw.to_owned()))
+        self.parse(env, "a URL that starts with http://", |raw| {
+            is_server_url(raw, &["http"]).then(|| SecretUrl::new(raw.to_owned()))
         })
     }
 

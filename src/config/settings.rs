@@ -191,7 +191,7 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "OTEL_EXPORTER_OTLP_ENDPOINT",
         "http://localhost:4317",
-        "Where the OTLP collector listens (gRPC)",
+        "Where the OTLP collector listens (gRPC, without TLS)",
     ),
     setting(
         "OTEL_SERVICE_NAME",

@@ -94,6 +94,8 @@ pub struct DeadLetterStage {
     pub metrics: Metrics,
     /// A stream of nothing but bad messages must not fill the log.
     pub log: RateLimit,
+    /// A stream that takes no letters must not either: all that wait try again and again.
+    pub retries: RateLimit,
 }
 
 /// Buries until the input closes.
@@ -136,7 +138,9 @@ impl DeadLetterStage {
         while let Err(error) = self.publish(&letter).await {
             self.metrics.dependency_error(&error);
             failures.add(&error);
-            tracing::warn!(%error, "a dead letter was not stored; trying again");
+            if let Some(suppressed) = self.retries.allow() {
+                tracing::warn!(%error, suppressed, "a dead letter was not stored; trying again");
+            }
             backoff.wait().await;
         }
         self.metrics.dead_letters(letter.reason).increment(1);

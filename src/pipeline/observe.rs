@@ -1,6 +1,8 @@
 //! What is known of a message when it is settled goes into the histograms, into the decision
 //! whether its trace is kept, into `/debug/slow`, and, if it is kept, into spans.
 
+use std::time::Duration;
+
 use super::dead_letter::{Buried, DeadLetter};
 use super::decode::Decoded;
 use super::settle::Cached;
@@ -9,15 +11,17 @@ use crate::telemetry::Metrics;
 use crate::telemetry::batch::BatchRecord;
 use crate::telemetry::catalogue::{Decision, Outcome, Stage};
 use crate::telemetry::keep::{Facts, TailSampler, is_kept};
+use crate::telemetry::logs::RateLimit;
 use crate::telemetry::passage::{Passage, Verdict};
 use crate::telemetry::record::{Moment, now_nanos};
 use crate::telemetry::skew::Skew;
 use crate::telemetry::slow::SlowLog;
 use crate::telemetry::span_queue::{Observed, SpanQueue, Trace};
 use crate::telemetry::spans::{MessageSpans, batch_span};
-use crate::telemetry::stages::{Marks, StageTimes, seconds, skew_nanos};
+use crate::telemetry::stages::{Marks, Passed, StageTimes, seconds, skew_nanos};
 
-/// Observes settled messages. One task has it, so nothing here waits for a lock.
+/// Observes settled messages. One task has it. The one lock that others hold too is that of the
+/// lists of `/debug/slow`, while they are copied for an answer.
 pub struct Observer {
     metrics: Metrics,
     sampler: TailSampler,
@@ -26,7 +30,12 @@ pub struct Observer {
     spans: MessageSpans,
     /// None where traces are not exported: then no span is built.
     queue: Option<SpanQueue>,
+    log: RateLimit,
 }
+
+/// Lines a second about messages that were slow or failed: some to begin with, not all.
+const LINES_MAX_PER_SECOND: u32 = 3;
+const NANOS_PER_MILLI: u64 = 1_000_000;
 
 /// Decisions of one batch, counted together.
 #[derive(Default)]
@@ -49,6 +58,7 @@ impl Observer {
             slow,
             spans: MessageSpans::new(&config.nats),
             queue,
+            log: RateLimit::new(LINES_MAX_PER_SECOND, Duration::from_secs(1)),
         }
     }
 
@@ -179,8 +189,30 @@ impl Observer {
         if is_kept(decision) {
             self.slow.offer(passage, decision);
             self.keep(passage, decision);
+            self.mention(passage, decision);
         }
         decision
+    }
+
+    /// The way from the log to the trace, for those that somebody will look for.
+    fn mention(&self, passage: &Passage<'_>, reason: Decision) {
+        if !matches!(reason, Decision::Failed | Decision::Slow) {
+            return;
+        }
+        let Some(suppressed) = self.log.allow() else {
+            return;
+        };
+        let longest = passage.times.passed().max_by_key(Passed::nanos);
+        let longest = longest.map_or("", |passed| passed.stage.as_str());
+        tracing::info!(
+            trace_id = %passage.delivery.trace_id,
+            stream_seq = passage.delivery.stream_sequence,
+            keep_reason = reason.as_str(),
+            total_ms = passage.times.total_nanos() / NANOS_PER_MILLI,
+            longest_stage = longest,
+            suppressed,
+            "a message was slow, or something failed on its way"
+        );
     }
 
     /// Builds the trace of a message and hands it in, with the span of its batch.

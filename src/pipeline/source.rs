@@ -23,6 +23,7 @@ use crate::messaging::delivery::Arrived;
 use crate::messaging::held::{Arrival, Room, SUBJECTS_MAX_BYTES};
 use crate::messaging::{Delivery, Held};
 use crate::telemetry::Metrics;
+use crate::telemetry::logs::RateLimit;
 
 /// Messages of one pull at most.
 const PULL_MAX_MESSAGES: usize = 4_096;
@@ -42,6 +43,8 @@ pub struct Source {
     metrics: Metrics,
     stream: String,
     max_in_flight: usize,
+    /// Who publishes on our inbox can do so at any rate.
+    strangers: RateLimit,
 }
 
 /// How a pull ended.
@@ -113,6 +116,7 @@ impl Source {
             metrics,
             stream: config.nats.stream.clone(),
             max_in_flight: config.pipeline.max_in_flight,
+            strangers: RateLimit::default(),
         }
     }
 
@@ -163,6 +167,12 @@ impl Source {
         PullEnd::Ordinary
     }
 
+    fn mention_stranger(&self, subject: &str) {
+        if let Some(suppressed) = self.strangers.allow() {
+            tracing::warn!(subject, suppressed, "not a delivery of a consumer");
+        }
+    }
+
     /// Takes the messages of a chunk into the register, and finds the end of the pull in it.
     fn take(&self, chunk: Vec<Message>, reply: &Subject) -> (Vec<Delivery>, Option<PullEnd>) {
         let mut end = None;
@@ -171,7 +181,7 @@ impl Source {
             match message.status {
                 None | Some(StatusCode::OK) => match Arrived::read(message) {
                     Ok(message) => arrived.push(message),
-                    Err(subject) => tracing::warn!(subject, "not a delivery of a consumer"),
+                    Err(subject) => self.mention_stranger(&subject),
                 },
                 // The end of an earlier pull, whose loss we had assumed.
                 Some(_) if message.subject != *reply => {}

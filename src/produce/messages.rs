@@ -142,8 +142,13 @@ impl MessageWriter {
         TraceContext {
             trace_id: trace_id.to_be_bytes(),
             parent_id: span.to_be_bytes(),
-            sampled: self.sample != 0 && number.is_multiple_of(u64::from(self.sample)),
+            sampled: self.is_sampled(number),
         }
+    }
+
+    /// Whether a message's trace is recorded; costs no random number.
+    pub(super) fn is_sampled(&self, number: u64) -> bool {
+        self.sample != 0 && number.is_multiple_of(u64::from(self.sample))
     }
 
     /// The subject and the event of a recipe.

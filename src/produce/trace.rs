@@ -52,10 +52,10 @@ impl SendSpans {
         sending: Sending,
     ) {
         for waiting in ended {
-            let context = writer.trace_context(waiting.recipe.number);
-            if !context.sampled {
+            if !writer.is_sampled(waiting.recipe.number) {
                 continue;
             }
+            let context = writer.trace_context(waiting.recipe.number);
             let took = now.saturating_sub(waiting.first_sent);
             let mut span = self.span(&context, took);
             let (subject, event) = writer.subject_and_event(&waiting.recipe);

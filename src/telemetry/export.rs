@@ -9,7 +9,9 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::catalogue::SpanResult;
-use super::span_queue::{BatchSpan, Totals, Trace};
+use super::logs::RateLimit;
+use super::span_queue::{BatchSpan, Trace};
+use super::span_totals::{Room, Totals};
 
 /// A request is closed at this many spans, at the end of a trace.
 const REQUEST_SPANS: usize = 512;
@@ -61,10 +63,11 @@ impl ExportTask {
 
     /// Collects the traces of one request; does not wait for more while the process ends.
     async fn request(&mut self, first: Trace) -> Vec<Trace> {
-        let mut spans = first.spans.len();
+        let mut room = Room::default();
+        room += first.room();
         let mut traces = vec![first];
         let deadline = Instant::now() + REQUEST_LINGER;
-        while spans < REQUEST_SPANS {
+        while room.spans < REQUEST_SPANS {
             let next = tokio::select! {
                 biased;
                 trace = self.output.recv() => trace,
@@ -74,10 +77,10 @@ impl ExportTask {
             let Some(trace) = next else {
                 break;
             };
-            spans += trace.spans.len();
+            room += trace.room();
             traces.push(trace);
         }
-        self.totals.leave_room(spans);
+        self.totals.leave_room(room);
         traces
     }
 
@@ -87,26 +90,30 @@ impl ExportTask {
             spans.append(&mut trace.spans);
         }
         let own = spans.len();
-        let batches = missing_batches(&traces);
-        spans.extend(batches.iter().map(|batch| batch.span().clone()));
+        let mut under_way = UnderWay {
+            totals: self.totals.clone(),
+            spans: own,
+            batches: missing_batches(&traces),
+            accepted: false,
+        };
+        let batches = under_way.batches.iter();
+        spans.extend(batches.map(|batch| batch.span().clone()));
         let result = match tokio::time::timeout(EXPORT_TIMEOUT, exporter.export(spans)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err("no answer in time".to_owned()),
         };
+        under_way.accepted = result.is_ok();
+        drop(under_way);
         if let Err(error) = result {
-            self.totals.add(SpanResult::Failed, own);
-            for batch in &batches {
-                batch.refused();
+            if let Some(spans) = self.complaints.failed(own) {
+                tracing::warn!(error, spans, "the collector did not take spans");
             }
-            self.complaints.failed(&error, own);
             return;
         }
-        self.totals.add(SpanResult::Exported, own);
-        for batch in &batches {
-            batch.accepted();
+        if let Some(not_taken) = self.complaints.succeeded() {
+            tracing::info!(not_taken, "the collector takes spans again");
         }
-        self.complaints.succeeded();
         if let Some(metrics) = self.totals.metrics() {
             for observed in traces.iter().filter_map(|trace| trace.observed.as_ref()) {
                 observed.attach(metrics);
@@ -120,9 +127,36 @@ impl Drop for ExportTask {
     fn drop(&mut self) {
         self.output.close();
         while let Ok(trace) = self.output.try_recv() {
-            let spans = trace.spans.len();
-            self.totals.leave_room(spans);
-            self.totals.add(SpanResult::Dropped, spans);
+            let room = trace.room();
+            self.totals.leave_room(room);
+            self.totals.add(SpanResult::Dropped, room.spans);
+        }
+    }
+}
+
+/// The spans of a request. They have failed unless the collector says otherwise: also when
+/// the process ends, and does not wait for its answer.
+struct UnderWay {
+    totals: Arc<Totals>,
+    spans: usize,
+    batches: Vec<Arc<BatchSpan>>,
+    accepted: bool,
+}
+
+impl Drop for UnderWay {
+    fn drop(&mut self) {
+        let result = if self.accepted {
+            SpanResult::Exported
+        } else {
+            SpanResult::Failed
+        };
+        self.totals.add(result, self.spans);
+        for batch in &self.batches {
+            if self.accepted {
+                batch.accepted();
+            } else {
+                batch.refused();
+            }
         }
     }
 }
@@ -139,34 +173,63 @@ fn missing_batches(traces: &[Trace]) -> Vec<Arc<BatchSpan>> {
     missing
 }
 
-/// Says that the collector is away, and that it is back; not at every request.
-#[derive(Debug, Default)]
+/// When to say that the collector is away, and that it is back: not at every request, and
+/// not at every turn of one that comes and goes.
+#[derive(Debug)]
 struct Complaints {
-    said_at: Option<Instant>,
+    failures: RateLimit,
+    recoveries: RateLimit,
+    /// It did not take the last request, or nobody said that it takes them again.
+    is_away: bool,
     /// Since it was said last.
-    spans: usize,
+    not_taken: usize,
+}
+
+impl Default for Complaints {
+    fn default() -> Self {
+        Self {
+            failures: RateLimit::new(1, COMPLAIN_EVERY),
+            recoveries: RateLimit::new(1, COMPLAIN_EVERY),
+            is_away: false,
+            not_taken: 0,
+        }
+    }
 }
 
 impl Complaints {
-    fn failed(&mut self, error: &str, spans: usize) {
-        self.spans += spans;
-        if self.said_at.is_none_or(|at| at.elapsed() >= COMPLAIN_EVERY) {
-            tracing::warn!(
-                error,
-                spans = self.spans,
-                "the collector did not take spans"
-            );
-            *self = Self {
-                said_at: Some(Instant::now()),
-                spans: 0,
-            };
-        }
+    /// The spans to complain about now, if it is time to.
+    fn failed(&mut self, spans: usize) -> Option<usize> {
+        self.is_away = true;
+        self.not_taken += spans;
+        self.failures.allow()?;
+        Some(std::mem::take(&mut self.not_taken))
     }
 
-    fn succeeded(&mut self) {
-        if self.said_at.take().is_some() {
-            tracing::info!(not_taken = self.spans, "the collector takes spans again");
-            self.spans = 0;
+    /// The spans that were not taken since the last complaint, if it is time to say that it
+    /// is back.
+    fn succeeded(&mut self) -> Option<usize> {
+        if !self.is_away {
+            return None;
         }
+        self.recoveries.allow()?;
+        self.is_away = false;
+        Some(std::mem::take(&mut self.not_taken))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_collector_that_comes_and_goes_is_mentioned_twice_and_no_span_is_forgotten() {
+        let mut complaints = Complaints::default();
+        let mut said = Vec::new();
+        for _ in 0..1_000 {
+            said.extend(complaints.failed(7));
+            said.extend(complaints.succeeded());
+        }
+        assert_eq!(said, [7, 0]);
+        assert_eq!(complaints.not_taken, 999 * 7);
     }
 }

@@ -89,7 +89,7 @@ pub fn is_kept(decision: Decision) -> bool {
 /// A token bucket that holds the traces of one second. The lower half of it is for urgent
 /// ones alone: others take only what is above, however many they are.
 #[derive(Debug)]
-struct Budget {
+pub(super) struct Budget {
     /// Tokens that come back in a second; a full bucket holds as many.
     per_second: u64,
     /// In billionths of a token: what comes back in a nanosecond is a whole number of them.
@@ -100,7 +100,8 @@ struct Budget {
 const TOKEN: u64 = 1_000_000_000;
 
 impl Budget {
-    fn new(per_second: u32, now_nanos: u64) -> Self {
+    /// A full bucket.
+    pub(super) fn new(per_second: u32, now_nanos: u64) -> Self {
         let per_second = u64::from(per_second);
         Self {
             per_second,
@@ -109,7 +110,8 @@ impl Budget {
         }
     }
 
-    fn take(&mut self, urgent: bool, now_nanos: u64) -> bool {
+    /// Takes a token, if there is one for it.
+    pub(super) fn take(&mut self, urgent: bool, now_nanos: u64) -> bool {
         let elapsed = now_nanos.saturating_sub(self.filled_at_nanos);
         self.filled_at_nanos = self.filled_at_nanos.max(now_nanos);
         let gained = elapsed.saturating_mul(self.per_second);

@@ -16,6 +16,10 @@ use super::span_queue::{SpanQueue, Trace};
 /// one more goes into the queue alone.
 const OPEN_TRACES_MAX: usize = 1_024;
 
+/// Spans that are collected of one trace; those that end after so many are left out, all but the
+/// last, which has its parent elsewhere.
+const TRACE_MAX_SPANS: usize = 64;
+
 /// Collects the spans of a trace until the one of them ends that has its parent elsewhere,
 /// and hands them in together.
 #[derive(Debug)]
@@ -53,7 +57,11 @@ impl QueueProcessor {
             return vec![span];
         };
         let trace = entry.get_mut();
-        trace.ended.push(span);
+        if is_root || trace.ended.len() < TRACE_MAX_SPANS {
+            trace.ended.push(span);
+        } else {
+            self.queue.leave_out();
+        }
         if !is_root {
             return Vec::new();
         }
@@ -97,5 +105,32 @@ impl SpanProcessor for QueueProcessor {
 
     fn shutdown_with_timeout(&self, _timeout: Duration) -> OTelSdkResult {
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use opentelemetry::trace::{Tracer, TracerProvider};
+    use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
+
+    use super::*;
+    use crate::telemetry::catalogue::SpanResult;
+
+    #[test]
+    fn a_trace_of_too_many_spans_keeps_the_first_ones_and_its_root_and_counts_the_rest() {
+        let (queue, _task) = SpanQueue::new();
+        let provider = SdkTracerProvider::builder()
+            .with_span_processor(QueueProcessor::new(queue.clone()))
+            .with_sampler(Sampler::AlwaysOn)
+            .build();
+        let tracer = provider.tracer("test");
+        tracer.in_span("root", |_| {
+            for _ in 0..1_000 {
+                tracer.in_span("child", |_| {});
+            }
+        });
+        let kept = TRACE_MAX_SPANS as u64 + 1;
+        assert_eq!(queue.built(), 1_001);
+        assert_eq!(queue.count(SpanResult::Dropped), 1_001 - kept);
     }
 }

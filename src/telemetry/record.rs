@@ -7,6 +7,7 @@
 use std::sync::LazyLock;
 use std::time::{Instant, SystemTime};
 
+use super::passage::{DETAIL_MAX_BYTES, cut};
 use crate::error::{Code, Error};
 
 /// Where the process's monotonic clock starts; marks count from here.
@@ -55,7 +56,7 @@ pub struct FailedAttempt {
     pub at: u64,
     /// The metrics' code.
     pub code: Code,
-    /// The words for people, without payloads.
+    /// The words for people, without payloads, cut at [`DETAIL_MAX_BYTES`].
     pub detail: String,
 }
 
@@ -74,7 +75,7 @@ impl Failures {
             self.kept.push(FailedAttempt {
                 at: now_nanos(),
                 code: error.code,
-                detail: error.to_string(),
+                detail: cut(&error.to_string(), DETAIL_MAX_BYTES).to_owned(),
             });
         } else {
             self.left_out = self.left_out.saturating_add(1);
@@ -162,7 +163,7 @@ mod tests {
             Dependency::Postgres,
             Class::Transient,
             Code::Timeout,
-            "late",
+            "löng ".repeat(1_000),
         );
         let mut failures = Failures::default();
         assert!(failures.is_empty());
@@ -171,5 +172,7 @@ mod tests {
         }
         assert_eq!(failures.kept().len(), FAILURES_KEPT_MAX);
         assert_eq!(failures.left_out(), 5);
+        let detail = &failures.kept()[0].detail;
+        assert!((508..=512).contains(&detail.len()), "{detail}");
     }
 }

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use serde::Serialize;
 
 use super::catalogue::{Decision, Stage};
-use super::passage::Passage;
+use super::passage::{DETAIL_MAX_BYTES, Passage, cut};
 use super::stages::{StageTimes, seconds};
 use crate::event::Timestamp;
 
@@ -59,7 +59,7 @@ impl StagesMs {
     fn of(times: &StageTimes) -> Self {
         let mut stages = Self::default();
         for passed in times.passed() {
-            let spent = millis(passed.ended - passed.began);
+            let spent = millis(passed.nanos());
             match passed.stage {
                 Stage::Stream => stages.stream = spent,
                 Stage::Decode => stages.decode = Some(spent),
@@ -106,12 +106,15 @@ impl SlowLog {
     /// Takes the message into the lists where it belongs there.
     pub fn offer(&self, passage: &Passage<'_>, decision: Decision) {
         let failed = passage.has_failed();
-        let mut state = self.state_of(passage.moment.monotonic() / WINDOW_NANOS);
-        let slow = passage.times.total_nanos() > state.threshold_nanos();
-        if !failed && !slow {
+        let window = passage.moment.monotonic() / WINDOW_NANOS;
+        let threshold = self.state_of(window).threshold_nanos();
+        if !failed && passage.times.total_nanos() <= threshold {
             return;
         }
+        // Not under the lock. Only this task offers; should another one, the slowest are
+        // sorted and cut all the same.
         let entry = Entry::of(passage, decision);
+        let mut state = self.state_of(window);
         if failed {
             if state.failed.len() == ENTRIES_MAX {
                 state.failed.pop_front();
@@ -197,7 +200,7 @@ impl Entry {
             error: passage.verdict.map(|verdict| EntryError {
                 stage: verdict.stage.as_str(),
                 error_type: verdict.error_type,
-                detail: verdict.detail.to_owned(),
+                detail: cut(verdict.detail, DETAIL_MAX_BYTES).to_owned(),
             }),
             total_nanos: passage.times.total_nanos(),
         }

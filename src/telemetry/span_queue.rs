@@ -3,8 +3,8 @@
 //! ```text
 //!  kept messages ──┐ offer                        ┌▶ accepted: count, attach exemplars
 //!                  ├──▶ queue, ≤ 8,192 spans ─512─┤
-//!  SpanProcessor ──┘      │ no room               └▶ refused, late: count, say so
-//!                         ▼
+//!  SpanProcessor ──┘      │   ≤ 16 MiB            └▶ refused, late: count, say so
+//!                         ▼ no room
 //!                      dropped, whole
 //! ```
 //!
@@ -12,9 +12,8 @@
 //! its limit and its counters are ours. spans built = exported + dropped + failed, once the
 //! queue is empty and no request is under way.
 
-use std::fmt;
-use std::sync::atomic::{AtomicU8, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use opentelemetry::trace::SpanContext;
 use opentelemetry_sdk::trace::SpanData;
@@ -22,15 +21,14 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::Metrics;
-use super::catalogue::{Outcome, Queue, SpanResult, Stage};
+use super::catalogue::{Outcome, SpanResult, Stage};
 use super::export::ExportTask;
 use super::histogram::Exemplar;
+use super::span_bytes;
+use super::span_totals::{Room, Totals};
 use super::stages::StageTimes;
 use super::trace_id::TraceId;
 use crate::event::Timestamp;
-
-/// Spans that wait at most: about six seconds of the default budget.
-pub const QUEUE_MAX_SPANS: usize = 8_192;
 
 /// Spans that are exported together or not at all.
 #[derive(Debug)]
@@ -41,6 +39,22 @@ pub struct Trace {
     pub batch: Option<Arc<BatchSpan>>,
     /// What to attach to the histograms once the collector has accepted it.
     pub observed: Option<Observed>,
+}
+
+impl Trace {
+    /// What it takes of the queue. A batch's span counts with each trace that holds it, which
+    /// is too much where several do.
+    pub(super) fn room(&self) -> Room {
+        let batch = self
+            .batch
+            .as_ref()
+            .map(|batch| span_bytes::of(batch.span()));
+        let own: usize = self.spans.iter().map(span_bytes::of).sum();
+        Room {
+            spans: self.spans.len(),
+            bytes: own + batch.unwrap_or(0),
+        }
+    }
 }
 
 /// What the histograms were told of a message whose trace was kept.
@@ -130,78 +144,11 @@ impl Drop for BatchSpan {
     }
 }
 
-/// Counts of spans since the process started. They are exported once there are metrics.
-#[derive(Default)]
-pub(super) struct Totals {
-    built: AtomicU64,
-    results: [AtomicU64; SpanResult::ALL.len()],
-    waiting: AtomicUsize,
-    metrics: OnceLock<Metrics>,
-}
-
-impl fmt::Debug for Totals {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Totals")
-            .field("built", &self.built)
-            .field("results", &self.results)
-            .field("waiting", &self.waiting)
-            .finish_non_exhaustive()
-    }
-}
-
-impl Totals {
-    /// Counts spans whose fate is known.
-    pub(super) fn add(&self, result: SpanResult, spans: usize) {
-        self.results[result as usize].fetch_add(spans as u64, Ordering::Relaxed);
-        self.publish();
-    }
-
-    fn of(&self, result: SpanResult) -> u64 {
-        self.results[result as usize].load(Ordering::Relaxed)
-    }
-
-    /// Takes room for so many spans, if there is any.
-    fn take_room(&self, spans: usize) -> bool {
-        self.waiting
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |waiting| {
-                Some(waiting + spans).filter(|waiting| *waiting <= QUEUE_MAX_SPANS)
-            })
-            .is_ok()
-    }
-
-    /// Gives back the room of so many spans.
-    pub(super) fn leave_room(&self, spans: usize) {
-        self.waiting.fetch_sub(spans, Ordering::Relaxed);
-        self.publish();
-    }
-
-    /// The metrics, once there are any.
-    pub(super) fn metrics(&self) -> Option<&Metrics> {
-        self.metrics.get()
-    }
-
-    fn publish(&self) {
-        let Some(metrics) = self.metrics.get() else {
-            return;
-        };
-        for result in SpanResult::ALL {
-            metrics.spans(result).absolute(self.of(result));
-        }
-        // After the results: whoever reads the sum never sees more than was built.
-        metrics
-            .spans_built
-            .absolute(self.built.load(Ordering::Relaxed));
-        let waiting = self.waiting.load(Ordering::Relaxed);
-        #[allow(clippy::cast_precision_loss, reason = "a gauge")]
-        metrics.queue_depth(Queue::Export).set(waiting as f64);
-    }
-}
-
 /// Where traces are handed in. Cloning clones an `Arc`.
 #[derive(Debug, Clone)]
 pub struct SpanQueue {
     totals: Arc<Totals>,
-    // Unbounded, but never longer than the spans that `totals` has let in.
+    // Unbounded, but never longer than what `totals` has let in.
     input: mpsc::UnboundedSender<Trace>,
     closing: CancellationToken,
 }
@@ -221,32 +168,33 @@ impl SpanQueue {
 
     /// Exports the counts from now on, and those of before.
     pub fn count_in(&self, metrics: &Metrics) {
-        #[allow(clippy::cast_precision_loss, reason = "a gauge")]
-        let capacity = QUEUE_MAX_SPANS as f64;
-        metrics.queue_capacity(Queue::Export).set(capacity);
-        // A second time it would count elsewhere what the first one knows; nobody does that.
-        let _ = self.totals.metrics.set(metrics.clone());
-        self.totals.publish();
+        self.totals.count_in(metrics);
     }
 
     /// Hands in a trace; dropped, and counted so, when there is no room for all of it.
     pub fn offer(&self, trace: Trace) {
-        let spans = trace.spans.len();
-        self.totals.built.fetch_add(spans as u64, Ordering::Relaxed);
-        if !self.totals.take_room(spans) {
-            self.totals.add(SpanResult::Dropped, spans);
+        let room = trace.room();
+        self.totals.add_built(room.spans);
+        if !self.totals.take_room(room) {
+            self.totals.add(SpanResult::Dropped, room.spans);
         } else if self.input.send(trace).is_err() {
             // The task is gone: the process ends.
-            self.totals.leave_room(spans);
-            self.totals.add(SpanResult::Dropped, spans);
+            self.totals.leave_room(room);
+            self.totals.add(SpanResult::Dropped, room.spans);
         } else {
             self.totals.publish();
         }
     }
 
+    /// Counts a span that is not handed in, because its trace has too many.
+    pub(super) fn leave_out(&self) {
+        self.totals.add_built(1);
+        self.totals.add(SpanResult::Dropped, 1);
+    }
+
     /// The span of a batch, for the traces that link to it.
     pub fn batch_span(&self, span: SpanData) -> BatchSpan {
-        self.totals.built.fetch_add(1, Ordering::Relaxed);
+        self.totals.add_built(1);
         BatchSpan {
             span,
             fate: AtomicU8::new(WAITING),
@@ -264,8 +212,87 @@ impl SpanQueue {
         self.totals.of(result)
     }
 
-    /// Spans that wait now.
-    pub fn waiting(&self) -> usize {
-        self.totals.waiting.load(Ordering::Relaxed)
+    /// Spans that were built since the process started.
+    pub fn built(&self) -> u64 {
+        self.totals.built()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use opentelemetry::KeyValue;
+    use opentelemetry_sdk::error::OTelSdkResult;
+    use opentelemetry_sdk::trace::SpanExporter;
+
+    use super::*;
+    use crate::telemetry::span_totals::QUEUE_MAX_BYTES;
+    use crate::telemetry::spans::span;
+
+    /// Never answers, as a collector that hangs does not.
+    #[derive(Debug)]
+    struct Hangs;
+
+    impl SpanExporter for Hangs {
+        async fn export(&self, _spans: Vec<SpanData>) -> OTelSdkResult {
+            std::future::pending().await
+        }
+    }
+
+    fn trace(text_bytes: usize, batch: Option<&Arc<BatchSpan>>) -> Trace {
+        let mut long = span([1; 16], "test", 1, 2);
+        let text = "x".repeat(text_bytes);
+        long.attributes.push(KeyValue::new("text", text));
+        Trace {
+            spans: vec![long, span([1; 16], "test", 1, 2)],
+            batch: batch.cloned(),
+            observed: None,
+        }
+    }
+
+    fn counts(queue: &SpanQueue) -> (u64, [u64; 3]) {
+        (
+            queue.built(),
+            SpanResult::ALL.map(|result| queue.count(result)),
+        )
+    }
+
+    #[test]
+    fn what_waits_is_bounded_in_bytes_and_what_is_left_is_counted() {
+        const TEXT: usize = 100_000;
+        let (queue, task) = SpanQueue::new();
+        for _ in 0..1_000 {
+            queue.offer(trace(TEXT, None));
+        }
+        let waiting = queue.totals.waiting_bytes.load(Ordering::Relaxed);
+        assert!(waiting <= QUEUE_MAX_BYTES, "{waiting}");
+        assert!(waiting > QUEUE_MAX_BYTES - 2 * TEXT, "{waiting}");
+        let (built, [exported, dropped, failed]) = counts(&queue);
+        let waiting = queue.totals.waiting_spans.load(Ordering::Relaxed) as u64;
+        assert_eq!((built, exported, failed), (2_000, 0, 0));
+        assert_eq!(dropped + waiting, 2_000);
+        drop(task);
+        assert_eq!(counts(&queue), (2_000, [0, 2_000, 0]));
+        let waiting = queue.totals.waiting_bytes.load(Ordering::Relaxed);
+        assert_eq!(waiting, 0);
+    }
+
+    #[tokio::test]
+    async fn a_request_that_is_given_up_has_failed_and_the_rest_was_dropped() {
+        let (queue, task) = SpanQueue::new();
+        let batch = Arc::new(queue.batch_span(span([2; 16], "batch", 1, 2)));
+        // More than one request.
+        for _ in 0..300 {
+            queue.offer(trace(1, Some(&batch)));
+        }
+        drop(batch);
+        let task = tokio::spawn(task.run(Hangs));
+        queue.close();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        task.abort();
+        let _ = task.await;
+        // Of the 600, 512 were under way, and the span of the batch with them.
+        assert_eq!(counts(&queue), (601, [0, 88, 513]));
     }
 }

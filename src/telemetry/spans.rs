@@ -23,13 +23,16 @@ use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
 
 use super::batch::BatchRecord;
 use super::catalogue::{Decision, Outcome, Stage};
-use super::passage::Passage;
+use super::passage::{DETAIL_MAX_BYTES, Passage, cut};
 use super::record::{Failures, Moment};
 use super::semconv as name;
 use super::stages::Passed;
 use crate::config::{NatsConfig, pattern_of};
 use crate::event::{Event, TraceContext};
 use crate::messaging::Delivery;
+
+/// Of a `Nats-Msg-Id`, which is as long as its producer likes; what is longer is cut.
+const MESSAGE_ID_MAX_BYTES: usize = 1_024;
 
 /// What a kept message's trace says of where it came from.
 #[derive(Debug)]
@@ -134,7 +137,8 @@ impl MessageSpans {
         }
         let headers = message.headers.as_ref();
         if let Some(id) = headers.and_then(|headers| headers.get("Nats-Msg-Id")) {
-            attributes.push(KeyValue::new(name::MESSAGING_MESSAGE_ID, id.to_string()));
+            let id = cut(id.as_str(), MESSAGE_ID_MAX_BYTES).to_owned();
+            attributes.push(KeyValue::new(name::MESSAGING_MESSAGE_ID, id));
         }
         attributes
     }
@@ -240,7 +244,7 @@ pub fn span(
 
 /// Marks a span as failed.
 pub fn fail(span: &mut SpanData, error_type: &'static str, detail: &str) {
-    span.status = Status::error(detail.to_owned());
+    span.status = Status::error(cut(detail, DETAIL_MAX_BYTES).to_owned());
     span.attributes
         .push(KeyValue::new(name::ERROR_TYPE, error_type));
 }

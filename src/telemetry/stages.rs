@@ -29,9 +29,14 @@ pub struct Passed {
 }
 
 impl Passed {
-    /// How long the message was in the stage.
+    /// How long the message was in the stage, in nanoseconds.
+    pub fn nanos(&self) -> u64 {
+        self.ended - self.began
+    }
+
+    /// The same, in seconds.
     pub fn seconds(&self) -> f64 {
-        seconds(self.ended - self.began)
+        seconds(self.nanos())
     }
 }
 
@@ -146,7 +151,7 @@ mod tests {
             for pair in passed.windows(2) {
                 prop_assert_eq!(pair[0].ended, pair[1].began);
             }
-            let sum: u64 = passed.iter().map(|stage| stage.ended - stage.began).sum();
+            let sum: u64 = passed.iter().map(Passed::nanos).sum();
             prop_assert_eq!(sum, times.total_nanos());
             let expected = marks.iter().filter(|mark| **mark != 0).count();
             prop_assert_eq!(passed.len(), expected);

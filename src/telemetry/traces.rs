@@ -1,7 +1,7 @@
 //! Tracing of a process: the queue that all spans go into, the task that exports them over
 //! OTLP, and the tracer for what is not per message: start-up, HTTP requests, maintenance.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use opentelemetry::KeyValue;
 use opentelemetry::trace::TracerProvider as _;
@@ -10,7 +10,7 @@ use opentelemetry_otlp::{
 };
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
-use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider, SpanExporter as _};
+use opentelemetry_sdk::trace::{SdkTracerProvider, SpanExporter as _};
 use tokio::task::JoinHandle;
 use tracing::Subscriber;
 use tracing_subscriber::Layer;
@@ -20,6 +20,7 @@ use tracing_subscriber::registry::LookupSpan;
 use super::catalogue::SpanResult;
 use super::export::EXPORT_TIMEOUT;
 use super::processor::QueueProcessor;
+use super::root_sampler::RootSampler;
 use super::span_queue::SpanQueue;
 use crate::config::{TelemetryConfig, TracesExporter};
 
@@ -64,7 +65,7 @@ pub fn start(config: &TelemetryConfig) -> Result<Option<Tracing>, ExporterBuildE
     let (queue, task) = SpanQueue::new();
     let provider = SdkTracerProvider::builder()
         .with_span_processor(QueueProcessor::new(queue.clone()))
-        .with_sampler(sampler(config.trace_baseline))
+        .with_sampler(RootSampler::new(config.trace_baseline))
         .with_resource(resource)
         .build();
     Ok(Some(Tracing {
@@ -75,20 +76,29 @@ pub fn start(config: &TelemetryConfig) -> Result<Option<Tracing>, ExporterBuildE
 }
 
 impl Tracing {
-    /// Exports the last spans. Bounded: a collector that hangs must not hold up the exit.
-    pub async fn shutdown(mut self) {
+    /// Exports the last spans, no longer than `until`: a collector that hangs must not hold
+    /// up the exit.
+    pub async fn shutdown(mut self, until: Instant) {
         self.queue.close();
-        if tokio::time::timeout(FLUSH_TIMEOUT, &mut self.task)
-            .await
-            .is_err()
-        {
+        let until = until.min(Instant::now() + FLUSH_TIMEOUT);
+        let flushed = tokio::time::timeout_at(until.into(), &mut self.task).await;
+        if flushed.is_err() {
             self.task.abort();
+            // At once: it only waits. Once it is gone, every span is counted.
+            let _ = self.task.await;
         }
-        let lost = self.queue.count(SpanResult::Dropped) + self.queue.count(SpanResult::Failed);
-        let waiting = self.queue.waiting();
-        if lost > 0 || waiting > 0 {
-            let exported = self.queue.count(SpanResult::Exported);
-            tracing::warn!(exported, lost, waiting, "some spans were not exported");
+        let built = self.queue.built();
+        let exported = self.queue.count(SpanResult::Exported);
+        if exported < built {
+            let dropped = self.queue.count(SpanResult::Dropped);
+            let failed = self.queue.count(SpanResult::Failed);
+            tracing::warn!(
+                built,
+                exported,
+                dropped,
+                failed,
+                "some spans were not exported"
+            );
         }
     }
 }
@@ -102,15 +112,6 @@ where
         .with_tracer(provider.tracer("ganesh"))
         // Spans of tonic, hyper and h2 would trace the export of spans.
         .with_filter(Targets::new().with_target("ganesh", tracing::Level::INFO))
-}
-
-/// The caller's flag decides; without a caller, one in `baseline`.
-fn sampler(baseline: u32) -> Sampler {
-    let root = match baseline {
-        0 => Sampler::AlwaysOff,
-        n => Sampler::TraceIdRatioBased(1.0 / f64::from(n)),
-    };
-    Sampler::ParentBased(Box::new(root))
 }
 
 fn resource(config: &TelemetryConfig) -> Resource {

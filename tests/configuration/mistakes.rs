@@ -176,8 +176,8 @@ const MISTAKES: &[(&str, &str, &[&str])] = &[
     ("OTEL_TRACES_EXPORTER", "one of otlp, none", &["zipkin"]),
     (
         "OTEL_EXPORTER_OTLP_ENDPOINT",
-        "a URL that starts with http:// or https://",
-        &["localhost:4317"],
+        "a URL that starts with http://",
+        &["localhost:4317", "https://collector:4317"],
     ),
     ("OTEL_SERVICE_NAME", "some text", &[" "]),
     (

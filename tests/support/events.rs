@@ -40,6 +40,15 @@ pub async fn publish(jetstream: &Context, events: &[Event]) {
     .await;
 }
 
+/// Publishes each under a `Nats-Msg-Id` of so many bytes.
+pub async fn publish_with_long_ids(jetstream: &Context, events: &[Event], bytes: usize) {
+    publish_with(jetstream, events, |headers| {
+        let id = format!("{:032x}", rand::random::<u128>());
+        headers.insert("Nats-Msg-Id", format!("{id:x<bytes$}"));
+    })
+    .await;
+}
+
 /// Publishes as a producer does: the same event has the same `Nats-Msg-Id`.
 pub async fn publish_as_producers_do(jetstream: &Context, events: &[Event]) {
     publish_with(jetstream, events, |_| {}).await;

@@ -8,7 +8,7 @@ use crate::support::events::{events, publish, publish_invalid};
 use crate::support::{Ganesh, Stack, eventually};
 
 /// Series (with its labels) and trace id of every exemplar.
-async fn exemplars(ganesh: &Ganesh) -> Vec<(String, String)> {
+pub async fn exemplars(ganesh: &Ganesh) -> Vec<(String, String)> {
     let client = reqwest::Client::new();
     let request = client
         .get(ganesh.admin_url("/metrics"))

@@ -1,12 +1,13 @@
 //! Dead letters, failed attempts and redeliveries become traces, each of them.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use bytes::Bytes;
 use ganesh::event::{Data, Event};
 use rustix::process::Signal;
 
-use super::shape::{Whole, traces, wait_for_traces};
+use super::shape::{Whole, wait_for_traces};
 use crate::support::collector::Collector;
 use crate::support::events::{event, events, publish, publish_invalid};
 use crate::support::servers::send_signal;
@@ -14,11 +15,9 @@ use crate::support::{Stack, eventually};
 
 /// Longer than anything takes here.
 const NEVER_SLOW: (&str, &str) = ("GANESH_TRACE_SLOW_MS", "600000");
-
-fn kept(arrived: &[Whole], reason: &str) -> Vec<Whole> {
-    let of_reason = |whole: &&Whole| whole.keep_reason() == reason;
-    arrived.iter().filter(of_reason).cloned().collect()
-}
+/// Messages that are delivered twice.
+const TWICE: usize = 5;
+const TWICE_HELD: f64 = 5.0;
 
 #[tokio::test]
 async fn every_dead_letter_is_a_trace_with_the_stage_that_refused_it() {
@@ -101,56 +100,76 @@ async fn a_batch_that_was_written_at_the_second_attempt_shows_the_first() {
     .await;
     stack.postgres.as_mut().unwrap().run();
     stack.wait_until_drained().await;
-    let arrived = wait_for_traces(&collector, 1).await;
-    let whole = &arrived[0];
-    assert_eq!(whole.keep_reason(), "failed");
-    let store = whole.stage("store");
-    assert_eq!(whole.longest().name, "store");
-    // In the end it succeeded.
-    assert!(!store.is_error && !whole.process.is_error);
-    assert!(!store.events.is_empty());
-    for attempt in &store.events {
-        assert_eq!(attempt.name, "ganesh.attempt_failed");
-        assert!(!attempt.attributes["error.type"].is_empty());
+    let arrived = wait_for_traces(&collector, 10).await;
+    let ids: BTreeSet<&str> = arrived.iter().map(Whole::event).collect();
+    assert_eq!((arrived.len(), ids.len()), (10, 10));
+    let mut shown = 0;
+    for whole in &arrived {
+        let store = whole.stage("store");
+        // In the end it succeeded.
+        assert!(!store.is_error && !whole.process.is_error);
+        for attempt in &store.events {
+            assert_eq!(attempt.name, "ganesh.attempt_failed");
+            assert!(!attempt.attributes["error.type"].is_empty());
+        }
+        assert_eq!(whole.keep_reason(), "failed");
+        assert_eq!(whole.longest().name, "store");
+        shown += usize::from(!store.events.is_empty());
     }
+    assert_eq!(shown, 10);
 }
 
 #[tokio::test]
-async fn a_redelivery_and_its_first_delivery_are_in_one_trace() {
+async fn redeliveries_and_their_first_deliveries_are_in_one_trace_each() {
     let stack = Stack::start().await;
     let collector = Collector::start().await;
     let settings =
         collector.settings_with(&[("GANESH_TRACE_SLOW_MS", "100"), ("GANESH_ACK_WAIT", "2s")]);
     let both = [stack.serve(&settings).await, stack.serve(&settings).await];
+    // All of them to the first: what the other has asked for expires after a second.
+    send_signal(both[1].pid(), Signal::STOP);
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
     let mut lock = stack.pool.begin().await.unwrap();
     sqlx::query("LOCK TABLE events IN ACCESS EXCLUSIVE MODE")
         .execute(&mut *lock)
         .await
         .unwrap();
-    publish(&stack.jetstream().await, &[event("twice")]).await;
+    publish(&stack.jetstream().await, &events("twice", TWICE)).await;
     let held = |i: usize| both[i].metric("ganesh_in_flight_messages");
-    let holds = async |i| held(i).await > 0.0;
-    eventually("one has it", async || holds(0).await || holds(1).await).await;
-    let first = usize::from(!holds(0).await);
+    let holds_all = async |i| held(i).await >= TWICE_HELD;
+    eventually("one has them", || holds_all(0)).await;
     // It sends no progress acknowledgement now, so the server delivers again, to the other.
-    send_signal(both[first].pid(), Signal::STOP);
-    eventually("the other has it too", || holds(1 - first)).await;
+    send_signal(both[0].pid(), Signal::STOP);
+    send_signal(both[1].pid(), Signal::CONT);
+    eventually("the other has them too", || holds_all(1)).await;
     lock.rollback().await.unwrap();
     tokio::time::sleep(Duration::from_millis(200)).await;
-    send_signal(both[first].pid(), Signal::CONT);
+    send_signal(both[0].pid(), Signal::CONT);
     stack.wait_until_drained().await;
-    wait_for_traces(&collector, 2).await;
-    let arrived = traces(&collector);
-    assert_eq!(arrived.len(), 2);
-    assert_eq!(arrived[0].process.trace_id, arrived[1].process.trace_id);
-    assert_ne!(arrived[0].process.id, arrived[1].process.id);
-    let redelivered = kept(&arrived, "redelivered");
-    let slow = kept(&arrived, "slow");
-    assert_eq!(redelivered[0].process.attribute("ganesh.deliveries"), "2");
-    assert_eq!(slow[0].process.attribute("ganesh.deliveries"), "1");
-    let row: String = sqlx::query_scalar("SELECT trace_id FROM events")
-        .fetch_one(&stack.pool)
+    let arrived = wait_for_traces(&collector, 2 * TWICE).await;
+    assert_eq!(arrived.len(), 2 * TWICE);
+    let rows: BTreeMap<String, String> = sqlx::query_as("SELECT id, trace_id FROM events")
+        .fetch_all(&stack.pool)
         .await
-        .unwrap();
-    assert_eq!(row, arrived[0].process.trace_id);
+        .unwrap()
+        .into_iter()
+        .collect();
+    assert_eq!(rows.len(), TWICE);
+    for (id, trace_id) in &rows {
+        let of_event: Vec<&Whole> = arrived.iter().filter(|w| w.event() == id).collect();
+        let [one, other] = of_event.as_slice() else {
+            panic!("not two of {id}: {of_event:#?}");
+        };
+        assert_eq!(one.process.trace_id, *trace_id);
+        assert_eq!(other.process.trace_id, *trace_id);
+        assert_ne!(one.process.id, other.process.id);
+        let mut deliveries = [one, other].map(|whole| {
+            (
+                whole.process.attribute("ganesh.deliveries"),
+                whole.keep_reason(),
+            )
+        });
+        deliveries.sort_unstable();
+        assert_eq!(deliveries, [("1", "slow"), ("2", "redelivered")]);
+    }
 }

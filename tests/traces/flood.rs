@@ -1,8 +1,10 @@
 //! More traces than the budget, or the queue, has room for.
 
+use std::time::Duration;
+
 use super::shape::{PROCESS, traces, wait_for_traces};
 use crate::support::collector::{Collector, Manner};
-use crate::support::events::{events, publish, publish_invalid};
+use crate::support::events::{events, publish, publish_invalid, publish_with_long_ids};
 use crate::support::{Ganesh, Stack, eventually};
 
 fn decision(name: &str) -> String {
@@ -114,4 +116,56 @@ async fn a_queue_that_overflows_drops_whole_traces_and_counts_every_span() {
     assert_eq!(arrived.len(), collector.named(PROCESS).len());
     assert!((800..1_300).contains(&arrived.len()), "{}", arrived.len());
     assert!(arrived.iter().all(|whole| whole.names().len() == 6));
+}
+
+#[tokio::test]
+async fn message_ids_of_half_a_megabyte_do_not_fill_the_memory_of_one_whose_collector_hangs() {
+    const ID_BYTES: usize = 500_000;
+    const GROWTH_MAX_BYTES: u64 = 48 << 20;
+    let stack = Stack::start().await;
+    let collector = Collector::start().await;
+    let settings = collector.settings_with(&[
+        ("GANESH_TRACE_SLOW_MS", "0"),
+        ("GANESH_TRACE_MAX_PER_SEC", "1000000"),
+        // What is held anyway is little beside what is measured.
+        ("GANESH_MAX_IN_FLIGHT_BYTES", "8MiB"),
+    ]);
+    let ganesh = stack.serve(&settings).await;
+    let jetstream = stack.jetstream().await;
+    // Fills what is filled once: buffers, connections.
+    publish_with_long_ids(&jetstream, &events("warm-up", 50), ID_BYTES).await;
+    stack.wait_until_drained().await;
+    assert_every_span_is_accounted_for(&ganesh).await;
+    collector.behave(Manner::Hang);
+    let before = ganesh.resident_bytes();
+    publish_with_long_ids(&jetstream, &events("hang", 250), ID_BYTES).await;
+    stack.wait_until_drained().await;
+    let grown = ganesh.resident_bytes().saturating_sub(before);
+    assert!(grown < GROWTH_MAX_BYTES, "grew by {grown} bytes");
+    let waiting = ganesh.metric("ganesh_queue_depth{queue=\"export\"}").await;
+    assert!(waiting > 0.0, "nothing waited");
+    let arrived = wait_for_traces(&collector, 50).await;
+    for whole in &arrived {
+        let id = whole.process.attribute("messaging.message.id");
+        assert_eq!(id.len(), 1_024);
+    }
+}
+
+#[tokio::test]
+async fn the_traces_of_all_settled_messages_are_exported_at_sigterm() {
+    let stack = Stack::start().await;
+    let collector = Collector::start().await;
+    let settings = collector.settings_with(&[
+        ("GANESH_TRACE_SLOW_MS", "0"),
+        ("GANESH_TRACE_MAX_PER_SEC", "1000000"),
+    ]);
+    let ganesh = stack.serve(&settings).await;
+    collector.behave(Manner::Slow(Duration::from_millis(100)));
+    let all = events("e", 500);
+    publish(&stack.jetstream().await, &all).await;
+    stack.wait_until_drained().await;
+    let before = collector.named(PROCESS).len();
+    assert!(ganesh.terminate().await.success());
+    assert!(before < all.len(), "stopped too late to prove anything");
+    assert_eq!(traces(&collector).len(), all.len());
 }

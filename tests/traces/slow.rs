@@ -7,9 +7,9 @@ use std::time::Duration;
 use ganesh::event::Event;
 
 use super::shape::{COPY, Whole, traces, wait_for_traces};
-use crate::support::Stack;
 use crate::support::collector::Collector;
 use crate::support::events::{events, publish};
+use crate::support::{Stack, eventually};
 
 fn ids(events: &[Event]) -> BTreeSet<&str> {
     events.iter().map(|event| event.id.as_str()).collect()
@@ -90,11 +90,14 @@ async fn a_message_slowed_by_the_cache_shows_the_cache_as_its_longest_stage() {
     publish(&jetstream, &events("slow", 5)).await;
     stack.wait_until_drained().await;
     stack.cache.resume();
-    let arrived = wait_for_traces(&collector, 5).await;
-    for whole in arrived
-        .iter()
-        .filter(|whole| whole.event().starts_with("slow"))
-    {
+    let slow = || {
+        let mut slow = traces(&collector);
+        slow.retain(|whole| whole.event().starts_with("slow"));
+        slow
+    };
+    eventually("the slow ones arrive", || async { slow().len() >= 5 }).await;
+    assert_eq!(slow().len(), 5);
+    for whole in slow() {
         assert_eq!(whole.longest().name, "cache", "{whole:#?}");
         // An attempt failed on the way, and the message did not.
         assert_eq!(whole.keep_reason(), "failed");

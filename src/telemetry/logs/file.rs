@@ -72,11 +72,13 @@ impl LogFile {
         Ok(Self(shared, sender))
     }
 
-    /// Waits for the lines so far to be written, a second at most: blocking, for the end.
-    pub fn flush(&self) {
+    /// Waits for the lines so far to be written, a second at most, and no longer than
+    /// `until`: blocking, for the end.
+    pub fn flush(&self, until: Instant) {
         let (done, wait) = sync_channel(1);
+        let left = until.saturating_duration_since(Instant::now());
         if self.1.send(Order::Flush(done)).is_ok() {
-            let _ = wait.recv_timeout(FLUSH_LIMIT);
+            let _ = wait.recv_timeout(left.min(FLUSH_LIMIT));
         }
     }
 
@@ -228,6 +230,16 @@ fn open(path: &Path) -> io::Result<File> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_disk_that_hangs_holds_up_the_end_no_longer_than_it_may() {
+        let (sender, _orders) = channel();
+        let file = LogFile(Arc::default(), sender);
+        let began = Instant::now();
+        file.flush(began + Duration::from_millis(50));
+        let took = began.elapsed();
+        assert!((50..500).contains(&took.as_millis()), "{took:?}");
+    }
 
     #[test]
     fn what_waits_is_bounded_and_the_rest_is_counted() {

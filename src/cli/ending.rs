@@ -1,0 +1,85 @@
+//! Until when the process has to have ended: one deadline, that all parts of the end share.
+
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
+
+/// Kept of the grace period for what follows the pipeline, or half of a short one.
+const RESERVE_MAX: Duration = Duration::from_secs(3);
+/// The reserve is shared out in so many parts.
+const RESERVE_PARTS: u32 = 12;
+
+/// What is done at the end, in this order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Step {
+    /// What is held is stored and acknowledged.
+    Drain,
+    /// NATS takes the last acknowledgements and releases.
+    Flush,
+    /// The collector takes the last spans.
+    Spans,
+    /// The log file takes the last lines.
+    Log,
+}
+
+impl Step {
+    /// How much of the reserve is left when the step has to be done. What the log leaves is
+    /// for the exit itself.
+    const fn parts_left(self) -> u32 {
+        match self {
+            Self::Drain => RESERVE_PARTS,
+            Self::Flush => 8,
+            Self::Spans => 2,
+            Self::Log => 1,
+        }
+    }
+}
+
+/// The grace period, which begins once. Cloning clones an `Arc`.
+#[derive(Debug, Clone)]
+pub(super) struct Ending {
+    grace: Duration,
+    began: Arc<OnceLock<Instant>>,
+}
+
+impl Ending {
+    pub(super) fn new(grace: Duration) -> Self {
+        Self {
+            grace,
+            began: Arc::default(),
+        }
+    }
+
+    /// The grace period begins now, if it has not begun.
+    pub(super) fn begin(&self) {
+        self.began.get_or_init(Instant::now);
+    }
+
+    /// Until when a step may take; begins the grace period where no signal did.
+    pub(super) fn until(&self, step: Step) -> Instant {
+        let began = *self.began.get_or_init(Instant::now);
+        let reserve = RESERVE_MAX.min(self.grace / 2);
+        began + self.grace - reserve * step.parts_left() / RESERVE_PARTS
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_step_has_time_and_all_are_done_within_the_grace() {
+        for grace in [1, 4, 25] {
+            let grace = Duration::from_secs(grace);
+            let ending = Ending::new(grace);
+            ending.begin();
+            let began = *ending.began.get().unwrap();
+            let steps = [Step::Drain, Step::Flush, Step::Spans, Step::Log];
+            let until = steps.map(|step| ending.until(step) - began);
+            assert!(until.is_sorted_by(|one, next| one < next), "{until:?}");
+            assert!(until[0] >= grace / 2, "{until:?}");
+            assert!(until[3] < grace, "{until:?}");
+        }
+        let until = Ending::new(Duration::from_secs(25)).until(Step::Drain);
+        assert!(until > Instant::now() + Duration::from_secs(21));
+    }
+}

@@ -1,0 +1,109 @@
+//! Which traces of `tracing` are recorded: requests, start-up, maintenance. Callers choose
+//! theirs, so they have a budget: they must not fill the queue that messages share.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use opentelemetry::trace::{Link, SpanKind, TraceContextExt, TraceId};
+use opentelemetry::{Context, KeyValue};
+use opentelemetry_sdk::trace::{Sampler, SamplingDecision, SamplingResult, ShouldSample};
+
+use super::keep::Budget;
+use super::record::now_nanos;
+
+/// Traces that begin here in a second, or that a caller's goes on in.
+pub const ROOTS_MAX_PER_SECOND: u32 = 20;
+
+/// The caller's flag decides, without a caller one in so many; within the budget. Children
+/// do as their parent does.
+#[derive(Debug, Clone)]
+pub struct RootSampler {
+    rule: Sampler,
+    budget: Arc<Mutex<Budget>>,
+}
+
+impl RootSampler {
+    /// A sampler of one in `baseline` traces without a caller; 0 is none.
+    pub fn new(baseline: u32) -> Self {
+        let alone = match baseline {
+            0 => Sampler::AlwaysOff,
+            n => Sampler::TraceIdRatioBased(1.0 / f64::from(n)),
+        };
+        Self {
+            rule: Sampler::ParentBased(Box::new(alone)),
+            budget: Arc::new(Mutex::new(Budget::new(ROOTS_MAX_PER_SECOND, now_nanos()))),
+        }
+    }
+
+    fn is_paid_for(&self) -> bool {
+        let mut budget = self.budget.lock().unwrap_or_else(PoisonError::into_inner);
+        budget.take(true, now_nanos())
+    }
+}
+
+impl ShouldSample for RootSampler {
+    fn should_sample(
+        &self,
+        parent: Option<&Context>,
+        trace_id: TraceId,
+        name: &str,
+        kind: &SpanKind,
+        attributes: &[KeyValue],
+        links: &[Link],
+    ) -> SamplingResult {
+        let mut result = self
+            .rule
+            .should_sample(parent, trace_id, name, kind, attributes, links);
+        let is_child = parent.is_some_and(|parent| {
+            let span = parent.span();
+            let context = span.span_context();
+            context.is_valid() && !context.is_remote()
+        });
+        let records = result.decision == SamplingDecision::RecordAndSample;
+        if records && !is_child && !self.is_paid_for() {
+            result.decision = SamplingDecision::Drop;
+        }
+        result
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use opentelemetry::trace::{SpanContext, SpanId, TraceFlags, TraceState};
+
+    use super::*;
+
+    fn recorded(sampler: &RootSampler, remote: bool, times: usize) -> usize {
+        let parent = SpanContext::new(
+            TraceId::from_bytes([1; 16]),
+            SpanId::from_bytes([2; 8]),
+            TraceFlags::SAMPLED,
+            remote,
+            TraceState::default(),
+        );
+        let parent = Context::new().with_remote_span_context(parent);
+        let records = |_: &usize| {
+            let trace_id = TraceId::from_bytes([1; 16]);
+            let kind = SpanKind::Server;
+            let result = sampler.should_sample(Some(&parent), trace_id, "GET", &kind, &[], &[]);
+            result.decision == SamplingDecision::RecordAndSample
+        };
+        (0..times).filter(records).count()
+    }
+
+    #[test]
+    fn callers_who_sample_everything_get_the_budget_and_no_more() {
+        let sampler = RootSampler::new(0);
+        let budget = ROOTS_MAX_PER_SECOND as usize;
+        // A second or two may pass meanwhile, on a machine that is busy.
+        let recorded_roots = recorded(&sampler, true, 10_000);
+        assert!(
+            (budget..=3 * budget).contains(&recorded_roots),
+            "{recorded_roots}"
+        );
+        assert_eq!(
+            recorded(&sampler, false, 10_000),
+            10_000,
+            "of their children none"
+        );
+    }
+}

@@ -1,0 +1,133 @@
+//! The counts of the span queue: what was built, what became of it, and what waits.
+
+use std::fmt;
+use std::ops::AddAssign;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+
+use super::Metrics;
+use super::catalogue::{Queue, SpanResult};
+
+/// Spans that wait at most: about six seconds of the default budget.
+pub(super) const QUEUE_MAX_SPANS: usize = 8_192;
+/// About what they take in memory at most. Ordinary traces meet the limit of spans first; what
+/// producers, callers and errors write into them can make them much larger.
+pub(super) const QUEUE_MAX_BYTES: usize = 16 << 20;
+
+/// A part of the queue.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Room {
+    pub(super) spans: usize,
+    pub(super) bytes: usize,
+}
+
+impl AddAssign for Room {
+    fn add_assign(&mut self, other: Self) {
+        self.spans += other.spans;
+        self.bytes += other.bytes;
+    }
+}
+
+/// Counts of spans since the process started. They are exported once there are metrics.
+#[derive(Default)]
+pub(super) struct Totals {
+    built: AtomicU64,
+    results: [AtomicU64; SpanResult::ALL.len()],
+    pub(super) waiting_spans: AtomicUsize,
+    pub(super) waiting_bytes: AtomicUsize,
+    metrics: OnceLock<Metrics>,
+}
+
+impl fmt::Debug for Totals {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Totals")
+            .field("built", &self.built)
+            .field("results", &self.results)
+            .field("waiting_spans", &self.waiting_spans)
+            .field("waiting_bytes", &self.waiting_bytes)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Totals {
+    /// Exports the counts from now on, and those of before.
+    pub(super) fn count_in(&self, metrics: &Metrics) {
+        #[allow(clippy::cast_precision_loss, reason = "a gauge")]
+        let capacity = QUEUE_MAX_SPANS as f64;
+        metrics.queue_capacity(Queue::Export).set(capacity);
+        // A second time it would count elsewhere what the first one knows; nobody does that.
+        let _ = self.metrics.set(metrics.clone());
+        self.publish();
+    }
+
+    /// Counts spans that were built; their fate makes them show.
+    pub(super) fn add_built(&self, spans: usize) {
+        self.built.fetch_add(spans as u64, Ordering::Relaxed);
+    }
+
+    /// Spans that were built.
+    pub(super) fn built(&self) -> u64 {
+        self.built.load(Ordering::Relaxed)
+    }
+
+    /// Counts spans whose fate is known.
+    pub(super) fn add(&self, result: SpanResult, spans: usize) {
+        self.results[result as usize].fetch_add(spans as u64, Ordering::Release);
+        self.publish();
+    }
+
+    /// Spans with this result.
+    pub(super) fn of(&self, result: SpanResult) -> u64 {
+        self.results[result as usize].load(Ordering::Acquire)
+    }
+
+    /// Takes room, if there is enough.
+    pub(super) fn take_room(&self, room: Room) -> bool {
+        if !take(&self.waiting_spans, room.spans, QUEUE_MAX_SPANS) {
+            return false;
+        }
+        let has_bytes = take(&self.waiting_bytes, room.bytes, QUEUE_MAX_BYTES);
+        if !has_bytes {
+            self.waiting_spans.fetch_sub(room.spans, Ordering::Relaxed);
+        }
+        has_bytes
+    }
+
+    /// Gives room back.
+    pub(super) fn leave_room(&self, room: Room) {
+        self.waiting_spans.fetch_sub(room.spans, Ordering::Relaxed);
+        self.waiting_bytes.fetch_sub(room.bytes, Ordering::Relaxed);
+        self.publish();
+    }
+
+    /// The metrics, once there are any.
+    pub(super) fn metrics(&self) -> Option<&Metrics> {
+        self.metrics.get()
+    }
+
+    /// Shows the counts as they are now.
+    pub(super) fn publish(&self) {
+        let Some(metrics) = self.metrics.get() else {
+            return;
+        };
+        // A span is built before it has a result. So the results are read first and shown
+        // last: whoever reads them before what was built never sees more of them.
+        let results = SpanResult::ALL.map(|result| self.of(result));
+        let built = self.built();
+        metrics.spans_built.absolute(built);
+        for (result, spans) in SpanResult::ALL.into_iter().zip(results) {
+            metrics.spans(result).absolute(spans);
+        }
+        let waiting = self.waiting_spans.load(Ordering::Relaxed);
+        #[allow(clippy::cast_precision_loss, reason = "a gauge")]
+        metrics.queue_depth(Queue::Export).set(waiting as f64);
+    }
+}
+
+/// Adds to a counter, unless it would be above `max` then.
+fn take(counter: &AtomicUsize, count: usize, max: usize) -> bool {
+    let more = |before: usize| Some(before + count).filter(|after| *after <= max);
+    counter
+        .fetch_update(Ordering::Relaxed, Ordering::Relaxed, more)
+        .is_ok()
+}
