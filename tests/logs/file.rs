@@ -13,7 +13,7 @@ use super::{objects, with_message};
 use crate::support::events::{events, publish};
 use crate::support::ganesh::run;
 use crate::support::servers::send_signal;
-use crate::support::{Ganesh, Stack, eventually};
+use crate::support::{Ganesh, PATIENCE, Stack, eventually};
 
 const LOST: &str = "log lines are lost: the log file cannot be written";
 const WERE_LOST: &str = "log lines did not reach the log file";
@@ -179,12 +179,16 @@ async fn a_disk_that_hangs_holds_up_neither_messages_nor_the_end() {
         let url = format!("{}/v1/events/unknown?source=/x", ganesh.api);
         assert_eq!(reqwest::get(url).await.unwrap().status(), 404);
     };
-    while ganesh.log().len() < 256 << 10 {
-        for _ in 0..50 {
-            ask().await;
+    let work = async {
+        while ganesh.log().len() < 256 << 10 {
+            for _ in 0..50 {
+                ask().await;
+            }
         }
-    }
-    store(&stack, "e").await;
+        store(&stack, "e").await;
+    };
+    let done = tokio::time::timeout(PATIENCE, work).await;
+    done.expect("what hangs is the disk, and nothing else");
     let started = Instant::now();
     assert!(ganesh.terminate().await.success());
     assert!(started.elapsed() < Duration::from_secs(5));
