@@ -80,6 +80,7 @@ fn decoded(held: &Arc<Held>, sequence: u64) -> Decoded {
         true,
     )
     .unwrap();
+    delivery.record.mark_taken(now_nanos());
     delivery.record.mark_decoded(now_nanos());
     Decoded { delivery, event }
 }
@@ -144,7 +145,7 @@ fn kept(criterion: &mut Criterion) {
         bencher.iter(|| {
             let moment = Moment::now();
             let marks = [
-                delivery.record.received_at(),
+                delivery.record.taken_at(),
                 delivery.record.decoded_at(),
                 batch.closed,
                 batch.durable,

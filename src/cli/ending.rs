@@ -58,7 +58,8 @@ impl Ending {
     pub(super) fn until(&self, step: Step) -> Instant {
         let began = *self.began.get_or_init(Instant::now);
         let reserve = RESERVE_MAX.min(self.grace / 2);
-        began + self.grace - reserve * step.parts_left() / RESERVE_PARTS
+        let kept_back = reserve * step.parts_left() / RESERVE_PARTS;
+        began + self.grace.saturating_sub(kept_back)
     }
 }
 
@@ -72,7 +73,7 @@ mod tests {
             let grace = Duration::from_secs(grace);
             let ending = Ending::new(grace);
             ending.begin();
-            let began = *ending.began.get().unwrap();
+            let began = *ending.began.get().expect("it has begun");
             let steps = [Step::Drain, Step::Flush, Step::Spans, Step::Log];
             let until = steps.map(|step| ending.until(step) - began);
             assert!(until.is_sorted_by(|one, next| one < next), "{until:?}");

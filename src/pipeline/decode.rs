@@ -29,7 +29,9 @@ pub async fn run(
 ) -> Result<(), Error> {
     while let Some(chunk) = input.recv().await {
         let mut decoded = Vec::with_capacity(chunk.len());
-        for delivery in chunk {
+        let taken_at = now_nanos();
+        for mut delivery in chunk {
+            delivery.record.mark_taken(taken_at);
             match decode(&stream, accept_plain, delivery) {
                 Ok(event) => decoded.push(event),
                 Err(letter) => {

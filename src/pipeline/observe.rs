@@ -251,7 +251,7 @@ impl InBatch<'_> {
         let batch: &BatchRecord = &self.cached.committed.record;
         let delivery = &decoded.delivery;
         let marks: Marks = [
-            delivery.record.received_at(),
+            delivery.record.taken_at(),
             delivery.record.decoded_at(),
             batch.closed,
             batch.durable,
@@ -283,7 +283,7 @@ fn passage_of_letter(buried: &Buried, moment: Moment) -> Passage<'_> {
     } = &buried.letter;
     let batch = batch.as_deref();
     let marks: Marks = [
-        delivery.record.received_at(),
+        delivery.record.taken_at(),
         delivery.record.decoded_at(),
         batch.map_or(0, |batch| batch.closed),
         batch.map_or(0, |batch| batch.durable),

@@ -21,6 +21,8 @@ pub const FAILURES_KEPT_MAX: usize = 16;
 pub struct Record {
     received: u64,
     /// 0 until then.
+    taken: u64,
+    /// 0 until then.
     decoded: u64,
 }
 
@@ -29,8 +31,15 @@ impl Record {
     pub fn received() -> Self {
         Self {
             received: now_nanos(),
+            taken: 0,
             decoded: 0,
         }
+    }
+
+    /// Notes that decode took it, at `nanos`: until then it waited, in JetStream or behind
+    /// others in our hands.
+    pub fn mark_taken(&mut self, nanos: u64) {
+        self.taken = nanos;
     }
 
     /// Notes that its envelope was decoded, or refused, at `nanos`.
@@ -41,6 +50,11 @@ impl Record {
     /// When the source read the delivery.
     pub fn received_at(&self) -> u64 {
         self.received
+    }
+
+    /// When decode took it; 0 before.
+    pub fn taken_at(&self) -> u64 {
+        self.taken
     }
 
     /// When its envelope was decoded, or refused; 0 before.

@@ -44,7 +44,8 @@ pub async fn publish(jetstream: &Context, events: &[Event]) {
 pub async fn publish_with_long_ids(jetstream: &Context, events: &[Event], bytes: usize) {
     publish_with(jetstream, events, |headers| {
         let id = format!("{:032x}", rand::random::<u128>());
-        headers.insert("Nats-Msg-Id", format!("{id:x<bytes$}"));
+        let rest = "x".repeat(bytes.saturating_sub(id.len()));
+        headers.insert("Nats-Msg-Id", id + &rest);
     })
     .await;
 }
