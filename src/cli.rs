@@ -2,6 +2,7 @@
 
 mod admin_client;
 mod doctor;
+mod ending;
 mod healthcheck;
 mod log_level;
 mod migrate;
@@ -13,7 +14,8 @@ use std::process::ExitCode;
 
 use clap::{ArgMatches, Command};
 
-use crate::config::{Config, ConfigErrors, arguments, reader};
+use self::ending::{Ending, Step};
+use crate::config::{Config, ConfigErrors, TracesExporter, arguments, reader};
 use crate::telemetry::logs::{self, LogFile};
 use crate::telemetry::traces;
 
@@ -103,6 +105,7 @@ fn read_dotenv() -> Result<(), String> {
 fn run(name: &str, matches: &ArgMatches) -> Result<(), Failure> {
     let config = read_config(name, matches).map_err(|errors| Failure::Usage(errors.to_string()))?;
     let log_file = open_log_file(&config)?;
+    let ending = Ending::new(config.shutdown_grace);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
@@ -112,7 +115,7 @@ fn run(name: &str, matches: &ArgMatches) -> Result<(), Failure> {
         let log_filter = logs::install(&config.telemetry, provider, log_file.clone())?;
         let spans = tracing.as_ref().map(|tracing| tracing.queue.clone());
         let result = match name {
-            "serve" => serve::run(config, spans, log_filter).await,
+            "serve" => serve::run(config, spans, log_filter, &ending).await,
             "produce" => produce::run(config, matches, spans).await,
             "migrate" => migrate::run(config).await,
             "doctor" => doctor::run(config).await,
@@ -121,14 +124,14 @@ fn run(name: &str, matches: &ArgMatches) -> Result<(), Failure> {
             _ => unreachable!("clap knows no other subcommand"),
         };
         if let Some(tracing) = tracing {
-            tracing.shutdown().await;
+            tracing.shutdown(ending.until(Step::Spans)).await;
         }
         result
     });
     // Not `drop`, which waits for what cannot be cancelled: a look-up of a host's name.
     runtime.shutdown_background();
     if let Some(log_file) = log_file {
-        log_file.flush();
+        log_file.flush(ending.until(Step::Log));
     }
     result
 }
@@ -147,6 +150,8 @@ fn read_config(name: &str, matches: &ArgMatches) -> Result<Config, ConfigErrors>
     if asks {
         // Who looks at a process, as another user perhaps, has no business in its log.
         config.telemetry.log_dir = None;
+        // And nothing to say to a collector.
+        config.telemetry.traces = TracesExporter::None;
     }
     Ok(config)
 }
