@@ -44,7 +44,7 @@ pub async fn publish(jetstream: &Context, events: &[Event]) {
 pub async fn publish_with_long_ids(jetstream: &Context, events: &[Event], bytes: usize) {
     publish_with(jetstream, events, |headers| {
         let id = format!("{:032x}", rand::random::<u128>());
-        headers.insert("Nats-Msg-Id", format!("{id:x<bytes$}"));
+        headers.insert("Nats-Msg-Id", id.clone() + &"x".repeat(bytes - id.len()));
     })
     .await;
 }
