@@ -83,6 +83,10 @@ async fn a_message_slowed_by_the_cache_shows_the_cache_as_its_longest_stage() {
     let settings = collector.settings_with(&[("GANESH_TRACE_SLOW_MS", "400")]);
     let ganesh = stack.serve(&settings).await;
     let jetstream = stack.jetstream().await;
+    // Until it answers, writes are skipped, and no message would be written to it.
+    ganesh
+        .wait_for_metric("ganesh_dependency_up{dependency=\"cache\"}", 1.0)
+        .await;
     publish(&jetstream, &events("warm-up", 10)).await;
     let written = "ganesh_cache_requests_total{operation=\"write\",result=\"ok\"}";
     ganesh.wait_for_metric(written, 1.0).await;
