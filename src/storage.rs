@@ -4,6 +4,7 @@ pub mod classify;
 mod copy;
 pub mod epoch;
 mod insert;
+mod inspect;
 pub(crate) mod limited;
 pub mod partitions;
 pub mod pool;

@@ -176,6 +176,35 @@ async fn a_refused_row_becomes_a_dead_letter_with_its_sqlstate() {
 }
 
 #[tokio::test]
+async fn many_refused_rows_cost_a_few_statements_together_not_a_few_each() {
+    let stack = Stack::start().await;
+    let ganesh = stack.serve(&[]).await;
+    let mut batch = events("e", 1_000);
+    for guilty in (7..1_000).step_by(50) {
+        batch[guilty] = poison(&format!("poison-{guilty}"));
+    }
+    // With a duplicate among them it comes to an INSERT, which does not name the row.
+    batch.push(batch[0].clone());
+    publish(&stack.jetstream().await, &batch).await;
+    stack.wait_until_drained().await;
+    assert_eq!(stack.rows().await, 980);
+    assert_eq!(stack.dead_letters().await, 20);
+    let batches = ganesh.metric("ganesh_batch_events_count").await;
+    let copies = ganesh
+        .metric("ganesh_batch_writes_total{method=\"copy\"}")
+        .await;
+    let inserts = ganesh
+        .metric("ganesh_batch_writes_total{method=\"insert\"}")
+        .await;
+    // Refused and written again, each by both ways at most.
+    let limit = 4.0 * batches;
+    assert!(
+        copies + inserts <= limit,
+        "{copies} + {inserts} for {batches} batches"
+    );
+}
+
+#[tokio::test]
 async fn writers_that_meet_in_the_middle_do_not_deadlock() {
     let stack = Stack::start().await;
     let writer = writer(&stack).await;

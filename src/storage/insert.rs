@@ -52,11 +52,11 @@ pub(super) async fn insert(
     Ok(column(rows, |row| inserted.contains(&row.stream_seq_i64())))
 }
 
-fn column<'a, T>(rows: &'a [Row<'a>], value: impl Fn(&Row<'a>) -> T) -> Vec<T> {
+pub(super) fn column<'a, T>(rows: &'a [Row<'a>], value: impl Fn(&Row<'a>) -> T) -> Vec<T> {
     rows.iter().map(value).collect()
 }
 
-fn json(data: &Data) -> Option<&str> {
+pub(super) fn json(data: &Data) -> Option<&str> {
     match data {
         Data::Json(text) => {
             Some(std::str::from_utf8(text).expect("the codec checked that JSON data is UTF-8"))

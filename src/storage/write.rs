@@ -10,8 +10,9 @@ use sqlx::Connection;
 use sqlx::postgres::{PgConnection, PgPool};
 
 use super::classify::{classify, copy_line};
+use super::inspect::Invalid;
 use super::row::Row;
-use super::{copy, epoch, insert};
+use super::{copy, epoch, insert, inspect};
 use crate::error::{Class, Code, Dependency, Error};
 use crate::telemetry::Metrics;
 use crate::telemetry::catalogue::WriteMethod;
@@ -97,6 +98,7 @@ impl EventWriter {
             end: pending.len(),
         }]);
         let mut unexplained = Vec::new();
+        let mut inspected = false;
         while let Some(range) = ranges.pop() {
             if range.is_empty() {
                 continue;
@@ -112,7 +114,18 @@ impl EventWriter {
                     }
                 }
                 Err(refused) if refused.error.class != Class::Poison => return Err(refused.error),
-                Err(refused) if range.len() > 1 => ranges.extend(split(&range, refused.line)),
+                Err(refused) if range.len() > 1 => {
+                    let searched = std::mem::replace(&mut inspected, true);
+                    let (rows, places) = (&pending[range.clone()], &round[range.clone()]);
+                    if refused.error.code == Code::RejectedRow
+                        && !searched
+                        && self.reject_invalid_json(rows, places, outcomes).await
+                    {
+                        // The rest makes the next round, without them.
+                        return Ok(());
+                    }
+                    ranges.extend(split(&range, refused.line));
+                }
                 Err(refused) if refused.error.code == Code::RejectedRow => {
                     let rejected = RowOutcome::Rejected(refused.error.detail);
                     outcomes[round[range.start]] = Some(rejected);
@@ -121,6 +134,29 @@ impl EventWriter {
             }
         }
         blame(unexplained, outcomes)
+    }
+
+    /// Rejects what can be found at once. False when that is nothing, or when the search itself
+    /// fails: then halves are tried.
+    async fn reject_invalid_json(
+        &self,
+        rows: &[Row<'_>],
+        places: &[usize],
+        outcomes: &mut [Option<RowOutcome>],
+    ) -> bool {
+        let Ok(mut connection) = self.pool.acquire().await else {
+            return false;
+        };
+        let search = inspect::invalid_json(&mut connection, rows);
+        let Ok(Ok(invalid)) = tokio::time::timeout(WRITE_TIMEOUT, search).await else {
+            drop(connection.detach());
+            return false;
+        };
+        let found = !invalid.is_empty();
+        for Invalid { row, why } in invalid {
+            outcomes[places[row]] = Some(RowOutcome::Rejected(why));
+        }
+        found
     }
 
     async fn write_range(
