@@ -1,7 +1,7 @@
 # make help lists everything. Nothing here needs Docker, root or installed servers.
 
 .DEFAULT_GOAL := help
-.PHONY: help up test check measure fetch build clean-local
+.PHONY: help up test check chaos measure fetch build clean-local
 
 help: ## Lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,6 +19,10 @@ check: ## Checks formatting, lints (warnings denied) and documentation
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
+
+chaos: fetch ## Random faults for MINUTES (1) from SEED (random) at RATE messages/s (2000), then every row is checked
+	cargo test --locked --test behaviour -- --ignored --exact --nocapture \
+	  chaos::under_faults_for_as_long_as_one_likes_every_message_is_one_row_or_one_letter
 
 measure: ## Measures what telemetry costs, and fails when that is more than promised (alone on the machine)
 	@scripts/fetch nats-server postgres redis-server

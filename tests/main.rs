@@ -10,6 +10,7 @@
 mod backpressure;
 mod batching;
 mod catalogue;
+mod chaos;
 mod codec;
 mod compose;
 mod configuration;

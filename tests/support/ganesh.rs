@@ -159,6 +159,11 @@ impl Ganesh {
         }
     }
 
+    /// Its exit status, once it has ended.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+
     /// kill -9.
     pub fn kill(mut self) {
         let _ = self.child.kill();

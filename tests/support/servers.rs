@@ -144,6 +144,13 @@ impl Server {
         }
     }
 
+    /// SIGQUIT, which to Postgres is a crash of all of its processes at once ("immediate shutdown").
+    pub fn crash(&mut self) {
+        let mut child = self.child.take().expect("the server runs");
+        send_signal(child.id(), Signal::QUIT);
+        let _ = child.wait();
+    }
+
     /// kill -9.
     pub fn kill(&mut self) {
         let mut child = self.child.take().expect("the server runs");

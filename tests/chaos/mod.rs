@@ -1,0 +1,225 @@
+//! P1 to P6 and P10 under a random schedule of faults: two `serve`, a producer and its reads, all
+//! servers, and at the end every message that the stream holds is one row or one dead letter.
+//!
+//! `make chaos MINUTES=30 SEED=7`; a short run is among the tests.
+
+mod scene;
+mod schedule;
+mod verify;
+
+use std::collections::BTreeMap;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use async_nats::HeaderMap;
+use async_nats::jetstream::Context;
+use bytes::Bytes;
+use ganesh::event::{self, Data, Event};
+use rustix::process::Signal;
+use tokio_util::sync::CancellationToken;
+
+use self::scene::Scene;
+use self::schedule::{Fault, REPLICAS, steps};
+use self::verify::{Checked, POISON};
+use crate::support::events::event as ordinary;
+use crate::support::ganesh::command;
+use crate::support::servers::send_signal;
+
+/// Reads of newest states a second.
+const READS_PER_SECOND: &str = "50";
+/// How often a message comes that the producer does not make.
+const SPECIAL_EVERY: Duration = Duration::from_millis(100);
+
+/// What to run.
+#[derive(Debug, Clone, Copy)]
+pub struct Plan {
+    /// The schedule follows from it.
+    pub seed: u64,
+    /// How long faults happen.
+    pub lasts: Duration,
+    /// Messages a second.
+    pub rate: u32,
+}
+
+/// What was seen.
+#[derive(Debug)]
+pub struct Report {
+    /// How often each fault happened.
+    pub faults: BTreeMap<String, u32>,
+    /// What was compared at the end.
+    pub checked: Checked,
+    /// Deliveries that were not the first of their message.
+    pub redelivered: f64,
+    /// From the end of a fault until nothing waited any more: the longest, and after what.
+    pub longest_recovery: (Duration, Option<Fault>),
+    /// Reads whose freshness was checked.
+    pub reads: u64,
+}
+
+/// Runs the plan.
+///
+/// # Panics
+/// When a promise does not hold.
+pub async fn run(plan: Plan) -> Report {
+    let mut scene = Scene::start().await;
+    let mut producer = produce(&scene, plan);
+    let stop = CancellationToken::new();
+    let special = tokio::spawn(publish_special(scene.stack.jetstream().await, stop.clone()));
+    let began = Instant::now();
+    let mut faults = BTreeMap::new();
+    let mut longest_recovery = (Duration::ZERO, None);
+    for step in steps(plan.seed) {
+        if began.elapsed() + step.after > plan.lasts {
+            break;
+        }
+        tokio::time::sleep(step.after).await;
+        println!(
+            "{:>8.1} s  {:?} for {:?}",
+            began.elapsed().as_secs_f64(),
+            step.fault,
+            step.lasts
+        );
+        scene.strike(step).await;
+        let recovery = (scene.recover().await, Some(step.fault));
+        longest_recovery = longest_recovery.max(recovery);
+        let name = format!("{:?}", step.fault);
+        let kind = name.split('(').next().unwrap_or_default().to_owned();
+        *faults.entry(kind).or_default() += 1;
+    }
+    stop.cancel();
+    special.await.unwrap();
+    let reads = finish(&mut producer);
+    scene.wait_until_drained().await;
+    let redelivered = scene.redelivered().await;
+    let apis: Vec<String> = (0..REPLICAS).map(|replica| scene.api(replica)).collect();
+    Report {
+        faults,
+        checked: verify::verify(&scene.stack, &apis).await,
+        redelivered,
+        longest_recovery,
+        reads,
+    }
+}
+
+fn produce(scene: &Scene, plan: Plan) -> Child {
+    let (rate, seed) = (plan.rate.to_string(), plan.seed.to_string());
+    let api = scene.api(0);
+    let arguments = [
+        "produce",
+        "--rate",
+        &rate,
+        "--seed",
+        &seed,
+        "--subjects",
+        "500",
+        "--duplicates",
+        "1",
+        "--invalid",
+        "0.1",
+        "--read-rate",
+        READS_PER_SECOND,
+        "--api-url",
+        &api,
+        "--json",
+    ];
+    command(Some(&scene.stack), &arguments, &[])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+/// Ends the producer; how many reads it made, none of which was stale.
+fn finish(producer: &mut Child) -> u64 {
+    send_signal(producer.id(), Signal::TERM);
+    let output = std::io::read_to_string(producer.stdout.take().unwrap()).unwrap();
+    let status = producer.wait().unwrap();
+    let report: serde_json::Value = serde_json::from_str(&output).unwrap();
+    assert!(status.success(), "{status}: {report}");
+    assert_eq!(report["stale_reads"], 0, "{report}");
+    report["reads"].as_u64().unwrap()
+}
+
+/// What the producer does not make: rows that Postgres refuses, messages that are no CloudEvents.
+async fn publish_special(jetstream: Context, stop: CancellationToken) {
+    for number in 0u64.. {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(SPECIAL_EVERY) => {}
+        }
+        let (headers, body) = if number % 2 == 0 {
+            event::encode_binary(&Event {
+                data: Data::Json(Bytes::from_static(b"{\"nul\":\"\\u0000\"}")),
+                ..ordinary(&format!("{POISON}{number}"))
+            })
+        } else {
+            (
+                HeaderMap::new(),
+                Bytes::from(format!("{{\"plain\":{number}}}")),
+            )
+        };
+        // Whether it is stored or not: what counts is what the stream has.
+        if let Ok(acknowledgement) = jetstream
+            .publish_with_headers("events.special", headers, body)
+            .await
+        {
+            let _ = acknowledgement.await;
+        }
+    }
+}
+
+impl std::fmt::Display for Report {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Checked {
+            messages,
+            rows,
+            letters,
+        } = self.checked;
+        writeln!(f, "faults      {:?}", self.faults)?;
+        writeln!(
+            f,
+            "messages    {messages}: {rows} rows, {letters} dead letters, each as it must be"
+        )?;
+        writeln!(f, "redelivered {}", self.redelivered)?;
+        writeln!(f, "reads       {}, none stale", self.reads)?;
+        let (longest, after) = self.longest_recovery;
+        write!(
+            f,
+            "recovery    at most {:.1} s, after {after:?}",
+            longest.as_secs_f64()
+        )
+    }
+}
+
+/// Enough for each thing to happen, few enough for every run of the tests.
+const SHORT: Plan = Plan {
+    seed: 1,
+    lasts: Duration::from_secs(20),
+    rate: 300,
+};
+
+#[tokio::test]
+async fn under_a_random_schedule_of_faults_every_message_is_one_row_or_one_letter() {
+    println!("{}", run(SHORT).await);
+}
+
+#[tokio::test]
+#[ignore = "as long as one likes: make chaos MINUTES=30 SEED=7 RATE=2000"]
+async fn under_faults_for_as_long_as_one_likes_every_message_is_one_row_or_one_letter() {
+    fn setting<T: std::str::FromStr>(variable: &str, default: T) -> T {
+        let Ok(text) = std::env::var(variable) else {
+            return default;
+        };
+        let value = text.parse();
+        value.unwrap_or_else(|_| panic!("{variable}={text:?}: expected a number"))
+    }
+    let minutes: f64 = setting("MINUTES", 1.0);
+    let plan = Plan {
+        seed: setting("SEED", rand::random()),
+        lasts: Duration::from_secs_f64(minutes * 60.0),
+        rate: setting("RATE", 2_000),
+    };
+    println!("{plan:?}");
+    println!("{}", run(plan).await);
+}

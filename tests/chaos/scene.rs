@@ -1,0 +1,268 @@
+//! The stack that faults happen to: two `serve`, their servers, and what undoes a fault.
+
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use sqlx::PgConnection;
+use sqlx::{Connection, Executor};
+
+use super::schedule::{Fault, REPLICAS, Replica, Step};
+use crate::support::servers::{free_port, send_signal};
+use crate::support::{Ganesh, Stack, cache_server};
+
+/// Short, so that a run sees many redeliveries: what a killed process held comes back after this.
+const ACK_WAIT: &str = "4s";
+/// A backlog of less is no backlog.
+const SETTLED_MAX_MESSAGES: u64 = 200;
+/// After a fault is undone. The slowest way back: a killed process's messages after `ack_wait`,
+/// and a backoff at its ceiling.
+const RECOVERY_MAX: Duration = Duration::from_secs(60);
+
+/// The stack.
+pub struct Scene {
+    /// Servers.
+    pub stack: Stack,
+    replicas: Vec<Option<Ganesh>>,
+    api_ports: Vec<u16>,
+    /// Redeliveries that replicas counted which are gone.
+    redelivered_before: f64,
+}
+
+impl Scene {
+    /// Everything runs and is ready.
+    pub async fn start() -> Self {
+        let mut scene = Self {
+            stack: Stack::start_with_own_postgres().await,
+            replicas: (0..REPLICAS).map(|_| None).collect(),
+            api_ports: (0..REPLICAS).map(|_| free_port()).collect(),
+            redelivered_before: 0.0,
+        };
+        for replica in 0..REPLICAS {
+            scene.start_replica(replica);
+            scene.replica(replica).wait_until_ready().await;
+        }
+        scene
+    }
+
+    /// Where a replica answers, whichever process it is at the moment.
+    pub fn api(&self, replica: Replica) -> String {
+        format!("http://127.0.0.1:{}", self.api_ports[replica])
+    }
+
+    fn start_replica(&mut self, replica: Replica) {
+        let address = format!("127.0.0.1:{}", self.api_ports[replica]);
+        let settings = [
+            ("GANESH_HTTP_ADDR", address.as_str()),
+            ("GANESH_ACK_WAIT", ACK_WAIT),
+            ("GANESH_MAX_IN_FLIGHT", "4096"),
+            ("GANESH_BATCH_LINGER_MS", "20"),
+            ("GANESH_STARTUP_TIMEOUT", "1h"),
+        ];
+        self.replicas[replica] = Some(Ganesh::serve(&self.stack, &settings));
+    }
+
+    fn replica(&self, replica: Replica) -> &Ganesh {
+        self.replicas[replica].as_ref().expect("it was started")
+    }
+
+    async fn take_replica(&mut self, replica: Replica) -> Ganesh {
+        self.redelivered_before += redelivered(self.replica(replica)).await;
+        self.replicas[replica].take().expect("it was started")
+    }
+
+    /// Does what the step says, and undoes it.
+    pub async fn strike(&mut self, step: Step) {
+        let lasts = step.lasts;
+        match step.fault {
+            Fault::ServeKilled(replica) => {
+                self.take_replica(replica).await.kill();
+                tokio::time::sleep(lasts).await;
+                self.start_replica(replica);
+            }
+            Fault::ServeTerminated(replica) => {
+                let status = self.take_replica(replica).await.terminate().await;
+                assert!(status.success(), "SIGTERM ended with {status}");
+                self.start_replica(replica);
+            }
+            Fault::ServePaused(replica) => {
+                let pid = self.replica(replica).pid();
+                send_signal(pid, Signal::STOP);
+                tokio::time::sleep(lasts * 2).await;
+                send_signal(pid, Signal::CONT);
+            }
+            Fault::NatsKilled => {
+                self.stack.nats.kill();
+                tokio::time::sleep(lasts).await;
+                self.stack.nats.run();
+            }
+            Fault::NatsPaused => {
+                self.stack.nats.pause();
+                tokio::time::sleep(lasts).await;
+                self.stack.nats.resume();
+            }
+            Fault::CacheKilled => {
+                self.stack.cache.kill();
+                tokio::time::sleep(lasts).await;
+                self.stack.cache.run();
+            }
+            Fault::CachePaused => {
+                self.stack.cache.pause();
+                tokio::time::sleep(lasts).await;
+                self.stack.cache.resume();
+            }
+            Fault::CacheFlushed => {
+                let _: String = cache_server::ask(&self.stack.cache, &["FLUSHALL"]).await;
+            }
+            Fault::CacheFull => self.fill_cache(lasts).await,
+            fault => self.strike_postgres(fault, lasts).await,
+        }
+    }
+
+    async fn fill_cache(&self, lasts: Duration) {
+        for (limit, wait) in [("1", lasts), ("0", Duration::ZERO)] {
+            let command = ["CONFIG", "SET", "maxmemory", limit];
+            let _: String = cache_server::ask(&self.stack.cache, &command).await;
+            tokio::time::sleep(wait).await;
+        }
+    }
+
+    async fn strike_postgres(&mut self, fault: Fault, lasts: Duration) {
+        let postgres = self.stack.postgres.as_mut().expect("it is the run's own");
+        match fault {
+            Fault::PostgresCrashed => {
+                postgres.crash();
+                tokio::time::sleep(lasts).await;
+                postgres.run();
+            }
+            Fault::PostgresPaused => {
+                postgres.pause();
+                tokio::time::sleep(lasts).await;
+                postgres.resume();
+            }
+            Fault::EventsLocked => {
+                let mut connection = self.connect().await;
+                let mut lock = connection.begin().await.expect("Postgres is up");
+                let statement = "LOCK TABLE events IN ACCESS EXCLUSIVE MODE";
+                lock.execute(statement).await.expect("a lock comes in time");
+                tokio::time::sleep(lasts).await;
+                lock.rollback().await.expect("nothing else happens now");
+            }
+            Fault::ConnectionsKilled => self.kill_connections().await,
+            Fault::PostgresReadOnly => {
+                self.set_read_only("on").await;
+                tokio::time::sleep(lasts).await;
+                self.set_read_only("off").await;
+            }
+            other => unreachable!("{other:?} is not about Postgres"),
+        }
+    }
+
+    async fn connect(&self) -> PgConnection {
+        let url = &self.stack.database_url;
+        PgConnection::connect(url).await.expect("Postgres is up")
+    }
+
+    async fn kill_connections(&self) {
+        let mut connection = self.connect().await;
+        let kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+            WHERE datname = current_database() AND pid <> pg_backend_pid()";
+        connection.execute(kill).await.expect("ganesh may do that");
+    }
+
+    /// Sessions from now on; those that are there are sent away, as a failover does.
+    async fn set_read_only(&self, value: &str) {
+        let mut connection = self.connect().await;
+        let write = "SET default_transaction_read_only = off";
+        connection.execute(write).await.expect("Postgres is up");
+        let set = format!("ALTER DATABASE ganesh SET default_transaction_read_only = {value}");
+        connection.execute(set.as_str()).await.expect("it is ours");
+        self.kill_connections().await;
+    }
+
+    /// How long it took until nothing waits any more.
+    pub async fn recover(&mut self) -> Duration {
+        let began = Instant::now();
+        loop {
+            self.assert_replicas_run();
+            if self
+                .backlog()
+                .await
+                .is_some_and(|waiting| waiting < SETTLED_MAX_MESSAGES)
+            {
+                return began.elapsed();
+            }
+            assert!(
+                began.elapsed() < RECOVERY_MAX,
+                "no recovery: {:?}",
+                self.backlog().await
+            );
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// None while the server does not answer.
+    async fn backlog(&self) -> Option<u64> {
+        let ask = async {
+            let stream = self
+                .stack
+                .jetstream()
+                .await
+                .get_stream("EVENTS")
+                .await
+                .ok()?;
+            let info = stream.consumer_info("ganesh").await.ok()?;
+            Some(info.num_pending + info.num_ack_pending as u64)
+        };
+        tokio::time::timeout(Duration::from_secs(2), ask)
+            .await
+            .ok()?
+    }
+
+    fn assert_replicas_run(&mut self) {
+        for replica in self.replicas.iter_mut().flatten() {
+            let ended = replica.ended();
+            assert!(
+                ended.is_none(),
+                "it ended by itself: {ended:?}\n{}",
+                replica.log()
+            );
+        }
+    }
+
+    /// Until nothing at all waits.
+    pub async fn wait_until_drained(&self) {
+        let began = Instant::now();
+        while self.backlog().await != Some(0) {
+            assert!(began.elapsed() < RECOVERY_MAX, "a backlog stays");
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        for replica in 0..REPLICAS {
+            self.replica(replica).wait_until_ready().await;
+        }
+    }
+
+    /// Deliveries that were not the first of their message.
+    pub async fn redelivered(&self) -> f64 {
+        let mut sum = self.redelivered_before;
+        for replica in self.replicas.iter().flatten() {
+            sum += redelivered(replica).await;
+        }
+        sum
+    }
+}
+
+/// 0 where it cannot be asked: a replica that has just been started.
+async fn redelivered(ganesh: &Ganesh) -> f64 {
+    let url = ganesh.admin_url("/metrics");
+    let Ok(answer) = reqwest::get(url).await else {
+        return 0.0;
+    };
+    let text = answer.text().await.unwrap_or_default();
+    let mut values = text
+        .lines()
+        .filter_map(|line| line.strip_prefix("ganesh_messages_redelivered_total "));
+    values
+        .next()
+        .and_then(|value| value.parse().ok())
+        .unwrap_or(0.0)
+}

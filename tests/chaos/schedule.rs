@@ -1,0 +1,84 @@
+//! What is done to the stack, when and for how long: it follows from the seed alone.
+
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{RngExt, SeedableRng};
+
+/// One of the processes that ganesh runs as.
+pub type Replica = usize;
+/// How many there are.
+pub const REPLICAS: usize = 2;
+
+/// What can be done to the stack.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fault {
+    /// `kill -9` of a `serve`, which is started again afterwards.
+    ServeKilled(Replica),
+    /// SIGTERM, which has to end well within the grace period.
+    ServeTerminated(Replica),
+    /// SIGSTOP: longer than `GANESH_ACK_WAIT` now and then, so that its messages go to others.
+    ServePaused(Replica),
+    /// `kill -9` of the server.
+    NatsKilled,
+    /// SIGSTOP of the server.
+    NatsPaused,
+    /// A crash: all its processes end at once, and it recovers at its next start.
+    PostgresCrashed,
+    /// SIGSTOP of all its processes.
+    PostgresPaused,
+    /// `pg_terminate_backend` for everybody.
+    ConnectionsKilled,
+    /// Somebody locks `events`.
+    EventsLocked,
+    /// Everything is read-only, as after a failover to a standby.
+    PostgresReadOnly,
+    /// `kill -9` of the cache: it comes back with what its last snapshot has.
+    CacheKilled,
+    /// SIGSTOP of the cache.
+    CachePaused,
+    /// FLUSHALL.
+    CacheFlushed,
+    /// Its memory is full, and it evicts nothing.
+    CacheFull,
+}
+
+/// One fault.
+#[derive(Debug, Clone, Copy)]
+pub struct Step {
+    /// The quiet before it.
+    pub after: Duration,
+    /// What happens.
+    pub fault: Fault,
+    /// Until it is undone.
+    pub lasts: Duration,
+}
+
+/// The endless schedule of a seed.
+pub fn steps(seed: u64) -> impl Iterator<Item = Step> {
+    let mut random = StdRng::seed_from_u64(seed);
+    std::iter::repeat_with(move || {
+        let replica = random.random_range(0..REPLICAS);
+        let all = [
+            Fault::ServeKilled(replica),
+            Fault::ServeTerminated(replica),
+            Fault::ServePaused(replica),
+            Fault::NatsKilled,
+            Fault::NatsPaused,
+            Fault::PostgresCrashed,
+            Fault::PostgresPaused,
+            Fault::ConnectionsKilled,
+            Fault::EventsLocked,
+            Fault::PostgresReadOnly,
+            Fault::CacheKilled,
+            Fault::CachePaused,
+            Fault::CacheFlushed,
+            Fault::CacheFull,
+        ];
+        Step {
+            after: Duration::from_millis(random.random_range(100..1_500)),
+            fault: all[random.random_range(0..all.len())],
+            lasts: Duration::from_millis(random.random_range(50..4_000)),
+        }
+    })
+}

@@ -1,0 +1,173 @@
+//! The known answer: what the stream holds, message by message, against rows and dead letters.
+
+use std::collections::{HashMap, HashSet};
+
+use async_nats::jetstream::consumer::pull::OrderedConfig;
+use async_nats::jetstream::{self, Message};
+use futures::{StreamExt, TryStreamExt};
+use ganesh::event::{self, Timestamp};
+
+use crate::support::Stack;
+use crate::support::reads::{latest_at, newest_in_postgres};
+
+/// Events whose row Postgres refuses begin with this.
+pub const POISON: &str = "poison-";
+/// Subjects whose newest state is compared.
+const SUBJECTS_COMPARED: i64 = 300;
+
+/// An event's identity, hashed: millions of them are compared.
+type Key = u128;
+
+/// What ought to be there.
+#[derive(Default)]
+struct Expected {
+    /// Messages that the stream holds.
+    messages: u64,
+    rows: HashSet<Key>,
+    /// By stream sequence.
+    letters: HashSet<u64>,
+}
+
+/// What was compared.
+#[derive(Debug, Clone, Copy)]
+pub struct Checked {
+    /// Messages of the stream.
+    pub messages: u64,
+    /// Rows of `events`.
+    pub rows: usize,
+    /// Dead letters.
+    pub letters: usize,
+}
+
+/// Every message of the stream is one row or one letter, and nothing else is there; reads of
+/// every replica give what Postgres says is newest.
+pub async fn verify(stack: &Stack, apis: &[String]) -> Checked {
+    let expected = expected(stack).await;
+    let rows = rows(stack).await;
+    let letters = letters(stack).await;
+    let missing = expected.rows.difference(&rows).count();
+    let unknown = rows.difference(&expected.rows).count();
+    assert_eq!(
+        (missing, unknown),
+        (0, 0),
+        "rows that are missing, that nobody sent"
+    );
+    let twice: Vec<_> = letters.iter().filter(|(_, count)| **count > 1).collect();
+    assert!(twice.is_empty(), "messages with two letters: {twice:?}");
+    let found: HashSet<u64> = letters.keys().copied().collect();
+    let missing: Vec<_> = expected.letters.difference(&found).collect();
+    let unknown: Vec<_> = found.difference(&expected.letters).collect();
+    assert!(
+        missing.is_empty() && unknown.is_empty(),
+        "letters: missing {missing:?}, unknown {unknown:?}"
+    );
+    newest(stack, apis).await;
+    Checked {
+        messages: expected.messages,
+        rows: rows.len(),
+        letters: found.len(),
+    }
+}
+
+fn key(source: &str, id: &str, time: Timestamp) -> Key {
+    let text = format!("{source}\0{id}\0{}", time.micros());
+    xxhash_rust::xxh3::xxh3_128(text.as_bytes())
+}
+
+async fn messages_of(
+    stack: &Stack,
+    stream: &str,
+) -> (u64, impl futures::Stream<Item = Message> + Unpin) {
+    let jetstream = stack.jetstream().await;
+    let stream = jetstream.get_stream(stream).await.unwrap();
+    let count = stream.cached_info().state.messages;
+    let consumer = stream
+        .create_consumer(OrderedConfig::default())
+        .await
+        .unwrap();
+    let messages = consumer.messages().await.unwrap();
+    let messages = messages.map(Result::unwrap);
+    let count_items = usize::try_from(count).unwrap();
+    (count, messages.take(count_items))
+}
+
+/// By the stream's own messages, decoded as ganesh does.
+async fn expected(stack: &Stack) -> Expected {
+    let (messages, mut stored) = messages_of(stack, "EVENTS").await;
+    let mut expected = Expected {
+        messages,
+        ..Expected::default()
+    };
+    while let Some(message) = stored.next().await {
+        let info = message.info().unwrap();
+        let sequence = info.stream_sequence;
+        let stored_at = Timestamp::from_nanos(info.published.unix_timestamp_nanos());
+        match decoded(&message, sequence, stored_at) {
+            Some(key) => expected.rows.insert(key),
+            None => expected.letters.insert(sequence),
+        };
+    }
+    expected
+}
+
+/// None: it has to become a letter.
+fn decoded(message: &jetstream::Message, sequence: u64, stored_at: Timestamp) -> Option<Key> {
+    let event = event::decode(
+        &event::Message {
+            subject: &message.subject,
+            headers: message.headers.as_ref(),
+            payload: &message.payload,
+            stream: "EVENTS",
+            stream_sequence: sequence,
+            stored_at,
+        },
+        true,
+    )
+    .ok()?;
+    (!event.id.starts_with(POISON)).then(|| key(&event.source, &event.id, event.time))
+}
+
+async fn rows(stack: &Stack) -> HashSet<Key> {
+    let statement = "SELECT source, id, (extract(epoch FROM time) * 1000000)::bigint FROM events";
+    let rows: Vec<Key> = sqlx::query_as::<_, (String, String, i64)>(statement)
+        .fetch(&stack.pool)
+        .map_ok(|(source, id, micros)| key(&source, &id, Timestamp::from_micros(micros)))
+        .try_collect()
+        .await
+        .unwrap();
+    let distinct: HashSet<Key> = rows.iter().copied().collect();
+    assert_eq!(rows.len(), distinct.len(), "an event is a row twice");
+    distinct
+}
+
+/// Stream sequences of the originals, and how many letters each has.
+async fn letters(stack: &Stack) -> HashMap<u64, u32> {
+    let (_, mut stored) = messages_of(stack, "EVENTS_DLQ").await;
+    let mut letters = HashMap::new();
+    while let Some(letter) = stored.next().await {
+        let headers = letter.headers.as_ref().unwrap();
+        let sequence = headers.get("ganesh-dlq-stream-sequence").unwrap();
+        *letters
+            .entry(sequence.as_str().parse().unwrap())
+            .or_default() += 1;
+    }
+    letters
+}
+
+async fn newest(stack: &Stack, apis: &[String]) {
+    let statement = "SELECT subject FROM events WHERE subject IS NOT NULL \
+        GROUP BY subject ORDER BY count(*) DESC LIMIT $1";
+    let subjects: Vec<String> = sqlx::query_scalar(statement)
+        .bind(SUBJECTS_COMPARED)
+        .fetch_all(&stack.pool)
+        .await
+        .unwrap();
+    let client = reqwest::Client::new();
+    for subject in &subjects {
+        let expected = newest_in_postgres(&stack.pool, subject).await;
+        for api in apis {
+            let answer = latest_at(&client, api, subject).await;
+            assert_eq!(answer.id, expected, "{subject} at {api}: {answer:?}");
+        }
+    }
+}
