@@ -1,7 +1,7 @@
 # make help lists everything. Nothing here needs Docker, root or installed servers.
 
 .DEFAULT_GOAL := help
-.PHONY: help up test check fetch build clean-local
+.PHONY: help up test check measure fetch build clean-local
 
 help: ## Lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,6 +19,10 @@ check: ## Checks formatting, lints (warnings denied) and documentation
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
+
+measure: ## Measures what telemetry costs, and fails when that is more than promised (alone on the machine)
+	@scripts/fetch nats-server postgres redis-server
+	cargo bench --locked --bench cost
 
 fetch: ## Puts the servers that are missing into .tools/
 	@scripts/fetch

@@ -11,6 +11,7 @@ mod serve;
 mod startup;
 
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{ArgMatches, Command};
 
@@ -18,6 +19,9 @@ use self::ending::{Ending, Step};
 use crate::config::{Config, ConfigErrors, TracesExporter, arguments, reader};
 use crate::telemetry::logs::{self, LogFile};
 use crate::telemetry::traces;
+
+/// How long the end waits for tasks in the background, which usually takes less than a millisecond.
+const TASKS_END_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// How a command ends when it does not end well.
 #[derive(Debug)]
@@ -128,8 +132,9 @@ fn run(name: &str, matches: &ArgMatches) -> Result<(), Failure> {
         }
         result
     });
+    // Tasks in the background are over before the log is, so that it has their last lines too.
     // Not `drop`, which waits for what cannot be cancelled: a look-up of a host's name.
-    runtime.shutdown_background();
+    runtime.shutdown_timeout(TASKS_END_TIMEOUT);
     if let Some(log_file) = log_file {
         log_file.flush(ending.until(Step::Log));
     }

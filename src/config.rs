@@ -141,7 +141,9 @@ pub struct TelemetryConfig {
     pub log_format: LogFormat,
     /// The folder of `app.log`, which gets every line too.
     pub log_dir: Option<PathBuf>,
-    /// Whether spans are exported over OTLP.
+    /// Whether anything but logs is there at all: off, nothing is counted, timed or traced.
+    pub enabled: bool,
+    /// Whether spans are exported over OTLP; never when nothing is timed.
     pub traces: TracesExporter,
     /// Where the OTLP collector listens (gRPC, without TLS).
     pub otlp_endpoint: SecretUrl,
@@ -333,7 +335,19 @@ impl HttpConfig {
 
 impl TelemetryConfig {
     fn read(r: &mut Reader) -> Self {
+        let enabled = !r.boolean("OTEL_SDK_DISABLED");
+        let exporters = [
+            ("otlp", TracesExporter::Otlp),
+            ("none", TracesExporter::None),
+        ];
+        let exporter = r.one_of("OTEL_TRACES_EXPORTER", &exporters);
         Self {
+            enabled,
+            traces: if enabled {
+                exporter
+            } else {
+                TracesExporter::None
+            },
             log_filter: r.log_filter("GANESH_LOG"),
             log_format: r.one_of(
                 "GANESH_LOG_FORMAT",
@@ -344,13 +358,6 @@ impl TelemetryConfig {
                 ],
             ),
             log_dir: r.optional("GANESH_LOG_DIR").map(PathBuf::from),
-            traces: r.one_of(
-                "OTEL_TRACES_EXPORTER",
-                &[
-                    ("otlp", TracesExporter::Otlp),
-                    ("none", TracesExporter::None),
-                ],
-            ),
             otlp_endpoint: r.http_url("OTEL_EXPORTER_OTLP_ENDPOINT"),
             trace_slow: Duration::from_millis(r.integer("GANESH_TRACE_SLOW_MS", 0, 86_400_000)),
             trace_max_per_second: u32::try_from(r.integer(

@@ -61,8 +61,8 @@ pub struct Parts {
     pub cache: Cache,
     /// The metrics.
     pub metrics: Metrics,
-    /// What is told of every settled message.
-    pub observer: Observer,
+    /// What is told of every settled message, unless telemetry is off.
+    pub observer: Option<Observer>,
 }
 
 /// Starts every stage. They end by themselves after `stop`, when the last held

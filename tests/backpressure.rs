@@ -62,7 +62,8 @@ async fn bodies_of_a_megabyte_keep_to_the_limit_in_bytes_and_memory() {
     publish(&jetstream, &large).await;
     ganesh.wait_for_metric(HELD_BYTES, 10e6).await;
     for _ in 0..10 {
-        assert!(ganesh.metric(HELD_BYTES).await <= 16.0 * 1024.0 * 1024.0);
+        let held = ganesh.metric(HELD_BYTES).await;
+        assert!(held <= 16.0 * 1024.0 * 1024.0, "{held} bytes");
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     let grown = ganesh.resident_bytes().saturating_sub(before);

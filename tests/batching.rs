@@ -6,6 +6,7 @@ use ganesh::pipeline::batch::{Batcher, Limits};
 use proptest::prelude::*;
 
 use crate::support::events::{event, events, publish};
+use crate::support::keys::{hold_key, wait_until_so_many_wait};
 use crate::support::{Stack, eventually};
 
 const COPIES: &str = "ganesh_batch_writes_total{method=\"copy\"}";
@@ -58,13 +59,18 @@ proptest! {
         max_events in 1usize..50,
         max_bytes in 1usize..2_000,
     ) {
-        let limits = Limits { events: max_events, bytes: max_bytes, linger: Duration::from_secs(1) };
+        let linger = Duration::from_secs(1);
+        let limits = Limits { events: max_events, bytes: max_bytes, linger };
         let mut batcher = Batcher::new(limits);
-        let now = tokio::time::Instant::now();
+        let began = tokio::time::Instant::now();
+        let arrival = |i: usize| began + Duration::from_millis(i as u64);
         let mut closed = Vec::new();
         for (i, bytes) in sizes.iter().enumerate() {
-            closed.extend(batcher.push((i, *bytes), *bytes, now));
-            prop_assert_eq!(batcher.deadline().is_some(), !batcher.is_empty());
+            closed.extend(batcher.push((i, *bytes), *bytes, arrival(i)));
+            // The first event of the open batch starts its linger; later ones do not.
+            let first: usize = closed.iter().map(Vec::len).sum();
+            let deadline = (!batcher.is_empty()).then(|| arrival(first) + linger);
+            prop_assert_eq!(batcher.deadline(), deadline);
         }
         closed.extend(batcher.take());
         prop_assert!(batcher.take().is_none());
@@ -76,4 +82,27 @@ proptest! {
         let order: Vec<usize> = closed.into_iter().flatten().map(|(i, _)| i).collect();
         prop_assert_eq!(order, (0..sizes.len()).collect::<Vec<_>>());
     }
+}
+
+#[tokio::test]
+async fn batches_with_the_same_events_in_opposite_order_do_not_deadlock() {
+    let stack = Stack::start().await;
+    stack.make_streams().await;
+    let forward = events("e", 1_000);
+    let middle = hold_key(&stack, &forward[500]).await;
+    let mut all = forward.clone();
+    all.extend(forward.into_iter().rev());
+    publish(&stack.jetstream().await, &all).await;
+    let settings = [
+        ("GANESH_BATCH_MAX_EVENTS", "1000"),
+        ("GANESH_BATCH_LINGER_MS", "2000"),
+        ("GANESH_WRITERS", "2"),
+    ];
+    let ganesh = stack.serve(&settings).await;
+    wait_until_so_many_wait(&stack, 2).await;
+    middle.rollback().await.unwrap();
+    stack.wait_until_drained().await;
+    assert_eq!(stack.rows().await, 1_000);
+    let conflicts = "ganesh_dependency_errors_total{dependency=\"postgres\",code=\"conflict\"}";
+    assert!(ganesh.metric(conflicts).await < f64::EPSILON);
 }

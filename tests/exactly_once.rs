@@ -164,11 +164,13 @@ async fn republishing_beyond_the_duplicate_window_adds_no_second_row() {
 #[tokio::test]
 async fn what_cannot_be_decoded_becomes_a_dead_letter_and_costs_only_itself() {
     let stack = Stack::start().await;
-    let ganesh = stack.serve(&[]).await;
+    stack.make_streams().await;
     let jetstream = stack.jetstream().await;
     publish(&jetstream, &events("before", 10)).await;
     publish_invalid(&jetstream).await;
     publish(&jetstream, &events("after", 10)).await;
+    // Only now, so that one pull delivers the bad one among the good ones.
+    let ganesh = stack.serve(&[]).await;
     stack.wait_until_drained().await;
     assert_eq!(stack.rows().await, 20);
     assert_eq!(stack.dead_letters().await, 1);

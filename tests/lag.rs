@@ -50,6 +50,42 @@ async fn the_age_of_the_oldest_held_message_grows_until_it_is_stored() {
 }
 
 #[tokio::test]
+async fn what_a_limit_removed_before_it_was_delivered_is_counted_and_said() {
+    const REMOVED: &str = "ganesh_consumer_removed_messages_total";
+    let stack = Stack::start().await;
+    let settings = [
+        ("GANESH_MAX_IN_FLIGHT", "4"),
+        ("GANESH_BATCH_MAX_EVENTS", "4"),
+    ];
+    let ganesh = stack.serve(&settings).await;
+    let jetstream = stack.jetstream().await;
+    let stream = jetstream.get_stream("EVENTS").await.unwrap();
+    let mut config = stream.cached_info().config.clone();
+    config.max_messages = 100;
+    jetstream.update_stream(config).await.unwrap();
+    // Removed after they were stored: nobody misses them.
+    publish(&jetstream, &events("stored", 150)).await;
+    stack.wait_until_drained().await;
+    let lock = storing_stopped(&stack).await;
+    publish(&jetstream, &events("flood", 500)).await;
+    // Up to four are held, and stored though the stream has them no more.
+    ganesh.wait_for_metric(REMOVED, 396.0).await;
+    lock.rollback().await.unwrap();
+    stack.wait_until_drained().await;
+    // Counted once: not again when delivery passes them over.
+    publish(&jetstream, &events("later", 10)).await;
+    stack.wait_until_drained().await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let removed = ganesh.metric(REMOVED).await;
+    let rows = f64::from(i32::try_from(stack.rows().await).unwrap());
+    assert!(
+        (removed + rows - 660.0).abs() < f64::EPSILON,
+        "{removed} {rows}"
+    );
+    assert!(ganesh.log().contains("the stream removed messages"));
+}
+
+#[tokio::test]
 async fn a_message_that_the_stream_removed_is_not_the_oldest() {
     let stack = Stack::start().await;
     // Two are held, and the others not delivered: there is no room for them.

@@ -111,20 +111,29 @@ async fn retention_drops_whole_partitions_and_expired_rows_of_the_default_one() 
     let _ganesh = stack.serve(&[]).await;
     let now = Timestamp::now();
     let old = Timestamp::from_micros(now.micros() - 30 * MICROS_A_DAY);
-    make_ahead(&stack.pool, PartitionInterval::Day, old)
-        .await
-        .unwrap();
+    // A minute younger than the retention period: its partition began before the cutoff.
+    let kept = Timestamp::from_micros(now.micros() - 7 * MICROS_A_DAY + 60_000_000);
+    for time in [old, kept] {
+        make_ahead(&stack.pool, PartitionInterval::Day, time)
+            .await
+            .unwrap();
+    }
     let outlier = Timestamp::from_micros(now.micros() - 400 * MICROS_A_DAY);
-    let all = [at("expired", old), at("outlier", outlier), at("fresh", now)];
+    let all = [
+        at("expired", old),
+        at("outlier", outlier),
+        at("kept", kept),
+        at("fresh", now),
+    ];
     publish(&stack.jetstream().await, &all).await;
     stack.wait_until_drained().await;
-    assert_eq!(stack.rows().await, 3);
+    assert_eq!(stack.rows().await, 4);
     drop_expired(&stack.pool, 7, now).await.unwrap();
-    let left: Vec<String> = sqlx::query_scalar("SELECT id FROM events")
+    let left: Vec<String> = sqlx::query_scalar("SELECT id FROM events ORDER BY id")
         .fetch_all(&stack.pool)
         .await
         .unwrap();
-    assert_eq!(left, ["fresh"]);
+    assert_eq!(left, ["fresh", "kept"]);
     let name = partition_of(old, PartitionInterval::Day).name;
     let gone: bool = sqlx::query_scalar("SELECT to_regclass($1) IS NULL")
         .bind(name)
@@ -144,4 +153,76 @@ async fn another_interval_leaves_partitions_that_exist_alone() {
     let today = partition_of(Timestamp::now(), PartitionInterval::Day);
     assert_eq!(table_of(&stack, "e").await, today.name);
     assert!(hourly.terminate().await.success());
+}
+
+#[test]
+fn a_partition_is_a_calendar_day_or_hour_of_utc() {
+    let partition = |time: &str, interval| {
+        let found = partition_of(Timestamp::parse_rfc3339(time).unwrap(), interval);
+        (found.name, found.from.to_string(), found.to.to_string())
+    };
+    let expected = |name: &str, from: &str, to: &str| (name.into(), from.into(), to.into());
+    let day = expected(
+        "events_p20261123",
+        "2026-11-23T00:00:00Z",
+        "2026-11-24T00:00:00Z",
+    );
+    assert_eq!(
+        partition("2026-11-23T00:00:00Z", PartitionInterval::Day),
+        day
+    );
+    assert_eq!(
+        partition("2026-11-23T23:59:59.999999Z", PartitionInterval::Day),
+        day
+    );
+    let hour = expected(
+        "events_p2026112320",
+        "2026-11-23T20:00:00Z",
+        "2026-11-23T21:00:00Z",
+    );
+    assert_eq!(
+        partition("2026-11-23T20:00:00Z", PartitionInterval::Hour),
+        hour
+    );
+    assert_eq!(
+        partition("2026-11-23T20:59:59.999999Z", PartitionInterval::Hour),
+        hour
+    );
+}
+
+#[tokio::test]
+async fn partitions_are_there_days_before_their_time() {
+    let stack = Stack::start().await;
+    let _ganesh = stack.serve(&[]).await;
+    let now = Timestamp::now().micros();
+    let day = |days: i64| Timestamp::from_micros(now + days * MICROS_A_DAY);
+    let all: Vec<Event> = (-1..=3)
+        .map(|days| at(&format!("{days}"), day(days)))
+        .collect();
+    publish(&stack.jetstream().await, &all).await;
+    stack.wait_until_drained().await;
+    for days in -1..=3 {
+        let theirs = partition_of(day(days), PartitionInterval::Day);
+        assert_eq!(table_of(&stack, &days.to_string()).await, theirs.name);
+    }
+}
+
+#[tokio::test]
+async fn another_interval_begins_where_partitions_that_exist_end() {
+    let stack = Stack::start().await;
+    drop(stack.serve(&[]).await);
+    // The last hour that the days made by `serve` cover: the hours after it are free.
+    let last_day = Timestamp::from_micros(Timestamp::now().micros() + 3 * MICROS_A_DAY);
+    let days_end = partition_of(last_day, PartitionInterval::Day).to;
+    let last_hour = Timestamp::from_micros(days_end.micros() - 1);
+    make_ahead(&stack.pool, PartitionInterval::Hour, last_hour)
+        .await
+        .unwrap();
+    let first_free = partition_of(days_end, PartitionInterval::Hour).name;
+    let made: bool = sqlx::query_scalar("SELECT to_regclass($1) IS NOT NULL")
+        .bind(first_free)
+        .fetch_one(&stack.pool)
+        .await
+        .unwrap();
+    assert!(made);
 }

@@ -5,6 +5,7 @@ mod away;
 mod exemplars;
 mod failed;
 mod flood;
+mod off;
 mod parents;
 mod shape;
 mod slow;

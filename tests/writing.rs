@@ -11,6 +11,7 @@ use ganesh::telemetry::{Histograms, Metrics};
 
 use crate::support::Stack;
 use crate::support::events::{event, events, publish};
+use crate::support::keys::{hold_key, wait_until_so_many_wait};
 
 const COPY_FIRST: WriteOptions = WriteOptions {
     expect_duplicates: false,
@@ -172,4 +173,33 @@ async fn a_refused_row_becomes_a_dead_letter_with_its_sqlstate() {
     assert_eq!(letter.payload, "{\"text\":\"\\u0000\"}");
     let series = "ganesh_dead_letters_total{reason=\"rejected_row\"}";
     ganesh.wait_for_metric(series, 1.0).await;
+}
+
+#[tokio::test]
+async fn writers_that_meet_in_the_middle_do_not_deadlock() {
+    let stack = Stack::start().await;
+    let writer = writer(&stack).await;
+    for expect_duplicates in [false, true] {
+        let options = WriteOptions {
+            expect_duplicates,
+            ..COPY_FIRST
+        };
+        let all = events(&format!("e-{expect_duplicates}"), 1_000);
+        let mut reversed = all.clone();
+        reversed.reverse();
+        // Unsorted, each would hold the half that the other one needs.
+        let middle = hold_key(&stack, &all[500]).await;
+        let release = async {
+            wait_until_so_many_wait(&stack, 2).await;
+            middle.rollback().await.unwrap();
+        };
+        // An error, such as a deadlock, would panic in `write`.
+        let (one, two, ()) = tokio::join!(
+            write(&writer, &all, options),
+            write(&writer, &reversed, options),
+            release,
+        );
+        let stored = one.iter().chain(&two).filter(|o| **o == RowOutcome::Stored);
+        assert_eq!(stored.count(), 1_000);
+    }
 }

@@ -12,7 +12,8 @@ use serde_json::json;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::{log_level, problem, server, slow};
+use super::problem::{self, Problem};
+use super::{log_level, server, slow};
 use crate::telemetry::logs::LogFilter;
 use crate::telemetry::openmetrics::{self, Format};
 use crate::telemetry::recorder::Recorded;
@@ -27,8 +28,8 @@ const CONNECTIONS_MAX: usize = 64;
 pub struct Admin {
     /// Which dependencies answer.
     pub health: Health,
-    /// What `/metrics` shows.
-    pub recorded: Recorded,
+    /// What `/metrics` shows; none where telemetry is off.
+    pub recorded: Option<Recorded>,
     /// Where what the operating system says is noted at each scrape.
     pub metrics: Metrics,
     /// What `/debug/slow` shows.
@@ -47,10 +48,7 @@ fn router(admin: Admin) -> Router {
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
-        .route(
-            "/debug/slow",
-            get(|State(admin): State<Admin>| async move { slow::answer(&admin.slow) }),
-        )
+        .route("/debug/slow", get(slow::show))
         .route("/log-level", get(log_level::show).put(log_level::change))
         .layer(middleware::from_fn(problem::name_target))
         .with_state(admin)
@@ -69,9 +67,12 @@ async fn readyz(State(admin): State<Admin>) -> Response {
 }
 
 async fn metrics(State(admin): State<Admin>, headers: HeaderMap) -> Response {
+    let Some(recorded) = &admin.recorded else {
+        return Problem::telemetry_is_off().into_response();
+    };
     let accept = headers.get_all(ACCEPT).iter();
     let format = Format::asked_for(accept.filter_map(|value| value.to_str().ok()));
     runtime::export_process(&admin.metrics);
-    let text = openmetrics::render(&admin.recorded, format);
+    let text = openmetrics::render(recorded, format);
     ([(CONTENT_TYPE, format.content_type())], text).into_response()
 }

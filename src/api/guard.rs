@@ -16,7 +16,7 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use super::problem::Problem;
 use crate::config::Secret;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Metrics, semconv};
 
 /// A request's target may have this many bytes: id and source at their limits, every byte
 /// percent-encoded, and the rest.
@@ -64,10 +64,10 @@ pub(super) async fn pass(State(guard): State<Guard>, request: Request, next: Nex
     let answer = answer(&guard, request, next).instrument(span.clone()).await;
     let response = answer.into_response();
     let status = response.status().as_u16();
-    span.record("http.response.status_code", status);
+    span.record(semconv::HTTP_RESPONSE_STATUS_CODE, status);
     if response.status().is_server_error() {
         span.record("otel.status_code", "ERROR");
-        span.record("error.type", status);
+        span.record(semconv::ERROR_TYPE, status);
     }
     guard.metrics.http_requests(route, status).increment(1);
     response
@@ -122,12 +122,12 @@ fn span(request: &Request, route: &str) -> Span {
         otel.name = format!("{method} {route}"),
         otel.kind = "server",
         otel.status_code = field::Empty,
-        error.r#type = field::Empty,
-        http.request.method = method,
-        http.route = route,
-        http.response.status_code = field::Empty,
-        url.path = request.uri().path(),
-        url.scheme = "http",
+        { semconv::ERROR_TYPE } = field::Empty,
+        { semconv::HTTP_REQUEST_METHOD } = method,
+        { semconv::HTTP_ROUTE } = route,
+        { semconv::HTTP_RESPONSE_STATUS_CODE } = field::Empty,
+        { semconv::URL_PATH } = request.uri().path(),
+        { semconv::URL_SCHEME } = "http",
     );
     let caller = opentelemetry::global::get_text_map_propagator(|propagator| {
         propagator.extract(&Headers(request.headers()))

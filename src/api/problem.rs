@@ -51,6 +51,11 @@ impl Problem {
         Self::new(StatusCode::NOT_FOUND, detail)
     }
 
+    /// 404: of what is not measured nothing can be shown.
+    pub(super) fn telemetry_is_off() -> Self {
+        Self::not_found("telemetry is off: OTEL_SDK_DISABLED is true")
+    }
+
     /// 405; the router adds `Allow`.
     pub(super) fn method_not_allowed() -> Self {
         Self::new(

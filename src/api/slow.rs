@@ -1,12 +1,17 @@
 //! `/debug/slow`: the slowest and the failed messages lately, as JSON.
 
 use axum::Json;
+use axum::extract::State;
 use axum::response::{IntoResponse, Response};
 
+use super::admin::Admin;
+use super::problem::Problem;
 use crate::telemetry::record::now_nanos;
-use crate::telemetry::slow::SlowLog;
 
 /// The answer.
-pub(super) fn answer(slow: &SlowLog) -> Response {
-    Json(slow.lately(now_nanos())).into_response()
+pub(super) async fn show(State(admin): State<Admin>) -> Response {
+    if admin.recorded.is_none() {
+        return Problem::telemetry_is_off().into_response();
+    }
+    Json(admin.slow.lately(now_nanos())).into_response()
 }

@@ -28,10 +28,11 @@ use crate::pipeline::{self, Parts};
 use crate::storage::queries::Reads;
 use crate::storage::{EventWriter, classify, partitions, pool, schema};
 use crate::telemetry::logs::LogFilter;
-use crate::telemetry::recorder;
+use crate::telemetry::record;
+use crate::telemetry::recorder::{self, Recorded};
 use crate::telemetry::slow::SlowLog;
 use crate::telemetry::span_queue::SpanQueue;
-use crate::telemetry::{Health, Metrics, runtime};
+use crate::telemetry::{Health, Histograms, Metrics, runtime};
 
 /// How long NATS may take to take the last acknowledgements, where the grace period is long.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
@@ -49,8 +50,9 @@ pub(super) async fn run(
     log_filter: LogFilter,
     ending: &Ending,
 ) -> Result<(), Failure> {
-    let recorded = recorder::install()?;
-    let metrics = Metrics::register(&recorded.histograms);
+    let recorded = start_recording(&config)?;
+    let histograms = recorded.as_ref().map(|recorded| &recorded.histograms);
+    let metrics = Metrics::register(histograms.unwrap_or(&Histograms::default()));
     if let Some(spans) = &spans {
         spans.count_in(&metrics);
     }
@@ -72,6 +74,16 @@ pub(super) async fn run(
         result = serving => result,
         () = stopped_before_start(&stop, &health, ending) => Ok(()),
     }
+}
+
+/// The recorder of metrics. None where telemetry is off: then handles lead nowhere.
+fn start_recording(config: &Config) -> Result<Option<Recorded>, Failure> {
+    if config.telemetry.enabled {
+        return Ok(Some(recorder::install()?));
+    }
+    record::stop_clock();
+    tracing::warn!("OTEL_SDK_DISABLED=true: nothing is counted, timed or traced");
+    Ok(None)
 }
 
 async fn serve(
@@ -128,7 +140,8 @@ async fn serve(
         held: held.clone(),
         writer: EventWriter::new(pool, metrics.clone()),
         cache,
-        observer: Observer::new(config, metrics.clone(), spans, slow),
+        observer: (config.telemetry.enabled)
+            .then(|| Observer::new(config, metrics.clone(), spans, slow)),
         metrics,
     };
     health.set_serving(true);

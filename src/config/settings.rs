@@ -184,6 +184,11 @@ pub const SETTINGS: &[Setting] = &[
         "Traces of messages kept in a second, at most; half of them for failed and redelivered ones alone",
     ),
     setting(
+        "OTEL_SDK_DISABLED",
+        "false",
+        "true: no metrics, no timing of messages, no traces; there to measure what they cost",
+    ),
+    setting(
         "OTEL_TRACES_EXPORTER",
         "otlp",
         "otlp, or none to export no traces",

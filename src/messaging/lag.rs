@@ -1,4 +1,4 @@
-//! Lag: what the consumer still has before it, asked of the server.
+//! Lag: what the consumer still has before it, asked of the server; and what it will never have.
 
 use std::time::Duration;
 
@@ -8,6 +8,7 @@ use async_nats::jetstream::stream::{RawMessageErrorKind, Stream};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
+use super::removed::{Positions, Removed};
 use super::streams::api_error;
 use crate::event::Timestamp;
 use crate::telemetry::Metrics;
@@ -21,8 +22,8 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// The subject of any message.
 const ANY_SUBJECT: &str = ">";
 
-/// Exports the consumer's pending counts and the age of its oldest pending message until
-/// `stop`.
+/// Exports the consumer's pending counts, the age of its oldest pending message, and how many
+/// messages the stream removed before they were delivered, until `stop`.
 pub async fn watch(
     jetstream: Context,
     consumer: PullConsumer,
@@ -34,6 +35,7 @@ pub async fn watch(
         consumer,
         metrics,
         oldest_asked_at: None,
+        removed: Removed::default(),
     };
     let mut ticks = tokio::time::interval(ASK_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -63,6 +65,7 @@ struct Lag {
     consumer: PullConsumer,
     metrics: Metrics,
     oldest_asked_at: Option<Instant>,
+    removed: Removed,
 }
 
 impl Lag {
@@ -76,6 +79,7 @@ impl Lag {
                 .consumer_ack_pending
                 .set(info.num_ack_pending as f64);
         }
+        self.count_removed(&info).await?;
         if info.num_pending == 0 && info.num_ack_pending == 0 {
             self.metrics.consumer_oldest_pending.set(0.0);
         } else if self
@@ -85,6 +89,25 @@ impl Lag {
             self.oldest_asked_at = Some(Instant::now());
             let age_seconds = self.oldest_pending_seconds(&info).await?;
             self.metrics.consumer_oldest_pending.set(age_seconds);
+        }
+        Ok(())
+    }
+
+    async fn count_removed(&mut self, info: &Info) -> Result<(), String> {
+        let stream = self.jetstream.get_stream(&info.stream_name).await;
+        let stream = stream.map_err(|error| error.to_string())?;
+        let more = self.removed.note(Positions {
+            first_sequence: stream.cached_info().state.first_sequence,
+            delivered_sequence: info.delivered.stream_sequence,
+            deliveries: info.delivered.consumer_sequence,
+        });
+        if more > 0 {
+            self.metrics.consumer_removed.increment(more);
+            tracing::error!(
+                messages = more,
+                stream = info.stream_name,
+                "the stream removed messages before they were delivered: they are not stored"
+            );
         }
         Ok(())
     }

@@ -45,7 +45,7 @@ pub struct Cached {
 /// None: an acknowledgement that is lost makes a redelivery, and that a duplicate.
 pub async fn run(
     client: Client,
-    mut observer: Observer,
+    mut observer: Option<Observer>,
     mut input: Receiver<Settlement>,
 ) -> Result<(), Error> {
     let mut ticks = tokio::time::interval(TICK);
@@ -56,24 +56,30 @@ pub async fn run(
                 Some(settlement) => settle(&client, &mut observer, settlement).await,
                 None => return Ok(()),
             },
-            _ = ticks.tick() => observer.tick(),
+            _ = ticks.tick() => if let Some(observer) = &mut observer {
+                observer.tick();
+            },
         }
     }
 }
 
-async fn settle(client: &Client, observer: &mut Observer, settlement: Settlement) {
+async fn settle(client: &Client, observer: &mut Option<Observer>, settlement: Settlement) {
     match settlement {
         Settlement::Rows(cached) => {
             let messages = &cached.committed.messages;
             acknowledge(client, messages.iter().map(|d| &d.delivery.reply)).await;
-            observer.rows(&cached);
+            if let Some(observer) = observer {
+                observer.rows(&cached);
+            }
             let messages = cached.committed.messages.into_iter();
             delivery::settle(messages.map(|d| d.delivery));
         }
         Settlement::Letter(buried) => {
             let reply = &buried.letter.delivery.reply;
             acknowledge(client, std::iter::once(reply)).await;
-            observer.letter(&buried);
+            if let Some(observer) = observer {
+                observer.letter(&buried);
+            }
             delivery::settle([buried.letter.delivery]);
         }
     }

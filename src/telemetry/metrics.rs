@@ -45,6 +45,7 @@ pub struct Handles {
     pub consumer_pending: Gauge,
     pub consumer_ack_pending: Gauge,
     pub consumer_oldest_pending: Gauge,
+    pub consumer_removed: Counter,
     pub clock_skew: Gauge,
     dependency_up: [Gauge; Dependency::ALL.len()],
     dependency_errors: Vec<Counter>,
@@ -129,6 +130,7 @@ impl Metrics {
             consumer_pending: catalogue::CONSUMER_PENDING.gauge(&[]),
             consumer_ack_pending: catalogue::CONSUMER_ACK_PENDING.gauge(&[]),
             consumer_oldest_pending: catalogue::CONSUMER_OLDEST_PENDING.gauge(&[]),
+            consumer_removed: catalogue::CONSUMER_REMOVED.counter(&[]),
             clock_skew: catalogue::CLOCK_SKEW.gauge(&[]),
             dependency_up: Dependency::ALL.map(|d| catalogue::DEPENDENCY_UP.gauge(&[d.as_str()])),
             dependency_errors: Dependency::ALL

@@ -5,6 +5,7 @@
 //! batch passes as a whole is marked once, on the batch (closed, durable, cached).
 
 use std::sync::LazyLock;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Instant, SystemTime};
 
 use super::passage::{DETAIL_MAX_BYTES, cut};
@@ -12,6 +13,9 @@ use crate::error::{Code, Error};
 
 /// Where the process's monotonic clock starts; marks count from here.
 static PROCESS_START: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// Set at start, where nothing is to be timed.
+static STOPPED: AtomicBool = AtomicBool::new(false);
 
 /// Failed attempts of which a record keeps the particulars; an outage can make thousands.
 pub const FAILURES_KEPT_MAX: usize = 16;
@@ -150,8 +154,16 @@ impl Moment {
     }
 }
 
-/// Nanoseconds since the process started, never 0.
+/// From now on [`now_nanos`] asks no clock: records stay empty (`OTEL_SDK_DISABLED`).
+pub fn stop_clock() {
+    STOPPED.store(true, Ordering::Relaxed);
+}
+
+/// Nanoseconds since the process started, never 0; always 1 after [`stop_clock`].
 pub fn now_nanos() -> u64 {
+    if STOPPED.load(Ordering::Relaxed) {
+        return 1;
+    }
     u64::try_from(PROCESS_START.elapsed().as_nanos()).map_or(u64::MAX, |nanos| nanos.max(1))
 }
 

@@ -1,8 +1,8 @@
 //! Names of OpenTelemetry's semantic conventions, and our own beside them: every attribute
-//! of the spans that we build ourselves stands here.
+//! of our spans stands here.
 //!
 //! Sources: "Semantic conventions for messaging spans", "for database client spans", "for
-//! CloudEvents spans", and the attribute registry (`error.type`, `exception.message`).
+//! CloudEvents spans", "for HTTP server spans", and the attribute registry (`error.type`, `exception.message`).
 
 /// The messaging system.
 pub const MESSAGING_SYSTEM: &str = "messaging.system";
@@ -44,6 +44,17 @@ pub const DB_COLLECTION_NAME: &str = "db.collection.name";
 pub const EVENTS_TABLE: &str = "events";
 /// Rows of one statement.
 pub const DB_OPERATION_BATCH_SIZE: &str = "db.operation.batch.size";
+
+/// The method of an HTTP request, or `_OTHER`.
+pub const HTTP_REQUEST_METHOD: &str = "http.request.method";
+/// The route that takes it.
+pub const HTTP_ROUTE: &str = "http.route";
+/// The status of its answer.
+pub const HTTP_RESPONSE_STATUS_CODE: &str = "http.response.status_code";
+/// Its path.
+pub const URL_PATH: &str = "url.path";
+/// Its scheme.
+pub const URL_SCHEME: &str = "url.scheme";
 
 /// Why something failed: the `code` or `reason` that the metrics have.
 pub const ERROR_TYPE: &str = "error.type";

@@ -173,6 +173,7 @@ const MISTAKES: &[(&str, &str, &[&str])] = &[
         "a whole number from 0 to 1000000000",
         &["0.001"],
     ),
+    ("OTEL_SDK_DISABLED", "one of true, false, 1, 0", &["off"]),
     ("OTEL_TRACES_EXPORTER", "one of otlp, none", &["zipkin"]),
     (
         "OTEL_EXPORTER_OTLP_ENDPOINT",

@@ -47,6 +47,14 @@ pub fn run(stack: Option<&Stack>, arguments: &[&str], settings: &[(&str, &str)])
         .unwrap()
 }
 
+/// Resident memory of a process in bytes.
+pub fn resident_bytes(pid: u32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
+    let kibibytes = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
+    kibibytes.expect("the kernel tells VmRSS") * 1024
+}
+
 impl Ganesh {
     /// Starts `ganesh serve`; it may not be ready yet.
     pub fn serve(stack: &Stack, settings: &[(&str, &str)]) -> Self {
@@ -130,10 +138,7 @@ impl Ganesh {
 
     /// Resident memory in bytes.
     pub fn resident_bytes(&self) -> u64 {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
-        let line = status.lines().find(|line| line.starts_with("VmRSS:"));
-        let kibibytes = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
-        kibibytes.expect("the kernel tells VmRSS") * 1024
+        resident_bytes(self.pid())
     }
 
     /// SIGTERM, and its exit status.

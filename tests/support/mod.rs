@@ -4,6 +4,7 @@ pub mod cache_server;
 pub mod collector;
 pub mod events;
 pub mod ganesh;
+pub mod keys;
 pub mod monitoring;
 pub mod promql;
 pub mod reads;

@@ -131,6 +131,11 @@ impl Stack {
     pub async fn backlog(&self) -> u64 {
         let jetstream = self.jetstream().await;
         let stream = jetstream.get_stream("EVENTS").await.unwrap();
+        self.backlog_of(&stream).await
+    }
+
+    /// The same, where the stream is asked often.
+    pub async fn backlog_of(&self, stream: &jetstream::stream::Stream) -> u64 {
         let info = stream.consumer_info("ganesh").await.unwrap();
         info.num_pending + info.num_ack_pending as u64
     }

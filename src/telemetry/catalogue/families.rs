@@ -175,6 +175,12 @@ pub const CONSUMER_OLDEST_PENDING: Metric = gauge(
     "Age of the oldest message that the consumer has not acknowledged, held ones included; 0 when there is none. Every replica exports the same value.",
 )
 .in_unit("seconds");
+/// What the stream removed too early.
+pub const CONSUMER_REMOVED: Metric = counter(
+    "ganesh_consumer_removed_messages_total",
+    &[],
+    "Messages that the stream removed (limits, purge, deletion) before they were delivered: they are not stored. Every replica exports what it has seen.",
+);
 /// How far the clocks differ.
 pub const CLOCK_SKEW: Metric = gauge(
     "ganesh_clock_skew_seconds",

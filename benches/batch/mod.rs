@@ -1,0 +1,97 @@
+//! A batch as it comes to settlement, without servers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_nats::{HeaderMap, Message, Subject};
+use bytes::Bytes;
+use ganesh::config::{Config, Reader};
+use ganesh::event::{self, Timestamp};
+use ganesh::messaging::delivery::Arrived;
+use ganesh::messaging::held::{Arrival, Held, Limits};
+use ganesh::pipeline::decode::Decoded;
+use ganesh::pipeline::settle::Cached;
+use ganesh::pipeline::store::Committed;
+use ganesh::telemetry::Metrics;
+use ganesh::telemetry::batch::BatchRecord;
+use ganesh::telemetry::catalogue::Outcome;
+use ganesh::telemetry::record::{Failures, now_nanos};
+
+/// Messages in it.
+pub(crate) const BATCH: u64 = 1_000;
+
+/// The defaults, but for these.
+pub(crate) fn config(settings: &[(&'static str, &str)]) -> Config {
+    let mut reader = Reader::default();
+    for (variable, value) in settings {
+        reader.set(variable, (*value).to_owned());
+    }
+    Config::read(reader).unwrap()
+}
+
+fn message(sequence: u64) -> Message {
+    let mut headers = HeaderMap::new();
+    headers.insert("ce-specversion", "1.0");
+    headers.insert("ce-id", format!("event-{sequence}"));
+    headers.insert("ce-source", "/bench");
+    headers.insert("ce-type", "com.example.bench");
+    headers.insert("ce-subject", "bench");
+    headers.insert("Nats-Msg-Id", format!("{sequence:032x}"));
+    let nanos = i128::from(Timestamp::now().micros()) * 1_000;
+    let reply = format!("$JS.ACK.EVENTS.ganesh.1.{sequence}.{sequence}.{nanos}.0");
+    Message {
+        subject: Subject::from("events.bench"),
+        reply: Some(reply.into()),
+        payload: Bytes::from_static(b"{\"value\":1}"),
+        headers: Some(headers),
+        status: None,
+        description: None,
+        length: 300,
+    }
+}
+
+fn decoded(held: &Arc<Held>, sequence: u64) -> Decoded {
+    let arrived = Arrived::read(message(sequence)).unwrap();
+    let ids = held.hold(std::iter::once(Arrival {
+        reply: arrived.reply.clone(),
+        bytes: 300,
+    }));
+    let mut delivery = arrived.into_delivery("EVENTS", ids[0], held);
+    let event = event::decode(
+        &event::Message {
+            subject: &delivery.message.subject,
+            headers: delivery.message.headers.as_ref(),
+            payload: &delivery.message.payload,
+            stream: "EVENTS",
+            stream_sequence: sequence,
+            stored_at: delivery.published_at,
+        },
+        true,
+    )
+    .unwrap();
+    delivery.record.mark_taken(now_nanos());
+    delivery.record.mark_decoded(now_nanos());
+    Decoded { delivery, event }
+}
+
+/// A batch of messages that were all stored.
+pub(crate) fn batch(metrics: &Metrics, config: &Config) -> Cached {
+    let limits = Limits::of(&config.pipeline);
+    let (held, _) = Held::new(limits, Duration::from_secs(30), metrics.clone());
+    let messages: Vec<Decoded> = (1..=BATCH).map(|seq| decoded(&held, seq)).collect();
+    let outcomes = vec![Outcome::Stored; messages.len()];
+    let (closed, began, durable) = (now_nanos(), now_nanos(), now_nanos());
+    let failures = Failures::default();
+    let record = BatchRecord::new(closed, began, durable, messages.len(), failures);
+    Cached {
+        committed: Committed {
+            messages,
+            outcomes,
+            epoch_advanced: false,
+            record: Arc::new(record),
+        },
+        cached_at: now_nanos(),
+        failures: Failures::default(),
+        done_without: None,
+    }
+}
