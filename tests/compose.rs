@@ -3,6 +3,7 @@
 
 mod bounds;
 mod image;
+mod links;
 mod reach;
 mod roles;
 
