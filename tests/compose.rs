@@ -3,7 +3,6 @@
 
 mod bounds;
 mod image;
-mod links;
 mod reach;
 mod roles;
 

@@ -80,12 +80,12 @@ fn every_dollar_of_the_provisioning_is_a_known_variable_or_doubled() {
 }
 
 #[test]
-fn dashboards_are_read_from_one_folder_and_not_edited() {
+fn dashboards_are_read_from_the_folder_that_is_mounted_and_not_edited() {
     let file = yaml("grafana/provisioning/dashboards/dashboards.yml");
     let [provider] = list(&file["providers"]) else {
         panic!("one provider: {file}")
     };
-    assert_eq!(provider["options"]["path"], "/tmp/dashboards");
+    assert_eq!(provider["options"]["path"], "/etc/grafana/dashboards");
     assert_eq!(provider["allowUiUpdates"], false);
 }
 
