@@ -10,6 +10,7 @@ use crate::config::Config;
 use crate::telemetry::Metrics;
 use crate::telemetry::batch::BatchRecord;
 use crate::telemetry::catalogue::{Decision, Outcome, Stage};
+use crate::telemetry::histogram::Tally;
 use crate::telemetry::keep::{Facts, TailSampler, is_kept};
 use crate::telemetry::logs::RateLimit;
 use crate::telemetry::passage::{Passage, Verdict};
@@ -24,6 +25,7 @@ use crate::telemetry::stages::{Marks, Passed, StageTimes, seconds, skew_nanos};
 /// lists of `/debug/slow`, while they are copied for an answer.
 pub struct Observer {
     metrics: Metrics,
+    tallies: Tallies,
     sampler: TailSampler,
     skew: Skew,
     slow: SlowLog,
@@ -33,6 +35,23 @@ pub struct Observer {
     log: RateLimit,
 }
 
+/// What each message of a batch is observed in, counted here first and added up once a batch.
+struct Tallies {
+    /// By [`PASSED_ALONE`].
+    stages: [Tally; PASSED_ALONE.len()],
+    end_to_end: Tally,
+}
+
+/// The stages that each message passes by itself.
+const PASSED_ALONE: [Stage; 3] = {
+    let first = [Stage::Stream, Stage::Decode, Stage::Batch];
+    // They are found by number.
+    assert!(matches!(
+        Stage::ALL,
+        [Stage::Stream, Stage::Decode, Stage::Batch, ..]
+    ));
+    first
+};
 /// Lines a second about messages that were slow or failed: some to begin with, not all.
 const LINES_MAX_PER_SECOND: u32 = 3;
 const NANOS_PER_MILLI: u64 = 1_000_000;
@@ -52,6 +71,10 @@ impl Observer {
     /// An observer that hands kept traces to `queue`, if there is one.
     pub fn new(config: &Config, metrics: Metrics, queue: Option<SpanQueue>, slow: SlowLog) -> Self {
         Self {
+            tallies: Tallies {
+                stages: PASSED_ALONE.map(|stage| metrics.stage_seconds(stage).tally()),
+                end_to_end: metrics.end_to_end_seconds.tally(),
+            },
             metrics,
             sampler: TailSampler::new(&config.telemetry, now_nanos()),
             skew: Skew::default(),
@@ -80,12 +103,13 @@ impl Observer {
             }),
         };
         let committed = &cached.committed;
+        let failed = in_batch.has_failed();
         let mut decisions = Decisions::default();
         let mut slowest: Option<(Passage<'_>, Decision)> = None;
         for (decoded, outcome) in committed.messages.iter().zip(&committed.outcomes) {
             let passage = in_batch.passage(decoded, *outcome);
             self.observe(&passage);
-            let decision = self.decide(&passage, &mut decisions);
+            let decision = self.decide(&passage, failed, &mut decisions);
             let total = passage.times.total_nanos();
             if slowest.is_none_or(|(slowest, _)| slowest.times.total_nanos() < total) {
                 slowest = Some((passage, decision));
@@ -98,6 +122,7 @@ impl Observer {
             self.slow.offer(&passage, decision);
         }
         self.metrics.count(&decisions);
+        self.tallies.add_to(&self.metrics);
         self.observe_batch(&in_batch);
     }
 
@@ -107,6 +132,7 @@ impl Observer {
         let passage = passage_of_letter(buried, moment);
         let mut decisions = Decisions::default();
         self.observe(&passage);
+        self.tallies.add_to(&self.metrics);
         if let Some(batch) = passage.batch {
             self.observe_stage(Stage::Store, batch.durable - batch.closed, 1);
         }
@@ -116,7 +142,7 @@ impl Observer {
                 .stage_seconds(Stage::Settle)
                 .record(settle.seconds());
         }
-        let decision = self.decide(&passage, &mut decisions);
+        let decision = self.decide(&passage, passage.has_failed(), &mut decisions);
         if !is_kept(decision) {
             self.slow.offer(&passage, decision);
         }
@@ -124,19 +150,17 @@ impl Observer {
         self.metrics.settled(Outcome::DeadLettered).increment(1);
     }
 
-    /// The stages that each message passes by itself.
     fn observe(&mut self, passage: &Passage<'_>) {
         for passed in passage.times.passed() {
-            if matches!(passed.stage, Stage::Stream | Stage::Decode | Stage::Batch) {
-                self.metrics
-                    .stage_seconds(passed.stage)
-                    .record(passed.seconds());
+            // The stages come in the order of the tallies.
+            if let Some(tally) = self.tallies.stages.get_mut(passed.stage as usize) {
+                tally.record(passed.seconds());
             }
         }
         if passage.outcome == Outcome::Stored
             && let Some(seconds) = passage.times.seconds_until_end_of(Stage::Store)
         {
-            self.metrics.end_to_end_seconds.record(seconds);
+            self.tallies.end_to_end.record(seconds);
         }
         let delivery = passage.delivery;
         let received = delivery.record.received_at();
@@ -174,10 +198,15 @@ impl Observer {
     }
 
     /// Decides whether the trace is kept, and keeps it.
-    fn decide(&mut self, passage: &Passage<'_>, decisions: &mut Decisions) -> Decision {
+    fn decide(
+        &mut self,
+        passage: &Passage<'_>,
+        failed: bool,
+        decisions: &mut Decisions,
+    ) -> Decision {
         let delivery = passage.delivery;
         let facts = Facts {
-            failed: passage.has_failed(),
+            failed,
             redelivered: delivery.is_redelivered(),
             total_nanos: passage.times.total_nanos(),
             upstream: delivery.producer.is_some_and(|producer| producer.sampled),
@@ -246,7 +275,22 @@ impl Metrics {
     }
 }
 
+impl Tallies {
+    fn add_to(&mut self, metrics: &Metrics) {
+        for (stage, tally) in PASSED_ALONE.into_iter().zip(&mut self.stages) {
+            metrics.stage_seconds(stage).take(tally);
+        }
+        metrics.end_to_end_seconds.take(&mut self.end_to_end);
+    }
+}
+
 impl InBatch<'_> {
+    /// Whether an attempt failed on the way that its messages share.
+    fn has_failed(&self) -> bool {
+        let batch = &self.cached.committed.record;
+        self.verdict.is_some() || !(batch.failures.is_empty() && self.cached.failures.is_empty())
+    }
+
     fn passage<'a>(&'a self, decoded: &'a Decoded, outcome: Outcome) -> Passage<'a> {
         let batch: &BatchRecord = &self.cached.committed.record;
         let delivery = &decoded.delivery;
