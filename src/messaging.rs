@@ -8,6 +8,7 @@ pub mod held;
 pub mod keeper;
 pub mod lag;
 pub mod streams;
+pub mod unreadable;
 
 pub use delivery::Delivery;
 pub use held::Held;

@@ -8,16 +8,16 @@ pub mod batch;
 pub mod cache;
 pub mod dead_letter;
 pub mod decode;
+mod inbox;
 pub mod observe;
 pub mod settle;
 pub mod source;
 pub mod store;
+mod unreadable;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::jetstream::Context;
-use async_nats::jetstream::consumer::PullConsumer;
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
@@ -49,10 +49,8 @@ const EXPORT_QUEUES_EVERY: Duration = Duration::from_secs(1);
 pub struct Parts {
     /// The configuration.
     pub config: Config,
-    /// JetStream.
-    pub jetstream: Context,
-    /// The durable consumer.
-    pub consumer: PullConsumer,
+    /// Where messages come from.
+    pub origin: source::Origin,
     /// The register of what is held.
     pub held: Arc<Held>,
     /// Writes batches.
@@ -73,14 +71,14 @@ pub struct Parts {
 pub fn spawn(parts: Parts, stop: &CancellationToken) -> JoinSet<Result<(), Error>> {
     let Parts {
         config,
-        jetstream,
-        consumer,
+        origin,
         held,
         writer,
         cache,
         metrics,
         observer,
     } = parts;
+    let jetstream = &origin.jetstream;
     let writers = config.pipeline.writers;
     let (to_decode, decode_input) = mpsc::channel(DECODE_CAPACITY);
     let (to_batch, batch_input) = mpsc::channel(BATCH_CAPACITY);
@@ -144,13 +142,13 @@ pub fn spawn(parts: Parts, stop: &CancellationToken) -> JoinSet<Result<(), Error
         config.pipeline.accept_plain,
         decode_input,
         to_batch,
-        to_dead_letter,
+        to_dead_letter.clone(),
     ));
-    stages.spawn(source::run(
-        source::Source::new(jetstream.client(), consumer, held, metrics, &config),
-        to_decode,
-        stop.clone(),
-    ));
+    let stop = stop.clone();
+    stages.spawn(async move {
+        let source = source::Source::new(origin, held, metrics, to_dead_letter, config).await?;
+        source::run(source, to_decode, stop).await
+    });
     stages
 }
 

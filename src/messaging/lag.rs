@@ -1,5 +1,6 @@
 //! Lag: what the consumer still has before it, asked of the server.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::Context;
@@ -8,6 +9,8 @@ use async_nats::jetstream::stream::{RawMessageErrorKind, Stream};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
+use super::Held;
+use super::consumer::LastSeen;
 use super::streams::api_error;
 use crate::event::Timestamp;
 use crate::telemetry::Metrics;
@@ -21,17 +24,21 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// The subject of any message.
 const ANY_SUBJECT: &str = ">";
 
-/// Exports the consumer's pending counts and the age of its oldest pending message until
+/// Notes what is seen of the consumer, and exports its pending counts and the age of its oldest pending message until
 /// `stop`.
 pub async fn watch(
     jetstream: Context,
     consumer: PullConsumer,
+    seen: Arc<LastSeen>,
+    held: Arc<Held>,
     metrics: Metrics,
     stop: CancellationToken,
 ) {
     let mut lag = Lag {
         jetstream,
         consumer,
+        seen,
+        held,
         metrics,
         oldest_asked_at: None,
     };
@@ -61,6 +68,8 @@ pub async fn watch(
 struct Lag {
     jetstream: Context,
     consumer: PullConsumer,
+    seen: Arc<LastSeen>,
+    held: Arc<Held>,
     metrics: Metrics,
     oldest_asked_at: Option<Instant>,
 }
@@ -68,6 +77,10 @@ struct Lag {
 impl Lag {
     async fn ask(&mut self) -> Result<(), String> {
         let info = self.consumer.get_info().await.map_err(|e| e.to_string())?;
+        if self.seen.note(&info) {
+            tracing::warn!("the consumer is another one: what is held is delivered again");
+            self.held.disown();
+        }
         #[allow(clippy::cast_precision_loss, reason = "gauges")]
         {
             let metrics = &self.metrics;

@@ -31,17 +31,20 @@ pub enum Reason {
     Decode(DecodeReason),
     /// Postgres refused its row.
     RejectedRow,
+    /// The client library cannot read it.
+    Unreadable,
 }
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; DecodeReason::ALL.len() + 1] = {
-        let mut all = [Self::RejectedRow; DecodeReason::ALL.len() + 1];
+    pub const ALL: [Self; DecodeReason::ALL.len() + 2] = {
+        let mut all = [Self::RejectedRow; DecodeReason::ALL.len() + 2];
         let mut i = 0;
         while i < DecodeReason::ALL.len() {
             all[i] = Self::Decode(DecodeReason::ALL[i]);
             i += 1;
         }
+        all[i + 1] = Self::Unreadable;
         all
     };
 
@@ -50,6 +53,7 @@ impl Reason {
         match self {
             Self::Decode(reason) => reason.as_str(),
             Self::RejectedRow => "rejected_row",
+            Self::Unreadable => "unreadable",
         }
     }
 
@@ -58,6 +62,7 @@ impl Reason {
         match self {
             Self::Decode(reason) => reason as usize,
             Self::RejectedRow => DecodeReason::ALL.len(),
+            Self::Unreadable => DecodeReason::ALL.len() + 1,
         }
     }
 }
