@@ -8,6 +8,7 @@ pub mod batch;
 pub mod cache;
 pub mod dead_letter;
 pub mod decode;
+mod exhausted;
 mod inbox;
 pub mod observe;
 pub mod settle;
@@ -29,6 +30,7 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::messaging::Held;
 use crate::storage::EventWriter;
+use crate::storage::queries::Reads;
 use crate::telemetry::Metrics;
 use crate::telemetry::catalogue::Queue;
 use crate::telemetry::logs::RateLimit;
@@ -55,6 +57,8 @@ pub struct Parts {
     pub held: Arc<Held>,
     /// Writes batches.
     pub writer: EventWriter,
+    /// Reads rows.
+    pub reads: Reads,
     /// The cache.
     pub cache: Cache,
     /// The metrics.
@@ -74,6 +78,7 @@ pub fn spawn(parts: Parts, stop: &CancellationToken) -> JoinSet<Result<(), Error
         origin,
         held,
         writer,
+        reads,
         cache,
         metrics,
         observer,
@@ -123,6 +128,7 @@ pub fn spawn(parts: Parts, stop: &CancellationToken) -> JoinSet<Result<(), Error
         stages.spawn(store::run(
             store::StoreStage {
                 writer: writer.clone(),
+                reads: reads.clone(),
                 cache: cache.clone(),
                 metrics: metrics.clone(),
             },
@@ -133,6 +139,7 @@ pub fn spawn(parts: Parts, stop: &CancellationToken) -> JoinSet<Result<(), Error
     }
     stages.spawn(batch::run(
         batch::Limits::of(&config.pipeline),
+        config.pipeline.max_deliveries,
         metrics.clone(),
         batch_input,
         to_store,

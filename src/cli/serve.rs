@@ -121,7 +121,7 @@ async fn serve(
     tokio::spawn(cache.clone().run(background.clone()));
     let api = Api {
         cache: cache.clone(),
-        reads,
+        reads: reads.clone(),
         metrics: metrics.clone(),
     };
     let token = config.http.api_token.clone();
@@ -160,6 +160,7 @@ async fn serve(
         },
         held: held.clone(),
         writer: EventWriter::new(pool, metrics.clone()),
+        reads,
         cache,
         observer: (config.telemetry.enabled)
             .then(|| Observer::new(config, metrics.clone(), spans, slow)),

@@ -33,18 +33,21 @@ pub enum Reason {
     RejectedRow,
     /// The client library cannot read it.
     Unreadable,
+    /// It was delivered too often, and has no row.
+    MaxDeliveries,
 }
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; DecodeReason::ALL.len() + 2] = {
-        let mut all = [Self::RejectedRow; DecodeReason::ALL.len() + 2];
+    pub const ALL: [Self; DecodeReason::ALL.len() + 3] = {
+        let mut all = [Self::RejectedRow; DecodeReason::ALL.len() + 3];
         let mut i = 0;
         while i < DecodeReason::ALL.len() {
             all[i] = Self::Decode(DecodeReason::ALL[i]);
             i += 1;
         }
         all[i + 1] = Self::Unreadable;
+        all[i + 2] = Self::MaxDeliveries;
         all
     };
 
@@ -54,6 +57,7 @@ impl Reason {
             Self::Decode(reason) => reason.as_str(),
             Self::RejectedRow => "rejected_row",
             Self::Unreadable => "unreadable",
+            Self::MaxDeliveries => "max_deliveries",
         }
     }
 
@@ -63,6 +67,7 @@ impl Reason {
             Self::Decode(reason) => reason as usize,
             Self::RejectedRow => DecodeReason::ALL.len(),
             Self::Unreadable => DecodeReason::ALL.len() + 1,
+            Self::MaxDeliveries => DecodeReason::ALL.len() + 2,
         }
     }
 }
