@@ -107,6 +107,8 @@ pub struct CacheConfig {
 pub struct PipelineConfig {
     /// Whether a message that is no CloudEvent becomes an event all the same.
     pub accept_plain: bool,
+    /// A message that was delivered more often is stored alone; past twice that it is given up.
+    pub max_deliveries: u64,
     /// A batch is closed at this many events.
     pub batch_max_events: usize,
     /// A batch is closed at this many bytes, as the messages were delivered.
@@ -313,6 +315,7 @@ impl PipelineConfig {
     fn read(r: &mut Reader) -> Self {
         Self {
             accept_plain: r.boolean("GANESH_ACCEPT_PLAIN"),
+            max_deliveries: r.integer("GANESH_MAX_DELIVERIES", 1, 1_000_000),
             batch_max_events: r.count("GANESH_BATCH_MAX_EVENTS", 1, 50_000),
             batch_max_bytes: r.byte_count("GANESH_BATCH_MAX_BYTES", "1", "64GiB"),
             batch_linger: Duration::from_millis(r.integer("GANESH_BATCH_LINGER_MS", 0, 60_000)),

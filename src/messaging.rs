@@ -9,6 +9,7 @@ pub mod keeper;
 pub mod lag;
 mod removed;
 pub mod streams;
+pub mod unreadable;
 
 pub use delivery::Delivery;
 pub use held::Held;

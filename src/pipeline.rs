@@ -8,16 +8,17 @@ pub mod batch;
 pub mod cache;
 pub mod dead_letter;
 pub mod decode;
+mod exhausted;
+mod inbox;
 pub mod observe;
 pub mod settle;
 pub mod source;
 pub mod store;
+mod unreadable;
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use async_nats::jetstream::Context;
-use async_nats::jetstream::consumer::PullConsumer;
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
@@ -29,6 +30,7 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::messaging::Held;
 use crate::storage::EventWriter;
+use crate::storage::queries::Reads;
 use crate::telemetry::Metrics;
 use crate::telemetry::catalogue::Queue;
 use crate::telemetry::logs::RateLimit;
@@ -49,14 +51,14 @@ const EXPORT_QUEUES_EVERY: Duration = Duration::from_secs(1);
 pub struct Parts {
     /// The configuration.
     pub config: Config,
-    /// JetStream.
-    pub jetstream: Context,
-    /// The durable consumer.
-    pub consumer: PullConsumer,
+    /// Where messages come from.
+    pub origin: source::Origin,
     /// The register of what is held.
     pub held: Arc<Held>,
     /// Writes batches.
     pub writer: EventWriter,
+    /// Reads rows.
+    pub reads: Reads,
     /// The cache.
     pub cache: Cache,
     /// The metrics.
@@ -73,14 +75,15 @@ pub struct Parts {
 pub fn spawn(parts: Parts, stop: &CancellationToken) -> JoinSet<Result<(), Error>> {
     let Parts {
         config,
-        jetstream,
-        consumer,
+        origin,
         held,
         writer,
+        reads,
         cache,
         metrics,
         observer,
     } = parts;
+    let jetstream = &origin.jetstream;
     let writers = config.pipeline.writers;
     let (to_decode, decode_input) = mpsc::channel(DECODE_CAPACITY);
     let (to_batch, batch_input) = mpsc::channel(BATCH_CAPACITY);
@@ -125,6 +128,7 @@ pub fn spawn(parts: Parts, stop: &CancellationToken) -> JoinSet<Result<(), Error
         stages.spawn(store::run(
             store::StoreStage {
                 writer: writer.clone(),
+                reads: reads.clone(),
                 cache: cache.clone(),
                 metrics: metrics.clone(),
             },
@@ -135,6 +139,7 @@ pub fn spawn(parts: Parts, stop: &CancellationToken) -> JoinSet<Result<(), Error
     }
     stages.spawn(batch::run(
         batch::Limits::of(&config.pipeline),
+        config.pipeline.max_deliveries,
         metrics.clone(),
         batch_input,
         to_store,
@@ -144,13 +149,13 @@ pub fn spawn(parts: Parts, stop: &CancellationToken) -> JoinSet<Result<(), Error
         config.pipeline.accept_plain,
         decode_input,
         to_batch,
-        to_dead_letter,
+        to_dead_letter.clone(),
     ));
-    stages.spawn(source::run(
-        source::Source::new(jetstream.client(), consumer, held, metrics, &config),
-        to_decode,
-        stop.clone(),
-    ));
+    let stop = stop.clone();
+    stages.spawn(async move {
+        let source = source::Source::new(origin, held, metrics, to_dead_letter, config).await?;
+        source::run(source, to_decode, stop).await
+    });
     stages
 }
 

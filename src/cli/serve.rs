@@ -1,5 +1,6 @@
 //! `ganesh serve`: start-up, the pipeline, and the end within the grace period.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
@@ -20,10 +21,12 @@ use crate::api::{self, Api, admin};
 use crate::cache::Cache;
 use crate::config::Config;
 use crate::error::Dependency;
-use crate::messaging::consumer::SetupError;
+use crate::messaging::connection::Drops;
+use crate::messaging::consumer::{LastSeen, SetupError};
 use crate::messaging::keeper::Keeper;
 use crate::messaging::{Held, connection, consumer, held, lag};
 use crate::pipeline::observe::Observer;
+use crate::pipeline::source::Origin;
 use crate::pipeline::{self, Parts};
 use crate::storage::queries::Reads;
 use crate::storage::{EventWriter, classify, partitions, pool, schema};
@@ -33,6 +36,9 @@ use crate::telemetry::recorder::{self, Recorded};
 use crate::telemetry::slow::SlowLog;
 use crate::telemetry::span_queue::SpanQueue;
 use crate::telemetry::{Health, Histograms, Metrics, runtime};
+
+/// The consumer, and what was last seen of it.
+type Consumer = (PullConsumer, Arc<LastSeen>);
 
 /// How long NATS may take to take the last acknowledgements, where the grace period is long.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
@@ -101,7 +107,7 @@ async fn serve(
     tokio::spawn(runtime::watch(metrics.clone(), background.clone()));
     tokio::spawn(admin::serve(admin_listener, admin, background.clone()));
 
-    let (pool, client, consumer) = prepare(config, &health, &metrics)
+    let (pool, (client, drops), (consumer, seen)) = prepare(config, &health, &metrics)
         .instrument(tracing::info_span!("start-up"))
         .await?;
     let reads = Reads::new(pool.clone(), config.postgres.partition_interval);
@@ -113,32 +119,48 @@ async fn serve(
     )
     .map_err(|error| Failure::Usage(format!("REDIS_URL: {error}")))?;
     tokio::spawn(cache.clone().run(background.clone()));
-    watch(config, &pool, &client, &consumer, &metrics, background);
     let api = Api {
         cache: cache.clone(),
-        reads,
+        reads: reads.clone(),
         metrics: metrics.clone(),
     };
     let token = config.http.api_token.clone();
     let api_server = tokio::spawn(api::serve(api_listener, api, token, stop.clone()));
     let limits = held::Limits::of(&config.pipeline);
     let (held, releases) = Held::new(limits, config.nats.ack_wait, metrics.clone());
+    let jetstream = jetstream::new(client.clone());
+    watch(config, &pool, &metrics, background);
+    tokio::spawn(lag::watch(
+        jetstream.clone(),
+        consumer.clone(),
+        seen.clone(),
+        held.clone(),
+        metrics.clone(),
+        background.clone(),
+    ));
     let keeper_stop = CancellationToken::new();
     let keeper = tokio::spawn(
         Keeper {
             held: held.clone(),
             releases,
             client: client.clone(),
+            drops: drops.clone(),
             metrics: metrics.clone(),
         }
         .run(keeper_stop.clone()),
     );
     let parts = Parts {
         config: config.clone(),
-        jetstream: jetstream::new(client.clone()),
-        consumer,
+        origin: Origin {
+            jetstream,
+            drops,
+            consumer,
+            seen,
+            health: health.clone(),
+        },
         held: held.clone(),
         writer: EventWriter::new(pool, metrics.clone()),
+        reads,
         cache,
         observer: (config.telemetry.enabled)
             .then(|| Observer::new(config, metrics.clone(), spans, slow)),
@@ -153,24 +175,11 @@ async fn serve(
     result.map_err(|error| Failure::Running(anyhow!(error)))
 }
 
-/// Starts what watches dependencies, until `background` ends.
-fn watch(
-    config: &Config,
-    pool: &PgPool,
-    client: &Client,
-    consumer: &PullConsumer,
-    metrics: &Metrics,
-    background: &CancellationToken,
-) {
+/// Starts what watches Postgres, until `background` ends.
+fn watch(config: &Config, pool: &PgPool, metrics: &Metrics, background: &CancellationToken) {
     let (pool, metrics) = (pool.clone(), metrics.clone());
     tokio::spawn(pool::watch(
         pool.clone(),
-        metrics.clone(),
-        background.clone(),
-    ));
-    tokio::spawn(lag::watch(
-        jetstream::new(client.clone()),
-        consumer.clone(),
         metrics.clone(),
         background.clone(),
     ));
@@ -266,12 +275,12 @@ async fn prepare(
     config: &Config,
     health: &Health,
     metrics: &Metrics,
-) -> Result<(PgPool, Client, PullConsumer), Failure> {
+) -> Result<(PgPool, (Client, Drops), Consumer), Failure> {
     let deadline = Deadline::after(config.startup_timeout);
     let pool = prepare_postgres(config, metrics, deadline).await?;
     health.set(Dependency::Postgres, true);
-    let (client, consumer) = prepare_nats(config, health, metrics, deadline).await?;
-    Ok((pool, client, consumer))
+    let (connection, consumer) = prepare_nats(config, health, metrics, deadline).await?;
+    Ok((pool, connection, consumer))
 }
 
 async fn prepare_postgres(
@@ -301,8 +310,8 @@ async fn prepare_nats(
     health: &Health,
     metrics: &Metrics,
     deadline: Deadline,
-) -> Result<(Client, PullConsumer), Failure> {
-    let client = wait_for("NATS (NATS_URL)", deadline, || {
+) -> Result<((Client, Drops), Consumer), Failure> {
+    let (client, drops) = wait_for("NATS (NATS_URL)", deadline, || {
         connection::connect(&config.nats, config.pipeline.max_in_flight, health, metrics)
     })
     .await?;
@@ -328,7 +337,7 @@ async fn prepare_nats(
     )
     .await?;
     match ensured {
-        Ok(consumer) => Ok((client, consumer)),
+        Ok(consumer) => Ok(((client, drops), consumer)),
         Err(unfit) => {
             let lines: Vec<String> = unfit.iter().map(ToString::to_string).collect();
             Err(Failure::Usage(lines.join("\n")))

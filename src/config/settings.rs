@@ -74,6 +74,11 @@ pub const SETTINGS: &[Setting] = &[
         "How long the server waits for an acknowledgement before it delivers again",
     ),
     setting(
+        "GANESH_MAX_DELIVERIES",
+        "20",
+        "A message delivered more often is stored alone; past twice that it becomes a dead letter, unless it has a row",
+    ),
+    setting(
         "GANESH_ACCEPT_PLAIN",
         "true",
         "Whether a message that is no CloudEvent is stored as one made from its NATS metadata (false: dead letter)",

@@ -3,8 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::connection::State;
 use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, Event};
 use percent_encoding::percent_decode_str;
+use tokio::sync::watch;
 use url::Url;
 
 use crate::config::{NatsConfig, SecretUrl};
@@ -18,6 +20,37 @@ const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// consumer; what one pull brings has to fit.
 const SUBSCRIPTION_CAPACITY_MESSAGES: usize = 65_536;
 
+/// How often the connection has dropped; changes are seen also when it stands again. What was on
+/// its way at a drop is lost: requests, acknowledgements, and deliveries that nobody has read.
+pub type Drops = watch::Receiver<u64>;
+
+/// How often the client is asked whether the connection stands, where its event was lost.
+const ASK_STATE_EVERY: Duration = Duration::from_millis(200);
+
+/// Waits until the connection stands.
+pub async fn connected(client: &Client, drops: &mut Drops) {
+    while client.connection_state() != State::Connected {
+        // A closed client sends no event any more; then its state is asked all the same.
+        let _ = tokio::time::timeout(ASK_STATE_EVERY, drops.changed()).await;
+    }
+}
+
+/// Waits until the connection has dropped more than `seen` times.
+pub async fn dropped(drops: &mut Drops, seen: u64) {
+    if drops.wait_for(|drops| *drops > seen).await.is_err() {
+        // The client is gone, and with it whoever waits for it.
+        std::future::pending::<()>().await;
+    }
+}
+
+/// Waits until the connection has dropped more than `seen` times and stands again; says how
+/// often it has.
+pub async fn restored(client: &Client, drops: &mut Drops, seen: u64) -> u64 {
+    dropped(drops, seen).await;
+    connected(client, drops).await;
+    *drops.borrow()
+}
+
 /// Connects once. The client reconnects by itself afterwards, without a limit.
 ///
 /// # Errors
@@ -27,10 +60,14 @@ pub async fn connect(
     max_in_flight: usize,
     health: &Health,
     metrics: &Metrics,
-) -> Result<Client, Error> {
-    let (observer, errors) = (health.clone(), metrics.clone());
-    // A missing permission is an error for every message.
-    let log = Arc::new(RateLimit::default());
+) -> Result<(Client, Drops), Error> {
+    let (told, drops) = watch::channel(0);
+    let observer = Arc::new(EventObserver {
+        health: health.clone(),
+        metrics: metrics.clone(),
+        log: RateLimit::default(),
+        drops: told,
+    });
     let client = options(&config.url)
         .name("ganesh")
         .connection_timeout(CONNECT_TIMEOUT)
@@ -38,14 +75,14 @@ pub async fn connect(
         // Acks go to reply subjects that the server made.
         .skip_subject_validation(true)
         .event_callback(move |event| {
-            let (observer, errors, log) = (observer.clone(), errors.clone(), log.clone());
-            async move { observe(&event, &observer, &errors, &log) }
+            let observer = observer.clone();
+            async move { observer.observe(&event) }
         })
         .connect(addresses(&config.url))
         .await
         .map_err(|error| connect_error(&error))?;
     health.set(Dependency::Nats, true);
-    Ok(client)
+    Ok((client, drops))
 }
 
 /// Options with the credentials of the first URL that has some: user and password, or a
@@ -95,36 +132,52 @@ pub fn connect_error(error: &ConnectError) -> Error {
     }
 }
 
-fn observe(event: &Event, health: &Health, metrics: &Metrics, log: &RateLimit) {
-    match event {
-        Event::Connected => health.set(Dependency::Nats, true),
-        Event::Disconnected => {
-            health.set(Dependency::Nats, false);
-            metrics.dependency_error(&connection_error("disconnected"));
-        }
-        Event::SlowConsumer(subscription) => {
-            tracing::warn!(
-                subscription,
-                "the client dropped messages of a subscription; the server delivers them again"
-            );
-            metrics.dependency_error(&Error::new(
-                Dependency::Nats,
-                Class::Transient,
-                Code::Resources,
-                "slow consumer",
-            ));
-        }
-        Event::ServerError(error) => {
-            if let Some(suppressed) = log.allow() {
-                tracing::warn!(%error, suppressed, "error from the NATS server");
+/// Takes what the client tells of itself.
+struct EventObserver {
+    health: Health,
+    metrics: Metrics,
+    /// A missing permission is an error for every message.
+    log: RateLimit,
+    drops: watch::Sender<u64>,
+}
+
+impl EventObserver {
+    fn observe(&self, event: &Event) {
+        match event {
+            Event::Connected => {
+                self.health.set(Dependency::Nats, true);
+                self.drops.send_modify(|_| ());
             }
-            metrics.dependency_error(&connection_error(""));
-        }
-        Event::ClientError(error) => {
-            tracing::debug!(%error, "error in the NATS client");
-        }
-        Event::LameDuckMode | Event::Draining | Event::Closed => {
-            tracing::info!(%event, "NATS connection");
+            Event::Disconnected => {
+                self.health.set(Dependency::Nats, false);
+                self.drops.send_modify(|drops| *drops += 1);
+                self.metrics
+                    .dependency_error(&connection_error("disconnected"));
+            }
+            Event::SlowConsumer(subscription) => {
+                tracing::warn!(
+                    subscription,
+                    "the client dropped messages of a subscription; the server delivers them again"
+                );
+                self.metrics.dependency_error(&Error::new(
+                    Dependency::Nats,
+                    Class::Transient,
+                    Code::Resources,
+                    "slow consumer",
+                ));
+            }
+            Event::ServerError(error) => {
+                if let Some(suppressed) = self.log.allow() {
+                    tracing::warn!(%error, suppressed, "error from the NATS server");
+                }
+                self.metrics.dependency_error(&connection_error(""));
+            }
+            Event::ClientError(error) => {
+                tracing::debug!(%error, "error in the NATS client");
+            }
+            Event::LameDuckMode | Event::Draining | Event::Closed => {
+                tracing::info!(%event, "NATS connection");
+            }
         }
     }
 }

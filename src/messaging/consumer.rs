@@ -1,18 +1,20 @@
 //! The durable pull consumer: made when missing, checked when it exists, never changed.
 
 use std::fmt;
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::{AckPolicy, Config, DeliverPolicy, PullConsumer, pull};
+use async_nats::jetstream::consumer::{AckPolicy, Config, DeliverPolicy, Info, PullConsumer, pull};
 use async_nats::jetstream::context::ConsumerInfoErrorKind;
 use async_nats::jetstream::stream::ConsumerCreateStrictErrorKind;
 use async_nats::jetstream::{Context, ErrorCode};
+use time::OffsetDateTime;
 
 use super::streams::{
     self, api_error, creation_error, dlq_stream, dlq_stream_unfit, event_stream, event_stream_unfit,
 };
 use crate::config::{NatsConfig, PipelineConfig};
-use crate::error::Error;
+use crate::error::{Class, Code, Dependency, Error};
 
 /// `max_ack_pending` is shared by all replicas, and one that fills it starves the
 /// others: room for this many of them.
@@ -77,7 +79,7 @@ pub async fn ensure(
     jetstream: &Context,
     nats: &NatsConfig,
     pipeline: &PipelineConfig,
-) -> Result<PullConsumer, SetupError> {
+) -> Result<(PullConsumer, Arc<LastSeen>), SetupError> {
     let events = streams::existing(jetstream, &nats.stream).await?;
     let letters = streams::existing(jetstream, &nats.dlq_stream).await?;
     let consumer = match events {
@@ -102,9 +104,123 @@ pub async fn ensure(
         streams::create(jetstream, dlq_stream(nats)).await?;
     }
     if consumer.is_none() {
-        create(jetstream, nats, pipeline).await?;
+        create(jetstream, nats, pipeline, DeliverPolicy::All).await?;
     }
-    Ok(handle(jetstream, nats).await?)
+    let consumer = handle(jetstream, nats).await?;
+    let stream_created = streams::created(jetstream, &nats.stream).await?;
+    let seen = LastSeen::new(stream_created, consumer.cached_info());
+    Ok((consumer, Arc::new(seen)))
+}
+
+/// What was last seen of the consumer: from where another one goes on when somebody deletes it.
+#[derive(Debug)]
+pub struct LastSeen(Mutex<Seen>);
+
+#[derive(Debug, Clone, Copy)]
+struct Seen {
+    /// When the stream was made; a later one begins its sequences again.
+    stream_created: Option<OffsetDateTime>,
+    consumer_created: OffsetDateTime,
+    /// All up to this sequence of the stream was acknowledged.
+    floor: u64,
+}
+
+impl LastSeen {
+    fn new(stream_created: Option<OffsetDateTime>, info: &Info) -> Self {
+        Self(Mutex::new(Seen {
+            stream_created,
+            consumer_created: info.created,
+            floor: info.ack_floor.stream_sequence,
+        }))
+    }
+
+    /// Notes what the server says of the consumer. Whether it is another one than before.
+    pub fn note(&self, info: &Info) -> bool {
+        let mut seen = self
+            .0
+            .lock()
+            .expect("nothing panics while it holds this lock");
+        let is_other = seen.consumer_created != info.created;
+        seen.consumer_created = info.created;
+        seen.floor = info.ack_floor.stream_sequence;
+        is_other
+    }
+
+    /// Where a consumer begins that takes the place of the last one.
+    fn start(&self, stream_created: OffsetDateTime) -> DeliverPolicy {
+        let mut seen = self
+            .0
+            .lock()
+            .expect("nothing panics while it holds this lock");
+        if seen.stream_created != Some(stream_created) {
+            // Another stream: its sequences mean other messages.
+            seen.stream_created = Some(stream_created);
+            seen.floor = 0;
+        }
+        match seen.floor {
+            0 => DeliverPolicy::All,
+            floor => DeliverPolicy::ByStartSequence {
+                start_sequence: floor + 1,
+            },
+        }
+    }
+}
+
+/// What became of a consumer that did not answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Restored {
+    /// It is the one that was there before.
+    Same,
+    /// It is another one, made by us or by somebody else.
+    Other,
+    /// The stream is gone, and the consumer with it.
+    StreamGone,
+}
+
+/// Makes the consumer again if it was deleted, from the last acknowledgement floor that was
+/// seen. The stream is never made again: empty, in the place of one that had events, it would
+/// hide that they are gone.
+///
+/// # Errors
+/// When JetStream does not answer; a fatal one when the consumer that is there by now breaks
+/// a promise.
+pub async fn restore(
+    jetstream: &Context,
+    nats: &NatsConfig,
+    pipeline: &PipelineConfig,
+    seen: &LastSeen,
+) -> Result<Restored, Error> {
+    let Some(stream_created) = streams::created(jetstream, &nats.stream).await? else {
+        return Ok(Restored::StreamGone);
+    };
+    if info(jetstream, nats).await?.is_none() {
+        let start = seen.start(stream_created);
+        tracing::warn!(
+            stream = nats.stream,
+            consumer = nats.consumer,
+            ?start,
+            "the consumer was deleted; making it again from the last acknowledgement floor that was seen"
+        );
+        create(jetstream, nats, pipeline, start).await?;
+    }
+    let Some(made) = info(jetstream, nats).await? else {
+        return Err(api_error("the consumer was deleted again"));
+    };
+    let unfit = consumer_unfit(&made.config, nats, pipeline);
+    if let Some(unfit) = unfit.first() {
+        let detail = format!("the consumer was made again by somebody else: {unfit}");
+        return Err(Error::new(
+            Dependency::Nats,
+            Class::Fatal,
+            Code::Setup,
+            detail,
+        ));
+    }
+    Ok(if seen.note(&made) {
+        Restored::Other
+    } else {
+        Restored::Same
+    })
 }
 
 /// The settings of the consumer if it exists.
@@ -112,12 +228,16 @@ pub async fn ensure(
 /// # Errors
 /// When JetStream does not answer.
 pub async fn existing(jetstream: &Context, nats: &NatsConfig) -> Result<Option<Config>, Error> {
+    Ok(info(jetstream, nats).await?.map(|info| info.config))
+}
+
+async fn info(jetstream: &Context, nats: &NatsConfig) -> Result<Option<Info>, Error> {
     let stream = jetstream
         .get_stream_no_info(&nats.stream)
         .await
         .map_err(|error| api_error(&error.to_string()))?;
     match stream.consumer_info(&nats.consumer).await {
-        Ok(info) => Ok(Some(info.config)),
+        Ok(info) => Ok(Some(info)),
         Err(error) => match error.kind() {
             ConsumerInfoErrorKind::NotFound => Ok(None),
             ConsumerInfoErrorKind::JetStream(error)
@@ -134,11 +254,12 @@ async fn create(
     jetstream: &Context,
     nats: &NatsConfig,
     pipeline: &PipelineConfig,
+    deliver_policy: DeliverPolicy,
 ) -> Result<(), Error> {
     let config = pull::Config {
         durable_name: Some(nats.consumer.clone()),
         description: Some("Lands every event in Postgres".to_owned()),
-        deliver_policy: DeliverPolicy::All,
+        deliver_policy,
         ack_policy: AckPolicy::Explicit,
         ack_wait: nats.ack_wait,
         // The server never gives up silently: what is delivered too often becomes

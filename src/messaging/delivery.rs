@@ -35,6 +35,7 @@ pub struct Delivery {
 struct Hold {
     id: HeldId,
     held: Arc<Held>,
+    generation: u64,
     settled: bool,
 }
 
@@ -137,6 +138,7 @@ impl Arrived {
             hold: Hold {
                 id,
                 held: held.clone(),
+                generation: held.generation(),
                 settled: false,
             },
         }
@@ -147,6 +149,11 @@ impl Delivery {
     /// Whether it was delivered before.
     pub fn is_redelivered(&self) -> bool {
         self.delivered > 1
+    }
+
+    /// Whether the consumer that delivered it is still there to take its acknowledgement.
+    pub fn is_ours(&self) -> bool {
+        self.hold.generation == self.hold.held.generation()
     }
 }
 

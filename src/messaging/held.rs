@@ -1,6 +1,8 @@
 //! What this process holds: every delivery from the moment it is read until it is
 //! acknowledged or released. One place counts it, keeps it alive and gives it back.
 
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -8,6 +10,7 @@ use async_nats::Subject;
 use slab::Slab;
 use tokio::sync::{Notify, mpsc};
 
+use super::delivery::Metadata;
 use crate::config::PipelineConfig;
 use crate::telemetry::Metrics;
 
@@ -34,7 +37,7 @@ impl Limits {
 }
 
 /// What the source may ask for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Room {
     /// Messages.
     pub messages: usize,
@@ -57,6 +60,9 @@ pub type HeldId = usize;
 pub struct Held {
     limits: Limits,
     ack_wait: Duration,
+    /// Counts consumers: with another one, acknowledgements of what the last one delivered would
+    /// be taken for other deliveries, perhaps of other messages.
+    generation: AtomicU64,
     state: Mutex<State>,
     freed: Notify,
     /// Unbounded, but never longer than what is held: an entry leaves `state` only
@@ -71,6 +77,8 @@ pub struct Held {
 struct State {
     entries: Slab<Entry>,
     bytes: usize,
+    /// What pulls may still bring.
+    reserved: Room,
 }
 
 struct Entry {
@@ -78,6 +86,10 @@ struct Entry {
     bytes: usize,
     /// When it was delivered, or progress was last acknowledged.
     alive_at: Instant,
+    /// By which consumer.
+    generation: u64,
+    /// Whether `ack_wait` passed in between: another replica may hold it by now.
+    is_maybe_elsewhere: bool,
 }
 
 impl Held {
@@ -96,6 +108,7 @@ impl Held {
         let held = Self {
             limits,
             ack_wait,
+            generation: AtomicU64::new(0),
             state: Mutex::default(),
             freed: Notify::new(),
             releases,
@@ -127,14 +140,35 @@ impl Held {
     fn free(&self) -> Room {
         let state = self.state();
         Room {
-            messages: self.limits.messages.saturating_sub(state.entries.len()),
-            bytes: self.limits.bytes.saturating_sub(state.bytes),
+            messages: (self.limits.messages)
+                .saturating_sub(state.entries.len() + state.reserved.messages),
+            bytes: (self.limits.bytes).saturating_sub(state.bytes + state.reserved.bytes),
         }
+    }
+
+    /// Keeps room for a pull until the reservation is filled or dropped.
+    pub fn reserve(self: &Arc<Self>, room: Room) -> Reservation {
+        let reserved = &mut self.state().reserved;
+        reserved.messages += room.messages;
+        reserved.bytes += room.bytes;
+        Reservation {
+            held: self.clone(),
+            left: room,
+        }
+    }
+
+    /// The stream sequences of what is held.
+    pub fn sequences(&self) -> HashSet<u64> {
+        let state = self.state();
+        let sequences = state.entries.iter().filter_map(|(_, entry)| {
+            Metadata::parse(&entry.reply).map(|metadata| metadata.stream_sequence)
+        });
+        sequences.collect()
     }
 
     /// Takes deliveries into the register; returns their ids.
     pub fn hold(&self, arrivals: impl Iterator<Item = Arrival>) -> Vec<HeldId> {
-        let now = Instant::now();
+        let (now, generation) = (Instant::now(), self.generation());
         let mut state = self.state();
         let ids = arrivals
             .map(|Arrival { reply, bytes }| {
@@ -143,6 +177,8 @@ impl Held {
                     reply,
                     bytes,
                     alive_at: now,
+                    generation,
+                    is_maybe_elsewhere: false,
                 })
             })
             .collect();
@@ -178,25 +214,38 @@ impl Held {
     pub(super) fn nak_subject(&self, id: HeldId) -> Option<Subject> {
         let state = self.state();
         let entry = state.entries.get(id)?;
-        (entry.alive_at.elapsed() < self.ack_wait).then(|| entry.reply.clone())
+        let is_ours = entry.generation == self.generation()
+            && !entry.is_maybe_elsewhere
+            && entry.alive_at.elapsed() < self.ack_wait;
+        is_ours.then(|| entry.reply.clone())
     }
 
-    /// At most `limit` deliveries without progress for half of `ack_wait`; they
-    /// count as alive from now on.
-    pub(super) fn take_overdue(&self, limit: usize) -> Vec<Subject> {
-        let now = Instant::now();
+    /// At most `limit` deliveries without progress since `before`; they count as alive
+    /// from now on.
+    pub(super) fn take_overdue(&self, before: Instant, limit: usize) -> Vec<Subject> {
+        let (now, generation) = (Instant::now(), self.generation());
         let mut state = self.state();
-        state
-            .entries
-            .iter_mut()
-            .map(|(_, entry)| entry)
-            .filter(|entry| now.duration_since(entry.alive_at) >= self.ack_wait / 2)
-            .take(limit)
-            .map(|entry| {
-                entry.alive_at = now;
-                entry.reply.clone()
-            })
-            .collect()
+        let overdue = state.entries.iter_mut().map(|(_, entry)| entry);
+        let overdue = overdue
+            .filter(|entry| entry.generation == generation && entry.alive_at <= before)
+            .take(limit);
+        let replies = overdue.map(|entry| {
+            entry.is_maybe_elsewhere |= now.duration_since(entry.alive_at) >= self.ack_wait;
+            entry.alive_at = now;
+            entry.reply.clone()
+        });
+        replies.collect()
+    }
+
+    /// The consumer is another one: what was held until now is stored all the same, but neither
+    /// acknowledged nor released, and the new one delivers it again.
+    pub fn disown(&self) {
+        self.generation.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Says by which consumer what arrives now is delivered.
+    pub(super) fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Relaxed)
     }
 
     /// Messages held now.
@@ -215,5 +264,41 @@ impl Held {
             .in_flight_messages
             .set(state.entries.len() as f64);
         self.metrics.in_flight_bytes.set(state.bytes as f64);
+    }
+}
+
+/// Room that a pull may still fill; free again when it is dropped.
+pub struct Reservation {
+    held: Arc<Held>,
+    left: Room,
+}
+
+impl Reservation {
+    /// What is left of it.
+    pub fn left(&self) -> Room {
+        self.left
+    }
+
+    /// So much of it arrived, and is held by now.
+    pub fn fill(&mut self, messages: usize, bytes: usize) {
+        self.give_back(Room {
+            messages: messages.min(self.left.messages),
+            bytes: bytes.min(self.left.bytes),
+        });
+    }
+
+    fn give_back(&mut self, room: Room) {
+        self.left.messages -= room.messages;
+        self.left.bytes -= room.bytes;
+        let reserved = &mut self.held.state().reserved;
+        reserved.messages -= room.messages;
+        reserved.bytes -= room.bytes;
+    }
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.give_back(self.left);
+        self.held.freed.notify_one();
     }
 }

@@ -2,14 +2,16 @@
 //! releases of what was dropped. One task for all messages, never one for each.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::Client;
+use async_nats::connection::State;
 use bytes::Bytes;
 use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
+use super::connection::{Drops, restored};
 use super::held::{Held, HeldId};
 use crate::telemetry::Metrics;
 use crate::telemetry::catalogue::Outcome;
@@ -31,6 +33,8 @@ pub struct Keeper {
     pub releases: UnboundedReceiver<HeldId>,
     /// The connection.
     pub client: Client,
+    /// Its drops.
+    pub drops: Drops,
     /// Where it counts.
     pub metrics: Metrics,
 }
@@ -41,10 +45,16 @@ impl Keeper {
         let mut ticks = tokio::time::interval(sweep_interval(self.held.ack_wait()));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut ids = Vec::new();
+        let mut seen = *self.drops.borrow();
         loop {
             tokio::select! {
                 biased;
-                _ = ticks.tick() => self.acknowledge_progress().await,
+                _ = ticks.tick() => self.acknowledge_progress(Instant::now()).await,
+                now = restored(&self.client, &mut self.drops, seen) => {
+                    seen = now;
+                    // What was sent into the connection that dropped may be lost.
+                    self.acknowledge_since(Instant::now()).await;
+                }
                 count = self.releases.recv_many(&mut ids, RELEASES_MAX_AT_ONCE) => {
                     if count == 0 { break; }
                     self.release(&mut ids).await;
@@ -58,9 +68,21 @@ impl Keeper {
         self.release(&mut ids).await;
     }
 
-    async fn acknowledge_progress(&self) {
+    /// Half of `ack_wait` without progress: it is time.
+    async fn acknowledge_progress(&self, now: Instant) {
+        // Nothing leaves a connection that is down. What waits is not marked as alive then, so
+        // that all of it is sent when it stands again.
+        if self.client.connection_state() != State::Connected {
+            return;
+        }
+        if let Some(before) = now.checked_sub(self.held.ack_wait() / 2) {
+            self.acknowledge_since(before).await;
+        }
+    }
+
+    async fn acknowledge_since(&self, before: Instant) {
         loop {
-            let overdue = self.held.take_overdue(PROGRESS_MAX_AT_ONCE);
+            let overdue = self.held.take_overdue(before, PROGRESS_MAX_AT_ONCE);
             for reply in &overdue {
                 let sent = self
                     .client

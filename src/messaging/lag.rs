@@ -1,5 +1,6 @@
 //! Lag: what the consumer still has before it, asked of the server; and what it will never have.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::Context;
@@ -8,6 +9,8 @@ use async_nats::jetstream::stream::{RawMessageErrorKind, Stream};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
+use super::Held;
+use super::consumer::LastSeen;
 use super::removed::{Positions, Removed};
 use super::streams::api_error;
 use crate::event::Timestamp;
@@ -22,17 +25,22 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// The subject of any message.
 const ANY_SUBJECT: &str = ">";
 
-/// Exports the consumer's pending counts, the age of its oldest pending message, and how many
-/// messages the stream removed before they were delivered, until `stop`.
+/// Notes what is seen of the consumer, and exports its pending counts, the age of its oldest
+/// pending message, and how many messages the stream removed before they were delivered, until
+/// `stop`.
 pub async fn watch(
     jetstream: Context,
     consumer: PullConsumer,
+    seen: Arc<LastSeen>,
+    held: Arc<Held>,
     metrics: Metrics,
     stop: CancellationToken,
 ) {
     let mut lag = Lag {
         jetstream,
         consumer,
+        seen,
+        held,
         metrics,
         oldest_asked_at: None,
         removed: Removed::default(),
@@ -63,6 +71,8 @@ pub async fn watch(
 struct Lag {
     jetstream: Context,
     consumer: PullConsumer,
+    seen: Arc<LastSeen>,
+    held: Arc<Held>,
     metrics: Metrics,
     oldest_asked_at: Option<Instant>,
     removed: Removed,
@@ -71,6 +81,10 @@ struct Lag {
 impl Lag {
     async fn ask(&mut self) -> Result<(), String> {
         let info = self.consumer.get_info().await.map_err(|e| e.to_string())?;
+        if self.seen.note(&info) {
+            tracing::warn!("the consumer is another one: what is held is delivered again");
+            self.held.disown();
+        }
         #[allow(clippy::cast_precision_loss, reason = "gauges")]
         {
             let metrics = &self.metrics;

@@ -4,8 +4,9 @@
 use std::time::Duration;
 
 use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamErrorKind};
-use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
+use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, RetentionPolicy, StorageType};
 use async_nats::jetstream::{self, Context, ErrorCode};
+use time::OffsetDateTime;
 
 use super::consumer::Unfit;
 use crate::config::NatsConfig;
@@ -55,8 +56,20 @@ pub fn dlq_stream(config: &NatsConfig) -> Config {
 /// # Errors
 /// When JetStream does not answer.
 pub async fn existing(jetstream: &Context, name: &str) -> Result<Option<Config>, Error> {
+    Ok(info(jetstream, name).await?.map(|info| info.config))
+}
+
+/// When a stream was made, or `None`.
+///
+/// # Errors
+/// When JetStream does not answer.
+pub async fn created(jetstream: &Context, name: &str) -> Result<Option<OffsetDateTime>, Error> {
+    Ok(info(jetstream, name).await?.map(|info| info.created))
+}
+
+async fn info(jetstream: &Context, name: &str) -> Result<Option<Info>, Error> {
     match jetstream.get_stream(name).await {
-        Ok(stream) => Ok(Some(stream.cached_info().config.clone())),
+        Ok(stream) => Ok(Some(stream.cached_info().clone())),
         Err(error) => match error.kind() {
             GetStreamErrorKind::JetStream(error)
                 if error.error_code() == ErrorCode::STREAM_NOT_FOUND =>

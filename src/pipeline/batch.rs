@@ -37,6 +37,8 @@ impl Limits {
 pub struct Batch {
     /// They.
     pub messages: Vec<Decoded>,
+    /// Whether it is one message that was delivered so often that it is not written any more.
+    pub is_exhausted: bool,
     /// When nothing was added any more (nanoseconds of [`now_nanos`]).
     pub closed_at: u64,
 }
@@ -106,6 +108,7 @@ impl<T> Batcher<T> {
 /// None.
 pub async fn run(
     limits: Limits,
+    max_deliveries: u64,
     metrics: Metrics,
     mut input: Receiver<Vec<Decoded>>,
     output: Sender<Batch>,
@@ -117,27 +120,38 @@ pub async fn run(
             None => Ok(input.recv().await),
         };
         let closed = match chunk {
-            Ok(Some(chunk)) => add(&mut batcher, chunk),
+            Ok(Some(chunk)) => add(&mut batcher, chunk, max_deliveries),
             Ok(None) => break,
             Err(_) => batcher.take().into_iter().collect(),
         };
-        for batch in closed {
-            if output.send(close(&metrics, batch)).await.is_err() {
+        for messages in closed {
+            let batch = close(&metrics, messages, max_deliveries);
+            if output.send(batch).await.is_err() {
                 return Ok(());
             }
         }
     }
-    if let Some(batch) = batcher.take() {
+    if let Some(messages) = batcher.take() {
         // Nobody left to take it: then it is dropped, which releases it.
-        let _ = output.send(close(&metrics, batch)).await;
+        let batch = close(&metrics, messages, max_deliveries);
+        let _ = output.send(batch).await;
     }
     Ok(())
 }
 
-fn add(batcher: &mut Batcher<Decoded>, chunk: Vec<Decoded>) -> Vec<Vec<Decoded>> {
+fn add(
+    batcher: &mut Batcher<Decoded>,
+    chunk: Vec<Decoded>,
+    max_deliveries: u64,
+) -> Vec<Vec<Decoded>> {
     let now = Instant::now();
     let mut closed = Vec::new();
     for decoded in chunk {
+        // Whatever it does to those who store it, it shall not do to others.
+        if decoded.delivery.delivered > max_deliveries {
+            closed.push(vec![decoded]);
+            continue;
+        }
         let bytes = decoded.delivery.message.length;
         closed.extend(batcher.push(decoded, bytes, now));
         // An item can close the batch before it and fill its own.
@@ -148,7 +162,7 @@ fn add(batcher: &mut Batcher<Decoded>, chunk: Vec<Decoded>) -> Vec<Vec<Decoded>>
     closed
 }
 
-fn close(metrics: &Metrics, messages: Vec<Decoded>) -> Batch {
+fn close(metrics: &Metrics, messages: Vec<Decoded>, max_deliveries: u64) -> Batch {
     let bytes: usize = messages
         .iter()
         .map(|decoded| decoded.delivery.message.length)
@@ -159,7 +173,15 @@ fn close(metrics: &Metrics, messages: Vec<Decoded>) -> Batch {
         metrics.batch_bytes.record(bytes as f64);
     }
     Batch {
+        is_exhausted: is_exhausted(&messages, max_deliveries),
         messages,
         closed_at: now_nanos(),
     }
+}
+
+/// Delivered alone as often as it was with others: it is not they.
+fn is_exhausted(messages: &[Decoded], max_deliveries: u64) -> bool {
+    messages
+        .iter()
+        .any(|decoded| decoded.delivery.delivered > max_deliveries * 2)
 }

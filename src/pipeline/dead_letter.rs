@@ -31,17 +31,23 @@ pub enum Reason {
     Decode(DecodeReason),
     /// Postgres refused its row.
     RejectedRow,
+    /// The client library cannot read it.
+    Unreadable,
+    /// It was delivered too often, and has no row.
+    MaxDeliveries,
 }
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; DecodeReason::ALL.len() + 1] = {
-        let mut all = [Self::RejectedRow; DecodeReason::ALL.len() + 1];
+    pub const ALL: [Self; DecodeReason::ALL.len() + 3] = {
+        let mut all = [Self::RejectedRow; DecodeReason::ALL.len() + 3];
         let mut i = 0;
         while i < DecodeReason::ALL.len() {
             all[i] = Self::Decode(DecodeReason::ALL[i]);
             i += 1;
         }
+        all[i + 1] = Self::Unreadable;
+        all[i + 2] = Self::MaxDeliveries;
         all
     };
 
@@ -50,6 +56,8 @@ impl Reason {
         match self {
             Self::Decode(reason) => reason.as_str(),
             Self::RejectedRow => "rejected_row",
+            Self::Unreadable => "unreadable",
+            Self::MaxDeliveries => "max_deliveries",
         }
     }
 
@@ -58,6 +66,8 @@ impl Reason {
         match self {
             Self::Decode(reason) => reason as usize,
             Self::RejectedRow => DecodeReason::ALL.len(),
+            Self::Unreadable => DecodeReason::ALL.len() + 1,
+            Self::MaxDeliveries => DecodeReason::ALL.len() + 2,
         }
     }
 }

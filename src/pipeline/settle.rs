@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use async_nats::{Client, Subject};
+use async_nats::Client;
 use bytes::Bytes;
 use tokio::sync::mpsc::Receiver;
 use tokio::time::MissedTickBehavior;
@@ -11,7 +11,7 @@ use super::dead_letter::Buried;
 use super::observe::Observer;
 use super::store::Committed;
 use crate::error::Error;
-use crate::messaging::delivery;
+use crate::messaging::{Delivery, delivery};
 use crate::telemetry::record::Failures;
 
 const ACK: &[u8] = b"+ACK";
@@ -67,7 +67,7 @@ async fn settle(client: &Client, observer: &mut Option<Observer>, settlement: Se
     match settlement {
         Settlement::Rows(cached) => {
             let messages = &cached.committed.messages;
-            acknowledge(client, messages.iter().map(|d| &d.delivery.reply)).await;
+            acknowledge(client, messages.iter().map(|d| &d.delivery)).await;
             if let Some(observer) = observer {
                 observer.rows(&cached);
             }
@@ -75,8 +75,7 @@ async fn settle(client: &Client, observer: &mut Option<Observer>, settlement: Se
             delivery::settle(messages.map(|d| d.delivery));
         }
         Settlement::Letter(buried) => {
-            let reply = &buried.letter.delivery.reply;
-            acknowledge(client, std::iter::once(reply)).await;
+            acknowledge(client, std::iter::once(&buried.letter.delivery)).await;
             if let Some(observer) = observer {
                 observer.letter(&buried);
             }
@@ -85,9 +84,10 @@ async fn settle(client: &Client, observer: &mut Option<Observer>, settlement: Se
     }
 }
 
-async fn acknowledge(client: &Client, replies: impl Iterator<Item = &Subject>) {
-    for reply in replies {
+async fn acknowledge(client: &Client, deliveries: impl Iterator<Item = &Delivery>) {
+    for delivery in deliveries.filter(|delivery| delivery.is_ours()) {
+        let reply = delivery.reply.clone();
         // Fails only when the client is closed, at the very end.
-        let _ = client.publish(reply.clone(), Bytes::from_static(ACK)).await;
+        let _ = client.publish(reply, Bytes::from_static(ACK)).await;
     }
 }

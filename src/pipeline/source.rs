@@ -1,63 +1,71 @@
 //! The source: pulls what there is room for, and reads every pull to its end.
 //!
-//! The server counts what it has sent as delivered even when nobody has read it, so
-//! a pull asks for no more than may be held, and is never abandoned with messages
-//! on their way.
+//! The server counts what it has sent as delivered even when nobody has read it yet, so
+//! a pull asks for no more than may be held, every delivery goes into the register as soon as
+//! it is there, whoever takes it, and a pull is never abandoned with messages on their way: one
+//! whose end is overdue is read on beside the next ones, and keeps the room that it may fill.
 
 use std::sync::Arc;
 use std::time::Duration;
 
+use async_nats::Client;
+use async_nats::jetstream::Context;
 use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::jetstream::consumer::pull::BatchConfig;
-use async_nats::{Client, Message, StatusCode, Subject, Subscriber};
-use futures::StreamExt;
-use futures::stream::ReadyChunks;
 use tokio::sync::mpsc::Sender;
-use tokio::time::Instant;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use super::Backoff;
+use super::dead_letter::DeadLetter;
+use super::inbox::{Closed, Inbox, Intake, Outbox, PullEnd};
+use super::unreadable::Unreadables;
 use crate::config::Config;
 use crate::error::{Class, Code, Dependency, Error};
-use crate::messaging::delivery::Arrived;
-use crate::messaging::held::{Arrival, Room, SUBJECTS_MAX_BYTES};
+use crate::messaging::connection::{self, Drops};
+use crate::messaging::consumer::{self, LastSeen, Restored};
+use crate::messaging::held::{Limits, Reservation, Room, SUBJECTS_MAX_BYTES};
 use crate::messaging::{Delivery, Held};
-use crate::telemetry::Metrics;
 use crate::telemetry::logs::RateLimit;
+use crate::telemetry::{Health, Metrics};
 
 /// Messages of one pull at most.
 const PULL_MAX_MESSAGES: usize = 4_096;
+/// A pull asks for this part of the limits at most: what is left is for the next ones while
+/// one that was given up keeps its room.
+const PULL_PARTS: usize = 4;
 /// A pull that is not filled ends after this: the longest that a shutdown waits for it.
 const PULL_EXPIRES: Duration = Duration::from_secs(1);
-/// How long after its expiry the end of a pull may take to arrive; then the request
-/// or its end was lost with a connection. A machine that is merely starved must not get
-/// here: the next pull would ask for the room of messages that are still on their way.
-/// One second was too short under a load of ten times the processors.
+/// How long after its expiry the end of a pull may take to arrive. Then it is given up: its end
+/// is late, as on a machine that is starved, or was lost.
 const PULL_END_GRACE: Duration = Duration::from_secs(4);
-/// Messages handed on at once at most: few channel operations, and decode starts early.
-const CHUNK_MAX_MESSAGES: usize = 256;
+
+/// Where messages come from.
+pub struct Origin {
+    /// JetStream.
+    pub jetstream: Context,
+    /// The drops of its connection.
+    pub drops: Drops,
+    /// The durable consumer.
+    pub consumer: PullConsumer,
+    /// What was last seen of it.
+    pub seen: Arc<LastSeen>,
+    /// Is told when the stream is gone.
+    pub health: Health,
+}
 
 /// Reads deliveries of one consumer.
 pub struct Source {
     client: Client,
-    consumer: PullConsumer,
-    held: Arc<Held>,
-    metrics: Metrics,
-    stream: String,
-    max_in_flight: usize,
-    /// Who publishes on our inbox can do so at any rate.
-    strangers: RateLimit,
-}
-
-/// How a pull ended.
-#[derive(Debug, PartialEq, Eq)]
-enum PullEnd {
-    /// Filled, expired, or ended by the server in the ordinary way.
-    Ordinary,
-    /// The server refused it, or does not answer.
-    Failed(String),
-    /// Nobody takes our output any more.
-    Closed,
+    origin: Origin,
+    config: Config,
+    inbox: Inbox,
+    intake: Arc<Intake>,
+    /// Reads what pulls that were given up still bring.
+    late: JoinSet<()>,
+    unreadables: Unreadables,
+    /// Drops of the connection that were looked into.
+    drops_seen: u64,
 }
 
 /// Pulls until `stop`.
@@ -65,166 +73,210 @@ enum PullEnd {
 /// # Errors
 /// When the subscription cannot be made: the client is closed.
 pub async fn run(
-    source: Source,
+    mut source: Source,
     output: Sender<Vec<Delivery>>,
     stop: CancellationToken,
 ) -> Result<(), Error> {
-    let inbox = source.client.new_inbox();
-    let subscription = source
-        .client
-        .subscribe(format!("{inbox}.*"))
-        .await
-        .map_err(|error| nats_error(Code::Connection, &error.to_string()))?;
-    let mut messages = subscription.ready_chunks(CHUNK_MAX_MESSAGES);
+    let mut outbox = Outbox::new(output);
     let mut backoff = Backoff::new();
-    for pull in 0u64.. {
-        let room = tokio::select! {
-            biased; // there is mostly room: a stop must not wait for luck
+    loop {
+        let looked = tokio::select! {
+            biased; // a stop must not wait for luck
             () = stop.cancelled() => break,
-            room = source.held.room(source.least_room()) => room,
+            looked = outbox.while_waiting(source.look_into_drops()) => looked,
         };
-        let reply = Subject::from(format!("{inbox}.{pull}"));
-        match source.pull(room, reply, &mut messages, &output).await {
-            PullEnd::Ordinary => backoff = Backoff::new(),
-            PullEnd::Closed => break,
-            PullEnd::Failed(why) => {
-                tracing::warn!(why, "pulling messages failed; trying again");
-                source
-                    .metrics
-                    .dependency_error(&nats_error(Code::Response, &why));
-                tokio::select! {
-                    () = stop.cancelled() => break,
-                    () = backoff.wait() => {}
+        let room = tokio::select! {
+            biased;
+            () = stop.cancelled() => break,
+            room = source.room(&mut outbox) => room,
+        };
+        let Ok(room) = room else { return Ok(()) };
+        let error = match looked {
+            Err(Closed) => return Ok(()),
+            Ok(Err(error)) => error,
+            Ok(Ok(())) => match source.pull(room, &mut outbox).await? {
+                PullEnd::Ordinary => {
+                    backoff = Backoff::new();
+                    continue;
                 }
-            }
+                PullEnd::Cut => continue,
+                PullEnd::Closed => return Ok(()),
+                PullEnd::Overdue => response_error("the end of a pull did not arrive"),
+                PullEnd::Failed(why) => response_error(&why),
+                PullEnd::Gone => match source.restore().await {
+                    Ok(()) => continue,
+                    Err(error) if error.class == Class::Fatal => return Err(error),
+                    Err(error) => error,
+                },
+            },
+        };
+        tracing::warn!(%error, "pulling messages failed; trying again");
+        source.intake.metrics.dependency_error(&error);
+        tokio::select! {
+            () = stop.cancelled() => break,
+            () = backoff.wait() => {}
         }
     }
+    // Where nobody takes it any more, it is dropped, and so released.
+    let _ = outbox.hand_on().await;
     Ok(())
 }
 
 impl Source {
     /// A source for this consumer.
-    pub fn new(
-        client: Client,
-        consumer: PullConsumer,
+    ///
+    /// # Errors
+    /// When the client is closed.
+    pub async fn new(
+        origin: Origin,
         held: Arc<Held>,
         metrics: Metrics,
-        config: &Config,
-    ) -> Self {
-        Self {
+        dead_letters: Sender<DeadLetter>,
+        config: Config,
+    ) -> Result<Self, Error> {
+        let client = origin.jetstream.client();
+        let stream = config.nats.stream.clone();
+        let drops_seen = *origin.drops.borrow();
+        Ok(Self {
+            inbox: Inbox::open(&client).await?,
+            unreadables: Unreadables::new(
+                client.clone(),
+                origin.consumer.clone(),
+                held.clone(),
+                stream.clone(),
+                dead_letters,
+            ),
             client,
-            consumer,
-            held,
-            metrics,
-            stream: config.nats.stream.clone(),
-            max_in_flight: config.pipeline.max_in_flight,
-            strangers: RateLimit::default(),
-        }
+            drops_seen,
+            origin,
+            config,
+            intake: Arc::new(Intake {
+                held,
+                metrics,
+                stream,
+                strangers: RateLimit::default(),
+            }),
+            late: JoinSet::new(),
+        })
     }
 
-    /// Below this it is better to wait than to pull: room for any message, and for
-    /// enough of them that a pull is worth its round trip.
-    fn least_room(&self) -> Room {
-        Room {
-            messages: (self.max_in_flight / 8).clamp(1, PULL_MAX_MESSAGES / 4),
+    /// Waits until a pull is worth its round trip and can be sent: there is room for any
+    /// message, and for enough of them. A request that waits for a connection would be served
+    /// after it together with others like it, in room that was given once.
+    async fn room(&mut self, outbox: &mut Outbox) -> Result<Room, Closed> {
+        let limits = Limits::of(&self.config.pipeline);
+        let least = Room {
+            messages: (limits.messages / 8).clamp(1, PULL_MAX_MESSAGES / 4),
             bytes: self.client.max_payload() + SUBJECTS_MAX_BYTES,
+        };
+        let ready = async {
+            let room = self.intake.held.room(least).await;
+            connection::connected(&self.client, &mut self.origin.drops).await;
+            room
+        };
+        let room = outbox.while_waiting(ready).await?;
+        let part = |limit: usize, least: usize| (limit / PULL_PARTS).max(least);
+        Ok(Room {
+            messages: (room.messages)
+                .min(part(limits.messages, least.messages))
+                .min(PULL_MAX_MESSAGES),
+            bytes: (room.bytes).min(part(limits.bytes, least.bytes)),
+        })
+    }
+
+    /// Where the connection dropped: looks whether a message made it, before that is delivered
+    /// again.
+    async fn look_into_drops(&mut self) -> Result<(), Error> {
+        let drops = *self.origin.drops.borrow();
+        if drops > self.drops_seen {
+            connection::connected(&self.client, &mut self.origin.drops).await;
+            self.drops_seen = drops;
+            self.unreadables.suspect();
+        }
+        if self.unreadables.is_due() {
+            self.unreadables.bury().await?;
+        }
+        Ok(())
+    }
+
+    /// Looks what became of the consumer, and makes it again if it was deleted.
+    async fn restore(&mut self) -> Result<(), Error> {
+        let Origin {
+            jetstream,
+            seen,
+            health,
+            ..
+        } = &self.origin;
+        let (nats, pipeline) = (&self.config.nats, &self.config.pipeline);
+        let restored = consumer::restore(jetstream, nats, pipeline, seen).await?;
+        health.set_stream_gone(restored == Restored::StreamGone);
+        if restored != Restored::Same {
+            self.intake.held.disown();
+        }
+        match restored {
+            Restored::StreamGone => Err(response_error("the stream was deleted")),
+            Restored::Same => Err(response_error("nobody takes a pull of the consumer")),
+            Restored::Other => Ok(()),
         }
     }
 
-    /// One pull request, read to its end.
-    async fn pull(
-        &self,
-        room: Room,
-        reply: Subject,
-        messages: &mut ReadyChunks<Subscriber>,
-        output: &Sender<Vec<Delivery>>,
-    ) -> PullEnd {
-        let wanted = room.messages.min(PULL_MAX_MESSAGES);
+    /// One pull, read to its end, or given up.
+    async fn pull(&mut self, room: Room, outbox: &mut Outbox) -> Result<PullEnd, Error> {
         let request = BatchConfig {
-            batch: wanted,
+            batch: room.messages,
             max_bytes: room.bytes,
             expires: Some(PULL_EXPIRES),
             ..BatchConfig::default()
         };
-        if let Err(error) = self.consumer.request_batch(request, reply.clone()).await {
-            return PullEnd::Failed(error.to_string());
+        let drops = *self.origin.drops.borrow();
+        let reply = self.inbox.next_reply();
+        let sent = self.origin.consumer.request_batch(request, reply).await;
+        if let Err(error) = sent {
+            return Ok(PullEnd::Failed(error.to_string()));
         }
-        let deadline = Instant::now() + PULL_EXPIRES + PULL_END_GRACE;
-        let mut missing = wanted;
-        while missing > 0 {
-            let chunk = match tokio::time::timeout_at(deadline, messages.next()).await {
-                Ok(Some(chunk)) => chunk,
-                Ok(None) => return PullEnd::Closed,
-                Err(_) => return PullEnd::Failed("the end of a pull did not arrive".to_owned()),
-            };
-            let (deliveries, end) = self.take(chunk, &reply);
-            missing = missing.saturating_sub(deliveries.len());
-            if !deliveries.is_empty() && output.send(deliveries).await.is_err() {
-                return PullEnd::Closed;
-            }
-            if let Some(end) = end {
-                return end;
-            }
-        }
-        PullEnd::Ordinary
+        let mut room = self.intake.held.reserve(room);
+        let end = tokio::select! {
+            biased; // what arrived before a drop is read before it
+            end = self.inbox.read(&self.intake, &mut room, outbox) => end,
+            () = connection::dropped(&mut self.origin.drops, drops) => PullEnd::Cut,
+            () = tokio::time::sleep(PULL_EXPIRES + PULL_END_GRACE) => PullEnd::Overdue,
+        };
+        let may_last = match end {
+            // What was sent before the connection dropped expires soon after it stands again.
+            PullEnd::Cut => PULL_EXPIRES + PULL_END_GRACE,
+            // Messages that are late are ours for this long.
+            PullEnd::Overdue => self.intake.held.ack_wait(),
+            _ => return Ok(end),
+        };
+        self.give_up(room, may_last, outbox.another()).await?;
+        Ok(end)
     }
 
-    fn mention_stranger(&self, subject: &str) {
-        if let Some(suppressed) = self.strangers.allow() {
-            tracing::warn!(subject, suppressed, "not a delivery of a consumer");
-        }
-    }
-
-    /// Takes the messages of a chunk into the register, and finds the end of the pull in it.
-    fn take(&self, chunk: Vec<Message>, reply: &Subject) -> (Vec<Delivery>, Option<PullEnd>) {
-        let mut end = None;
-        let mut arrived = Vec::with_capacity(chunk.len());
-        for message in chunk {
-            match message.status {
-                None | Some(StatusCode::OK) => match Arrived::read(message) {
-                    Ok(message) => arrived.push(message),
-                    Err(subject) => self.mention_stranger(&subject),
-                },
-                // The end of an earlier pull, whose loss we had assumed.
-                Some(_) if message.subject != *reply => {}
-                Some(status) => end = Some(end_of_pull(status, message.description.as_deref())),
-            }
-        }
-        let redelivered = arrived.iter().filter(|a| a.metadata.delivered > 1).count();
-        self.metrics.received.increment(arrived.len() as u64);
-        self.metrics.redelivered.increment(redelivered as u64);
-        let ids = self.held.hold(arrived.iter().map(|arrived| Arrival {
-            reply: arrived.reply.clone(),
-            bytes: arrived.message.length,
-        }));
-        let deliveries = ids
-            .into_iter()
-            .zip(arrived)
-            .map(|(id, arrived)| arrived.into_delivery(&self.stream, id, &self.held))
-            .collect();
-        (deliveries, end)
+    /// Reads the pull on, aside, while it may last, and goes on with another subscription, so
+    /// that what arrives can be told apart.
+    async fn give_up(
+        &mut self,
+        mut room: Reservation,
+        may_last: Duration,
+        mut outbox: Outbox,
+    ) -> Result<(), Error> {
+        let fresh = Inbox::open(&self.client).await?;
+        let mut inbox = std::mem::replace(&mut self.inbox, fresh);
+        let (client, mut drops) = (self.client.clone(), self.origin.drops.clone());
+        let intake = self.intake.clone();
+        while self.late.try_join_next().is_some() {}
+        self.late.spawn(async move {
+            connection::connected(&client, &mut drops).await;
+            let reading = inbox.read(&intake, &mut room, &mut outbox);
+            let _ = tokio::time::timeout(may_last, reading).await;
+            drop(room);
+            // Where nobody takes it any more, it is dropped, and so released.
+            let _ = outbox.hand_on().await;
+        });
+        Ok(())
     }
 }
 
-/// Status messages of pull requests (ADR-13).
-fn end_of_pull(status: StatusCode, description: Option<&str>) -> PullEnd {
-    let description = description.unwrap_or("");
-    match status {
-        StatusCode::TIMEOUT | StatusCode::NOT_FOUND => PullEnd::Ordinary,
-        // "Batch Completed" and "Message Size Exceeds MaxBytes": the next pull goes on.
-        StatusCode::REQUEST_TERMINATED
-            if description.eq_ignore_ascii_case("batch completed")
-                || description.eq_ignore_ascii_case("message size exceeds maxbytes") =>
-        {
-            PullEnd::Ordinary
-        }
-        StatusCode::NO_RESPONDERS => {
-            PullEnd::Failed("JetStream does not answer, or the consumer is gone".to_owned())
-        }
-        status => PullEnd::Failed(format!("{status} {description}")),
-    }
-}
-
-fn nats_error(code: Code, detail: &str) -> Error {
-    Error::new(Dependency::Nats, Class::Transient, code, detail)
+fn response_error(detail: &str) -> Error {
+    Error::new(Dependency::Nats, Class::Transient, Code::Response, detail)
 }

@@ -11,6 +11,7 @@ use super::dead_letter::{DeadLetter, Reason};
 use super::decode::Decoded;
 use crate::cache::Cache;
 use crate::error::{Class, Error};
+use crate::storage::queries::Reads;
 use crate::storage::{EventWriter, Row, RowOutcome, WriteOptions};
 use crate::telemetry::Metrics;
 use crate::telemetry::batch::BatchRecord;
@@ -21,6 +22,8 @@ use crate::telemetry::record::{Failures, now_nanos};
 pub struct StoreStage {
     /// Writes rows.
     pub writer: EventWriter,
+    /// Says whether a message that is given up has a row.
+    pub reads: Reads,
     /// Says whether the cache can be written afterwards.
     pub cache: Cache,
     /// Where it counts.
@@ -69,10 +72,14 @@ pub async fn run(
 
 impl StoreStage {
     async fn store(&self, batch: Batch) -> Result<(Committed, Vec<DeadLetter>), Error> {
+        if batch.is_exhausted {
+            return self.decide_exhausted(batch).await;
+        }
         let store_began = now_nanos();
         let Batch {
             mut messages,
             closed_at,
+            ..
         } = batch;
         let options = WriteOptions {
             expect_duplicates: messages.iter().any(|d| d.delivery.is_redelivered()),

@@ -49,6 +49,9 @@ const OTHERS_BY_ID: &str = "\
     WHERE id = $1 AND ($2::text IS NULL OR source = $2) AND NOT (source = $3 AND time = $4) \
     ORDER BY time DESC, source LIMIT $5";
 
+const HAS_EVENT: &str =
+    "SELECT EXISTS (SELECT 1 FROM events WHERE id = $1 AND source = $2 AND time = $3)";
+
 /// An event as its row holds it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StoredEvent {
@@ -198,6 +201,23 @@ impl Reads {
         let others = limit.apply(others).await;
         let others = limit.answer(&mut connection, others)?;
         Ok(Some((found, others)))
+    }
+
+    /// Whether an event has a row.
+    ///
+    /// # Errors
+    /// When Postgres does not answer within [`READ_LIMIT`], or with an error.
+    pub async fn has_event(&self, event: &Event) -> Result<bool, Error> {
+        let limit = Limit::new(READ_LIMIT, "whether an event has a row");
+        let mut connection = limit.connection(&self.pool).await?;
+        let found = sqlx::query_scalar(HAS_EVENT)
+            .bind(&event.id)
+            .bind(&event.source)
+            .bind(to_sql(event.time))
+            .persistent(false)
+            .fetch_one(&mut *connection);
+        let found = limit.apply(found).await;
+        limit.answer(&mut connection, found)
     }
 
     /// How often a read is repeated: a server that was restarted shows it at the first statement

@@ -14,6 +14,7 @@ struct State {
     up: [AtomicBool; Dependency::ALL.len()],
     serving: AtomicBool,
     has_served: AtomicBool,
+    stream_gone: AtomicBool,
     metrics: Metrics,
 }
 
@@ -24,6 +25,7 @@ impl Health {
             up: Default::default(),
             serving: AtomicBool::new(false),
             has_served: AtomicBool::new(false),
+            stream_gone: AtomicBool::new(false),
             metrics,
         }))
     }
@@ -57,6 +59,20 @@ impl Health {
         self.0.has_served.load(Ordering::Relaxed)
     }
 
+    /// Notes whether the event stream was deleted; logs the moment in which that changes.
+    pub fn set_stream_gone(&self, gone: bool) {
+        if self.0.stream_gone.swap(gone, Ordering::Relaxed) != gone {
+            if gone {
+                tracing::error!(
+                    "the stream was deleted, with every event that was not stored; it is not made \
+                     again by itself: make it, or restart ganesh, which does"
+                );
+            } else {
+                tracing::info!("the stream is there again");
+            }
+        }
+    }
+
     /// Why this process is not ready; empty when it is. The cache is not asked:
     /// without it reads are slower, and nothing else.
     pub fn not_ready_because(&self) -> Vec<&'static str> {
@@ -66,6 +82,9 @@ impl Health {
         }
         if !self.is_up(Dependency::Nats) {
             reasons.push("nats does not answer");
+        }
+        if self.0.stream_gone.load(Ordering::Relaxed) {
+            reasons.push("the stream was deleted: make it again, or restart ganesh, which does");
         }
         if !self.is_up(Dependency::Postgres) {
             reasons.push("postgres does not answer");

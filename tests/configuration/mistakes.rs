@@ -85,6 +85,11 @@ const MISTAKES: &[(&str, &str, &[&str])] = &[
         "a duration from 1s to 1h",
         &["30", "999ms", "2h"],
     ),
+    (
+        "GANESH_MAX_DELIVERIES",
+        "a whole number from 1 to 1000000",
+        &["0", "many"],
+    ),
     ("GANESH_ACCEPT_PLAIN", "one of true, false, 1, 0", &["yes"]),
     (
         "GANESH_BATCH_MAX_EVENTS",

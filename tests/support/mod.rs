@@ -7,6 +7,8 @@ pub mod ganesh;
 pub mod keys;
 pub mod monitoring;
 pub mod promql;
+pub mod proxy;
+pub mod raw_nats;
 pub mod reads;
 pub mod servers;
 pub mod stack;

@@ -151,6 +151,12 @@ impl Server {
         let _ = child.wait();
     }
 
+    /// SIGTERM, and waits until it has ended.
+    pub fn terminate(&mut self) {
+        send_signal(self.pid(), Signal::TERM);
+        let _ = self.child.take().expect("the server runs").wait();
+    }
+
     /// kill -9.
     pub fn kill(&mut self) {
         let mut child = self.child.take().expect("the server runs");

@@ -20,7 +20,7 @@ pub(super) async fn check(config: &Config) -> Vec<Finding> {
     let health = Health::new(metrics.clone());
     let connecting = connection::connect(&config.nats, 1, &health, &metrics);
     let client = match tokio::time::timeout(ANSWER_TIMEOUT, connecting).await {
-        Ok(Ok(client)) => client,
+        Ok(Ok((client, _))) => client,
         Ok(Err(error)) => return vec![nats_away(config, &error.detail)],
         Err(_) => return vec![nats_away(config, "no answer in time")],
     };

@@ -1,0 +1,273 @@
+//! Messages that the client library cannot read.
+//!
+//! The server stores whatever a producer calls headers, and subjects of any bytes. At a
+//! delivery that it cannot parse, async-nats drops the connection, at every delivery again, and
+//! what the server sent behind it is lost with the connection. Nothing says which message it
+//! was. So after drops that look like it, everything that is delivered and that we do not hold
+//! is read by a plain request, whose answer is JSON with headers and body in base64.
+
+use std::collections::BTreeSet;
+
+use async_nats::header::HeaderName;
+use async_nats::jetstream::consumer::{Info, PullConsumer};
+use async_nats::{Client, HeaderMap, Message, StatusCode, Subject};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use bytes::Bytes;
+use serde::Deserialize;
+
+use super::Held;
+use super::delivery::{Arrived, Metadata};
+use super::streams::api_error;
+use crate::error::Error;
+use crate::event::Timestamp;
+
+/// The headers as they were stored, in base64.
+pub const HEADERS_BASE64: &str = "ganesh-dlq-headers-base64";
+/// Headers that are too large for that stand before the body; this says how many bytes of it.
+pub const HEADERS_BYTES: &str = "ganesh-dlq-headers-bytes";
+/// The server takes 64 KiB of headers, and a letter has some of its own.
+const HEADERS_BASE64_MAX_BYTES: usize = 32 * 1024;
+/// Messages read in one go at most; a further go follows where there are more.
+const LOOKS_MAX: usize = 20_000;
+/// The error code of an answer that there is no such message.
+const NO_MESSAGE_FOUND: u64 = 10_037;
+
+/// Looks for them among the messages of one consumer.
+pub struct Search {
+    client: Client,
+    consumer: PullConsumer,
+    /// Since when the consumer is there: another one has other messages.
+    created_unix_nanos: i128,
+    /// Sequences above the acknowledgement floor that were looked at.
+    readable: BTreeSet<u64>,
+}
+
+/// A message that cannot be read, as one that can: its headers are in
+/// [`HEADERS_BASE64`] or before its body, and what is no text in its subject is replaced.
+pub struct Unreadable {
+    /// It.
+    pub arrived: Arrived,
+    /// What the client library stumbles over.
+    pub why: &'static str,
+}
+
+#[derive(Deserialize)]
+struct Answer {
+    message: Option<Stored>,
+    error: Option<ApiError>,
+}
+
+#[derive(Deserialize)]
+struct Stored {
+    subject: String,
+    seq: u64,
+    #[serde(default)]
+    hdrs: String,
+    #[serde(default)]
+    data: String,
+    time: String,
+}
+
+#[derive(Deserialize)]
+struct ApiError {
+    err_code: u64,
+    description: String,
+}
+
+impl Search {
+    /// A search that has seen nothing yet.
+    pub fn new(client: Client, consumer: PullConsumer) -> Self {
+        Self {
+            client,
+            consumer,
+            created_unix_nanos: 0,
+            readable: BTreeSet::new(),
+        }
+    }
+
+    /// Sequences that are delivered, not acknowledged up to the floor, not held here and not
+    /// looked at before; and whether these are all of them.
+    ///
+    /// # Errors
+    /// When JetStream does not answer.
+    pub async fn candidates(&mut self, held: &Held) -> Result<(Vec<u64>, bool), Error> {
+        let info = self.consumer.get_info().await;
+        let info: Info = info.map_err(|error| api_error(&format!("consumer: {error}")))?;
+        let created = info.created.unix_timestamp_nanos();
+        if self.created_unix_nanos != created {
+            self.created_unix_nanos = created;
+            self.readable.clear();
+        }
+        let first = info.ack_floor.stream_sequence + 1;
+        self.readable = self.readable.split_off(&first);
+        let held = held.sequences();
+        let unknown = (first..=info.delivered.stream_sequence)
+            .filter(|sequence| !held.contains(sequence) && !self.readable.contains(sequence));
+        let mut unknown: Vec<u64> = unknown.take(LOOKS_MAX + 1).collect();
+        let is_all = unknown.len() <= LOOKS_MAX;
+        unknown.truncate(LOOKS_MAX);
+        Ok((unknown, is_all))
+    }
+
+    /// Notes that the client library can read it, or that the stream does not have it any more.
+    pub fn note_readable(&mut self, sequence: u64) {
+        self.readable.insert(sequence);
+    }
+
+    /// Reads a message and says what is wrong with it; `None` when nothing is.
+    ///
+    /// # Errors
+    /// When JetStream does not answer, or with something else.
+    pub async fn look(&self, sequence: u64) -> Result<Option<Unreadable>, Error> {
+        let info = self.consumer.cached_info();
+        let stream = &info.stream_name;
+        let subject = format!("$JS.API.STREAM.MSG.GET.{stream}");
+        let answer = self
+            .client
+            .request(subject, format!("{{\"seq\":{sequence}}}").into())
+            .await
+            .map_err(|error| api_error(&format!("message {sequence}: {error}")))?;
+        // The subject stands in it as it was stored, and may be no text.
+        let answer = String::from_utf8_lossy(&answer.payload);
+        let answer: Answer = serde_json::from_str(&answer)
+            .map_err(|error| api_error(&format!("message {sequence}: {error}")))?;
+        match answer {
+            Answer {
+                message: Some(stored),
+                ..
+            } => stored
+                .unreadable(stream, &info.name)
+                .map_err(|what| api_error(&format!("message {sequence}: its {what}"))),
+            Answer {
+                error: Some(error), ..
+            } if error.err_code != NO_MESSAGE_FOUND => Err(api_error(&format!(
+                "message {sequence}: {}",
+                error.description
+            ))),
+            _ => Ok(None),
+        }
+    }
+}
+
+impl Stored {
+    fn unreadable(self, stream: &str, consumer: &str) -> Result<Option<Unreadable>, &'static str> {
+        let headers = BASE64_STANDARD.decode(&self.hdrs);
+        let headers = headers.map_err(|_| "headers are no base64")?;
+        let Err(why) = check(&self.subject, &headers) else {
+            return Ok(None);
+        };
+        let body = BASE64_STANDARD.decode(&self.data);
+        let mut body = body.map_err(|_| "body is no base64")?;
+        let published_at = Timestamp::parse_rfc3339(&self.time).ok_or("time is no RFC 3339")?;
+        let mut kept = HeaderMap::new();
+        if self.hdrs.len() <= HEADERS_BASE64_MAX_BYTES {
+            kept.insert(HEADERS_BASE64, self.hdrs.as_str());
+        } else {
+            kept.insert(HEADERS_BYTES, headers.len().to_string());
+            body.splice(0..0, headers);
+        }
+        let subject: String = self
+            .subject
+            .chars()
+            .map(|c| if c.is_whitespace() { '_' } else { c })
+            .collect();
+        // Of these fields the server reads the stream sequence alone where each message is
+        // acknowledged by itself, and that is what our consumer asks for.
+        let nanos = i128::from(published_at.micros()) * 1_000;
+        let reply = Subject::from(format!(
+            "$JS.ACK.{stream}.{consumer}.1.{}.1.{nanos}.0",
+            self.seq
+        ));
+        let message = Message {
+            length: subject.len() + reply.len() + self.hdrs.len() + body.len(),
+            subject: subject.into(),
+            reply: Some(reply.clone()),
+            payload: Bytes::from(body),
+            headers: Some(kept),
+            status: None,
+            description: None,
+        };
+        let metadata = Metadata {
+            stream_sequence: self.seq,
+            delivered: 1,
+            published_at,
+        };
+        let arrived = Arrived {
+            message,
+            reply,
+            metadata,
+        };
+        Ok(Some(Unreadable { arrived, why }))
+    }
+}
+
+/// What async-nats cannot read in a message with this subject, as JSON has it, and these
+/// headers. It follows what `Connection::try_read_op` does there.
+fn check(subject: &str, headers: &[u8]) -> Result<(), &'static str> {
+    if subject.contains(char::REPLACEMENT_CHARACTER) {
+        return Err("its subject is not UTF-8");
+    }
+    if headers.is_empty() {
+        return Ok(());
+    }
+    if subject.contains(char::is_whitespace) {
+        return Err("its subject has a space in it");
+    }
+    let headers = std::str::from_utf8(headers).map_err(|_| "its headers are not UTF-8")?;
+    let mut lines = headers.lines().peekable();
+    let version = lines.next().and_then(|line| line.strip_prefix("NATS/1.0"));
+    let status = version.ok_or("its headers do not begin with NATS/1.0")?;
+    let status = status.trim().split(' ').next().unwrap_or_default();
+    if !status.is_empty() && status.parse::<StatusCode>().is_err() {
+        return Err("its header block begins with a status that is no number of three digits");
+    }
+    while let Some(line) = lines.next() {
+        if line.is_empty() {
+            continue;
+        }
+        let (name, _) = line.split_once(':').ok_or("a header line has no colon")?;
+        if name.parse::<HeaderName>().is_err() {
+            return Err("a header name has a character that none may have");
+        }
+        while lines
+            .next_if(|line| line.starts_with(char::is_whitespace))
+            .is_some()
+        {}
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::check;
+
+    #[test]
+    fn what_the_client_library_cannot_read_is_told_from_what_it_can() {
+        let whole = |lines: &str| format!("NATS/1.0{lines}\r\n\r\n").into_bytes();
+        let good: [(&str, Vec<u8>); 6] = [
+            ("events.a", Vec::new()),
+            ("events.\u{a0}", Vec::new()),
+            ("events.ü", whole("")),
+            ("events.a", whole("\r\na: b\r\nc:\r\nd: e:f")),
+            ("events.a", whole("\r\na: b\r\n folded")),
+            ("events.a", whole(" 503 no responders\r\na: b")),
+        ];
+        for (subject, headers) in good {
+            assert_eq!(check(subject, &headers), Ok(()), "{subject} {headers:?}");
+        }
+        let bad: [(&str, Vec<u8>); 8] = [
+            ("events.\u{fffd}", Vec::new()),
+            ("events.\u{a0}", whole("")),
+            ("events.a", b"NATS/1.0\r\na: \xff\r\n\r\n".to_vec()),
+            ("events.a", b"HTTP/1.0\r\na: b\r\n\r\n".to_vec()),
+            ("events.a", whole(" oops")),
+            ("events.a", whole("\r\nno colon")),
+            ("events.a", whole("\r\na b: c")),
+            ("events.a", whole("\r\n: c")),
+        ];
+        for (subject, headers) in bad {
+            assert!(check(subject, &headers).is_err(), "{subject} {headers:?}");
+        }
+    }
+}

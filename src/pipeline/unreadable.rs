@@ -1,0 +1,126 @@
+//! Messages that the client library cannot read become dead letters, before they block all
+//! behind them: each delivery of one drops the connection.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use async_nats::Client;
+use async_nats::jetstream::consumer::PullConsumer;
+use futures::{StreamExt, TryStreamExt};
+use tokio::sync::mpsc::Sender;
+
+use super::dead_letter::{DeadLetter, Reason};
+use crate::error::Error;
+use crate::messaging::Held;
+use crate::messaging::held::{Arrival, Room};
+use crate::messaging::unreadable::{Search, Unreadable};
+
+/// Messages that are read at the same time: each may be as large as the server allows.
+const LOOKS_AT_ONCE: usize = 4;
+/// A second drop within so many times `ack_wait` looks like a message that was delivered again.
+const REPEATED_WITHIN_ACK_WAITS: u32 = 3;
+
+/// Decides when to look for them, and buries what is found.
+pub(super) struct Unreadables {
+    client: Client,
+    search: Search,
+    held: Arc<Held>,
+    stream: String,
+    dead_letters: Sender<DeadLetter>,
+    server_id: String,
+    dropped_at: Option<Instant>,
+    is_due: bool,
+}
+
+impl Unreadables {
+    pub(super) fn new(
+        client: Client,
+        consumer: PullConsumer,
+        held: Arc<Held>,
+        stream: String,
+        dead_letters: Sender<DeadLetter>,
+    ) -> Self {
+        Self {
+            server_id: client.server_info().server_id,
+            search: Search::new(client.clone(), consumer),
+            client,
+            held,
+            stream,
+            dead_letters,
+            dropped_at: None,
+            is_due: false,
+        }
+    }
+
+    /// The connection dropped and stands again. A server that restarted drops it too, but not
+    /// twice in a row, and the one that runs on has no reason to.
+    pub(super) fn suspect(&mut self) {
+        let server_id = self.client.server_info().server_id;
+        let soon: Duration = self.held.ack_wait() * REPEATED_WITHIN_ACK_WAITS;
+        let last = self.dropped_at.replace(Instant::now());
+        let is_repeated = last.is_some_and(|at| at.elapsed() < soon);
+        self.is_due |= is_repeated || server_id == self.server_id;
+        self.server_id = server_id;
+    }
+
+    /// Whether [`Self::bury`] has something to do.
+    pub(super) fn is_due(&self) -> bool {
+        self.is_due
+    }
+
+    /// Looks at what is delivered and not held, and hands on what cannot be read.
+    pub(super) async fn bury(&mut self) -> Result<(), Error> {
+        let (candidates, is_all) = self.search.candidates(&self.held).await?;
+        let count = candidates.len();
+        let (mut readable, mut buried) = (Vec::with_capacity(count), 0_usize);
+        {
+            let search = &self.search;
+            let looks = futures::stream::iter(candidates).map(|sequence| async move {
+                let found = search.look(sequence).await;
+                found.map(|found| (sequence, found))
+            });
+            let mut looks = std::pin::pin!(looks.buffered(LOOKS_AT_ONCE));
+            while let Some((sequence, found)) = looks.try_next().await? {
+                match found {
+                    None => readable.push(sequence),
+                    Some(unreadable) => {
+                        buried += 1;
+                        self.hand_on(unreadable).await;
+                    }
+                }
+            }
+        }
+        tracing::warn!(
+            looked_at = count,
+            unreadable = buried,
+            "the connection dropped for no known reason: looked for messages that cannot be read"
+        );
+        for sequence in readable {
+            self.search.note_readable(sequence);
+        }
+        self.is_due = !is_all;
+        Ok(())
+    }
+
+    async fn hand_on(&self, unreadable: Unreadable) {
+        let Unreadable { arrived, why } = unreadable;
+        let bytes = arrived.message.length;
+        self.held.room(Room { messages: 1, bytes }).await;
+        let arrival = Arrival {
+            reply: arrived.reply.clone(),
+            bytes,
+        };
+        let Some(id) = self.held.hold(std::iter::once(arrival)).pop() else {
+            return;
+        };
+        let letter = DeadLetter {
+            delivery: arrived.into_delivery(&self.stream, id, &self.held),
+            reason: Reason::Unreadable,
+            detail: why.to_owned(),
+            event: None,
+            batch: None,
+        };
+        // Nobody takes it any more: dropping it releases it.
+        let _ = self.dead_letters.send(letter).await;
+    }
+}

@@ -1,0 +1,133 @@
+//! Held messages stay ours: they are kept alive, whoever takes them, and what was delivered too
+//! often is handled alone, then given up.
+
+use std::time::Duration;
+
+use async_nats::jetstream::AckKind;
+use async_nats::jetstream::consumer::PullConsumer;
+use futures::StreamExt;
+
+use crate::support::Stack;
+use crate::support::events::{event, events, publish};
+use crate::support::proxy::Proxy;
+
+const HELD: &str = "ganesh_in_flight_messages";
+const REDELIVERED: &str = "ganesh_messages_redelivered_total";
+
+#[tokio::test]
+async fn messages_that_trickle_in_while_nothing_is_stored_are_not_delivered_again() {
+    let stack = Stack::start().await;
+    let ganesh = stack.serve(&[("GANESH_ACK_WAIT", "2s")]).await;
+    let jetstream = stack.jetstream().await;
+    let lock = stack.lock("events", "ACCESS EXCLUSIVE").await;
+    // One by one they fill the channels long before the limit.
+    for event in events("e", 300) {
+        publish(&jetstream, &[event]).await;
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    ganesh.wait_for_metric(HELD, 300.0).await;
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    lock.rollback().await.unwrap();
+    stack.wait_until_drained().await;
+    assert_eq!(stack.rows().await, 300);
+    assert!(ganesh.metric(REDELIVERED).await < f64::EPSILON);
+}
+
+#[tokio::test]
+async fn progress_that_was_lost_with_the_connection_is_sent_again_at_once() {
+    let stack = Stack::start().await;
+    let proxy = Proxy::before(stack.nats.port()).await;
+    let url = proxy.nats_url();
+    let settings = [("GANESH_ACK_WAIT", "4s"), ("NATS_URL", url.as_str())];
+    let ganesh = stack.serve(&settings).await;
+    let lock = stack.lock("events", "ACCESS EXCLUSIVE").await;
+    publish(&stack.jetstream().await, &events("e", 100)).await;
+    ganesh.wait_for_metric(HELD, 100.0).await;
+    // What is sent after two seconds never arrives, and before four the connection is new.
+    proxy.swallow_requests(true);
+    ganesh
+        .wait_for_metric("ganesh_progress_acks_total", 100.0)
+        .await;
+    proxy.swallow_requests(false);
+    proxy.cut();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    lock.rollback().await.unwrap();
+    stack.wait_until_drained().await;
+    assert_eq!(stack.rows().await, 100);
+    assert!(ganesh.metric(REDELIVERED).await < f64::EPSILON);
+}
+
+/// Has the oldest message delivered so often to somebody who gives it back.
+async fn wear_out(stack: &Stack, deliveries: usize) {
+    let jetstream = stack.jetstream().await;
+    let consumer: PullConsumer = jetstream
+        .get_consumer_from_stream("ganesh", "EVENTS")
+        .await
+        .unwrap();
+    for _ in 0..deliveries {
+        let mut messages = consumer.fetch().max_messages(1).messages().await.unwrap();
+        let message = messages.next().await.unwrap().unwrap();
+        message.double_ack_with(AckKind::Nak(None)).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn a_message_that_was_delivered_too_often_is_stored_alone() {
+    let stack = Stack::start().await;
+    stack.make_streams().await;
+    publish(&stack.jetstream().await, &events("e", 20)).await;
+    wear_out(&stack, 2).await;
+    let settings = [
+        ("GANESH_MAX_DELIVERIES", "2"),
+        ("GANESH_BATCH_LINGER_MS", "2000"),
+    ];
+    let ganesh = stack.serve(&settings).await;
+    stack.wait_until_drained().await;
+    assert_eq!(stack.rows().await, 20);
+    assert_eq!(stack.dead_letters().await, 0);
+    let batches = ganesh.metric("ganesh_batch_events_count").await;
+    assert!((batches - 2.0).abs() < f64::EPSILON, "{batches} batches");
+    let of_one = ganesh
+        .metric("ganesh_batch_events_bucket{le=\"1.0\"}")
+        .await;
+    assert!((of_one - 1.0).abs() < f64::EPSILON, "{of_one} of one");
+}
+
+#[tokio::test]
+async fn a_message_that_was_delivered_twice_as_often_is_a_dead_letter() {
+    let stack = Stack::start().await;
+    stack.make_streams().await;
+    let jetstream = stack.jetstream().await;
+    publish(&jetstream, &events("e", 5)).await;
+    wear_out(&stack, 2).await;
+    let ganesh = stack.serve(&[("GANESH_MAX_DELIVERIES", "1")]).await;
+    stack.wait_until_drained().await;
+    assert_eq!(stack.rows().await, 4);
+    assert_eq!(stack.dead_letters().await, 1);
+    let letters = jetstream.get_stream("EVENTS_DLQ").await.unwrap();
+    let letter = letters.get_raw_message(1).await.unwrap();
+    let header = |name: &str| letter.headers.get(name).map(ToString::to_string).unwrap();
+    assert_eq!(header("ganesh-dlq-reason"), "max_deliveries");
+    assert_eq!(header("ganesh-dlq-deliveries"), "3");
+    let counted = "ganesh_dead_letters_total{reason=\"max_deliveries\"}";
+    ganesh.wait_for_metric(counted, 1.0).await;
+}
+
+#[tokio::test]
+async fn a_message_that_was_delivered_twice_as_often_and_has_a_row_is_a_duplicate() {
+    let stack = Stack::start().await;
+    let jetstream = stack.jetstream().await;
+    let stored = event("stored");
+    let ganesh = stack.serve(&[]).await;
+    publish(&jetstream, std::slice::from_ref(&stored)).await;
+    stack.wait_until_drained().await;
+    ganesh.terminate().await;
+    publish(&jetstream, &[stored]).await;
+    wear_out(&stack, 2).await;
+    let ganesh = stack.serve(&[("GANESH_MAX_DELIVERIES", "1")]).await;
+    stack.wait_until_drained().await;
+    assert_eq!(stack.rows().await, 1);
+    assert_eq!(stack.dead_letters().await, 0);
+    let duplicates = "ganesh_messages_settled_total{outcome=\"duplicate\"}";
+    ganesh.wait_for_metric(duplicates, 1.0).await;
+}

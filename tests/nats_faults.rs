@@ -1,0 +1,227 @@
+//! NATS that misbehaves: late, away, restarted, its consumer or its stream deleted or purged.
+
+use std::time::{Duration, Instant};
+
+use async_nats::jetstream::consumer::DeliverPolicy;
+use ganesh::config::Config;
+use rustix::process::Signal;
+
+use crate::support::events::{events, publish};
+use crate::support::proxy::Proxy;
+use crate::support::servers::send_signal;
+use crate::support::{Ganesh, Stack, eventually};
+
+const HELD: &str = "ganesh_in_flight_messages";
+const RECEIVED: &str = "ganesh_messages_received_total";
+
+/// Fails as soon as more is held than may be.
+async fn never_holds_more(ganesh: &Ganesh, limit: f64, time: Duration) {
+    let started = Instant::now();
+    while started.elapsed() < time {
+        let held = ganesh.metric(HELD).await;
+        assert!(held <= limit, "{held} of {limit}");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_pull_whose_end_is_late_keeps_its_room() {
+    let stack = Stack::start().await;
+    let proxy = Proxy::before(stack.nats.port()).await;
+    let url = proxy.nats_url();
+    let settings = [
+        ("NATS_URL", url.as_str()),
+        ("GANESH_MAX_IN_FLIGHT", "1000"),
+        ("GANESH_BATCH_MAX_EVENTS", "1000"),
+    ];
+    let ganesh = stack.serve(&settings).await;
+    let lock = stack.lock("events", "ACCESS EXCLUSIVE").await;
+    proxy.hold_answers(true);
+    publish(&stack.jetstream().await, &events("e", 20_000)).await;
+    // Several pulls are given up meanwhile, each of them filled by the server.
+    tokio::time::sleep(Duration::from_secs(25)).await;
+    proxy.hold_answers(false);
+    ganesh.wait_for_metric(HELD, 500.0).await;
+    never_holds_more(&ganesh, 1_000.0, Duration::from_secs(4)).await;
+    lock.rollback().await.unwrap();
+    stack.wait_until_drained().await;
+    assert_eq!(stack.rows().await, 20_000);
+}
+
+#[tokio::test]
+async fn no_pulls_pile_up_while_nats_is_away() {
+    let mut stack = Stack::start().await;
+    let settings = [
+        ("GANESH_MAX_IN_FLIGHT", "1000"),
+        ("GANESH_BATCH_MAX_EVENTS", "1000"),
+    ];
+    let ganesh = stack.serve(&settings).await;
+    let lock = stack.lock("events", "ACCESS EXCLUSIVE").await;
+    stack.nats.kill();
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    stack.nats.run();
+    publish(&stack.jetstream().await, &events("e", 10_000)).await;
+    ganesh.wait_for_metric(HELD, 500.0).await;
+    never_holds_more(&ganesh, 1_000.0, Duration::from_secs(4)).await;
+    lock.rollback().await.unwrap();
+    stack.wait_until_drained().await;
+    assert_eq!(stack.rows().await, 10_000);
+}
+
+#[tokio::test]
+async fn a_server_that_is_killed_or_restarted_costs_nothing() {
+    let mut stack = Stack::start().await;
+    let ganesh = stack.serve(&[("GANESH_ACK_WAIT", "3s")]).await;
+    for (round, is_killed) in [true, false].into_iter().enumerate() {
+        let lock = stack.lock("events", "ACCESS EXCLUSIVE").await;
+        let prefix = format!("round-{round}");
+        publish(&stack.jetstream().await, &events(&prefix, 500)).await;
+        ganesh.wait_for_metric(HELD, 500.0).await;
+        if is_killed {
+            stack.nats.kill();
+        } else {
+            stack.nats.terminate();
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+        stack.nats.run();
+        publish(
+            &stack.jetstream().await,
+            &events(&format!("{prefix}-behind"), 500),
+        )
+        .await;
+        lock.rollback().await.unwrap();
+        stack.wait_until_drained().await;
+        assert_eq!(
+            stack.rows().await,
+            1_000 * (i64::try_from(round).unwrap() + 1)
+        );
+    }
+    ganesh.wait_until_ready().await;
+    assert_eq!(stack.dead_letters().await, 0);
+}
+
+#[tokio::test]
+async fn connections_that_are_cut_again_and_again_lose_nothing() {
+    let stack = Stack::start().await;
+    let proxy = Proxy::before(stack.nats.port()).await;
+    let url = proxy.nats_url();
+    let settings = [("NATS_URL", url.as_str()), ("GANESH_ACK_WAIT", "2s")];
+    let ganesh = stack.serve(&settings).await;
+    let jetstream = stack.jetstream().await;
+    for round in 0..20 {
+        publish(&jetstream, &events(&format!("round-{round}"), 500)).await;
+        proxy.cut();
+    }
+    stack.wait_until_drained().await;
+    assert_eq!(stack.rows().await, 10_000);
+    assert_eq!(stack.dead_letters().await, 0);
+    assert!(ganesh.terminate().await.success());
+}
+
+#[tokio::test]
+async fn a_consumer_that_is_deleted_is_made_again_from_the_last_floor() {
+    let stack = Stack::start().await;
+    let ganesh = stack.serve(&[]).await;
+    let jetstream = stack.jetstream().await;
+    publish(&jetstream, &events("before", 1_000)).await;
+    stack.wait_until_drained().await;
+    // The floor is asked for every second.
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    let lock = stack.lock("events", "ACCESS EXCLUSIVE").await;
+    publish(&jetstream, &events("held", 100)).await;
+    ganesh.wait_for_metric(HELD, 100.0).await;
+    let stream = jetstream.get_stream("EVENTS").await.unwrap();
+    stream.delete_consumer("ganesh").await.unwrap();
+    eventually("the consumer is there again", || async {
+        stream.consumer_info("ganesh").await.is_ok()
+    })
+    .await;
+    lock.rollback().await.unwrap();
+    publish(&jetstream, &events("behind", 100)).await;
+    stack.wait_until_drained().await;
+    assert_eq!(stack.rows().await, 1_200);
+    let info = stream.consumer_info("ganesh").await.unwrap();
+    let start = DeliverPolicy::ByStartSequence {
+        start_sequence: 1_001,
+    };
+    assert_eq!(info.config.deliver_policy, start);
+    assert_eq!(info.config.max_deliver, -1);
+    // What was held, twice.
+    let received = ganesh.metric(RECEIVED).await;
+    assert!((received - 1_300.0).abs() < f64::EPSILON, "{received}");
+    assert!(ganesh.log().contains("the consumer was deleted"));
+}
+
+/// The stream as ganesh makes it.
+fn stream_config() -> async_nats::jetstream::stream::Config {
+    let reader = ganesh::config::Reader::default();
+    ganesh::messaging::streams::event_stream(&Config::read(reader).unwrap().nats)
+}
+
+#[tokio::test]
+async fn a_stream_that_is_deleted_is_reported_and_not_made_again_behind_our_back() {
+    let stack = Stack::start().await;
+    let ganesh = stack.serve(&[("GANESH_ACK_WAIT", "2s")]).await;
+    let jetstream = stack.jetstream().await;
+    let lock = stack.lock("events", "ACCESS EXCLUSIVE").await;
+    publish(&jetstream, &events("old", 50)).await;
+    ganesh.wait_for_metric(HELD, 50.0).await;
+    jetstream.delete_stream("EVENTS").await.unwrap();
+    eventually("it says what is wrong", || async {
+        let (status, body) = ganesh.admin("/readyz").await;
+        status == 503 && body.contains("the stream was deleted")
+    })
+    .await;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    assert!(jetstream.get_stream("EVENTS").await.is_err());
+    assert_eq!(ganesh.admin("/livez").await.0, 200);
+
+    jetstream.create_stream(stream_config()).await.unwrap();
+    ganesh.wait_until_ready().await;
+    publish(&jetstream, &events("new", 100)).await;
+    ganesh.wait_for_metric(HELD, 150.0).await;
+    // Sequences of the new stream are those of the old one, and what is held of that is stored
+    // first: it acknowledges nothing.
+    lock.rollback().await.unwrap();
+    stack.wait_until_drained().await;
+    assert_eq!(stack.rows().await, 150);
+}
+
+#[tokio::test]
+async fn a_stream_that_is_purged_costs_what_was_not_delivered_and_no_more() {
+    let stack = Stack::start().await;
+    let ganesh = stack.serve(&[]).await;
+    let jetstream = stack.jetstream().await;
+    let lock = stack.lock("events", "ACCESS EXCLUSIVE").await;
+    publish(&jetstream, &events("held", 100)).await;
+    ganesh.wait_for_metric(HELD, 100.0).await;
+    let stream = jetstream.get_stream("EVENTS").await.unwrap();
+    stream.purge().await.unwrap();
+    publish(&jetstream, &events("behind", 100)).await;
+    lock.rollback().await.unwrap();
+    stack.wait_for_rows(200).await;
+    stack.wait_until_drained().await;
+    assert_eq!(stack.rows().await, 200);
+    assert_eq!(ganesh.admin("/readyz").await.0, 200);
+}
+
+#[tokio::test]
+async fn a_slow_consumer_that_the_server_disconnects_loses_nothing() {
+    let stack = Stack::start().await;
+    let ganesh = stack.serve(&[("GANESH_ACK_WAIT", "5s")]).await;
+    send_signal(ganesh.pid(), Signal::STOP);
+    // More than the sockets take.
+    let mut large = events("large", 40);
+    for event in &mut large {
+        event.data = ganesh::event::Data::Binary(vec![b'x'; 900_000].into());
+        event.datacontenttype = Some("application/octet-stream".to_owned());
+    }
+    publish(&stack.jetstream().await, &large).await;
+    // The server's write deadline is ten seconds.
+    tokio::time::sleep(Duration::from_secs(13)).await;
+    send_signal(ganesh.pid(), Signal::CONT);
+    stack.wait_until_drained().await;
+    assert_eq!(stack.rows().await, 40);
+    let drops = "ganesh_dependency_errors_total{dependency=\"nats\",code=\"connection\"}";
+    ganesh.wait_for_metric(drops, 1.0).await;
+}

@@ -1,0 +1,127 @@
+//! P1 and P3 for messages that the client library cannot read: each of them costs only itself.
+
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+
+use crate::support::events::{events, publish};
+use crate::support::{Ganesh, Stack, eventually, raw_nats};
+
+const BURIED: &str = "ganesh_dead_letters_total{reason=\"unreadable\"}";
+const HELD: &str = "ganesh_in_flight_messages";
+const REDELIVERED: &str = "ganesh_messages_redelivered_total";
+
+/// Subject, header block, body.
+type Raw = (&'static [u8], &'static [u8], &'static [u8]);
+
+const UNREADABLE: [Raw; 4] = [
+    (
+        b"events.header",
+        b"NATS/1.0\r\nname: \xff\xfe\r\n\r\n",
+        b"one",
+    ),
+    (
+        b"events.subject.\xff\xfe",
+        b"NATS/1.0\r\na: b\r\n\r\n",
+        b"two",
+    ),
+    (b"events.space", b"NATS/1.0\r\na name: b\r\n\r\n", b"three"),
+    (b"events.colon", b"NATS/1.0\r\nno colon\r\n\r\n", b"four"),
+];
+
+async fn publish_raw(stack: &Stack, (subject, headers, body): Raw) -> u64 {
+    let port = stack.nats.port();
+    tokio::task::spawn_blocking(move || raw_nats::publish(port, subject, headers, body))
+        .await
+        .unwrap()
+}
+
+async fn is_ready(ganesh: &Ganesh) -> bool {
+    ganesh.admin("/readyz").await.0 == 200
+}
+
+#[tokio::test]
+async fn what_the_client_cannot_read_is_buried_and_blocks_nothing() {
+    let stack = Stack::start().await;
+    stack.make_streams().await;
+    let jetstream = stack.jetstream().await;
+    let mut sequences = Vec::new();
+    publish(&jetstream, &events("before", 50)).await;
+    for (number, raw) in UNREADABLE.into_iter().enumerate() {
+        sequences.push(publish_raw(&stack, raw).await);
+        publish(&jetstream, &events(&format!("behind-{number}"), 50)).await;
+    }
+    let ganesh = stack.serve(&[("GANESH_ACK_WAIT", "2s")]).await;
+    stack.wait_until_drained().await;
+    assert_eq!(stack.rows().await, 250);
+    assert_eq!(stack.dead_letters().await, 4);
+    ganesh.wait_for_metric(BURIED, 4.0).await;
+    eventually("it is ready again", || is_ready(&ganesh)).await;
+
+    let letters = jetstream.get_stream("EVENTS_DLQ").await.unwrap();
+    for (number, (_, headers, body)) in (1..).zip(UNREADABLE) {
+        let letter = letters.get_raw_message(number).await.unwrap();
+        let header = |name: &str| letter.headers.get(name).map(ToString::to_string).unwrap();
+        assert_eq!(header("ganesh-dlq-reason"), "unreadable");
+        let sequence: u64 = header("ganesh-dlq-stream-sequence").parse().unwrap();
+        assert!(sequences.contains(&sequence), "{sequence}");
+        let kept = BASE64_STANDARD.decode(header("ganesh-dlq-headers-base64"));
+        assert_eq!(kept.unwrap(), headers);
+        assert_eq!(letter.payload, body);
+    }
+}
+
+#[tokio::test]
+async fn headers_that_base64_would_make_too_large_stand_before_the_body() {
+    let stack = Stack::start().await;
+    let ganesh = stack.serve(&[("GANESH_ACK_WAIT", "2s")]).await;
+    let mut headers = b"NATS/1.0\r\nlong: \xff".to_vec();
+    headers.resize(60_000, b'x');
+    headers.extend(b"\r\n\r\n");
+    let (port, raw) = (stack.nats.port(), headers.clone());
+    let publishing = move || raw_nats::publish(port, b"events.large", &raw, b"body");
+    tokio::task::spawn_blocking(publishing).await.unwrap();
+    ganesh.wait_for_metric(BURIED, 1.0).await;
+    stack.wait_until_drained().await;
+    let letters = stack
+        .jetstream()
+        .await
+        .get_stream("EVENTS_DLQ")
+        .await
+        .unwrap();
+    let letter = letters.get_raw_message(1).await.unwrap();
+    let bytes = letter.headers.get("ganesh-dlq-headers-bytes").unwrap();
+    let bytes: usize = bytes.as_str().parse().unwrap();
+    let (kept, body) = letter.payload.split_at(bytes);
+    assert_eq!((kept, body), (headers.as_slice(), b"body".as_slice()));
+}
+
+#[tokio::test]
+async fn what_is_held_stays_ours_while_an_unreadable_message_drops_the_connection() {
+    let stack = Stack::start().await;
+    let ganesh = stack.serve(&[("GANESH_ACK_WAIT", "2s")]).await;
+    let lock = stack.lock("events", "ACCESS EXCLUSIVE").await;
+    publish(&stack.jetstream().await, &events("held", 300)).await;
+    ganesh.wait_for_metric(HELD, 300.0).await;
+    publish_raw(&stack, UNREADABLE[0]).await;
+    ganesh.wait_for_metric(BURIED, 1.0).await;
+    tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+    lock.rollback().await.unwrap();
+    stack.wait_until_drained().await;
+    assert_eq!(stack.rows().await, 300);
+    assert_eq!(stack.dead_letters().await, 1);
+    assert!(ganesh.metric(REDELIVERED).await < f64::EPSILON);
+}
+
+#[tokio::test]
+async fn a_message_that_was_stored_with_a_status_is_a_message_like_any_other() {
+    let stack = Stack::start().await;
+    let _ganesh = stack.serve(&[]).await;
+    for status in ["100 Idle Heartbeat", "408 Request Timeout", "503"] {
+        let headers = format!("NATS/1.0 {status}\r\nname: value\r\n\r\n").into_bytes();
+        let port = stack.nats.port();
+        let publishing = move || raw_nats::publish(port, b"events.status", &headers, b"{}");
+        tokio::task::spawn_blocking(publishing).await.unwrap();
+    }
+    stack.wait_until_drained().await;
+    assert_eq!(stack.rows().await, 3);
+}
