@@ -154,6 +154,16 @@ pub fn dlq_stream_unfit(stream: &Config) -> Vec<Unfit> {
             "remove max_msgs_per_subject",
         ));
     }
+    if stream.max_message_size > 0 {
+        unfit.push(Unfit::stream(
+            name,
+            &format!(
+                "max_msg_size is {}: a message whose letter is larger would never be acknowledged",
+                stream.max_message_size
+            ),
+            "remove max_msg_size",
+        ));
+    }
     if stream.duplicate_window < DLQ_DUPLICATE_WINDOW {
         unfit.push(Unfit::stream(
             name,
