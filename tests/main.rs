@@ -14,6 +14,7 @@ mod codec;
 mod compose;
 mod configuration;
 mod dashboards;
+mod dead_letters;
 mod doctor;
 mod exactly_once;
 mod http;

@@ -195,6 +195,6 @@ pub(super) fn creation_error(detail: &str, refused: Option<&jetstream::Error>) -
 }
 
 /// An error of JetStream's API. Trying again may help: streams move, servers restart.
-pub(super) fn api_error(detail: &str) -> Error {
+pub(in crate::messaging) fn api_error(detail: &str) -> Error {
     Error::new(Dependency::Nats, Class::Transient, Code::Response, detail)
 }
