@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand, and what they share.
 
 mod admin_client;
+pub mod dlq;
 mod doctor;
 mod ending;
 mod healthcheck;
@@ -53,6 +54,7 @@ pub fn command() -> Command {
         .subcommand(serve::command().args(arguments()))
         .subcommand(produce::with_settings(produce::command(), arguments()))
         .subcommand(migrate::command().args(arguments()))
+        .subcommand(dlq::command())
         .subcommand(doctor::command().args(arguments()))
         .subcommand(healthcheck::command().args(arguments()))
         .subcommand(log_level::command().args(arguments()))
@@ -122,6 +124,7 @@ fn run(name: &str, matches: &ArgMatches) -> Result<(), Failure> {
             "serve" => serve::run(config, spans, log_filter, &ending).await,
             "produce" => produce::run(config, matches, spans).await,
             "migrate" => migrate::run(config).await,
+            "dlq" => Box::pin(dlq::run(config, matches)).await,
             "doctor" => doctor::run(config).await,
             "healthcheck" => healthcheck::run(config).await,
             "log-level" => log_level::run(config, matches).await,
@@ -142,12 +145,14 @@ fn run(name: &str, matches: &ArgMatches) -> Result<(), Failure> {
 }
 
 fn read_config(name: &str, matches: &ArgMatches) -> Result<Config, ConfigErrors> {
+    // The commands of dlq have the settings.
+    let matches = matches.subcommand().map_or(matches, |(_, nested)| nested);
     let mut reader = reader(matches, |variable| std::env::var_os(variable));
     if name == "produce" {
         reader.set_default("OTEL_SERVICE_NAME", "ganesh-produce");
     }
     // What they find is their output; the way there is not.
-    let asks = matches!(name, "doctor" | "healthcheck" | "log-level");
+    let asks = matches!(name, "dlq" | "doctor" | "healthcheck" | "log-level");
     if asks {
         reader.set_default("GANESH_LOG", "error");
     }

@@ -12,6 +12,7 @@ mod attributes;
 mod binary;
 mod error;
 mod plain;
+pub mod replay;
 mod structured;
 mod timestamp;
 mod trace_context;
@@ -142,19 +143,28 @@ pub struct Message<'a> {
 
 /// Reads the event of a message: structured when the content type says so, binary when there is a
 /// `ce-specversion`, else plain if `accept_plain` (`CloudEvents` NATS binding 3; DESIGN §4). The same
-/// message gives the same event at every delivery.
+/// message gives the same event at every delivery, and so does a replay of it ([`replay`]).
 ///
 /// # Errors
 ///
 /// When the message is not an event; no later delivery of it will be.
 pub fn decode(message: &Message<'_>, accept_plain: bool) -> Result<Event, DecodeError> {
     let headers = attributes::Headers::scan(message.headers);
+    let first = replay::read(&headers, message.stored_at)?;
+    let message = &match first {
+        None => *message,
+        Some(first) => Message {
+            stored_at: first.seen,
+            stream_sequence: first.sequence,
+            ..*message
+        },
+    };
     if headers.is_structured() {
         structured::decode(message, &headers)
     } else if headers.is_binary() {
         binary::decode(message, &headers)
     } else if accept_plain {
-        plain::decode(message, &headers)
+        plain::decode(message, &headers, first.map(|first| first.id))
     } else {
         Err(DecodeError::new(
             DecodeReason::PlainNotAccepted,

@@ -7,6 +7,7 @@ pub mod delivery;
 pub mod held;
 pub mod keeper;
 pub mod lag;
+pub mod letters;
 mod removed;
 pub mod streams;
 pub mod unreadable;

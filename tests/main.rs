@@ -15,6 +15,7 @@ mod codec;
 mod compose;
 mod configuration;
 mod dashboards;
+mod dead_letters;
 mod doctor;
 mod exactly_once;
 mod held;

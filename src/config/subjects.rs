@@ -1,7 +1,7 @@
 //! NATS subjects, as far as a configuration can get them wrong.
 
 /// Tokens without spaces, `*` alone in its token, `>` alone in the last one.
-pub(super) fn is_valid(subject: &str) -> bool {
+pub(crate) fn is_valid(subject: &str) -> bool {
     let tokens: Vec<&str> = subject.split('.').collect();
     tokens.iter().enumerate().all(|(i, token)| {
         let last = i + 1 == tokens.len();

@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 use async_nats::HeaderMap;
 
 use super::error::quoted;
+use super::replay::ReplayHeaders;
 use super::{Data, DecodeError, DecodeReason, Event, Timestamp};
 
 /// Longest `id`: with `source` and `time` it is the key in Postgres, whose index rows hold 2,704 bytes.
@@ -122,6 +123,7 @@ pub(super) struct Headers<'a> {
     repeated_attribute: Option<&'a str>,
     repeated_content_type: bool,
     repeated_nats_msg_id: bool,
+    pub(super) replay: ReplayHeaders<'a>,
 }
 
 impl<'a> Headers<'a> {
@@ -145,7 +147,7 @@ impl<'a> Headers<'a> {
             _ if name.eq_ignore_ascii_case("nats-msg-id") => {
                 self.repeated_nats_msg_id |= self.nats_msg_id.replace(value).is_some();
             }
-            _ => {}
+            _ => self.replay.take(name, value),
         }
     }
 

@@ -9,9 +9,13 @@ use super::attributes::{
 use super::{Data, DecodeError, Event, Message};
 
 /// Makes an event of any message: `Nats-Msg-Id` or its place in the stream is the id, the stream the
-/// source, its subject the type.
-pub(super) fn decode(message: &Message<'_>, headers: &Headers<'_>) -> Result<Event, DecodeError> {
-    let id = match headers.message_id()? {
+/// source, its subject the type. A replay has the id of its first delivery, `first_id`.
+pub(super) fn decode(
+    message: &Message<'_>,
+    headers: &Headers<'_>,
+    first_id: Option<&str>,
+) -> Result<Event, DecodeError> {
+    let id = match first_id.or(headers.message_id()?) {
         Some(id) => Cow::Borrowed(id),
         None => Cow::Owned(format!("{}:{}", message.stream, message.stream_sequence)),
     };

@@ -167,6 +167,16 @@ pub fn dlq_stream_unfit(stream: &Config) -> Vec<Unfit> {
             "remove max_msgs_per_subject",
         ));
     }
+    if stream.max_message_size > 0 {
+        unfit.push(Unfit::stream(
+            name,
+            &format!(
+                "max_msg_size is {}: a message whose letter is larger would never be acknowledged",
+                stream.max_message_size
+            ),
+            "remove max_msg_size",
+        ));
+    }
     if stream.duplicate_window < DLQ_DUPLICATE_WINDOW {
         unfit.push(Unfit::stream(
             name,
@@ -198,6 +208,6 @@ pub(super) fn creation_error(detail: &str, refused: Option<&jetstream::Error>) -
 }
 
 /// An error of JetStream's API. Trying again may help: streams move, servers restart.
-pub(super) fn api_error(detail: &str) -> Error {
+pub(in crate::messaging) fn api_error(detail: &str) -> Error {
     Error::new(Dependency::Nats, Class::Transient, Code::Response, detail)
 }

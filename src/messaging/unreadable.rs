@@ -18,14 +18,11 @@ use serde::Deserialize;
 
 use super::Held;
 use super::delivery::{Arrived, Metadata};
+use super::letters::{HEADERS_BASE64, HEADERS_BYTES};
 use super::streams::api_error;
 use crate::error::Error;
 use crate::event::Timestamp;
 
-/// The headers as they were stored, in base64.
-pub const HEADERS_BASE64: &str = "ganesh-dlq-headers-base64";
-/// Headers that are too large for that stand before the body; this says how many bytes of it.
-pub const HEADERS_BYTES: &str = "ganesh-dlq-headers-bytes";
 /// The server takes 64 KiB of headers, and a letter has some of its own.
 const HEADERS_BASE64_MAX_BYTES: usize = 32 * 1024;
 /// Messages read in one go at most; a further go follows where there are more.

@@ -4,16 +4,15 @@
 use std::sync::Arc;
 
 use async_nats::jetstream::Context;
-use async_nats::{HeaderMap, HeaderName, HeaderValue};
 use futures::StreamExt;
 use tokio::sync::mpsc::{Receiver, Sender};
 
 use super::Backoff;
 use super::settle::Settlement;
 use crate::error::{Class, Code, Dependency, Error};
-use crate::event::{DecodeReason, Event, Timestamp};
+use crate::event::{DecodeReason, Event};
 use crate::messaging::Delivery;
-use crate::messaging::streams::DLQ_SUBJECT_PREFIX;
+use crate::messaging::letters::write::{self, Original, Outgoing, Part};
 use crate::telemetry::Metrics;
 use crate::telemetry::batch::BatchRecord;
 use crate::telemetry::logs::RateLimit;
@@ -21,8 +20,6 @@ use crate::telemetry::record::Failures;
 
 /// Letters whose acknowledgement is awaited at the same time.
 const PUBLISHES_AT_ONCE: usize = 64;
-/// A header value that is longer is cut: it is for people.
-const DETAIL_MAX_BYTES: usize = 512;
 
 /// Why a message became a dead letter: a closed list, and a metric label.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -157,74 +154,45 @@ impl DeadLetterStage {
         Buried { letter, failures }
     }
 
-    /// Returns when the stream has acknowledged the letter.
+    /// Returns when the stream has acknowledged the letter, all of it.
     async fn publish(&self, letter: &DeadLetter) -> Result<(), Error> {
-        let message = &letter.delivery.message;
-        let subject = format!("{DLQ_SUBJECT_PREFIX}{}", message.subject);
-        let headers = headers(letter, &self.stream);
-        let acknowledgement = self
-            .jetstream
-            .publish_with_headers(subject, headers, message.payload.clone())
-            .await
-            .map_err(|error| nats_error(Code::Connection, &error.to_string()))?;
-        acknowledgement
-            .await
-            .map_err(|error| nats_error(Code::Response, &error.to_string()))?;
+        let delivery = &letter.delivery;
+        let original = Original {
+            subject: &delivery.message.subject,
+            headers: delivery.message.headers.as_ref(),
+            body: &delivery.message.payload,
+            stream: &self.stream,
+            sequence: delivery.stream_sequence,
+            stored_at: delivery.published_at,
+            deliveries: delivery.delivered,
+            trace_id: delivery.trace_id,
+        };
+        let payload_max_bytes = self.jetstream.client().max_payload();
+        let reason = letter.reason.as_str();
+        let subject = write::letter_subject(original.subject);
+        match write::outgoing(&original, reason, &letter.detail, payload_max_bytes) {
+            Outgoing::Whole(part) => self.publish_part(&subject, part).await?,
+            Outgoing::Halves(first, second) => {
+                let first_sequence = self.publish_part(&subject, first).await?;
+                self.publish_part(&subject, second.follow(first_sequence))
+                    .await?
+            }
+        };
         Ok(())
     }
-}
 
-/// The original headers, and why, when and how often. NATS acts on headers that begin
-/// with `Nats-` (expected stream, rollup, time to live), so those of the original
-/// are kept under another name.
-fn headers(letter: &DeadLetter, stream: &str) -> HeaderMap {
-    let delivery = &letter.delivery;
-    let mut headers = HeaderMap::new();
-    for (name, values) in delivery.message.headers.iter().flat_map(HeaderMap::iter) {
-        let name = kept_name(name);
-        for value in values {
-            headers.append(name.clone(), value.clone());
-        }
+    /// The sequence at which the stream holds the part, now or from an earlier attempt.
+    async fn publish_part(&self, subject: &str, part: Part) -> Result<u64, Error> {
+        let acknowledgement = self
+            .jetstream
+            .publish_with_headers(subject.to_owned(), part.headers, part.body)
+            .await
+            .map_err(|error| nats_error(Code::Connection, &error.to_string()))?;
+        let acknowledgement = acknowledgement
+            .await
+            .map_err(|error| nats_error(Code::Response, &error.to_string()))?;
+        Ok(acknowledgement.sequence)
     }
-    let stored_at = delivery.published_at.to_string();
-    let sequence = delivery.stream_sequence.to_string();
-    let id = format!("{stream}:{sequence}:{stored_at}");
-    let mut put = |name: &'static str, value: &str| headers.insert(name, header_value(value));
-    put("Nats-Msg-Id", &id);
-    put("ganesh-dlq-reason", letter.reason.as_str());
-    put("ganesh-dlq-detail", &letter.detail);
-    put("ganesh-dlq-stream", stream);
-    put("ganesh-dlq-stream-sequence", &sequence);
-    put("ganesh-dlq-subject", &delivery.message.subject);
-    put("ganesh-dlq-deliveries", &delivery.delivered.to_string());
-    put("ganesh-dlq-first-seen", &stored_at);
-    put("ganesh-dlq-last-seen", &Timestamp::now().to_string());
-    put("ganesh-dlq-trace-id", &delivery.trace_id.to_string());
-    headers
-}
-
-fn kept_name(name: &HeaderName) -> HeaderName {
-    let text: &str = name.as_ref();
-    let nats_acts_on_it = text
-        .get(..5)
-        .is_some_and(|prefix| prefix.eq_ignore_ascii_case("nats-"));
-    if nats_acts_on_it {
-        format!("ganesh-dlq-original-{text}")
-            .parse()
-            .unwrap_or_else(|_| name.clone())
-    } else {
-        name.clone()
-    }
-}
-
-/// A value on one line, cut at a limit.
-fn header_value(text: &str) -> HeaderValue {
-    let one_line: String = text
-        .chars()
-        .map(|c| if c.is_control() { ' ' } else { c })
-        .collect();
-    let end = one_line.floor_char_boundary(DETAIL_MAX_BYTES);
-    HeaderValue::from(&one_line[..end])
 }
 
 fn nats_error(code: Code, detail: &str) -> Error {

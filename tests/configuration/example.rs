@@ -5,6 +5,7 @@
 use std::fmt::Write;
 
 use ganesh::api::log_level::FOR;
+use ganesh::cli::dlq;
 use ganesh::config::{SETTINGS, Setting};
 use ganesh::produce::options::{OPTIONS, Options};
 
@@ -19,9 +20,10 @@ const HEAD: &str = "\
 ";
 
 /// Each part, under its heading.
-const PARTS: [(&str, &[Setting]); 3] = [
+const PARTS: [(&str, &[Setting]); 4] = [
     ("", SETTINGS),
     ("\n# ganesh produce\n", OPTIONS),
+    ("\n# ganesh dlq\n", dlq::options::OPTIONS),
     ("\n# ganesh log-level\n", &[FOR]),
 ];
 

@@ -190,7 +190,7 @@ fn fit_letters() -> Config {
     }
 }
 
-const UNFIT_LETTERS: [Case<Config>; 6] = [
+const UNFIT_LETTERS: [Case<Config>; 7] = [
     (
         "subjects",
         |s| s.subjects = vec!["dlq.events.>".to_owned()],
@@ -218,6 +218,11 @@ const UNFIT_LETTERS: [Case<Config>; 6] = [
         "max_msgs_per_subject",
         |s| s.max_messages_per_subject = 1,
         ["max_msgs_per_subject is 1", "remove max_msgs_per_subject"],
+    ),
+    (
+        "max_msg_size",
+        |s| s.max_message_size = 1_000,
+        ["max_msg_size is 1000", "remove max_msg_size"],
     ),
     (
         "duplicate_window",

@@ -1,0 +1,150 @@
+//! `ganesh dlq`: lists, shows, replays and deletes dead letters.
+
+pub mod options;
+
+mod list;
+mod purge;
+mod replay;
+mod show;
+
+use std::io;
+
+use anyhow::anyhow;
+use async_nats::jetstream::stream::Stream;
+use async_nats::jetstream::{self, Context};
+use clap::{ArgMatches, Command};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
+use super::Failure;
+use crate::config::{Config, arguments};
+use crate::error::{Class, Error};
+use crate::messaging::connection;
+use crate::messaging::letters::scan::{Bodies, Filter, Scan};
+use crate::messaging::letters::write::printable;
+use crate::telemetry::{Health, Histograms, Metrics};
+
+/// A column or a header of a letter that is longer is cut where a person reads it.
+const SHOWN_MAX_BYTES: usize = 1_024;
+
+pub(super) fn command() -> Command {
+    Command::new("dlq")
+        .about("List, show, replay or delete dead letters")
+        .long_about(
+            "Lists, shows, replays or deletes dead letters: the messages that could not be decoded, or \
+             whose rows Postgres refused. They are in GANESH_DLQ_STREAM, each as it came, with the reason.",
+        )
+        .subcommand_required(true)
+        .arg_required_else_help(true)
+        .subcommand(list::command().args(arguments()))
+        .subcommand(show::command().args(arguments()))
+        .subcommand(replay::command().args(arguments()))
+        .subcommand(purge::command().args(arguments()))
+}
+
+pub(super) async fn run(config: Config, matches: &ArgMatches) -> Result<(), Failure> {
+    let (name, matches) = matches
+        .subcommand()
+        .expect("clap refuses dlq without a subcommand");
+    match name {
+        "list" => list::run(&config, matches).await,
+        "show" => show::run(&config, matches).await,
+        "replay" => Box::pin(replay::run(&config, matches)).await,
+        "purge" => purge::run(&config, matches).await,
+        _ => unreachable!("clap knows no other subcommand"),
+    }
+}
+
+/// The dead-letter stream as it is at the start: what is written later is for the next command.
+struct DeadLetters {
+    jetstream: Context,
+    stream: Stream,
+    name: String,
+    last_sequence: u64,
+}
+
+impl DeadLetters {
+    async fn open(config: &Config) -> Result<Self, Failure> {
+        // Handles without a recorder: nobody scrapes a command.
+        let metrics = Metrics::register(&Histograms::default());
+        let health = Health::new(metrics.clone());
+        let (client, _) = connection::connect(&config.nats, 1, &health, &metrics)
+            .await
+            .map_err(|error| match error.class {
+                Class::Fatal => Failure::Usage(format!("NATS (NATS_URL): {}", error.detail)),
+                _ => Failure::Running(anyhow!(
+                    "NATS at {} (NATS_URL) does not answer: {}",
+                    config.nats.url,
+                    error.detail
+                )),
+            })?;
+        let jetstream = jetstream::new(client);
+        let name = config.nats.dlq_stream.clone();
+        let stream = jetstream.get_stream(&name).await.map_err(|error| {
+            anyhow!("stream {name} (GANESH_DLQ_STREAM): {error}: expected the one that ganesh serve makes")
+        })?;
+        let last_sequence = stream.cached_info().state.last_sequence;
+        Ok(Self {
+            jetstream,
+            stream,
+            name,
+            last_sequence,
+        })
+    }
+
+    async fn scan(&self, filter: &Filter, bodies: Bodies) -> Result<Scan, Error> {
+        Scan::open(
+            &self.jetstream,
+            &self.stream,
+            filter,
+            bodies,
+            self.last_sequence,
+        )
+        .await
+    }
+
+    async fn count(&self, filter: &Filter) -> Result<u64, Error> {
+        let scan = self.scan(filter, Bodies::LeftOut).await?;
+        Box::pin(scan.count()).await
+    }
+
+    /// How many letters match, and how many of them `limit` lets through, in words.
+    fn found(&self, count: u64, limit: u64) -> String {
+        let letters = if count == 1 { "letter" } else { "letters" };
+        let found = format!("{count} dead {letters} in {}", self.name);
+        if limit < count {
+            format!("{found}, of which the first {limit}")
+        } else {
+            found
+        }
+    }
+}
+
+/// Ends what is under way, and begins nothing new, at Ctrl-C or SIGTERM.
+fn stop_at_signal() -> io::Result<CancellationToken> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let stop = CancellationToken::new();
+    let told = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        told.cancel();
+    });
+    Ok(stop)
+}
+
+/// Text of a message or a letter as a terminal may get it: whoever may publish chose it.
+fn shown(text: &str) -> String {
+    printable(text, SHOWN_MAX_BYTES)
+}
+
+/// Whoever read the output has seen enough.
+fn ends_quietly(written: io::Result<()>) -> Result<(), Failure> {
+    match written {
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => Ok(written?),
+    }
+}

@@ -1,0 +1,130 @@
+//! `ganesh dlq list`.
+
+use std::io::{self, BufWriter, IsTerminal, Write};
+
+use clap::{ArgMatches, Command};
+use serde_json::{Value, json};
+
+use super::options::{FILTERS, Given, JSON, argument};
+use super::{DeadLetters, Failure, ends_quietly, shown};
+use crate::config::Config;
+use crate::event::replay::{FIRST_SEEN, GENERATION};
+use crate::messaging::letters::scan::Bodies;
+use crate::messaging::letters::write::printable;
+use crate::messaging::letters::{
+    DELIVERIES, DETAIL, Form, LAST_SEEN, Letter, STREAM, STREAM_SEQUENCE, TRACE_ID,
+};
+
+/// On a terminal a line is no longer than most are wide.
+const DETAIL_ON_TERMINAL_MAX_BYTES: usize = 80;
+
+pub(super) fn command() -> Command {
+    Command::new("list")
+        .about("List dead letters, oldest first, after their number")
+        .args(FILTERS.iter().chain([&JSON]).map(argument))
+}
+
+pub(super) async fn run(config: &Config, matches: &ArgMatches) -> Result<(), Failure> {
+    let mut given = Given::read(matches, FILTERS.iter().chain([&JSON]));
+    let options = (given.selection(), given.switch(&JSON));
+    let (selection, as_json) = given.finish(options).map_err(Failure::Usage)?;
+    let letters = DeadLetters::open(config).await?;
+    let count = letters.count(&selection.filter).await?;
+    let found = letters.found(count, selection.limit);
+    if as_json {
+        eprintln!("{found}");
+    }
+    let mut scan = letters.scan(&selection.filter, Bodies::LeftOut).await?;
+    let mut out = BufWriter::new(io::stdout().lock());
+    let line = if as_json { json_line } else { table_line };
+    let head = match (as_json, count) {
+        (true, _) => String::new(),
+        (false, 0) => format!("{found}\n"),
+        (false, _) => format!("{found}\n{}\n", table_head()),
+    };
+    let mut written = out.write_all(head.as_bytes());
+    for _ in 0..count.min(selection.limit) {
+        let Some(letter) = scan.next().await? else {
+            break; // Somebody deleted some meanwhile.
+        };
+        written = written.and_then(|()| writeln!(out, "{}", line(&letter)));
+        if written.is_err() {
+            break;
+        }
+    }
+    scan.close().await;
+    ends_quietly(written.and_then(|()| out.flush()))
+}
+
+fn table_head() -> String {
+    row(
+        ["SEQUENCE", "WRITTEN", "REASON", "DELIVERIES", "BYTES"],
+        "SUBJECT",
+        "DETAIL",
+    )
+}
+
+fn table_line(letter: &Letter) -> String {
+    let reason = match letter.form {
+        Form::Half(part) => format!("half a letter: {part}"),
+        Form::Whole | Form::Halves(_) => shown(letter.reason()),
+    };
+    let detail = letter.header(DETAIL).unwrap_or_default();
+    let detail = if io::stdout().is_terminal() {
+        printable(detail, DETAIL_ON_TERMINAL_MAX_BYTES)
+    } else {
+        shown(detail)
+    };
+    row(
+        [
+            &letter.sequence.to_string(),
+            &letter.written_at.to_string(),
+            &reason,
+            &shown(letter.header(DELIVERIES).unwrap_or("-")),
+            &letter.body_bytes.to_string(),
+        ],
+        &shown(letter.subject()),
+        &detail,
+    )
+}
+
+fn row(
+    [sequence, written, reason, deliveries, bytes]: [&str; 5],
+    subject: &str,
+    detail: &str,
+) -> String {
+    format!(
+        "{sequence:>9}  {written:<27}  {reason:<22}  {deliveries:>10}  {bytes:>8}  {subject:<24}  {detail}"
+    )
+}
+
+fn json_line(letter: &Letter) -> String {
+    object(letter).to_string()
+}
+
+/// What a letter says about its message; numbers are numbers where they are some.
+pub(super) fn object(letter: &Letter) -> Value {
+    let number = |name| letter.header(name)?.parse::<u64>().ok();
+    let (half, first_half) = match letter.form {
+        Form::Whole => (None, None),
+        Form::Halves(first) => (None, Some(first)),
+        Form::Half(part) => (Some(part), None),
+    };
+    json!({
+        "sequence": letter.sequence,
+        "written_at": letter.written_at.to_string(),
+        "reason": letter.reason(),
+        "detail": letter.header(DETAIL),
+        "subject": letter.subject(),
+        "stream": letter.header(STREAM),
+        "stream_sequence": number(STREAM_SEQUENCE),
+        "deliveries": number(DELIVERIES),
+        "generation": number(GENERATION),
+        "first_seen": letter.header(FIRST_SEEN),
+        "last_seen": letter.header(LAST_SEEN),
+        "trace_id": letter.header(TRACE_ID),
+        "bytes": letter.body_bytes,
+        "half": half,
+        "first_half_sequence": first_half,
+    })
+}

@@ -1,0 +1,131 @@
+//! `ganesh dlq purge`.
+
+use std::io::{self, IsTerminal, Write};
+
+use anyhow::anyhow;
+use clap::{ArgMatches, Command};
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+use super::options::{FILTERS, Given, Selection, YES, argument};
+use super::{DeadLetters, Failure, stop_at_signal};
+use crate::config::Config;
+use crate::error::Error;
+use crate::messaging::letters;
+use crate::messaging::letters::scan::Bodies;
+
+/// Deletions under way at the same time.
+const IN_FLIGHT_MAX: usize = 64;
+
+pub(super) fn command() -> Command {
+    Command::new("purge")
+        .about("Delete dead letters for good, after asking")
+        .args(FILTERS.iter().chain([&YES]).map(argument))
+}
+
+pub(super) async fn run(config: &Config, matches: &ArgMatches) -> Result<(), Failure> {
+    let mut given = Given::read(matches, FILTERS.iter().chain([&YES]));
+    let options = (given.selection(), given.switch(&YES));
+    let (selection, yes) = given.finish(options).map_err(Failure::Usage)?;
+    if !yes && !io::stdin().is_terminal() {
+        return Err(Failure::Usage(
+            "dlq purge deletes for good, and there is no terminal to ask on: expected --yes (GANESH_DLQ_YES)"
+                .to_owned(),
+        ));
+    }
+    let letters = DeadLetters::open(config).await?;
+    let count = letters.count(&selection.filter).await?;
+    println!("{}", letters.found(count, selection.limit));
+    let count = count.min(selection.limit);
+    if count == 0 {
+        return Ok(());
+    }
+    if !yes && !is_confirmed(count)? {
+        println!("nothing was deleted");
+        return Ok(());
+    }
+    // From here on a signal must not leave it open how far this came.
+    let stop = stop_at_signal()?;
+    if selection.is_by_subject_only() {
+        at_once(&letters, &selection).await?;
+        println!("deleted: {count} of {count}");
+        return Ok(());
+    }
+    let (deleted, ended) = one_by_one(&letters, &selection, count, &stop).await;
+    let interrupted = if stop.is_cancelled() {
+        ", then interrupted"
+    } else {
+        ""
+    };
+    println!("deleted: {deleted} of {count}{interrupted}");
+    Ok(ended?)
+}
+
+fn is_confirmed(count: u64) -> io::Result<bool> {
+    eprint!("Delete {count} dead letters for good? [y/N] ");
+    io::stderr().flush()?;
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer)?;
+    let answer = answer.trim();
+    Ok(answer.eq_ignore_ascii_case("y") || answer.eq_ignore_ascii_case("yes"))
+}
+
+/// The server deletes by subject in one step; not what was written since the count.
+async fn at_once(letters: &DeadLetters, selection: &Selection) -> Result<(), Failure> {
+    letters
+        .stream
+        .purge()
+        .sequence(letters.last_sequence + 1)
+        .filter(selection.filter.letter_subjects())
+        .await
+        .map_err(|error| anyhow!("purging {}: {error}", letters.name))?;
+    Ok(())
+}
+
+/// How many were deleted, and what ended it early.
+async fn one_by_one(
+    letters: &DeadLetters,
+    selection: &Selection,
+    count: u64,
+    stop: &CancellationToken,
+) -> (u64, Result<(), Error>) {
+    let mut scan = match letters.scan(&selection.filter, Bodies::LeftOut).await {
+        Ok(scan) => scan,
+        Err(error) => return (0, Err(error)),
+    };
+    let mut deletions = JoinSet::new();
+    let (mut deleted, mut ended) = (0, Ok(()));
+    let mut settle = |settled: Result<Result<(), Error>, tokio::task::JoinError>| match settled {
+        Ok(Ok(())) => {
+            deleted += 1;
+            Ok(())
+        }
+        Ok(Err(error)) => Err(error),
+        Err(join) => std::panic::resume_unwind(join.into_panic()),
+    };
+    for _ in 0..count {
+        if deletions.len() >= IN_FLIGHT_MAX
+            && let Some(settled) = deletions.join_next().await
+        {
+            ended = settle(settled);
+        }
+        if ended.is_err() {
+            break;
+        }
+        let letter = match stop.run_until_cancelled(scan.next()).await {
+            Some(Ok(Some(letter))) => letter,
+            Some(Ok(None)) | None => break,
+            Some(Err(error)) => {
+                ended = Err(error);
+                break;
+            }
+        };
+        let (jetstream, name) = (letters.jetstream.clone(), letters.name.clone());
+        deletions.spawn(async move { letters::delete(&jetstream, &name, &letter).await });
+    }
+    while let Some(settled) = deletions.join_next().await {
+        ended = ended.and(settle(settled));
+    }
+    scan.close().await;
+    (deleted, ended)
+}

@@ -1,0 +1,333 @@
+//! `ganesh dlq replay`: publishes messages again, and deletes the letter of each that the stream took.
+//!
+//! ```text
+//!  scan ─▶ refused? ─▶ pace ─▶ publish ─▶ acknowledged, and no duplicate? ─▶ delete
+//! ```
+//!
+//! A crash at any point leaves the letter: the next replay finds its message in the stream (an answer
+//! that says duplicate), or publishes it again, which is the same event.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::io::IsTerminal;
+
+use anyhow::anyhow;
+use async_nats::jetstream::Context;
+use bytes::Bytes;
+use clap::{ArgMatches, Command};
+use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep_until};
+use tokio_util::sync::CancellationToken;
+
+use super::options::{DRY_RUN, FILTERS, Given, MAX_GENERATION, RATE, Selection, argument};
+use super::{DeadLetters, Failure, shown, stop_at_signal};
+use crate::config::{Config, Setting};
+use crate::error::Error;
+use crate::messaging::letters::scan::Bodies;
+use crate::messaging::letters::{self, Letter, replay};
+use crate::produce::pacer::{Pace, Pacer};
+
+/// Messages whose acknowledgement is awaited at the same time, and their bytes.
+const IN_FLIGHT_MAX: usize = 64;
+const IN_FLIGHT_MAX_BYTES: usize = 8 << 20;
+/// So many letters that the server did not take, or did not delete, are not bad luck.
+const FAILURES_MAX: u64 = 10;
+/// Letters that stay are named, this many of them.
+const NAMED_MAX: u64 = 20;
+const RATE_MAX: u32 = 10_000_000;
+const GENERATION_MAX: u32 = 1_000_000;
+
+const OPTIONS: [Setting; 3] = [DRY_RUN, RATE, MAX_GENERATION];
+
+pub(super) fn command() -> Command {
+    Command::new("replay")
+        .about("Publish the messages of dead letters again, and delete the letters")
+        .long_about(
+            "Publishes the messages of dead letters again, on their original subjects, and deletes each \
+             letter once the stream has acknowledged its message. An event that was stored meanwhile is \
+             stored once all the same.\n\n\
+             A message that fails again is a new letter of the next generation. Letters that were not \
+             replayed stay; then the exit code is 1. Ctrl-C ends it and says how far it came.",
+        )
+        .args(FILTERS.iter().chain(&OPTIONS).map(argument))
+}
+
+struct Options {
+    selection: Selection,
+    dry_run: bool,
+    rate_per_second: u32,
+    max_generation: u32,
+}
+
+pub(super) async fn run(config: &Config, matches: &ArgMatches) -> Result<(), Failure> {
+    let mut given = Given::read(matches, FILTERS.iter().chain(&OPTIONS));
+    let options = Options {
+        selection: given.selection(),
+        dry_run: given.switch(&DRY_RUN),
+        rate_per_second: given.number(&RATE, 0, RATE_MAX),
+        max_generation: given.number(&MAX_GENERATION, 1, GENERATION_MAX),
+    };
+    let options = given.finish(options).map_err(Failure::Usage)?;
+    let letters = DeadLetters::open(config).await?;
+    let stop = stop_at_signal()?;
+    let counting = letters.count(&options.selection.filter);
+    let Some(count) = stop.run_until_cancelled(counting).await else {
+        return Ok(()); // Nothing was done yet.
+    };
+    let count = count?;
+    println!("{}", letters.found(count, options.selection.limit));
+    let mut run = Run {
+        letters: &letters,
+        options: &options,
+        stop,
+        pacer: Pacer::new(options.rate_per_second),
+        in_flight: JoinSet::new(),
+        in_flight_bytes: 0,
+        tally: Tally::of(count.min(options.selection.limit)),
+        bar: bar(count.min(options.selection.limit), options.dry_run),
+    };
+    let ended = run.all().await;
+    run.bar.finish_and_clear();
+    let interrupted = if run.stop.is_cancelled() {
+        ", then interrupted"
+    } else {
+        ""
+    };
+    let done = if options.dry_run {
+        "would be replayed"
+    } else {
+        "replayed"
+    };
+    println!("{done}: {}{interrupted}", run.tally);
+    ended?;
+    match run.tally.kept() {
+        0 => Ok(()),
+        _ if options.dry_run => Ok(()),
+        kept => Err(Failure::Running(anyhow!(
+            "{kept} letters were not replayed"
+        ))),
+    }
+}
+
+/// What became of the letters so far.
+struct Tally {
+    count: u64,
+    replayed: u64,
+    kept: BTreeMap<Kept, u64>,
+}
+
+/// Why a letter was not replayed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Kept {
+    Refused,
+    Duplicate,
+    Failed,
+}
+
+/// What became of a message that was published.
+enum Outcome {
+    Replayed,
+    Kept(Kept, String),
+}
+
+impl Tally {
+    fn of(count: u64) -> Self {
+        Self {
+            count,
+            replayed: 0,
+            kept: BTreeMap::new(),
+        }
+    }
+
+    fn kept(&self) -> u64 {
+        self.kept.values().sum()
+    }
+
+    fn failed(&self) -> u64 {
+        self.kept.get(&Kept::Failed).copied().unwrap_or(0)
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of {}", self.replayed, self.count)?;
+        for (kept, count) in &self.kept {
+            let why = match kept {
+                Kept::Refused => "cannot be",
+                Kept::Duplicate => "were duplicates",
+                Kept::Failed => "failed",
+            };
+            write!(f, ", {count} {why}")?;
+        }
+        Ok(())
+    }
+}
+
+struct Run<'a> {
+    letters: &'a DeadLetters,
+    options: &'a Options,
+    stop: CancellationToken,
+    pacer: Pacer,
+    in_flight: JoinSet<(u64, usize, Outcome)>,
+    in_flight_bytes: usize,
+    tally: Tally,
+    bar: ProgressBar,
+}
+
+impl Run<'_> {
+    /// All letters, until one of the limits, and whatever is under way then.
+    async fn all(&mut self) -> Result<(), Error> {
+        let filter = &self.options.selection.filter;
+        let mut scan = self.letters.scan(filter, Bodies::Read).await?;
+        let started = Instant::now();
+        let stop = self.stop.clone();
+        let mut ended = Ok(());
+        for _ in 0..self.tally.count {
+            self.wait_for_room().await;
+            if stop.is_cancelled() || self.tally.failed() >= FAILURES_MAX {
+                break;
+            }
+            let letter = match stop.run_until_cancelled(scan.next()).await {
+                Some(Ok(Some(letter))) => letter,
+                Some(Ok(None)) | None => break,
+                Some(Err(error)) => {
+                    ended = Err(error);
+                    break;
+                }
+            };
+            self.one(letter, started).await;
+        }
+        while let Some(settled) = self.in_flight.join_next().await {
+            self.settle(settled);
+        }
+        scan.close().await;
+        ended
+    }
+
+    async fn one(&mut self, mut letter: Letter, started: Instant) {
+        let payload_max_bytes = self.letters.jetstream.client().max_payload();
+        let replay = match replay::replay(&letter, self.options.max_generation, payload_max_bytes) {
+            Ok(replay) => replay,
+            Err(refusal) => {
+                return self.keep(letter.sequence, Kept::Refused, &refusal.to_string());
+            }
+        };
+        if self.options.dry_run {
+            self.tally.replayed += 1;
+            let (sequence, subject) = (letter.sequence, shown(&replay.subject));
+            println!("{sequence:>9}  {subject}  as {}", shown(&replay.id));
+            return;
+        }
+        if !self.pace(started).await {
+            return;
+        }
+        let bytes = letter.body.len();
+        // The message has it.
+        letter.body = Bytes::new();
+        self.in_flight_bytes += bytes;
+        let (jetstream, name) = (self.letters.jetstream.clone(), self.letters.name.clone());
+        self.in_flight.spawn(async move {
+            let outcome = publish(&jetstream, &name, &letter, replay).await;
+            (letter.sequence, bytes, outcome)
+        });
+    }
+
+    /// Waits until the next one is due; false is a signal.
+    async fn pace(&mut self, started: Instant) -> bool {
+        while let Pace::Wait(until) = self.pacer.next(started.elapsed()) {
+            let due = sleep_until(started + until);
+            if self.stop.clone().run_until_cancelled(due).await.is_none() {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Settles what is done, and waits while too much is not.
+    async fn wait_for_room(&mut self) {
+        while let Some(settled) = self.in_flight.try_join_next() {
+            self.settle(settled);
+        }
+        while self.in_flight.len() >= IN_FLIGHT_MAX || self.in_flight_bytes >= IN_FLIGHT_MAX_BYTES {
+            let Some(settled) = self.in_flight.join_next().await else {
+                return;
+            };
+            self.settle(settled);
+        }
+    }
+
+    fn settle(&mut self, settled: Result<(u64, usize, Outcome), tokio::task::JoinError>) {
+        let (sequence, bytes, outcome) = match settled {
+            Ok(settled) => settled,
+            Err(join) => std::panic::resume_unwind(join.into_panic()),
+        };
+        self.in_flight_bytes -= bytes;
+        match outcome {
+            Outcome::Replayed => {
+                self.tally.replayed += 1;
+                self.bar.inc(1);
+            }
+            Outcome::Kept(kept, why) => self.keep(sequence, kept, &why),
+        }
+    }
+
+    fn keep(&mut self, sequence: u64, kept: Kept, why: &str) {
+        *self.tally.kept.entry(kept).or_default() += 1;
+        let said = match self.tally.kept() {
+            ..=NAMED_MAX => format!("letter {sequence} stays: {}", shown(why)),
+            count if count == NAMED_MAX + 1 => "further letters stay, and are counted".to_owned(),
+            _ => String::new(),
+        };
+        if !said.is_empty() {
+            self.bar.suspend(|| eprintln!("{said}"));
+        }
+        self.bar.inc(1);
+    }
+}
+
+/// Publishes, and deletes the letter if that was a replay.
+async fn publish(
+    jetstream: &Context,
+    name: &str,
+    letter: &Letter,
+    replay: replay::Replay,
+) -> Outcome {
+    let id = replay.id;
+    let published = jetstream
+        .publish_with_headers(replay.subject, replay.headers, replay.body)
+        .await;
+    let acknowledged = match published {
+        Ok(acknowledgement) => acknowledgement.await,
+        Err(error) => Err(error),
+    };
+    match acknowledged {
+        Err(error) => Outcome::Kept(Kept::Failed, format!("the stream did not take it: {error}")),
+        Ok(acknowledgement) if acknowledgement.duplicate => Outcome::Kept(
+            Kept::Duplicate,
+            format!(
+                "duplicate: the stream took a message with the id {id} before, as number {}, so this was \
+                 no replay; delete the letter if that message was settled",
+                acknowledgement.sequence
+            ),
+        ),
+        Ok(_) => match letters::delete(jetstream, name, letter).await {
+            Ok(()) => Outcome::Replayed,
+            Err(error) => Outcome::Kept(
+                Kept::Failed,
+                format!("its message was published as {id}, but {}", error.detail),
+            ),
+        },
+    }
+}
+
+fn bar(count: u64, dry_run: bool) -> ProgressBar {
+    let target = if std::io::stderr().is_terminal() && !dry_run {
+        ProgressDrawTarget::stderr()
+    } else {
+        ProgressDrawTarget::hidden()
+    };
+    let style = ProgressStyle::with_template("{bar:30} {pos} of {len}, {per_sec}, {eta} left")
+        .expect("a valid template");
+    ProgressBar::with_draw_target(Some(count), target).with_style(style)
+}

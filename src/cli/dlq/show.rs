@@ -1,0 +1,173 @@
+//! `ganesh dlq show`.
+
+use std::fmt::Write as _;
+use std::io::{self, Write};
+
+use anyhow::anyhow;
+use clap::{Arg, ArgMatches, Command, value_parser};
+
+use super::options::{Given, RAW, argument};
+use super::{DeadLetters, Failure, ends_quietly, shown};
+use crate::config::Config;
+use crate::event::replay::{FIRST_SEEN, FIRST_SEQUENCE};
+use crate::messaging::letters::{
+    self, DELIVERIES, DETAIL, Form, LAST_SEEN, Letter, STREAM, STREAM_SEQUENCE, TRACE_ID,
+};
+
+/// The name of the positional argument.
+const SEQUENCE: &str = "sequence";
+/// What is shown of a body, and of headers that are no text.
+const SHOWN_MAX_BYTES: usize = 4_096;
+const HEX_LINE_BYTES: usize = 16;
+
+pub(super) fn command() -> Command {
+    Command::new("show")
+        .about("Show one dead letter: why, the message's headers, and its body")
+        .arg(
+            Arg::new(SEQUENCE)
+                .value_name("SEQUENCE")
+                .value_parser(value_parser!(u64))
+                .required(true)
+                .help("The letter's sequence, as ganesh dlq list shows it"),
+        )
+        .arg(argument(&RAW))
+}
+
+pub(super) async fn run(config: &Config, matches: &ArgMatches) -> Result<(), Failure> {
+    let mut given = Given::read(matches, [&RAW]);
+    let raw = given.switch(&RAW);
+    let raw = given.finish(raw).map_err(Failure::Usage)?;
+    let sequence = *matches
+        .get_one::<u64>(SEQUENCE)
+        .expect("clap refuses show without a sequence");
+    let dead_letters = DeadLetters::open(config).await?;
+    let letter = letters::one(&dead_letters.stream, sequence).await?;
+    let Some(letter) = letter else {
+        return Err(Failure::Running(anyhow!(
+            "{} holds no letter {sequence}: expected a sequence that ganesh dlq list shows",
+            dead_letters.name
+        )));
+    };
+    let mut out = io::stdout().lock();
+    let written = if raw {
+        out.write_all(&letter.body)
+    } else {
+        out.write_all(text(&letter).as_bytes())
+    };
+    ends_quietly(written.and_then(|()| out.flush()))
+}
+
+fn text(letter: &Letter) -> String {
+    let mut text = String::new();
+    let mut line = |name: &str, value: &str| {
+        let _ = writeln!(text, "{name:<14}  {value}");
+    };
+    line("letter", &form(letter));
+    line("written", &letter.written_at.to_string());
+    line("reason", &shown(letter.reason()));
+    line("subject", &shown(letter.subject()));
+    line("generation", &letter.generation().to_string());
+    for (name, header) in [
+        ("detail", DETAIL),
+        ("stream", STREAM),
+        ("sequence", STREAM_SEQUENCE),
+        ("first sequence", FIRST_SEQUENCE),
+        ("deliveries", DELIVERIES),
+        ("first seen", FIRST_SEEN),
+        ("last seen", LAST_SEEN),
+        ("trace id", TRACE_ID),
+    ] {
+        line(name, &shown(letter.header(header).unwrap_or("-")));
+    }
+    text.push_str(&headers(letter));
+    text.push_str(&body(letter));
+    text
+}
+
+fn form(letter: &Letter) -> String {
+    let sequence = letter.sequence;
+    match letter.form {
+        Form::Whole => sequence.to_string(),
+        Form::Halves(first) => format!("{sequence}, in two messages: its first half is {first}"),
+        Form::Half(part) => {
+            format!(
+                "{sequence}, half a letter ({part}): the other half is missing, or is listed by itself"
+            )
+        }
+    }
+}
+
+fn headers(letter: &Letter) -> String {
+    if let Some(block) = letter.unreadable_headers() {
+        let shown_bytes = block.len().min(SHOWN_MAX_BYTES);
+        return format!(
+            "headers         {} bytes that a NATS client cannot read\n  {}\n",
+            block.len(),
+            block[..shown_bytes].escape_ascii()
+        );
+    }
+    let original = letter.original_headers();
+    let mut lines: Vec<String> = original
+        .iter()
+        .flat_map(|(name, values)| {
+            let name: &str = name.as_ref();
+            values
+                .iter()
+                .map(move |value| format!("  {name}: {}\n", shown(value.as_str())))
+        })
+        .collect();
+    lines.sort_unstable();
+    format!("headers         {}\n{}", lines.len(), lines.concat())
+}
+
+fn body(letter: &Letter) -> String {
+    let body = &letter.body;
+    let start = &body[..body.len().min(SHOWN_MAX_BYTES)];
+    // What is cut in the middle of a character is still text.
+    let (kind, mut text) = match std::str::from_utf8(start) {
+        Ok(text) => ("text", as_text(text)),
+        Err(error) if error.error_len().is_none() && start.len() < body.len() => {
+            let whole = String::from_utf8_lossy(&start[..error.valid_up_to()]);
+            ("text", as_text(&whole))
+        }
+        Err(_) => ("bytes", as_hex(start)),
+    };
+    if start.len() < body.len() {
+        let rest = body.len() - start.len();
+        let _ = writeln!(text, "… and {rest} bytes more: --raw writes all of it");
+    }
+    format!("body            {} bytes, as {kind}\n{text}", body.len())
+}
+
+/// Text with the controls, but for line breaks and tabs, escaped: a terminal acts on them.
+fn as_text(text: &str) -> String {
+    let mut shown = String::new();
+    for c in text.chars() {
+        match c {
+            '\n' | '\t' => shown.push(c),
+            c if c.is_control() => shown.extend(c.escape_default()),
+            c => shown.push(c),
+        }
+    }
+    if !shown.is_empty() && !shown.ends_with('\n') {
+        shown.push('\n');
+    }
+    shown
+}
+
+fn as_hex(bytes: &[u8]) -> String {
+    let mut dump = String::new();
+    for (number, line) in bytes.chunks(HEX_LINE_BYTES).enumerate() {
+        let hex: Vec<String> = line.iter().map(|byte| format!("{byte:02x}")).collect();
+        let ascii: String = line
+            .iter()
+            .map(|byte| match byte {
+                b' '..=b'~' => char::from(*byte),
+                _ => '.',
+            })
+            .collect();
+        let offset = number * HEX_LINE_BYTES;
+        let _ = writeln!(dump, "{offset:08x}  {:<47}  {ascii}", hex.join(" "));
+    }
+    dump
+}

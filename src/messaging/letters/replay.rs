@@ -1,0 +1,160 @@
+//! The message that a letter is replayed as. Pure.
+
+use std::fmt;
+
+use async_nats::{HeaderMap, HeaderValue};
+use bytes::Bytes;
+
+use super::write::{HEADERS_MAX_BYTES, block_len};
+use super::{Form, Letter, STREAM, STREAM_SEQUENCE, is_acted_on};
+use crate::event::replay::{FIRST_SEEN, FIRST_SEQUENCE, GENERATION, GENERATION_MARK};
+
+/// A message to publish on the original's subject.
+#[derive(Debug, Clone)]
+pub struct Replay {
+    /// The original's subject.
+    pub subject: String,
+    /// Its headers, and those that make it the same event again.
+    pub headers: HeaderMap,
+    /// Its body.
+    pub body: Bytes,
+    /// Its `Nats-Msg-Id`.
+    pub id: String,
+}
+
+/// Why a letter is not replayed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Refusal {
+    /// A half without the other one.
+    Half(&'static str),
+    /// Not written by ganesh, or not whole.
+    Foreign,
+    /// Its headers cannot be written by the client either.
+    Unreadable,
+    /// It failed this often already.
+    Generation(u32),
+    /// With the headers of a replay it has more bytes than the server takes.
+    TooLarge {
+        /// Its bytes.
+        bytes: usize,
+        /// What the server takes.
+        max_bytes: usize,
+    },
+    /// With those of a replay its headers have more bytes than JetStream stores.
+    HeadersTooLarge(usize),
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Half(part) => write!(f, "it is half a letter ({part}), the other half is missing"),
+            Self::Foreign => f.write_str(
+                "it does not say from which stream, sequence and time its message is: not written by ganesh",
+            ),
+            Self::Unreadable => f.write_str(
+                "the headers of its message are not what a NATS client can read or write; ganesh dlq show \
+                 has them: publish the event anew",
+            ),
+            Self::Generation(generation) => write!(
+                f,
+                "it was replayed {generation} times and failed each time; --max-generation {} replays it \
+                 once more",
+                generation + 1
+            ),
+            Self::TooLarge { bytes, max_bytes } => write!(
+                f,
+                "with the headers of a replay it has {bytes} bytes, and the server takes {max_bytes}: raise \
+                 its max_payload to replay it"
+            ),
+            Self::HeadersTooLarge(bytes) => write!(
+                f,
+                "with those of a replay it has {bytes} bytes of headers, and JetStream stores \
+                 {HEADERS_MAX_BYTES}: publish the event anew"
+            ),
+        }
+    }
+}
+
+/// What to publish for a letter, one generation further. The headers that NATS acts on (expected
+/// sequence, rollup, time to live) are left out: they were acted on when the message was published first.
+///
+/// # Errors
+/// Why it is not replayed.
+pub fn replay(
+    letter: &Letter,
+    max_generation: u32,
+    payload_max_bytes: usize,
+) -> Result<Replay, Refusal> {
+    if let Form::Half(part) = letter.form {
+        return Err(Refusal::Half(part));
+    }
+    if letter.unreadable_headers().is_some() {
+        return Err(Refusal::Unreadable);
+    }
+    let (stream, seen, sequence) = first_place(letter).ok_or(Refusal::Foreign)?;
+    let generation = letter.generation();
+    if generation >= max_generation {
+        return Err(Refusal::Generation(generation));
+    }
+    let original = letter.original_headers();
+    let first_id = first_id(&original, generation);
+    let first_id = first_id.unwrap_or_else(|| format!("{stream}:{sequence}"));
+    let generation = generation + 1;
+    let id = format!("{first_id}{GENERATION_MARK}{generation}");
+    let mut headers = HeaderMap::new();
+    for (name, values) in original.iter() {
+        if !is_acted_on(name.as_ref()) {
+            for value in values {
+                headers.append(name.clone(), value.clone());
+            }
+        }
+    }
+    headers.insert("Nats-Msg-Id", id.as_str());
+    // Another stream would make another source of a plain message.
+    headers.insert("Nats-Expected-Stream", stream);
+    headers.insert(GENERATION, HeaderValue::from(u64::from(generation)));
+    headers.insert(FIRST_SEEN, seen);
+    headers.insert(FIRST_SEQUENCE, sequence);
+    let headers_bytes = block_len(&headers);
+    if headers_bytes > HEADERS_MAX_BYTES {
+        return Err(Refusal::HeadersTooLarge(headers_bytes));
+    }
+    let bytes = headers_bytes + letter.body.len();
+    if bytes > payload_max_bytes {
+        return Err(Refusal::TooLarge {
+            bytes,
+            max_bytes: payload_max_bytes,
+        });
+    }
+    Ok(Replay {
+        subject: letter.subject().to_owned(),
+        headers,
+        body: letter.body.clone(),
+        id,
+    })
+}
+
+/// Stream, time and sequence of the first delivery.
+fn first_place(letter: &Letter) -> Option<(&str, &str, &str)> {
+    let sequence = letter
+        .header(FIRST_SEQUENCE)
+        .or_else(|| letter.header(STREAM_SEQUENCE))?;
+    Some((letter.header(STREAM)?, letter.header(FIRST_SEEN)?, sequence))
+}
+
+/// The `Nats-Msg-Id` of the first delivery, if it had one.
+fn first_id(original: &HeaderMap, generation: u32) -> Option<String> {
+    let (_, values) = original.iter().find(|(name, _)| {
+        let name: &str = name.as_ref();
+        name.eq_ignore_ascii_case("nats-msg-id")
+    })?;
+    let id = values.first()?.as_str();
+    if id.is_empty() {
+        return None;
+    }
+    let suffix = format!("{GENERATION_MARK}{generation}");
+    match generation {
+        0 => Some(id.to_owned()),
+        _ => Some(id.strip_suffix(&suffix).unwrap_or(id).to_owned()),
+    }
+}

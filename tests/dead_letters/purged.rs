@@ -1,0 +1,110 @@
+//! `ganesh dlq purge`.
+
+use std::fs::File;
+use std::io::Write;
+use std::process::{Output, Stdio};
+
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+
+use super::{Buried, dlq, listed, make_streams, sequences, stderr, stdout};
+use crate::support::Stack;
+use crate::support::ganesh::command;
+
+async fn stack_with_four() -> Stack {
+    let stack = Stack::start().await;
+    let jetstream = stack.jetstream().await;
+    make_streams(&jetstream).await;
+    for (sequence, subject, reason) in [
+        (1, "events.orders", "invalid_json"),
+        (2, "events.users", "rejected_row"),
+        (3, "events.orders", "rejected_row"),
+        (4, "events.users", "invalid_json"),
+    ] {
+        let letter = Buried {
+            subject,
+            sequence,
+            reason,
+            ..Buried::default()
+        };
+        letter.write(&jetstream).await;
+    }
+    stack
+}
+
+/// Answers on a terminal.
+fn answer(stack: &Stack, answer: &[u8]) -> Output {
+    let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
+    grantpt(&ours).unwrap();
+    unlockpt(&ours).unwrap();
+    let name = ptsname(&ours, Vec::new()).unwrap();
+    let theirs = File::options()
+        .read(true)
+        .write(true)
+        .open(name.to_str().unwrap())
+        .unwrap();
+    File::from(ours.try_clone().unwrap())
+        .write_all(answer)
+        .unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    command(Some(stack), &["dlq", "purge"], &[])
+        .current_dir(folder.path())
+        .stdin(theirs)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .output()
+        .unwrap()
+}
+
+#[tokio::test]
+async fn without_a_terminal_or_yes_nothing_is_deleted_and_the_exit_code_is_2() {
+    let stack = stack_with_four().await;
+    let folder = tempfile::tempdir().unwrap();
+    let output = command(Some(&stack), &["dlq", "purge"], &[])
+        .current_dir(folder.path())
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("--yes"), "{}", stderr(&output));
+    assert_eq!(listed(&stack, &[]).len(), 4);
+}
+
+#[tokio::test]
+async fn on_a_terminal_it_asks_and_does_what_the_answer_says() {
+    let stack = stack_with_four().await;
+    let no = answer(&stack, b"n\n");
+    assert!(no.status.success());
+    assert!(
+        stderr(&no).contains("Delete 4 dead letters for good?"),
+        "{}",
+        stderr(&no)
+    );
+    assert!(stdout(&no).contains("nothing was deleted"));
+    assert_eq!(listed(&stack, &[]).len(), 4);
+    let yes = answer(&stack, b"y\n");
+    assert!(stdout(&yes).contains("deleted: 4 of 4"), "{}", stdout(&yes));
+    assert_eq!(listed(&stack, &[]).len(), 0);
+}
+
+#[tokio::test]
+async fn only_what_the_filters_pick_is_deleted() {
+    let stack = stack_with_four().await;
+    let deleted = dlq(
+        &stack,
+        &["purge", "--yes", "--reason", "rejected_row", "--limit", "1"],
+    );
+    assert!(
+        stdout(&deleted).contains("deleted: 1 of 1\n"),
+        "{}",
+        stdout(&deleted)
+    );
+    assert_eq!(sequences(&listed(&stack, &[])), [1, 3, 4]);
+    // By subject alone the server does it in one step.
+    let deleted = dlq(&stack, &["purge", "--yes", "--subject", "events.orders"]);
+    assert!(
+        stdout(&deleted).contains("deleted: 2 of 2\n"),
+        "{}",
+        stdout(&deleted)
+    );
+    assert_eq!(sequences(&listed(&stack, &[])), [4]);
+}
