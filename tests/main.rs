@@ -23,6 +23,7 @@ mod newest;
 mod openmetrics;
 mod partitions;
 mod produce;
+mod rejections;
 mod rules;
 mod shutdown;
 mod startup;
