@@ -9,6 +9,7 @@ pub mod cache;
 pub mod dead_letter;
 pub mod decode;
 pub mod observe;
+pub mod rejections;
 pub mod settle;
 pub mod source;
 pub mod store;
@@ -24,14 +25,15 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use self::observe::Observer;
+use self::rejections::Rejections;
 use crate::cache::Cache;
 use crate::config::Config;
 use crate::error::Error;
 use crate::messaging::Held;
 use crate::storage::EventWriter;
-use crate::telemetry::Metrics;
 use crate::telemetry::catalogue::Queue;
 use crate::telemetry::logs::RateLimit;
+use crate::telemetry::{Health, Metrics};
 
 /// Capacities of the channels, in the entries that [`Queue`] names. What they can
 /// hold is bounded by `GANESH_MAX_IN_FLIGHT` all the same; they only have to be
@@ -59,6 +61,8 @@ pub struct Parts {
     pub writer: EventWriter,
     /// The cache.
     pub cache: Cache,
+    /// What is told that too many rows are refused.
+    pub health: Health,
     /// The metrics.
     pub metrics: Metrics,
     /// What is told of every settled message, unless telemetry is off.
@@ -78,6 +82,7 @@ pub fn spawn(parts: Parts, stop: &CancellationToken) -> JoinSet<Result<(), Error
         held,
         writer,
         cache,
+        health,
         metrics,
         observer,
     } = parts;
@@ -121,11 +126,13 @@ pub fn spawn(parts: Parts, stop: &CancellationToken) -> JoinSet<Result<(), Error
         to_settle,
     ));
     let store_input = Arc::new(Mutex::new(store_input));
+    let rejections = Arc::new(Rejections::new(health));
     for _ in 0..writers {
         stages.spawn(store::run(
             store::StoreStage {
                 writer: writer.clone(),
                 cache: cache.clone(),
+                rejections: rejections.clone(),
                 metrics: metrics.clone(),
             },
             store_input.clone(),

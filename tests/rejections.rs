@@ -3,4 +3,6 @@
 //! stops the pipeline instead of emptying the stream into the dead letters.
 
 mod cost;
+mod pause;
 mod poison;
+mod window;

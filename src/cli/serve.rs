@@ -140,6 +140,7 @@ async fn serve(
         held: held.clone(),
         writer: EventWriter::new(pool, metrics.clone()),
         cache,
+        health: health.clone(),
         observer: (config.telemetry.enabled)
             .then(|| Observer::new(config, metrics.clone(), spans, slow)),
         metrics,

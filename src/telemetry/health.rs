@@ -14,6 +14,7 @@ struct State {
     up: [AtomicBool; Dependency::ALL.len()],
     serving: AtomicBool,
     has_served: AtomicBool,
+    rejection_pause: AtomicBool,
     metrics: Metrics,
 }
 
@@ -24,6 +25,7 @@ impl Health {
             up: Default::default(),
             serving: AtomicBool::new(false),
             has_served: AtomicBool::new(false),
+            rejection_pause: AtomicBool::new(false),
             metrics,
         }))
     }
@@ -57,6 +59,13 @@ impl Health {
         self.0.has_served.load(Ordering::Relaxed)
     }
 
+    /// Notes whether Postgres refuses so many rows that the pipeline pauses.
+    pub fn set_rejection_pause(&self, paused: bool) {
+        self.0.rejection_pause.store(paused, Ordering::Relaxed);
+        let value = if paused { 1.0 } else { 0.0 };
+        self.0.metrics.rejection_pause.set(value);
+    }
+
     /// Why this process is not ready; empty when it is. The cache is not asked:
     /// without it reads are slower, and nothing else.
     pub fn not_ready_because(&self) -> Vec<&'static str> {
@@ -69,6 +78,9 @@ impl Health {
         }
         if !self.is_up(Dependency::Postgres) {
             reasons.push("postgres does not answer");
+        }
+        if self.0.rejection_pause.load(Ordering::Relaxed) {
+            reasons.push("pausing: postgres refused half of the last 1000 rows");
         }
         reasons
     }
