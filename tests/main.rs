@@ -9,6 +9,7 @@
 
 mod backpressure;
 mod batching;
+mod cache_faults;
 mod catalogue;
 mod codec;
 mod compose;
@@ -22,6 +23,7 @@ mod logs;
 mod newest;
 mod openmetrics;
 mod partitions;
+mod postgres_faults;
 mod produce;
 mod rejections;
 mod rules;

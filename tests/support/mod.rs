@@ -8,6 +8,7 @@ pub mod keys;
 pub mod ledger;
 pub mod monitoring;
 pub mod promql;
+pub mod proxy;
 pub mod reads;
 pub mod servers;
 pub mod stack;
