@@ -11,6 +11,7 @@ pub mod decode;
 mod exhausted;
 mod inbox;
 pub mod observe;
+pub mod rejections;
 pub mod settle;
 pub mod source;
 pub mod store;
@@ -25,15 +26,16 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use self::observe::Observer;
+use self::rejections::Rejections;
 use crate::cache::Cache;
 use crate::config::Config;
 use crate::error::Error;
 use crate::messaging::Held;
 use crate::storage::EventWriter;
 use crate::storage::queries::Reads;
-use crate::telemetry::Metrics;
 use crate::telemetry::catalogue::Queue;
 use crate::telemetry::logs::RateLimit;
+use crate::telemetry::{Health, Metrics};
 
 /// Capacities of the channels, in the entries that [`Queue`] names. What they can
 /// hold is bounded by `GANESH_MAX_IN_FLIGHT` all the same; they only have to be
@@ -61,6 +63,8 @@ pub struct Parts {
     pub reads: Reads,
     /// The cache.
     pub cache: Cache,
+    /// What is told that too many rows are refused.
+    pub health: Health,
     /// The metrics.
     pub metrics: Metrics,
     /// What is told of every settled message, unless telemetry is off.
@@ -80,6 +84,7 @@ pub fn spawn(parts: Parts, stop: &CancellationToken) -> JoinSet<Result<(), Error
         writer,
         reads,
         cache,
+        health,
         metrics,
         observer,
     } = parts;
@@ -124,12 +129,14 @@ pub fn spawn(parts: Parts, stop: &CancellationToken) -> JoinSet<Result<(), Error
         to_settle,
     ));
     let store_input = Arc::new(Mutex::new(store_input));
+    let rejections = Arc::new(Rejections::new(health));
     for _ in 0..writers {
         stages.spawn(store::run(
             store::StoreStage {
                 writer: writer.clone(),
                 reads: reads.clone(),
                 cache: cache.clone(),
+                rejections: rejections.clone(),
                 metrics: metrics.clone(),
             },
             store_input.clone(),

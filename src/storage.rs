@@ -2,6 +2,7 @@
 
 pub mod classify;
 mod copy;
+mod default_rows;
 pub mod epoch;
 mod insert;
 mod inspect;

@@ -9,7 +9,7 @@ use futures::StreamExt;
 
 use crate::support::Stack;
 use crate::support::events::{event, events, publish};
-use crate::support::proxy::Proxy;
+use crate::support::proxy::{Manner, Proxy, Way};
 
 const HELD: &str = "ganesh_in_flight_messages";
 const REDELIVERED: &str = "ganesh_messages_redelivered_total";
@@ -36,19 +36,19 @@ async fn messages_that_trickle_in_while_nothing_is_stored_are_not_delivered_agai
 #[tokio::test]
 async fn progress_that_was_lost_with_the_connection_is_sent_again_at_once() {
     let stack = Stack::start().await;
-    let proxy = Proxy::before(stack.nats.port()).await;
-    let url = proxy.nats_url();
+    let proxy = Proxy::start(stack.nats.port()).await;
+    let url = format!("nats://127.0.0.1:{}", proxy.port);
     let settings = [("GANESH_ACK_WAIT", "4s"), ("NATS_URL", url.as_str())];
     let ganesh = stack.serve(&settings).await;
     let lock = stack.lock("events", "ACCESS EXCLUSIVE").await;
     publish(&stack.jetstream().await, &events("e", 100)).await;
     ganesh.wait_for_metric(HELD, 100.0).await;
     // What is sent after two seconds never arrives, and before four the connection is new.
-    proxy.swallow_requests(true);
+    proxy.behave_one_way(Way::ToServer, Manner::Swallow);
     ganesh
         .wait_for_metric("ganesh_progress_acks_total", 100.0)
         .await;
-    proxy.swallow_requests(false);
+    proxy.behave_one_way(Way::ToServer, Manner::Pass);
     proxy.cut();
     tokio::time::sleep(Duration::from_secs(5)).await;
     lock.rollback().await.unwrap();

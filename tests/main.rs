@@ -9,6 +9,7 @@
 
 mod backpressure;
 mod batching;
+mod cache_faults;
 mod catalogue;
 mod chaos;
 mod codec;
@@ -26,7 +27,9 @@ mod nats_faults;
 mod newest;
 mod openmetrics;
 mod partitions;
+mod postgres_faults;
 mod produce;
+mod rejections;
 mod rules;
 mod shutdown;
 mod startup;

@@ -7,7 +7,7 @@ use ganesh::config::Config;
 use rustix::process::Signal;
 
 use crate::support::events::{events, publish};
-use crate::support::proxy::Proxy;
+use crate::support::proxy::{Manner, Proxy, Way};
 use crate::support::servers::send_signal;
 use crate::support::{Ganesh, Stack, eventually};
 
@@ -27,8 +27,8 @@ async fn never_holds_more(ganesh: &Ganesh, limit: f64, time: Duration) {
 #[tokio::test]
 async fn a_pull_whose_end_is_late_keeps_its_room() {
     let stack = Stack::start().await;
-    let proxy = Proxy::before(stack.nats.port()).await;
-    let url = proxy.nats_url();
+    let proxy = Proxy::start(stack.nats.port()).await;
+    let url = format!("nats://127.0.0.1:{}", proxy.port);
     let settings = [
         ("NATS_URL", url.as_str()),
         ("GANESH_MAX_IN_FLIGHT", "1000"),
@@ -36,11 +36,11 @@ async fn a_pull_whose_end_is_late_keeps_its_room() {
     ];
     let ganesh = stack.serve(&settings).await;
     let lock = stack.lock("events", "ACCESS EXCLUSIVE").await;
-    proxy.hold_answers(true);
+    proxy.behave_one_way(Way::ToClient, Manner::Hold);
     publish(&stack.jetstream().await, &events("e", 20_000)).await;
     // Several pulls are given up meanwhile, each of them filled by the server.
     tokio::time::sleep(Duration::from_secs(25)).await;
-    proxy.hold_answers(false);
+    proxy.behave_one_way(Way::ToClient, Manner::Pass);
     ganesh.wait_for_metric(HELD, 500.0).await;
     never_holds_more(&ganesh, 1_000.0, Duration::from_secs(4)).await;
     lock.rollback().await.unwrap();
@@ -103,8 +103,8 @@ async fn a_server_that_is_killed_or_restarted_costs_nothing() {
 #[tokio::test]
 async fn connections_that_are_cut_again_and_again_lose_nothing() {
     let stack = Stack::start().await;
-    let proxy = Proxy::before(stack.nats.port()).await;
-    let url = proxy.nats_url();
+    let proxy = Proxy::start(stack.nats.port()).await;
+    let url = format!("nats://127.0.0.1:{}", proxy.port);
     let settings = [("NATS_URL", url.as_str()), ("GANESH_ACK_WAIT", "2s")];
     let ganesh = stack.serve(&settings).await;
     let jetstream = stack.jetstream().await;

@@ -1,5 +1,7 @@
 //! Times at the edges: every event lands somewhere, and is found there.
 
+mod upkeep;
+
 use ganesh::config::PartitionInterval;
 use ganesh::event::{Event, Timestamp};
 use ganesh::storage::partitions::{drop_expired, make_ahead, partition_of};

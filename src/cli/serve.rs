@@ -162,6 +162,7 @@ async fn serve(
         writer: EventWriter::new(pool, metrics.clone()),
         reads,
         cache,
+        health: health.clone(),
         observer: (config.telemetry.enabled)
             .then(|| Observer::new(config, metrics.clone(), spans, slow)),
         metrics,

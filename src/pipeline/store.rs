@@ -9,6 +9,7 @@ use super::Backoff;
 use super::batch::Batch;
 use super::dead_letter::{DeadLetter, Reason};
 use super::decode::Decoded;
+use super::rejections::{Attempt, Refused, Rejections};
 use crate::cache::Cache;
 use crate::error::{Class, Error};
 use crate::storage::queries::Reads;
@@ -26,6 +27,8 @@ pub struct StoreStage {
     pub reads: Reads,
     /// Says whether the cache can be written afterwards.
     pub cache: Cache,
+    /// Decides what is written next, and what becomes of refused rows.
+    pub rejections: Arc<Rejections>,
     /// Where it counts.
     pub metrics: Metrics,
 }
@@ -54,11 +57,14 @@ pub async fn run(
     dead_letters: Sender<DeadLetter>,
 ) -> Result<(), Error> {
     loop {
-        // Held only while waiting: the writers take turns at the queue.
-        let Some(batch) = input.lock().await.recv().await else {
+        // The writers take turns at the queue.
+        let mut queue = input.lock().await;
+        let Some((batch, attempt)) = stage.rejections.next(&mut queue).await else {
             return Ok(());
         };
-        let (committed, letters) = stage.store(batch).await?;
+        // Held only while waiting, but by a probe until it is judged.
+        let _until_judged = (attempt == Attempt::Probe).then_some(queue);
+        let (committed, letters) = stage.store(batch, attempt).await?;
         for letter in letters {
             if dead_letters.send(letter).await.is_err() {
                 return Ok(());
@@ -71,7 +77,11 @@ pub async fn run(
 }
 
 impl StoreStage {
-    async fn store(&self, batch: Batch) -> Result<(Committed, Vec<DeadLetter>), Error> {
+    async fn store(
+        &self,
+        batch: Batch,
+        attempt: Attempt,
+    ) -> Result<(Committed, Vec<DeadLetter>), Error> {
         if batch.is_exhausted {
             return self.decide_exhausted(batch).await;
         }
@@ -89,7 +99,12 @@ impl StoreStage {
         let (durable, events) = (now_nanos(), messages.len());
         let record = BatchRecord::new(closed_at, store_began, durable, events, failures);
         let record = Arc::new(record);
-        let letters = take_rejected(&mut messages, &outcomes, &record);
+        let refused = take_refused(&mut messages, &outcomes);
+        let is_refused = |outcome| matches!(outcome, &RowOutcome::Rejected(_));
+        let rows: Vec<bool> = outcomes.iter().map(is_refused).collect();
+        let dead = self.rejections.judge(attempt, &rows, refused, closed_at);
+        let letters = dead.into_iter().map(|refused| letter(refused, &record));
+        let letters = letters.collect();
         let committed = Committed {
             messages,
             outcomes: outcomes.iter().filter_map(durable_outcome).collect(),
@@ -163,11 +178,7 @@ fn durable_outcome(outcome: &RowOutcome) -> Option<Outcome> {
 }
 
 /// Takes the messages out of the batch that Postgres refused; the others keep their order.
-fn take_rejected(
-    batch: &mut Vec<Decoded>,
-    outcomes: &[RowOutcome],
-    record: &Arc<BatchRecord>,
-) -> Vec<DeadLetter> {
+fn take_refused(batch: &mut Vec<Decoded>, outcomes: &[RowOutcome]) -> Vec<Refused> {
     let mut details = outcomes.iter().map(|outcome| match outcome {
         RowOutcome::Rejected(detail) => Some(detail),
         RowOutcome::Stored | RowOutcome::Duplicate => None,
@@ -175,18 +186,23 @@ fn take_rejected(
     if details.clone().all(|detail| detail.is_none()) {
         return Vec::new();
     }
-    let mut letters = Vec::new();
+    let mut refused = Vec::new();
     for (decoded, detail) in std::mem::take(batch).into_iter().zip(&mut details) {
-        match detail {
+        match detail.cloned() {
             None => batch.push(decoded),
-            Some(detail) => letters.push(DeadLetter {
-                reason: Reason::RejectedRow,
-                detail: detail.clone(),
-                delivery: decoded.delivery,
-                event: Some(decoded.event),
-                batch: Some(record.clone()),
-            }),
+            Some(detail) => refused.push(Refused { decoded, detail }),
         }
     }
-    letters
+    refused
+}
+
+fn letter(refused: Refused, record: &Arc<BatchRecord>) -> DeadLetter {
+    let Refused { decoded, detail } = refused;
+    DeadLetter {
+        reason: Reason::RejectedRow,
+        detail,
+        delivery: decoded.delivery,
+        event: Some(decoded.event),
+        batch: Some(record.clone()),
+    }
 }

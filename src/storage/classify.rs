@@ -58,12 +58,13 @@ fn describe(error: &sqlx::Error) -> String {
 }
 
 /// The row that `COPY` stumbled over, counted from 0, if its error names one
-/// (`COPY events, line 7, column data`).
+/// (`COPY events, line 7, column data`). Its context comes last: before it a parser or a
+/// trigger can have a line of its own (`JSON data, line 1: …`).
 pub fn copy_line(error: &sqlx::Error) -> Option<usize> {
     let database = error
         .as_database_error()?
         .try_downcast_ref::<PgDatabaseError>()?;
-    let (_, after) = database.r#where()?.split_once(", line ")?;
+    let (_, after) = database.r#where()?.rsplit_once("COPY events, line ")?;
     let digits: String = after.chars().take_while(char::is_ascii_digit).collect();
     digits.parse::<usize>().ok()?.checked_sub(1)
 }

@@ -4,8 +4,9 @@
 use std::time::Duration;
 
 use sqlx::Connection;
-use sqlx::postgres::{PgConnection, PgPool};
+use sqlx::postgres::{PgConnection, PgExecutor, PgPool};
 
+use super::default_rows;
 use crate::config::{PartitionInterval, PostgresConfig};
 use crate::event::Timestamp;
 
@@ -95,49 +96,71 @@ pub async fn make_ahead(
     interval: PartitionInterval,
     now: Timestamp,
 ) -> Result<(), sqlx::Error> {
+    let there = partitions(pool).await?;
     for step in -PARTITIONS_BEHIND..=interval.partitions_ahead() {
         let time = Timestamp::from_micros(now.micros() + step * interval.micros());
         let partition = partition_of(time, interval);
-        if !exists(pool, &partition.name).await? {
+        // Or a part of its time is another interval's.
+        let is_covered = |other: &Partition| other.from < partition.to && partition.from < other.to;
+        if !there.iter().any(is_covered) {
             make(pool, &partition).await?;
         }
     }
     Ok(())
 }
 
-async fn exists(pool: &PgPool, name: &str) -> Result<bool, sqlx::Error> {
-    sqlx::query_scalar("SELECT to_regclass($1) IS NOT NULL")
-        .bind(name)
-        .fetch_one(pool)
-        .await
+/// Those that are there, but for the default one and those that somebody else made.
+async fn partitions(pool: &PgPool) -> Result<Vec<Partition>, sqlx::Error> {
+    let names: Vec<String> = sqlx::query_scalar(
+        "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'events'::regclass",
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(names.iter().filter_map(|n| partition_named(n)).collect())
+}
+
+/// Whether it is a partition by now; a table of this name alone is none.
+pub(super) async fn is_attached(
+    executor: impl PgExecutor<'_>,
+    name: &str,
+) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar(
+        "SELECT EXISTS (SELECT FROM pg_inherits \
+         WHERE inhrelid = to_regclass($1) AND inhparent = 'events'::regclass)",
+    )
+    .bind(name)
+    .fetch_one(executor)
+    .await
 }
 
 /// Makes one partition. `CREATE TABLE … PARTITION OF` would wait for readers of any
 /// partition, and ingestion would wait behind it; `ATTACH` does not.
+///
+/// Rows of its time that wait in the default partition are copied first, without holding
+/// anything up; only then is the default partition locked, for what came meanwhile. Who dies
+/// in the middle leaves a table that is no partition, which the next one begins anew.
 async fn make(pool: &PgPool, partition: &Partition) -> Result<(), sqlx::Error> {
+    let are_waiting = default_rows::are_waiting(pool, partition).await?;
+    if are_waiting && !default_rows::copy_to_new_table(pool, partition).await? {
+        return Ok(());
+    }
     let Partition { name, from, to } = partition;
     let mut connection = pool.acquire().await?;
     let mut transaction = connection.begin().await?;
     take_upkeep_lock(&mut transaction).await?;
-    let made_meanwhile: bool = sqlx::query_scalar("SELECT to_regclass($1) IS NOT NULL")
-        .bind(name)
-        .fetch_one(&mut *transaction)
-        .await?;
-    if made_meanwhile {
+    if is_attached(&mut *transaction, name).await? {
         return transaction.rollback().await;
     }
-    execute(
-        &mut transaction,
-        format!("CREATE TABLE {name} (LIKE events INCLUDING ALL)"),
-    )
-    .await?;
-    move_from_default(&mut transaction, partition).await?;
+    if !are_waiting {
+        make_table(&mut transaction, name).await?;
+    }
+    default_rows::take_over(&mut transaction, partition).await?;
     let attach = format!(
         "ALTER TABLE events ATTACH PARTITION {name} FOR VALUES FROM ('{from}') TO ('{to}')"
     );
     match execute(&mut transaction, attach).await {
         Ok(()) => {}
-        // 42P17: another interval's partition covers a part of this time already.
+        // 42P17: a partition that somebody else made covers a part of this time already.
         Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42P17") => {
             tracing::debug!(partition = name, "time is covered already");
             return transaction.rollback().await;
@@ -149,29 +172,16 @@ async fn make(pool: &PgPool, partition: &Partition) -> Result<(), sqlx::Error> {
     Ok(())
 }
 
-/// Rows that waited in the default partition; while they move, it takes no new ones,
-/// or `ATTACH` would meet them.
-async fn move_from_default(
-    connection: &mut PgConnection,
-    partition: &Partition,
+/// Makes the table of a partition that is not attached, which only who holds the upkeep lock
+/// may say. What somebody left who died in the middle goes: its rows are copies, and may have
+/// been removed from where they were.
+pub(super) async fn make_table(
+    transaction: &mut PgConnection,
+    name: &str,
 ) -> Result<(), sqlx::Error> {
-    let Partition { name, from, to } = partition;
-    let range = format!("time >= '{from}' AND time < '{to}'");
-    let waiting: bool = sqlx::query_scalar(&format!(
-        "SELECT EXISTS (SELECT FROM events_default WHERE {range})"
-    ))
-    .fetch_one(&mut *connection)
-    .await?;
-    if waiting {
-        let lock = "LOCK TABLE events_default IN ACCESS EXCLUSIVE MODE".to_owned();
-        execute(connection, lock).await?;
-        let moved = format!(
-            "WITH moved AS (DELETE FROM events_default WHERE {range} RETURNING *) \
-             INSERT INTO {name} SELECT * FROM moved"
-        );
-        execute(connection, moved).await?;
-    }
-    Ok(())
+    execute(transaction, format!("DROP TABLE IF EXISTS {name}")).await?;
+    let make = format!("CREATE TABLE {name} (LIKE events INCLUDING ALL)");
+    execute(transaction, make).await
 }
 
 /// Drops the partitions that ended before the retention period, and removes expired
@@ -186,16 +196,17 @@ pub async fn drop_expired(
     now: Timestamp,
 ) -> Result<(), sqlx::Error> {
     let cutoff = Timestamp::from_micros(now.micros() - i64::from(retention_days) * MICROS_A_DAY);
-    let names: Vec<String> = sqlx::query_scalar(
-        "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'events'::regclass",
-    )
-    .fetch_all(pool)
-    .await?;
-    for partition in names.iter().filter_map(|name| partition_named(name)) {
-        if partition.to <= cutoff {
-            drop_partition(pool, &partition.name).await?;
-        }
+    let mut dropped = Ok(());
+    let there = partitions(pool).await?;
+    for partition in there.iter().filter(|partition| partition.to <= cutoff) {
+        // One that is read for long does not keep the others.
+        dropped = dropped.and(drop_partition(pool, &partition.name).await);
     }
+    remove_expired_default_rows(pool, cutoff).await?;
+    dropped
+}
+
+async fn remove_expired_default_rows(pool: &PgPool, cutoff: Timestamp) -> Result<(), sqlx::Error> {
     loop {
         let removed = sqlx::query(
             "DELETE FROM events_default WHERE ctid = ANY (ARRAY( \
@@ -216,6 +227,13 @@ async fn drop_partition(pool: &PgPool, name: &str) -> Result<(), sqlx::Error> {
     let mut connection = pool.acquire().await?;
     let mut transaction = connection.begin().await?;
     take_upkeep_lock(&mut transaction).await?;
+    // Before the parent's lock, which DETACH takes first: whoever reads this partition for long
+    // must not make ingestion wait for us.
+    execute(
+        &mut transaction,
+        format!("LOCK TABLE {name} IN ACCESS EXCLUSIVE MODE"),
+    )
+    .await?;
     // Not CONCURRENTLY: Postgres refuses that where a default partition exists.
     execute(
         &mut transaction,
@@ -228,7 +246,7 @@ async fn drop_partition(pool: &PgPool, name: &str) -> Result<(), sqlx::Error> {
     Ok(())
 }
 
-async fn take_upkeep_lock(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+pub(super) async fn take_upkeep_lock(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
     let timeout = format!("SET LOCAL lock_timeout = '{}ms'", LOCK_TIMEOUT.as_millis());
     execute(connection, timeout).await?;
     sqlx::query("SELECT pg_advisory_xact_lock($1)")
@@ -239,7 +257,10 @@ async fn take_upkeep_lock(connection: &mut PgConnection) -> Result<(), sqlx::Err
 }
 
 /// Names, bounds and settings cannot be parameters; all of them are made by us.
-async fn execute(connection: &mut PgConnection, statement: String) -> Result<(), sqlx::Error> {
+pub(super) async fn execute(
+    connection: &mut PgConnection,
+    statement: String,
+) -> Result<(), sqlx::Error> {
     sqlx::query(&statement).execute(connection).await?;
     Ok(())
 }
@@ -250,9 +271,9 @@ async fn execute(connection: &mut PgConnection, statement: String) -> Result<(),
 /// See [`make_ahead`] and [`drop_expired`].
 pub async fn upkeep(pool: &PgPool, config: &PostgresConfig) -> Result<(), sqlx::Error> {
     let now = Timestamp::now();
-    make_ahead(pool, config.partition_interval, now).await?;
+    let made = make_ahead(pool, config.partition_interval, now).await;
     match config.retention_days {
-        Some(days) => drop_expired(pool, days, now).await,
-        None => Ok(()),
+        Some(days) => made.and(drop_expired(pool, days, now).await),
+        None => made,
     }
 }

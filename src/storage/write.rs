@@ -301,11 +301,17 @@ fn next_round(rows: &[Row<'_>], outcomes: &mut [Option<RowOutcome>]) -> Vec<usiz
 /// The parts to try next: around the row that the error names, or two halves.
 fn split(range: &Range<usize>, line: Option<usize>) -> Vec<Range<usize>> {
     match line.map(|line| range.start + line) {
-        Some(guilty) if range.contains(&guilty) => vec![
-            range.start..guilty,
-            guilty..guilty + 1,
-            guilty + 1..range.end,
-        ],
+        Some(guilty) if range.contains(&guilty) => {
+            let after = guilty + 1;
+            // In two: where all are bad, each statement would carry all that are left.
+            let middle = after + (range.end - after) / 2;
+            vec![
+                range.start..guilty,
+                guilty..after,
+                after..middle,
+                middle..range.end,
+            ]
+        }
         _ => {
             let middle = range.start + range.len() / 2;
             vec![range.start..middle, middle..range.end]

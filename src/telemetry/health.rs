@@ -15,6 +15,7 @@ struct State {
     serving: AtomicBool,
     has_served: AtomicBool,
     stream_gone: AtomicBool,
+    rejection_pause: AtomicBool,
     metrics: Metrics,
 }
 
@@ -26,6 +27,7 @@ impl Health {
             serving: AtomicBool::new(false),
             has_served: AtomicBool::new(false),
             stream_gone: AtomicBool::new(false),
+            rejection_pause: AtomicBool::new(false),
             metrics,
         }))
     }
@@ -73,6 +75,13 @@ impl Health {
         }
     }
 
+    /// Notes whether Postgres refuses so many rows that the pipeline pauses.
+    pub fn set_rejection_pause(&self, paused: bool) {
+        self.0.rejection_pause.store(paused, Ordering::Relaxed);
+        let value = if paused { 1.0 } else { 0.0 };
+        self.0.metrics.rejection_pause.set(value);
+    }
+
     /// Why this process is not ready; empty when it is. The cache is not asked:
     /// without it reads are slower, and nothing else.
     pub fn not_ready_because(&self) -> Vec<&'static str> {
@@ -88,6 +97,9 @@ impl Health {
         }
         if !self.is_up(Dependency::Postgres) {
             reasons.push("postgres does not answer");
+        }
+        if self.0.rejection_pause.load(Ordering::Relaxed) {
+            reasons.push("pausing: postgres refused half of the last 1000 rows");
         }
         reasons
     }

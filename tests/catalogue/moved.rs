@@ -178,6 +178,19 @@ async fn remove_undelivered(stack: &Stack) {
     stream.purge().await.unwrap();
 }
 
+/// So many rows that Postgres refuses that it pauses, until a better batch comes.
+async fn pause_by_rejections(stack: &Stack, movement: &mut Movement<'_>) {
+    let jetstream = stack.jetstream().await;
+    let mut poisons = events("refused", 500);
+    for poison in &mut poisons {
+        poison.data = Data::Json(Bytes::from_static(b"{\"nul\":\"\\u0000\"}"));
+    }
+    publish(&jetstream, &poisons).await;
+    movement.wait_for(&["ganesh_rejection_pause"]).await;
+    publish(&jetstream, &events("better", 10)).await;
+    stack.wait_until_drained().await;
+}
+
 #[tokio::test]
 async fn every_metric_has_moved_after_all_that_can_happen() {
     let stack = Stack::start_with_own_postgres().await;
@@ -229,6 +242,7 @@ async fn every_metric_has_moved_after_all_that_can_happen() {
         .await;
     postgres.resume();
     stack.wait_until_drained().await;
+    pause_by_rejections(&stack, &mut movement).await;
 
     movement.wait_for(&MOVED).await;
     let excused = |name: &str| {

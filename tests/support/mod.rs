@@ -5,6 +5,7 @@ pub mod collector;
 pub mod events;
 pub mod ganesh;
 pub mod keys;
+pub mod ledger;
 pub mod monitoring;
 pub mod promql;
 pub mod proxy;

@@ -1,115 +1,243 @@
-//! A TCP proxy between ganesh and a server, that can hold back, swallow and cut.
+//! A TCP proxy that stands for the network: it delays, holds, swallows, cuts and half-closes
+//! on demand, and remembers what passed in which order.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
-use tokio::task::JoinHandle;
 
-/// How often a direction that is held back looks whether it may go on.
-const LOOK_EVERY: Duration = Duration::from_millis(5);
+const CHUNK_BYTES: usize = 64 * 1024;
 
-/// What it does to the bytes of both directions.
-#[derive(Default)]
-struct Faults {
-    holds_answers: AtomicBool,
-    swallows_requests: AtomicBool,
+/// Where bytes go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// From the client to the server.
+    ToServer,
+    /// And back.
+    ToClient,
 }
 
-/// A proxy on a port of its own. Ends with the test.
+/// What the network does to bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Manner {
+    /// They arrive.
+    Pass,
+    /// Each chunk arrives so much later.
+    Delay(Duration),
+    /// They wait until the manner changes, as behind a router that is down for a while.
+    Hold,
+    /// They go nowhere, and nobody is told: cut the connection before it passes again.
+    Swallow,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Orders {
+    to_server: Manner,
+    to_client: Manner,
+    /// Connections made before the last cut are closed.
+    cuts: u64,
+    /// Connections made before the last one see the end of the server's stream.
+    half_closes: u64,
+}
+
+impl Orders {
+    fn manner(&self, way: Way) -> Manner {
+        match way {
+            Way::ToServer => self.to_server,
+            Way::ToClient => self.to_client,
+        }
+    }
+}
+
+/// What passed one way through one connection.
+#[derive(Debug, Clone)]
+pub struct Passed {
+    pub way: Way,
+    bytes: Vec<u8>,
+    /// Where each chunk began, and its moment.
+    chunks: Vec<(usize, u64)>,
+}
+
+impl Passed {
+    /// Where this text is found, the moment at which its last byte passed, and what follows it.
+    pub fn find(&self, text: &[u8]) -> Vec<(u64, &[u8])> {
+        let found = self.bytes.windows(text.len()).enumerate();
+        let found = found.filter(|(_, window)| *window == text);
+        found
+            .map(|(at, _)| {
+                let last = at + text.len() - 1;
+                let chunk = self.chunks.partition_point(|(start, _)| *start <= last) - 1;
+                (self.chunks[chunk].1, &self.bytes[last + 1..])
+            })
+            .collect()
+    }
+}
+
+#[derive(Debug)]
+struct Shared {
+    target_port: u16,
+    orders: watch::Sender<Orders>,
+    passed: Mutex<Vec<Passed>>,
+    /// What the client must not get to see, once.
+    trap: Mutex<Option<Vec<u8>>>,
+}
+
+impl Shared {
+    fn springs_trap(&self, chunk: &[u8]) -> bool {
+        let mut trap = self.trap.lock().unwrap();
+        let caught = trap
+            .as_ref()
+            .is_some_and(|text| chunk.windows(text.len()).any(|found| found == text));
+        if caught {
+            *trap = None;
+        }
+        caught
+    }
+}
+
+/// A running proxy. It ends with the test's runtime.
+#[derive(Debug, Clone)]
 pub struct Proxy {
-    port: u16,
-    faults: Arc<Faults>,
-    cuts: watch::Sender<u64>,
-    accepting: JoinHandle<()>,
+    pub port: u16,
+    shared: Arc<Shared>,
+}
+
+/// Moments of all proxies of the process are in one order.
+fn moment() -> u64 {
+    static MOMENTS: AtomicU64 = AtomicU64::new(0);
+    MOMENTS.fetch_add(1, Ordering::SeqCst)
 }
 
 impl Proxy {
-    /// A proxy in front of a server on this machine.
-    pub async fn before(server_port: u16) -> Self {
+    /// Starts one before the server at this port.
+    pub async fn start(target_port: u16) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
-        let faults = Arc::new(Faults::default());
-        let (cuts, _) = watch::channel(0);
-        let (of_both, cut) = (faults.clone(), cuts.clone());
-        let accepting = tokio::spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
-                let Ok(server) = TcpStream::connect(("127.0.0.1", server_port)).await else {
-                    continue;
-                };
-                let _ = (client.set_nodelay(true), server.set_nodelay(true));
-                let faults = of_both.clone();
-                let mut cut = cut.subscribe();
-                tokio::spawn(async move {
-                    let (from_client, to_client) = client.into_split();
-                    let (from_server, to_server) = server.into_split();
-                    let swallows =
-                        |faults: &Faults| faults.swallows_requests.load(Ordering::SeqCst);
-                    let holds = |faults: &Faults| faults.holds_answers.load(Ordering::SeqCst);
-                    tokio::select! {
-                        _ = cut.changed() => {}
-                        () = pump(from_client, to_server, &faults, |_| false, swallows) => {}
-                        () = pump(from_server, to_client, &faults, holds, |_| false) => {}
-                    }
-                });
-            }
+        let shared = Arc::new(Shared {
+            target_port,
+            orders: watch::Sender::new(Orders {
+                to_server: Manner::Pass,
+                to_client: Manner::Pass,
+                cuts: 0,
+                half_closes: 0,
+            }),
+            passed: Mutex::default(),
+            trap: Mutex::default(),
         });
-        Self {
-            port,
-            faults,
-            cuts,
-            accepting,
-        }
+        tokio::spawn(accept(listener, shared.clone()));
+        Self { port, shared }
     }
 
-    /// Where NATS clients connect to.
-    pub fn nats_url(&self) -> String {
-        format!("nats://127.0.0.1:{}", self.port)
+    /// Does so with bytes both ways from now on.
+    pub fn behave(&self, manner: Manner) {
+        self.behave_one_way(Way::ToServer, manner);
+        self.behave_one_way(Way::ToClient, manner);
     }
 
-    /// Whether what the server sends is held back for now.
-    pub fn hold_answers(&self, hold: bool) {
-        self.faults.holds_answers.store(hold, Ordering::SeqCst);
+    /// The same, one way only.
+    pub fn behave_one_way(&self, way: Way, manner: Manner) {
+        self.shared.orders.send_modify(|orders| match way {
+            Way::ToServer => orders.to_server = manner,
+            Way::ToClient => orders.to_client = manner,
+        });
     }
 
-    /// Whether what the client sends disappears.
-    pub fn swallow_requests(&self, swallow: bool) {
-        self.faults
-            .swallows_requests
-            .store(swallow, Ordering::SeqCst);
-    }
-
-    /// Closes every connection.
+    /// Closes every connection, both ways; new ones are made as before.
     pub fn cut(&self) {
-        self.cuts.send_modify(|cuts| *cuts += 1);
+        self.shared.orders.send_modify(|orders| orders.cuts += 1);
+    }
+
+    /// Ends the server's stream of every connection; the client's goes on.
+    pub fn half_close(&self) {
+        let half_close = |orders: &mut Orders| orders.half_closes += 1;
+        self.shared.orders.send_modify(half_close);
+    }
+
+    /// Cuts every connection in the moment in which the server says this, before the client
+    /// hears it: once.
+    pub fn cut_instead_of(&self, text: &[u8]) {
+        *self.shared.trap.lock().unwrap() = Some(text.to_vec());
+    }
+
+    /// Whether that has happened.
+    pub fn has_cut_instead(&self) -> bool {
+        self.shared.trap.lock().unwrap().is_none()
+    }
+
+    /// What passed so far.
+    pub fn passed(&self) -> Vec<Passed> {
+        self.shared.passed.lock().unwrap().clone()
     }
 }
 
-impl Drop for Proxy {
-    fn drop(&mut self) {
-        self.accepting.abort();
-        self.cut();
-    }
-}
-
-async fn pump(
-    mut from: OwnedReadHalf,
-    mut to: OwnedWriteHalf,
-    faults: &Faults,
-    holds: impl Fn(&Faults) -> bool,
-    swallows: impl Fn(&Faults) -> bool,
-) {
-    let mut buffer = vec![0; 64 * 1024];
-    while let Ok(count @ 1..) = from.read(&mut buffer).await {
-        while holds(faults) {
-            tokio::time::sleep(LOOK_EVERY).await;
+async fn accept(listener: TcpListener, shared: Arc<Shared>) {
+    while let Ok((client, _)) = listener.accept().await {
+        let target = TcpStream::connect(("127.0.0.1", shared.target_port)).await;
+        // As where nobody listens: closed at once.
+        let Ok(server) = target else { continue };
+        for stream in [&client, &server] {
+            stream.set_nodelay(true).unwrap();
         }
-        if !swallows(faults) && to.write_all(&buffer[..count]).await.is_err() {
+        let (from_client, to_client) = client.into_split();
+        let (from_server, to_server) = server.into_split();
+        let pump = |way, from, to| tokio::spawn(pump(shared.clone(), way, from, to));
+        pump(Way::ToServer, from_client, to_server);
+        pump(Way::ToClient, from_server, to_client);
+    }
+}
+
+/// Carries bytes one way until that is over.
+async fn pump(shared: Arc<Shared>, way: Way, mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
+    let log = {
+        let mut passed = shared.passed.lock().unwrap();
+        passed.push(Passed {
+            way,
+            bytes: Vec::new(),
+            chunks: Vec::new(),
+        });
+        passed.len() - 1
+    };
+    let mut orders = shared.orders.subscribe();
+    let made = *orders.borrow_and_update();
+    let over = |now: Orders| {
+        let half_closed = way == Way::ToClient && now.half_closes > made.half_closes;
+        now.cuts > made.cuts || half_closed
+    };
+    let mut chunk = vec![0; CHUNK_BYTES];
+    loop {
+        let now = *orders.borrow_and_update();
+        if over(now) {
+            return; // dropping the writing half ends the other side's stream
+        }
+        let manner = now.manner(way);
+        let read = tokio::select! {
+            _ = orders.changed() => continue,
+            read = from.read(&mut chunk), if manner != Manner::Hold => read,
+        };
+        let Ok(count @ 1..) = read else { return };
+        if way == Way::ToClient && shared.springs_trap(&chunk[..count]) {
+            shared.orders.send_modify(|orders| orders.cuts += 1);
             return;
+        }
+        match manner {
+            Manner::Swallow => continue,
+            Manner::Delay(delay) => tokio::time::sleep(delay).await,
+            Manner::Pass | Manner::Hold => {}
+        }
+        {
+            let mut passed = shared.passed.lock().unwrap();
+            let Passed { bytes, chunks, .. } = &mut passed[log];
+            chunks.push((bytes.len(), moment()));
+            bytes.extend_from_slice(&chunk[..count]);
+        }
+        // Who does not read must not keep a connection from being cut.
+        tokio::select! {
+            written = to.write_all(&chunk[..count]) => if written.is_err() { return },
+            _ = orders.wait_for(|orders| over(*orders)) => return,
         }
     }
 }

@@ -113,6 +113,12 @@ pub const BATCH_WRITES: Metric = counter(
     &["method"],
     "Statements that wrote a batch or a part of one: copy, or insert (ON CONFLICT DO NOTHING).",
 );
+/// Whether too many rows are refused.
+pub const REJECTION_PAUSE: Metric = gauge(
+    "ganesh_rejection_pause",
+    &[],
+    "1 while nothing is stored because Postgres refused half of the last 1,000 rows, but for one batch every 10 s.",
+);
 /// Messages held now.
 pub const IN_FLIGHT_MESSAGES: Metric = gauge(
     "ganesh_in_flight_messages",

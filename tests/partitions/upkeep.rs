@@ -1,0 +1,189 @@
+//! Upkeep while others work: rows that wait for their partition, a replica that dies in the
+//! middle, readers that take their time.
+
+use std::time::{Duration, Instant};
+
+use ganesh::config::PartitionInterval;
+use ganesh::event::Timestamp;
+use ganesh::storage::partitions::{drop_expired, make_ahead, partition_of};
+
+use super::MICROS_A_DAY;
+use crate::support::{Ganesh, Stack, eventually};
+
+/// Rows in the default partition, so many of them for the day of `time`.
+async fn fill_default(stack: &Stack, time: Timestamp, count: i64) {
+    let fill = "INSERT INTO events_default \
+         (id, source, time, type, nats_subject, stream_seq, published_at, trace_id) \
+         SELECT 'waits-' || n, '/test', 'epoch'::timestamptz + $1 * interval '1 microsecond', \
+                't', 'events.test', n, now(), '' FROM generate_series(1, $2) AS n";
+    sqlx::query(fill)
+        .bind(time.micros())
+        .bind(count)
+        .execute(&stack.pool)
+        .await
+        .unwrap();
+}
+
+async fn count_in(stack: &Stack, table: &str) -> i64 {
+    sqlx::query_scalar(&format!("SELECT count(*) FROM {table}"))
+        .fetch_one(&stack.pool)
+        .await
+        .unwrap()
+}
+
+/// A week ahead: no partition covers it.
+fn next_week() -> Timestamp {
+    Timestamp::from_micros(Timestamp::now().micros() + 7 * MICROS_A_DAY)
+}
+
+#[tokio::test]
+async fn who_reads_an_old_partition_for_long_holds_up_its_removal_and_no_event() {
+    let stack = Stack::start().await;
+    let _ganesh = stack.serve(&[]).await;
+    let now = Timestamp::now();
+    let old = |days: i64| Timestamp::from_micros(now.micros() - days * MICROS_A_DAY);
+    for days in [30, 40] {
+        make_ahead(&stack.pool, PartitionInterval::Day, old(days))
+            .await
+            .unwrap();
+    }
+    let name = partition_of(old(30), PartitionInterval::Day).name;
+    let reader = stack.lock(&name, "ACCESS SHARE").await;
+    let writes = async {
+        // Not one statement waits even as long as who looks after partitions does.
+        let mut connection = stack.pool.acquire().await.unwrap();
+        let impatient = "SET lock_timeout = '150ms'";
+        sqlx::query(impatient)
+            .execute(&mut *connection)
+            .await
+            .unwrap();
+        for n in 0..60 {
+            let write = "INSERT INTO events \
+                 (id, source, time, type, nats_subject, stream_seq, published_at, trace_id) \
+                 VALUES ($1, '/test', now(), 't', 'events.test', 1, now(), '')";
+            let written = sqlx::query(write).bind(format!("e-{n}"));
+            written.execute(&mut *connection).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        connection.detach();
+    };
+    let (dropped, ()) = tokio::join!(drop_expired(&stack.pool, 7, now), writes);
+    let state = dropped.unwrap_err().into_database_error().unwrap();
+    assert_eq!(state.code().as_deref(), Some("55P03"));
+    let left: i64 = sqlx::query_scalar(
+        "SELECT count(*) FROM pg_tables WHERE tablename < $1 AND tablename LIKE 'events_p2%'",
+    )
+    .bind(partition_of(old(35), PartitionInterval::Day).name)
+    .fetch_one(&stack.pool)
+    .await
+    .unwrap();
+    assert_eq!(left, 0, "those that nobody reads have to wait for it");
+    reader.rollback().await.unwrap();
+    drop_expired(&stack.pool, 7, now).await.unwrap();
+    assert_eq!(stack.rows().await, 60);
+}
+
+#[tokio::test]
+async fn a_replica_killed_while_rows_move_to_their_partition_leaves_that_to_the_next() {
+    let stack = Stack::start().await;
+    ganesh::storage::schema::migrate(&stack.pool).await.unwrap();
+    let tomorrow = Timestamp::from_micros(Timestamp::now().micros() + MICROS_A_DAY);
+    fill_default(&stack, tomorrow, 200_000).await;
+    let theirs = partition_of(tomorrow, PartitionInterval::Day).name;
+    let killed = Ganesh::serve(&stack, &[]);
+    let is_there = "SELECT to_regclass($1) IS NOT NULL";
+    loop {
+        let made: bool = sqlx::query_scalar(is_there)
+            .bind(&theirs)
+            .fetch_one(&stack.pool)
+            .await
+            .unwrap();
+        if made {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    killed.kill();
+    assert_eq!(
+        count_in(&stack, "events_default").await,
+        200_000,
+        "killed too late"
+    );
+    // A statement that it had begun goes on without it for a moment.
+    eventually("its sessions end", || async {
+        count_in(
+            &stack,
+            "pg_stat_activity WHERE application_name = 'ganesh' \
+             AND datname = current_database()",
+        )
+        .await
+            == 0
+    })
+    .await;
+    let _next = stack.serve(&[]).await;
+    eventually("the rows have moved", || async {
+        count_in(&stack, "events_default").await == 0
+    })
+    .await;
+    assert_eq!(count_in(&stack, &theirs).await, 200_000);
+    assert_eq!(stack.rows().await, 200_000);
+}
+
+#[tokio::test]
+async fn a_row_that_was_removed_while_it_waited_does_not_come_back() {
+    let stack = Stack::start().await;
+    ganesh::storage::schema::migrate(&stack.pool).await.unwrap();
+    fill_default(&stack, next_week(), 10).await;
+    let theirs = partition_of(next_week(), PartitionInterval::Day).name;
+    // What a replica left that died in the middle.
+    let copy = format!(
+        "CREATE TABLE {theirs} (LIKE events INCLUDING ALL); \
+         INSERT INTO {theirs} SELECT * FROM events_default; \
+         DELETE FROM events_default WHERE stream_seq > 4"
+    );
+    sqlx::raw_sql(&copy).execute(&stack.pool).await.unwrap();
+    make_ahead(&stack.pool, PartitionInterval::Day, next_week())
+        .await
+        .unwrap();
+    assert_eq!(count_in(&stack, &theirs).await, 4);
+    assert_eq!(stack.rows().await, 4);
+}
+
+/// Writes a row for next week, again if its partition is attached in that moment, as ganesh does.
+async fn write_late(stack: &Stack, id: &str) {
+    let write = "INSERT INTO events \
+         (id, source, time, type, nats_subject, stream_seq, published_at, trace_id) \
+         VALUES ($1, '/test', now() + interval '7 days', 't', 'events.test', 1, now(), '')";
+    loop {
+        match sqlx::query(write).bind(id).execute(&stack.pool).await {
+            Ok(_) => return,
+            Err(error) => {
+                let error = error.into_database_error().unwrap();
+                assert_eq!(error.code().as_deref(), Some("23514"), "{error}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn while_rows_move_those_that_come_late_are_held_up_only_at_the_end() {
+    let stack = Stack::start().await;
+    ganesh::storage::schema::migrate(&stack.pool).await.unwrap();
+    fill_default(&stack, next_week(), 100_000).await;
+    let began = Instant::now();
+    let (pool, week) = (stack.pool.clone(), next_week());
+    let moving = tokio::spawn(async move { make_ahead(&pool, PartitionInterval::Day, week).await });
+    let (mut late, mut longest) = (0, Duration::ZERO);
+    while !moving.is_finished() {
+        let before = Instant::now();
+        write_late(&stack, &format!("late-{late}")).await;
+        late += 1;
+        longest = longest.max(before.elapsed());
+    }
+    moving.await.unwrap().unwrap();
+    let took = began.elapsed();
+    assert_eq!(stack.rows().await, 100_000 + late);
+    assert_eq!(count_in(&stack, "events_default").await, 0);
+    assert!(late > 10, "{late} rows: it held up everything");
+    assert!(longest < took / 2, "one waited {longest:?} of {took:?}");
+}

@@ -1,0 +1,188 @@
+//! The server itself: restarted, read-only, full, locked, without permissions.
+
+use std::time::Duration;
+
+use sqlx::Executor;
+use sqlx::postgres::PgExecutor;
+
+use crate::support::events::{events, publish};
+use crate::support::ledger::assert_each_is_one_row_or_one_letter;
+use crate::support::{Ganesh, Stack, eventually};
+
+const REDELIVERED: &str = "ganesh_messages_redelivered_total";
+
+pub fn errors(code: &str) -> String {
+    format!("ganesh_dependency_errors_total{{dependency=\"postgres\",code=\"{code}\"}}")
+}
+
+async fn execute<'a>(executor: impl PgExecutor<'a>, statement: &str) {
+    sqlx::query(statement).execute(executor).await.unwrap();
+}
+
+/// Ends every session of this database but the test's.
+pub async fn kill_sessions<'a>(executor: impl PgExecutor<'a>) {
+    let kill = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
+         WHERE datname = current_database() AND application_name = 'ganesh'";
+    execute(executor, kill).await;
+}
+
+#[tokio::test]
+async fn a_crash_and_restart_under_load_cost_attempts_and_nothing_else() {
+    let mut stack = Stack::start_with_own_postgres().await;
+    stack.make_streams().await;
+    let all = events("e", 20_000);
+    publish(&stack.jetstream().await, &all).await;
+    let ganesh = stack.serve(&[("GANESH_BATCH_MAX_EVENTS", "200")]).await;
+    stack.wait_for_rows(1_000).await;
+    let postgres = stack.postgres.as_mut().unwrap();
+    postgres.kill();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    postgres.run();
+    assert!(stack.backlog().await > 0, "too late to prove anything");
+    stack.wait_until_drained().await;
+    assert_each_is_one_row_or_one_letter(&stack, &all).await;
+    assert_eq!(stack.dead_letters().await, 0);
+    assert!(ganesh.metric(REDELIVERED).await < f64::EPSILON);
+    assert!(ganesh.metric(&errors("connection")).await > 0.0);
+}
+
+#[tokio::test]
+async fn sessions_that_the_server_ends_cost_attempts_and_nothing_else() {
+    let stack = Stack::start().await;
+    stack.make_streams().await;
+    let all = events("e", 20_000);
+    publish(&stack.jetstream().await, &all).await;
+    let ganesh = stack.serve(&[("GANESH_BATCH_MAX_EVENTS", "200")]).await;
+    // As at a failover or a restart: 57P01, terminating connection due to administrator command.
+    for _ in 0..10 {
+        kill_sessions(&stack.pool).await;
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    stack.wait_until_drained().await;
+    assert_each_is_one_row_or_one_letter(&stack, &all).await;
+    assert_eq!(stack.dead_letters().await, 0);
+    assert!(ganesh.metric(REDELIVERED).await < f64::EPSILON);
+    let seen = ganesh.metric(&errors("unavailable")).await;
+    assert!(seen + ganesh.metric(&errors("connection")).await > 0.0);
+}
+
+#[tokio::test]
+async fn a_read_only_server_is_left_for_a_new_connection() {
+    let stack = Stack::start().await;
+    let ganesh = stack.serve(&[]).await;
+    let read_only = "ALTER DATABASE \"{}\" SET default_transaction_read_only = on";
+    let database = stack.database_url.rsplit('/').next().unwrap();
+    execute(&stack.pool, &read_only.replace("{}", database)).await;
+    // Only new sessions are read-only, as those to a primary that became a standby.
+    kill_sessions(&stack.pool).await;
+    let all = events("e", 100);
+    publish(&stack.jetstream().await, &all).await;
+    eventually("it is refused with 25006", || async {
+        ganesh.log().contains("SQLSTATE 25006")
+    })
+    .await;
+    let mut writable = stack.pool.acquire().await.unwrap();
+    let reset = format!("ALTER DATABASE \"{database}\" RESET default_transaction_read_only");
+    writable.execute(reset.as_str()).await.unwrap();
+    // Those sessions stay read-only; somebody who kept one would never store again.
+    stack.wait_until_drained().await;
+    assert_eq!(stack.rows().await, 100);
+    assert_eq!(stack.dead_letters().await, 0);
+    assert!(ganesh.metric(REDELIVERED).await < f64::EPSILON);
+}
+
+#[tokio::test]
+async fn a_full_disk_is_waited_for_and_no_row_is_blamed_for_it() {
+    let stack = Stack::start().await;
+    let ganesh = stack.serve(&[]).await;
+    // The server's own error by a trigger: a disk that is really full needs a mount.
+    let full = "CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+         RAISE 'could not extend file: No space left on device' USING ERRCODE = 'disk_full'; \
+         END $$";
+    execute(&stack.pool, full).await;
+    let trigger = "CREATE TRIGGER full_disk BEFORE INSERT ON events \
+         FOR EACH ROW EXECUTE FUNCTION full_disk()";
+    execute(&stack.pool, trigger).await;
+    let all = events("e", 100);
+    publish(&stack.jetstream().await, &all).await;
+    ganesh.wait_for_metric(&errors("resources"), 3.0).await;
+    assert_eq!(stack.backlog().await, 100);
+    execute(&stack.pool, "DROP TRIGGER full_disk ON events").await;
+    stack.wait_until_drained().await;
+    assert_eq!(stack.rows().await, 100);
+    assert_eq!(stack.dead_letters().await, 0);
+    assert!(ganesh.metric(REDELIVERED).await < f64::EPSILON);
+}
+
+#[tokio::test]
+async fn a_lock_on_events_that_outlasts_the_statement_timeout_costs_attempts_and_nothing_else() {
+    let stack = Stack::start().await;
+    let ganesh = stack.serve(&[("GANESH_ACK_WAIT", "4s")]).await;
+    let lock = stack.lock("events", "ACCESS EXCLUSIVE").await;
+    let all = events("e", 1_000);
+    publish(&stack.jetstream().await, &all).await;
+    eventually("a statement is cancelled", || async {
+        ganesh.log().contains("SQLSTATE 57014")
+    })
+    .await;
+    lock.rollback().await.unwrap();
+    stack.wait_until_drained().await;
+    assert_each_is_one_row_or_one_letter(&stack, &all).await;
+    assert!(ganesh.metric(REDELIVERED).await < f64::EPSILON);
+}
+
+/// A role that may do what a replica does that neither migrates nor makes partitions, and
+/// the address under which it logs in.
+async fn limited_role(stack: &Stack) -> (String, String) {
+    let database = stack.database_url.rsplit('/').next().unwrap();
+    let role = format!("limited_{database}_{}", std::process::id());
+    for statement in [
+        format!("CREATE ROLE {role} LOGIN PASSWORD 'limited'"),
+        format!("GRANT SELECT, INSERT ON events TO {role}"),
+        format!("GRANT SELECT ON _sqlx_migrations TO {role}"),
+        format!("GRANT SELECT, INSERT, UPDATE ON cache_epoch TO {role}"),
+    ] {
+        execute(&stack.pool, &statement).await;
+    }
+    let url = stack
+        .database_url
+        .replace("ganesh:ganesh@", &format!("{role}:limited@"));
+    (role, url)
+}
+
+async fn exit_of(mut ganesh: Ganesh) -> (Option<i32>, String) {
+    let status = ganesh.wait().await;
+    (status.code(), ganesh.log())
+}
+
+#[tokio::test]
+async fn a_role_that_lost_its_permission_stops_the_process_which_says_so_and_loses_nothing() {
+    let stack = Stack::start().await;
+    stack.make_streams().await;
+    let (role, url) = limited_role(&stack).await;
+    let settings = [
+        ("POSTGRES_URL", url.as_str()),
+        ("GANESH_MIGRATE_ON_START", "false"),
+    ];
+    let ganesh = stack.serve(&settings).await;
+    let all = events("e", 100);
+    let jetstream = stack.jetstream().await;
+    publish(&jetstream, &all[..50]).await;
+    stack.wait_until_drained().await;
+    execute(&stack.pool, &format!("REVOKE INSERT ON events FROM {role}")).await;
+    publish(&jetstream, &all[50..]).await;
+    let (code, log) = exit_of(ganesh).await;
+    assert_eq!(code, Some(1));
+    for words in [
+        "\"ERROR\"",
+        "permission denied for table events",
+        "SQLSTATE 42501",
+    ] {
+        assert!(log.contains(words), "no {words} in {log}");
+    }
+    assert_eq!(stack.dead_letters().await, 0);
+    execute(&stack.pool, &format!("GRANT INSERT ON events TO {role}")).await;
+    let _again = stack.serve(&settings).await;
+    stack.wait_until_drained().await;
+    assert_each_is_one_row_or_one_letter(&stack, &all).await;
+}

@@ -1,0 +1,66 @@
+//! What it costs to find the guilty rows of a batch.
+
+use bytes::Bytes;
+use ganesh::event::{Data, Event};
+
+use crate::support::events::{event, events, publish};
+use crate::support::ledger::assert_each_is_one_row_or_one_letter;
+use crate::support::{Ganesh, Stack};
+
+const COPIES: &str = "ganesh_batch_writes_total{method=\"copy\"}";
+const INSERTS: &str = "ganesh_batch_writes_total{method=\"insert\"}";
+const ROWS: usize = 2_000;
+/// The logarithm of that, rounded up.
+const HALVINGS: u32 = 11;
+
+async fn writes(ganesh: &Ganesh) -> f64 {
+    ganesh.metric(COPIES).await + ganesh.metric(INSERTS).await
+}
+
+/// So many refused rows, spread over a batch.
+fn batch(prefix: &str, bad: usize) -> Vec<Event> {
+    let mut batch = events(prefix, ROWS);
+    for i in 0..bad {
+        batch[(2 * i + 1) * ROWS / (2 * bad)].data =
+            Data::Json(Bytes::from_static(br#"{"nul":"\u0000"}"#));
+    }
+    batch
+}
+
+#[tokio::test]
+async fn so_many_bad_rows_cost_their_number_times_the_logarithm_of_the_batch() {
+    let stack = Stack::start().await;
+    let settings = [
+        ("GANESH_BATCH_MAX_EVENTS", "2000"),
+        ("GANESH_BATCH_LINGER_MS", "5000"),
+    ];
+    let ganesh = stack.serve(&settings).await;
+    let jetstream = stack.jetstream().await;
+    let twice = event("twice");
+    let mut all = vec![twice.clone()];
+    publish(&jetstream, &all).await;
+    stack.wait_until_drained().await;
+    for first_by_insert in [false, true] {
+        for bad in [1, 10, 100] {
+            if first_by_insert {
+                // A duplicate: the next batches go by INSERT, whose errors name no row.
+                publish(&jetstream, std::slice::from_ref(&twice)).await;
+                stack.wait_until_drained().await;
+            }
+            let batch = batch(&format!("{first_by_insert}-{bad}"), bad);
+            let before = writes(&ganesh).await;
+            publish(&jetstream, &batch).await;
+            stack.wait_until_drained().await;
+            let statements = writes(&ganesh).await - before;
+            let bad = u32::try_from(bad).unwrap();
+            let limit = f64::from(2 * bad * (HALVINGS + 1) + 1);
+            assert!(
+                statements <= limit,
+                "{bad} bad rows: {statements} statements"
+            );
+            assert!(statements > f64::from(bad));
+            all.extend(batch);
+        }
+    }
+    assert_each_is_one_row_or_one_letter(&stack, &all).await;
+}
