@@ -111,17 +111,3 @@ async fn what_is_held_stays_ours_while_an_unreadable_message_drops_the_connectio
     assert_eq!(stack.dead_letters().await, 1);
     assert!(ganesh.metric(REDELIVERED).await < f64::EPSILON);
 }
-
-#[tokio::test]
-async fn a_message_that_was_stored_with_a_status_is_a_message_like_any_other() {
-    let stack = Stack::start().await;
-    let _ganesh = stack.serve(&[]).await;
-    for status in ["100 Idle Heartbeat", "408 Request Timeout", "503"] {
-        let headers = format!("NATS/1.0 {status}\r\nname: value\r\n\r\n").into_bytes();
-        let port = stack.nats.port();
-        let publishing = move || raw_nats::publish(port, b"events.status", &headers, b"{}");
-        tokio::task::spawn_blocking(publishing).await.unwrap();
-    }
-    stack.wait_until_drained().await;
-    assert_eq!(stack.rows().await, 3);
-}

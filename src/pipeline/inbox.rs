@@ -195,8 +195,7 @@ impl Intake {
         let mut arrived = Vec::with_capacity(chunk.len());
         for message in chunk {
             match message.status {
-                // A message can be stored with a status of its own: what has to be
-                // acknowledged is a delivery, whatever it says.
+                // What is to be acknowledged is a delivery, whatever its header block begins with.
                 Some(status) if message.reply.is_none() => {
                     if message.subject == *reply {
                         end = Some(end_of_pull(status, message.description.as_deref()));
