@@ -6,7 +6,8 @@ use rustix::process::Signal;
 use sqlx::PgConnection;
 use sqlx::{Connection, Executor};
 
-use super::schedule::{Fault, REPLICAS, Replica, Step};
+use super::schedule::{Fault, REPLICAS, Replica, Step, Trouble};
+use crate::support::proxy::{Manner, Proxy};
 use crate::support::servers::{free_port, send_signal};
 use crate::support::{Ganesh, Stack, cache_server};
 
@@ -22,6 +23,8 @@ const RECOVERY_MAX: Duration = Duration::from_secs(60);
 pub struct Scene {
     /// Servers.
     pub stack: Stack,
+    /// Between the replicas and NATS, Postgres and the cache, by [`Link`].
+    proxies: [Proxy; 3],
     replicas: Vec<Option<Ganesh>>,
     api_ports: Vec<u16>,
     /// Redeliveries that replicas counted which are gone.
@@ -31,8 +34,15 @@ pub struct Scene {
 impl Scene {
     /// Everything runs and is ready.
     pub async fn start() -> Self {
+        let stack = Stack::start_with_own_postgres().await;
+        let postgres = stack.postgres.as_ref().expect("it is the run's own");
         let mut scene = Self {
-            stack: Stack::start_with_own_postgres().await,
+            proxies: [
+                Proxy::forgetful(stack.nats.port()).await,
+                Proxy::forgetful(postgres.port()).await,
+                Proxy::forgetful(stack.cache.port()).await,
+            ],
+            stack,
             replicas: (0..REPLICAS).map(|_| None).collect(),
             api_ports: (0..REPLICAS).map(|_| free_port()).collect(),
             redelivered_before: 0.0,
@@ -51,7 +61,14 @@ impl Scene {
 
     fn start_replica(&mut self, replica: Replica) {
         let address = format!("127.0.0.1:{}", self.api_ports[replica]);
+        let [nats, postgres, cache] = self.proxies.each_ref().map(|proxy| proxy.port);
+        let nats = format!("nats://127.0.0.1:{nats}");
+        let postgres = format!("postgresql://ganesh:ganesh@127.0.0.1:{postgres}/ganesh");
+        let cache = format!("redis://127.0.0.1:{cache}");
         let settings = [
+            ("NATS_URL", nats.as_str()),
+            ("POSTGRES_URL", postgres.as_str()),
+            ("REDIS_URL", cache.as_str()),
             ("GANESH_HTTP_ADDR", address.as_str()),
             ("GANESH_ACK_WAIT", ACK_WAIT),
             ("GANESH_MAX_IN_FLIGHT", "4096"),
@@ -114,6 +131,14 @@ impl Scene {
                 let _: String = cache_server::ask(&self.stack.cache, &["FLUSHALL"]).await;
             }
             Fault::CacheFull => self.fill_cache(lasts).await,
+            Fault::ConsumerDeleted => {
+                let jetstream = self.stack.jetstream().await;
+                let deleted = jetstream.delete_consumer_from_stream("ganesh", "EVENTS");
+                assert!(deleted.await.expect("NATS is up").success);
+            }
+            Fault::Network(link, trouble) => {
+                trouble_network(&self.proxies[link as usize], trouble, lasts).await;
+            }
             fault => self.strike_postgres(fault, lasts).await,
         }
     }
@@ -249,6 +274,27 @@ impl Scene {
         }
         sum
     }
+}
+
+async fn trouble_network(proxy: &Proxy, trouble: Trouble, lasts: Duration) {
+    match trouble {
+        Trouble::Cut => proxy.cut(),
+        Trouble::HalfClosed => proxy.half_close(),
+        Trouble::Held => {
+            proxy.behave(Manner::Hold);
+            tokio::time::sleep(lasts).await;
+        }
+        Trouble::Swallowed => {
+            proxy.behave(Manner::Swallow);
+            tokio::time::sleep(lasts).await;
+            proxy.cut();
+        }
+        Trouble::Slow => {
+            proxy.behave(Manner::Delay(lasts / 40));
+            tokio::time::sleep(lasts).await;
+        }
+    }
+    proxy.behave(Manner::Pass);
 }
 
 /// 0 where it cannot be asked: a replica that has just been started.

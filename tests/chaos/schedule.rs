@@ -10,6 +10,32 @@ pub type Replica = usize;
 /// How many there are.
 pub const REPLICAS: usize = 2;
 
+/// A network connection that all replicas have through a proxy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Link {
+    /// To NATS.
+    Nats,
+    /// To Postgres.
+    Postgres,
+    /// To the cache.
+    Cache,
+}
+
+/// What the network does.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Trouble {
+    /// Connections are closed, once.
+    Cut,
+    /// The servers' sides of connections end, once.
+    HalfClosed,
+    /// Nothing passes for a while, and then all of it.
+    Held,
+    /// What is sent is lost and nobody is told, until the connections are closed.
+    Swallowed,
+    /// Everything comes later.
+    Slow,
+}
+
 /// What can be done to the stack.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Fault {
@@ -41,7 +67,20 @@ pub enum Fault {
     CacheFlushed,
     /// Its memory is full, and it evicts nothing.
     CacheFull,
+    /// Somebody deletes the consumer.
+    ConsumerDeleted,
+    /// The network between the replicas and one server.
+    Network(Link, Trouble),
 }
+
+const LINKS: [Link; 3] = [Link::Nats, Link::Postgres, Link::Cache];
+const TROUBLES: [Trouble; 5] = [
+    Trouble::Cut,
+    Trouble::HalfClosed,
+    Trouble::Held,
+    Trouble::Swallowed,
+    Trouble::Slow,
+];
 
 /// One fault.
 #[derive(Debug, Clone, Copy)]
@@ -59,6 +98,9 @@ pub fn steps(seed: u64) -> impl Iterator<Item = Step> {
     let mut random = StdRng::seed_from_u64(seed);
     std::iter::repeat_with(move || {
         let replica = random.random_range(0..REPLICAS);
+        let link = LINKS[random.random_range(0..LINKS.len())];
+        let trouble = TROUBLES[random.random_range(0..TROUBLES.len())];
+        let network = Fault::Network(link, trouble);
         let all = [
             Fault::ServeKilled(replica),
             Fault::ServeTerminated(replica),
@@ -74,6 +116,11 @@ pub fn steps(seed: u64) -> impl Iterator<Item = Step> {
             Fault::CachePaused,
             Fault::CacheFlushed,
             Fault::CacheFull,
+            Fault::ConsumerDeleted,
+            // As often as three others.
+            network,
+            network,
+            network,
         ];
         Step {
             after: Duration::from_millis(random.random_range(100..1_500)),

@@ -81,12 +81,34 @@ impl Passed {
 struct Shared {
     target_port: u16,
     orders: watch::Sender<Orders>,
-    passed: Mutex<Vec<Passed>>,
+    /// None: too much would pass.
+    passed: Option<Mutex<Vec<Passed>>>,
     /// What the client must not get to see, once.
     trap: Mutex<Option<Vec<u8>>>,
 }
 
 impl Shared {
+    fn open_log(&self, way: Way) -> usize {
+        let Some(passed) = &self.passed else {
+            return 0;
+        };
+        let mut passed = passed.lock().unwrap();
+        passed.push(Passed {
+            way,
+            bytes: Vec::new(),
+            chunks: Vec::new(),
+        });
+        passed.len() - 1
+    }
+
+    fn remember(&self, log: usize, chunk: &[u8]) {
+        if let Some(passed) = &self.passed {
+            let Passed { bytes, chunks, .. } = &mut passed.lock().unwrap()[log];
+            chunks.push((bytes.len(), moment()));
+            bytes.extend_from_slice(chunk);
+        }
+    }
+
     fn springs_trap(&self, chunk: &[u8]) -> bool {
         let mut trap = self.trap.lock().unwrap();
         let caught = trap
@@ -115,6 +137,15 @@ fn moment() -> u64 {
 impl Proxy {
     /// Starts one before the server at this port.
     pub async fn start(target_port: u16) -> Self {
+        Self::before(target_port, Some(Mutex::default())).await
+    }
+
+    /// One that does not remember what passed: for hours of traffic.
+    pub async fn forgetful(target_port: u16) -> Self {
+        Self::before(target_port, None).await
+    }
+
+    async fn before(target_port: u16, passed: Option<Mutex<Vec<Passed>>>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let shared = Arc::new(Shared {
@@ -125,7 +156,7 @@ impl Proxy {
                 cuts: 0,
                 half_closes: 0,
             }),
-            passed: Mutex::default(),
+            passed,
             trap: Mutex::default(),
         });
         tokio::spawn(accept(listener, shared.clone()));
@@ -170,7 +201,8 @@ impl Proxy {
 
     /// What passed so far.
     pub fn passed(&self) -> Vec<Passed> {
-        self.shared.passed.lock().unwrap().clone()
+        let passed = self.shared.passed.as_ref().expect("it was told to");
+        passed.lock().unwrap().clone()
     }
 }
 
@@ -192,15 +224,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
 
 /// Carries bytes one way until that is over.
 async fn pump(shared: Arc<Shared>, way: Way, mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
-    let log = {
-        let mut passed = shared.passed.lock().unwrap();
-        passed.push(Passed {
-            way,
-            bytes: Vec::new(),
-            chunks: Vec::new(),
-        });
-        passed.len() - 1
-    };
+    let log = shared.open_log(way);
     let mut orders = shared.orders.subscribe();
     let made = *orders.borrow_and_update();
     let over = |now: Orders| {
@@ -228,12 +252,7 @@ async fn pump(shared: Arc<Shared>, way: Way, mut from: OwnedReadHalf, mut to: Ow
             Manner::Delay(delay) => tokio::time::sleep(delay).await,
             Manner::Pass | Manner::Hold => {}
         }
-        {
-            let mut passed = shared.passed.lock().unwrap();
-            let Passed { bytes, chunks, .. } = &mut passed[log];
-            chunks.push((bytes.len(), moment()));
-            bytes.extend_from_slice(&chunk[..count]);
-        }
+        shared.remember(log, &chunk[..count]);
         // Who does not read must not keep a connection from being cut.
         tokio::select! {
             written = to.write_all(&chunk[..count]) => if written.is_err() { return },
