@@ -29,7 +29,8 @@ async fn refuse_type(stack: &Stack) {
 fn batch(prefix: &str, bad: usize) -> Vec<Event> {
     let mut batch = events(prefix, ROWS);
     for i in 0..bad {
-        batch[(2 * i + 1) * ROWS / (2 * bad)].event_type = REFUSED_TYPE.to_owned();
+        let refused = &mut batch[(2 * i + 1) * ROWS / (2 * bad)];
+        REFUSED_TYPE.clone_into(&mut refused.event_type);
     }
     batch
 }
