@@ -100,25 +100,16 @@ async fn serve(
     background: &CancellationToken,
     ending: &Ending,
 ) -> Result<(), Failure> {
-    let (metrics, health) = (admin.metrics.clone(), admin.health.clone());
-    let slow = admin.slow.clone();
+    let (metrics, slow) = (admin.metrics.clone(), admin.slow.clone());
+    let health = admin.health.clone();
     let admin_listener = bind("GANESH_ADMIN_ADDR", config.http.admin_addr).await?;
     let api_listener = bind("GANESH_HTTP_ADDR", config.http.api_addr).await?;
-    tokio::spawn(runtime::watch(metrics.clone(), background.clone()));
     tokio::spawn(admin::serve(admin_listener, admin, background.clone()));
-
     let (pool, (client, drops), (consumer, seen)) = prepare(config, &health, &metrics)
         .instrument(tracing::info_span!("start-up"))
         .await?;
     let reads = Reads::new(pool.clone(), config.postgres.partition_interval);
-    let cache = Cache::new(
-        &config.cache,
-        reads.clone(),
-        metrics.clone(),
-        health.clone(),
-    )
-    .map_err(|error| Failure::Usage(format!("REDIS_URL: {error}")))?;
-    tokio::spawn(cache.clone().run(background.clone()));
+    let cache = start_cache(config, &reads, &metrics, &health, background)?;
     let api = Api {
         cache: cache.clone(),
         reads: reads.clone(),
@@ -126,8 +117,8 @@ async fn serve(
     };
     let token = config.http.api_token.clone();
     let api_server = tokio::spawn(api::serve(api_listener, api, token, stop.clone()));
-    let limits = held::Limits::of(&config.pipeline);
-    let (held, releases) = Held::new(limits, config.nats.ack_wait, metrics.clone());
+    let (limits, ack_wait) = (held::Limits::of(&config.pipeline), config.nats.ack_wait);
+    let (held, releases) = Held::new(limits, ack_wait, metrics.clone());
     let jetstream = jetstream::new(client.clone());
     watch(config, &pool, &metrics, background);
     tokio::spawn(lag::watch(
@@ -139,16 +130,15 @@ async fn serve(
         background.clone(),
     ));
     let keeper_stop = CancellationToken::new();
-    let keeper = tokio::spawn(
-        Keeper {
-            held: held.clone(),
-            releases,
-            client: client.clone(),
-            drops: drops.clone(),
-            metrics: metrics.clone(),
-        }
-        .run(keeper_stop.clone()),
-    );
+    let keeper = Keeper {
+        held: held.clone(),
+        releases,
+        client: client.clone(),
+        drops: drops.clone(),
+        metrics: metrics.clone(),
+    };
+    let keeper = tokio::spawn(keeper.run(keeper_stop.clone()));
+    let observer = Observer::new(config, metrics.clone(), spans, slow);
     let parts = Parts {
         config: config.clone(),
         origin: Origin {
@@ -163,12 +153,9 @@ async fn serve(
         reads,
         cache,
         health: health.clone(),
-        observer: (config.telemetry.enabled)
-            .then(|| Observer::new(config, metrics.clone(), spans, slow)),
+        observer: config.telemetry.enabled.then_some(observer),
         metrics,
     };
-    health.set_serving(true);
-    tracing::info!(api = %config.http.api_addr, admin = %config.http.admin_addr, "serving");
     let result = run_pipeline(parts, stop, ending, &health).await;
     keeper_stop.cancel();
     finish(&client, keeper, api_server, &held, ending).await;
@@ -176,9 +163,25 @@ async fn serve(
     result.map_err(|error| Failure::Running(anyhow!(error)))
 }
 
-/// Starts what watches Postgres, until `background` ends.
+/// A cache handle, with what keeps it usable running until `background` ends.
+fn start_cache(
+    config: &Config,
+    reads: &Reads,
+    metrics: &Metrics,
+    health: &Health,
+    background: &CancellationToken,
+) -> Result<Cache, Failure> {
+    let (reads, metrics, health) = (reads.clone(), metrics.clone(), health.clone());
+    let cache = Cache::new(&config.cache, reads, metrics, health)
+        .map_err(|error| Failure::Usage(format!("REDIS_URL: {error}")))?;
+    tokio::spawn(cache.clone().run(background.clone()));
+    Ok(cache)
+}
+
+/// Starts what watches Postgres and the process itself, until `background` ends.
 fn watch(config: &Config, pool: &PgPool, metrics: &Metrics, background: &CancellationToken) {
     let (pool, metrics) = (pool.clone(), metrics.clone());
+    tokio::spawn(runtime::watch(metrics.clone(), background.clone()));
     tokio::spawn(pool::watch(
         pool.clone(),
         metrics.clone(),
@@ -195,6 +198,9 @@ async fn run_pipeline(
     ending: &Ending,
     health: &Health,
 ) -> Result<(), crate::error::Error> {
+    let http = &parts.config.http;
+    health.set_serving(true);
+    tracing::info!(api = %http.api_addr, admin = %http.admin_addr, "serving");
     let mut stages = pipeline::spawn(parts, stop);
     let deadline = async {
         stop.cancelled().await;
