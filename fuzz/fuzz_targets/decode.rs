@@ -28,7 +28,9 @@ fn message(input: &[u8]) -> (String, HeaderMap, Bytes) {
     let (head, body) = input.split_at(end.unwrap_or(input.len()));
     let head = String::from_utf8_lossy(head);
     let mut lines = head.lines();
-    let subject = lines.next().unwrap_or_default().to_owned();
+    // A message has a subject: the server takes none without.
+    let subject = lines.next().filter(|line| !line.is_empty());
+    let subject = subject.unwrap_or("events").to_owned();
     let mut headers = HeaderMap::new();
     for line in lines {
         // What the client library refuses never comes to the codec.
