@@ -6,8 +6,8 @@
 
 #![no_main]
 
-use async_nats::header::{HeaderName, HeaderValue};
 use async_nats::HeaderMap;
+use async_nats::header::{HeaderName, HeaderValue};
 use bytes::Bytes;
 use ganesh::event::{self, Event, Message, Timestamp};
 use libfuzzer_sys::fuzz_target;
@@ -17,10 +17,17 @@ fuzz_target!(|input: &[u8]| {
     let Some(event) = decode(&subject, &headers, &payload) else {
         return;
     };
-    let (headers, payload) = event::encode_binary(&event);
-    assert_eq!(decode(&subject, &headers, &payload).as_ref(), Some(&event), "binary");
-    let (headers, payload) = event::encode_structured(&event);
-    assert_eq!(decode(&subject, &headers, &payload).as_ref(), Some(&event), "structured");
+    for (headers, payload) in [
+        event::encode_binary(&event),
+        event::encode_structured(&event),
+    ] {
+        let mut again = decode(&subject, &headers, &payload).expect("we wrote it");
+        if event.datacontenttype.is_none() {
+            // Written out where it went without saying: JSON.
+            again.datacontenttype = None;
+        }
+        assert_eq!(again, event);
+    }
 });
 
 fn message(input: &[u8]) -> (String, HeaderMap, Bytes) {
@@ -35,12 +42,17 @@ fn message(input: &[u8]) -> (String, HeaderMap, Bytes) {
     for line in lines {
         // What the client library refuses never comes to the codec.
         if let Some((name, value)) = line.split_once(": ")
-            && let (Ok(name), Ok(value)) = (name.parse::<HeaderName>(), value.parse::<HeaderValue>())
+            && let (Ok(name), Ok(value)) =
+                (name.parse::<HeaderName>(), value.parse::<HeaderValue>())
         {
             headers.append(name, value);
         }
     }
-    (subject, headers, Bytes::copy_from_slice(body.get(2..).unwrap_or_default()))
+    (
+        subject,
+        headers,
+        Bytes::copy_from_slice(body.get(2..).unwrap_or_default()),
+    )
 }
 
 fn decode(subject: &str, headers: &HeaderMap, payload: &Bytes) -> Option<Event> {
