@@ -67,6 +67,7 @@ class Stream:
     """A stream as NATS tells: it counts what was published whoever reads it, or nobody."""
 
     published: int = 0
+    messages: int = 0  # what it still holds
     waiting: int = 0  # not delivered yet, or delivered and not acknowledged
 
 
@@ -81,6 +82,7 @@ def read_stream(nats_http_port, stream, consumer):
             if detail["name"] != stream:
                 continue
             found.published = detail["state"]["last_seq"]
+            found.messages = detail["state"]["messages"]
             for reader in detail.get("consumer_detail") or []:
                 if reader["name"] == consumer:
                     found.waiting = reader["num_pending"] + reader["num_ack_pending"]

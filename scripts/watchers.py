@@ -2,6 +2,7 @@
 is started. ganesh runs without them, so a missing one is said in a line, and one that ends does not
 end the run."""
 
+import os
 import pathlib
 import shutil
 import subprocess
@@ -99,10 +100,18 @@ class Watchers:
         """Where ganesh sends its traces; None leaves that to its own setting."""
         return f"http://127.0.0.1:{ports['jaeger_otlp']}" if self.present["jaeger"] else None
 
+    def prometheus_has_pages(self):
+        """Debian's looks for them where an installed package has them."""
+        tools = pathlib.Path(os.environ.get("GANESH_TOOLS", self.root / ".tools"))
+        unpacked = fetched(self.root, "prometheus").is_relative_to(tools)
+        return not unpacked or pathlib.Path("/usr/share/prometheus/web").exists()
+
     def addresses(self, ports):
         """One line for each: where its page is, or how to get it."""
         for name, (title, shows, path, how) in WATCHERS.items():
             if self.present[name]:
+                if name == "prometheus" and not self.prometheus_has_pages():
+                    path, title = "/api/v1/alerts", "Prometheus; Debian's, unpacked by scripts/fetch, has no pages"
                 yield f"{shows:<9} http://127.0.0.1:{ports[name]}{path}   ({title})"
             else:
                 yield f"{shows:<9} none, as {title} is missing: {how}"

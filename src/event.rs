@@ -142,7 +142,7 @@ pub struct Message<'a> {
 }
 
 /// Reads the event of a message: structured when the content type says so, binary when there is a
-/// `ce-specversion`, else plain if `accept_plain` (`CloudEvents` NATS binding 3; DESIGN §4). The same
+/// `ce-specversion`, else plain if `accept_plain` (`CloudEvents` NATS binding 3). The same
 /// message gives the same event at every delivery, and so does a replay of it ([`replay`]).
 ///
 /// # Errors

@@ -141,7 +141,7 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "GANESH_ADMIN_ADDR",
         "127.0.0.1:9464",
-        "Where /livez, /readyz, /metrics and /log-level are served",
+        "Where /livez, /readyz, /metrics, /debug/slow and /log-level are served",
     ),
     setting(
         "GANESH_API_TOKEN",

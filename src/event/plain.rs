@@ -1,4 +1,4 @@
-//! Plain messages: from producers that know nothing of `CloudEvents` (DESIGN §4).
+//! Plain messages: from producers that know nothing of `CloudEvents`.
 
 use std::borrow::Cow;
 use std::collections::BTreeMap;

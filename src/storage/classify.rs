@@ -1,4 +1,4 @@
-//! What an error of Postgres means here, by SQLSTATE (DESIGN: class decides, code labels).
+//! What an error of Postgres means here, by SQLSTATE (the class decides, the code labels).
 
 use sqlx::postgres::PgDatabaseError;
 

@@ -90,6 +90,8 @@ pub async fn run(plan: Plan) -> Report {
     special.await.unwrap();
     let reads = finish(&mut producer);
     scene.wait_until_drained().await;
+    // P5 speaks of reads that start a second after an acknowledgement.
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
     let redelivered = scene.redelivered().await;
     let apis: Vec<String> = (0..REPLICAS).map(|replica| scene.api(replica)).collect();
     Report {
