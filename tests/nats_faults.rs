@@ -7,7 +7,7 @@ use ganesh::config::Config;
 use rustix::process::Signal;
 
 use crate::support::events::{events, publish};
-use crate::support::keys::hold_key;
+use crate::support::keys::{hold_key, wait_until_so_many_wait};
 use crate::support::proxy::{Manner, Proxy, Way};
 use crate::support::servers::send_signal;
 use crate::support::{Ganesh, Stack, eventually};
@@ -193,6 +193,8 @@ async fn what_is_held_of_a_deleted_stream_acknowledges_nothing_of_the_next_one()
     );
     publish(&jetstream, &old).await;
     ganesh.wait_for_metric(HELD, 50.0).await;
+    // Their batch is closed: the new ones are not in it.
+    wait_until_so_many_wait(&stack, 1).await;
     jetstream.delete_stream("EVENTS").await.unwrap();
     jetstream.create_stream(stream_config()).await.unwrap();
     eventually("the consumer is there again", || async {
