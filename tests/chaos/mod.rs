@@ -56,6 +56,16 @@ pub struct Report {
     pub reads: u64,
 }
 
+/// The producer. It ends with the run, however that ends.
+struct Producer(Child);
+
+impl Drop for Producer {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 /// Runs the plan.
 ///
 /// # Panics
@@ -103,7 +113,7 @@ pub async fn run(plan: Plan) -> Report {
     }
 }
 
-fn produce(scene: &Scene, plan: Plan) -> Child {
+fn produce(scene: &Scene, plan: Plan) -> Producer {
     let (rate, seed) = (plan.rate.to_string(), plan.seed.to_string());
     let api = scene.api(0);
     let arguments = [
@@ -124,16 +134,17 @@ fn produce(scene: &Scene, plan: Plan) -> Child {
         &api,
         "--json",
     ];
-    command(Some(&scene.stack), &arguments, &[])
+    let child = command(Some(&scene.stack), &arguments, &[])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
         .spawn()
-        .unwrap()
+        .unwrap();
+    Producer(child)
 }
 
 /// Ends the producer; how many reads it made, none of which was stale.
-fn finish(producer: &mut Child) -> u64 {
+fn finish(Producer(producer): &mut Producer) -> u64 {
     send_signal(producer.id(), Signal::TERM);
     let output = std::io::read_to_string(producer.stdout.take().unwrap()).unwrap();
     let status = producer.wait().unwrap();
