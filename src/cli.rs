@@ -11,13 +11,14 @@ mod produce;
 mod serve;
 mod startup;
 
+use std::ffi::OsString;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{ArgMatches, Command};
+use clap::{Arg, ArgMatches, Command, value_parser};
 
 use self::ending::{Ending, Step};
-use crate::config::{Config, ConfigErrors, TracesExporter, arguments, reader};
+use crate::config::{Config, ConfigErrors, Setting, TracesExporter, arguments, reader};
 use crate::telemetry::logs::{self, LogFile};
 use crate::telemetry::traces;
 
@@ -58,6 +59,28 @@ pub fn command() -> Command {
         .subcommand(doctor::command().args(arguments()))
         .subcommand(healthcheck::command().args(arguments()))
         .subcommand(log_level::command().args(arguments()))
+}
+
+/// An option of one subcommand, as a flag and an environment variable.
+fn option_argument(option: &Setting, flag: String, heading: &'static str) -> Arg {
+    let arg = Arg::new(option.env)
+        .long(flag)
+        .env(option.env)
+        .value_parser(value_parser!(OsString))
+        .value_name("VALUE")
+        .help(option.help)
+        // A negative number is a mistake to be explained, not an unknown flag.
+        .allow_negative_numbers(true)
+        .help_heading(heading);
+    match option.default {
+        "" => arg,
+        // A switch: the flag alone is true.
+        "false" => arg
+            .num_args(0..=1)
+            .require_equals(true)
+            .default_missing_value("true"),
+        default => arg.default_value(default),
+    }
 }
 
 /// Runs the subcommand that the process was started with.

@@ -4,3 +4,21 @@
 mod answers;
 mod connections;
 mod server;
+
+use ganesh::event::Event;
+
+use crate::support::ledger::assert_each_is_one_row_or_one_letter;
+use crate::support::{Ganesh, Stack};
+
+const REDELIVERED: &str = "ganesh_messages_redelivered_total";
+
+/// What a fault must not have cost: no row, no letter, no second delivery.
+async fn assert_all_are_rows_at_their_first_delivery(
+    stack: &Stack,
+    ganesh: &Ganesh,
+    all: &[Event],
+) {
+    assert_each_is_one_row_or_one_letter(stack, all).await;
+    assert_eq!(stack.dead_letters().await, 0);
+    assert!(ganesh.metric(REDELIVERED).await < f64::EPSILON);
+}

@@ -1,14 +1,13 @@
 //! `ganesh produce`.
 
 use std::collections::HashMap;
-use std::ffi::OsString;
 
 use anyhow::anyhow;
-use clap::{Arg, ArgMatches, Command, value_parser};
+use clap::{Arg, ArgMatches, Command};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::Failure;
 use super::startup::{Deadline, wait_for};
+use super::{Failure, option_argument};
 use crate::config::{Config, Setting, given};
 use crate::produce::options::{OPTIONS, Options, flag};
 use crate::produce::report::Report;
@@ -39,24 +38,7 @@ pub(super) fn with_settings(command: Command, settings: impl Iterator<Item = Arg
 }
 
 fn argument(option: &Setting) -> Arg {
-    let arg = Arg::new(option.env)
-        .long(flag(option))
-        .env(option.env)
-        .value_parser(value_parser!(OsString))
-        .value_name("VALUE")
-        .help(option.help)
-        .help_heading("Producer");
-    let arg = match option.default {
-        "" => arg,
-        // A switch: the flag alone is true.
-        "false" => arg
-            .num_args(0..=1)
-            .require_equals(true)
-            .default_missing_value("true"),
-        default => arg.default_value(default),
-    };
-    // A negative number is a mistake to be explained, not an unknown flag.
-    arg.allow_negative_numbers(true)
+    option_argument(option, flag(option), "Producer")
 }
 
 pub(super) async fn run(

@@ -1,11 +1,11 @@
 //! What `ganesh dlq` can be told.
 
 use std::collections::HashMap;
-use std::ffi::OsString;
 use std::time::SystemTime;
 
-use clap::{Arg, ArgMatches, value_parser};
+use clap::{Arg, ArgMatches};
 
+use crate::cli::option_argument;
 use crate::config::{Setting, given, is_subject, parse_duration};
 use crate::event::Timestamp;
 use crate::messaging::letters::scan::Filter;
@@ -98,24 +98,7 @@ impl Selection {
 }
 
 pub(super) fn argument(option: &Setting) -> Arg {
-    let arg = Arg::new(option.env)
-        .long(flag(option))
-        .env(option.env)
-        .value_parser(value_parser!(OsString))
-        .value_name("VALUE")
-        .help(option.help)
-        // A negative number is a mistake to be explained, not an unknown flag.
-        .allow_negative_numbers(true)
-        .help_heading("Dead letters");
-    match option.default {
-        "" => arg,
-        // A switch: the flag alone is true.
-        "false" => arg
-            .num_args(0..=1)
-            .require_equals(true)
-            .default_missing_value("true"),
-        default => arg.default_value(default),
-    }
+    option_argument(option, flag(option), "Dead letters")
 }
 
 fn flag(option: &Setting) -> String {
