@@ -62,6 +62,9 @@ async fn a_commit_whose_answer_is_lost_is_not_written_twice() {
         ("GANESH_BATCH_LINGER_MS", "5000"),
     ];
     let ganesh = stack.serve(&settings).await;
+    // Until then the epoch advances in the batch's own transaction, which commits after the tag.
+    let cache = "ganesh_dependency_up{dependency=\"cache\"}";
+    ganesh.wait_for_metric(cache, 1.0).await;
     let all = events("e", 200);
     // The tag of a COPY that is committed.
     proxy.cut_instead_of(b"COPY 200\0");
