@@ -1,7 +1,7 @@
 # make help lists everything. Nothing here needs Docker, root or installed servers.
 
 .DEFAULT_GOAL := help
-.PHONY: help up test check chaos measure fetch build clean-local
+.PHONY: help up test check chaos measure faults fetch build clean-local
 
 help: ## Lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -27,6 +27,10 @@ chaos: fetch ## Random faults for MINUTES (1) from SEED (random) at RATE message
 measure: ## Measures what telemetry costs, and fails when that is more than promised (alone on the machine)
 	@scripts/fetch nats-server postgres redis-server
 	cargo bench --locked --bench cost
+
+faults: ## Measures what outages and refused rows cost, and fails when that is more than promised (alone on the machine)
+	@scripts/fetch nats-server postgres redis-server
+	cargo bench --locked --bench faults
 
 fetch: ## Puts the servers that are missing into .tools/
 	@scripts/fetch

@@ -1,0 +1,123 @@
+//! Drains of a full stream, and what one costs over another.
+
+use std::time::{Duration, Instant};
+
+use crate::support::{Ganesh, Stack, ganesh as command};
+
+/// One drain of the stream.
+#[derive(Debug, Clone, Copy)]
+pub struct Run {
+    pub messages_per_second: f64,
+    pub cpu_micros_per_message: f64,
+}
+
+/// What a run costs, relative to another one. Below zero it was the cheaper one.
+#[derive(Debug, Clone, Copy)]
+pub struct Cost {
+    pub throughput: f64,
+    pub cpu: f64,
+}
+
+impl std::fmt::Display for Run {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self {
+            messages_per_second,
+            cpu_micros_per_message,
+        } = self;
+        write!(
+            f,
+            "{messages_per_second:>7.0} {cpu_micros_per_message:>5.2}"
+        )
+    }
+}
+
+impl Run {
+    /// What this one costs over the other.
+    pub fn cost_over(self, other: Self) -> Cost {
+        Cost {
+            throughput: 1.0 - self.messages_per_second / other.messages_per_second,
+            cpu: self.cpu_micros_per_message / other.cpu_micros_per_message - 1.0,
+        }
+    }
+}
+
+/// The median cost against what is allowed: the promise, and what two equal runs differ by.
+pub fn judge(name: &str, costs: &[Cost], controls: &[Cost], most: f64, of: impl Fn(&Cost) -> f64) {
+    let cost = median(costs.iter().map(&of));
+    let spread = median(controls.iter().map(|control| of(control).abs()));
+    println!(
+        "  {name}: {:.1} %; two equal runs differ by {:.1} % (medians)",
+        cost * 100.0,
+        spread * 100.0
+    );
+    assert!(cost <= most + spread, "{name}: {costs:?}");
+}
+
+fn median(values: impl Iterator<Item = f64>) -> f64 {
+    let mut sorted: Vec<f64> = values.collect();
+    sorted.sort_by(f64::total_cmp);
+    sorted[sorted.len() / 2]
+}
+
+/// Runs `ganesh produce` to its end.
+pub fn produce(stack: &Stack, arguments: &[&str]) {
+    let status = command::command(Some(stack), &[&["produce"], arguments].concat(), &[])
+        .stderr(std::process::Stdio::null())
+        .stdout(std::process::Stdio::null())
+        .status()
+        .unwrap();
+    assert!(status.success());
+}
+
+/// Drains the whole stream into an empty table, scraped every second where there is something to
+/// scrape; so many messages become rows.
+pub async fn drain(stack: &Stack, settings: &[(&str, &str)], messages: u64, rows: u64) -> Run {
+    sqlx::query("TRUNCATE events")
+        .execute(&stack.pool)
+        .await
+        .unwrap();
+    let jetstream = stack.jetstream().await;
+    let stream = jetstream.get_stream("EVENTS").await.unwrap();
+    let _ = stream.delete_consumer("ganesh").await;
+    let ganesh = stack.serve(settings).await;
+    let scraping = tokio::spawn(scrape(ganesh.admin_url("/metrics")));
+    let (began, cpu, waiting) = loop {
+        let waiting = stack.backlog_of(&stream).await;
+        if waiting < messages {
+            break (Instant::now(), cpu_seconds(&ganesh), waiting);
+        }
+    };
+    while stack.backlog_of(&stream).await > 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let (took, cpu) = (began.elapsed(), cpu_seconds(&ganesh) - cpu);
+    scraping.abort();
+    assert!(ganesh.terminate().await.success());
+    assert_eq!(stack.rows().await, i64::try_from(rows).unwrap());
+    Run {
+        messages_per_second: waiting as f64 / took.as_secs_f64(),
+        cpu_micros_per_message: cpu * 1e6 / waiting as f64,
+    }
+}
+
+async fn scrape(url: String) {
+    let client = reqwest::Client::new();
+    loop {
+        let asked = client
+            .get(&url)
+            .header("Accept", "application/openmetrics-text;version=1.0.0");
+        if let Ok(answer) = asked.send().await {
+            let _ = answer.bytes().await;
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+}
+
+/// User and system time that the process has taken.
+fn cpu_seconds(ganesh: &Ganesh) -> f64 {
+    let stat = std::fs::read_to_string(format!("/proc/{}/stat", ganesh.pid())).unwrap();
+    let (_, fields) = stat.rsplit_once(") ").unwrap();
+    let ticks = |field: usize| -> f64 { fields.split(' ').nth(field).unwrap().parse().unwrap() };
+    // The 14th and the 15th field of the whole line, of which two stand before the bracket.
+    (ticks(11) + ticks(12)) / rustix::param::clock_ticks_per_second() as f64
+}
