@@ -24,6 +24,7 @@
 //! Not covered, and said in the README: data put back into a running server by hand (`RESTORE`,
 //! `DEBUG LOAD`), which it does not tell.
 
+mod breaker;
 mod epoch;
 mod failure;
 mod keys;
@@ -33,7 +34,6 @@ mod scripts;
 mod write;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -49,6 +49,7 @@ use crate::storage::queries::Reads;
 use crate::telemetry::catalogue::CacheRequest;
 use crate::telemetry::logs::RateLimit;
 use crate::telemetry::{Health, Metrics};
+use breaker::Breaker;
 use link::Link;
 use scripts::Scripts;
 
@@ -74,8 +75,8 @@ struct Inner {
     dropped: Notify,
     /// The epoch as it was read last.
     known: ArcSwapOption<epoch::Known>,
-    /// Reads in a row without an answer in time.
-    late_reads: AtomicU32,
+    /// Whether the connection goes on being used.
+    breaker: Breaker,
     /// For each code, in the order of [`Code::ALL`]: an outage is one line now and then, and
     /// another failure on top of it is a line at once.
     said: [RateLimit; Code::ALL.len()],
@@ -102,7 +103,7 @@ impl Cache {
             link: ArcSwapOption::empty(),
             dropped: Notify::new(),
             known: ArcSwapOption::empty(),
-            late_reads: AtomicU32::new(0),
+            breaker: Breaker::default(),
             said: Code::ALL.map(|_| RateLimit::new(1, SAY_EVERY)),
         })))
     }

@@ -12,6 +12,7 @@ pub mod pool;
 pub mod queries;
 pub mod row;
 pub mod schema;
+mod search;
 pub mod write;
 
 pub use classify::classify;

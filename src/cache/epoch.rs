@@ -118,6 +118,8 @@ impl Cache {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+
     use super::*;
 
     fn later(asked: Asked, monotonic: Duration, wall: Duration) -> Asked {
@@ -135,6 +137,20 @@ mod tests {
         assert!(!asked.is_recent(later(asked, long, short)));
         // The machine slept.
         assert!(!asked.is_recent(later(asked, short, long)));
+    }
+
+    proptest! {
+        #[test]
+        fn no_epoch_is_gone_by_for_longer_than_a_second_on_either_clock(
+            monotonic_ms in 0u64..3_000,
+            wall_ms in -3_000i64..3_000,
+        ) {
+            let asked = Asked::now();
+            let mut now = later(asked, Duration::from_millis(monotonic_ms), Duration::ZERO);
+            let step = Duration::from_millis(wall_ms.unsigned_abs());
+            now.wall = if wall_ms < 0 { asked.wall - step } else { asked.wall + step };
+            prop_assert_eq!(asked.is_recent(now), monotonic_ms < 1_000 && wall_ms < 1_000);
+        }
     }
 
     #[test]

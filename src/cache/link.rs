@@ -8,7 +8,6 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use redis::AsyncConnectionConfig;
@@ -16,6 +15,7 @@ use redis::aio::MultiplexedConnection;
 use tokio::time::{MissedTickBehavior, sleep};
 
 use super::Cache;
+use super::breaker::Pauses;
 use super::epoch::{Asked, Known};
 use super::failure::{Failure, classify, within};
 use crate::error::{Class, Code, Dependency, Error};
@@ -30,12 +30,6 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(1);
 const CLAIM_LIMIT: Duration = Duration::from_secs(5);
 /// How often a connection is asked again which process it leads to.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
-/// Between two attempts, doubled from the first to the second.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
-/// A connection that lived so long starts the backoff anew.
-const STABLE_AFTER: Duration = Duration::from_secs(10);
-/// Reads in a row without an answer in time, after which the connection is given up.
-const LATE_READS_MAX: u32 = 3;
 
 /// A verified connection.
 pub(super) struct Link {
@@ -47,28 +41,23 @@ pub(super) struct Link {
 impl Cache {
     /// Connects, verifies, watches, and begins again.
     pub(super) async fn keep_link(&self) {
-        let mut pause = BACKOFF.0;
+        let mut pauses = Pauses::new();
         loop {
-            let failure = match self.connect().await {
+            let (failure, lived) = match self.connect().await {
                 Ok(link) => {
                     let since = Instant::now();
-                    let failure = self.watch(link).await;
-                    if since.elapsed() >= STABLE_AFTER {
-                        pause = BACKOFF.0;
-                    }
-                    failure
+                    (self.watch(link).await, since.elapsed())
                 }
                 Err(error) => {
                     self.0.metrics.dependency_error(&error);
-                    Some(error)
+                    (Some(error), Duration::ZERO)
                 }
             };
             if let Some(error) = failure {
                 self.say(&error);
             }
             self.0.health.set(Dependency::Cache, false);
-            sleep(pause).await;
-            pause = (pause * 2).min(BACKOFF.1);
+            sleep(pauses.after(lived)).await;
         }
     }
 
@@ -98,7 +87,7 @@ impl Cache {
 
     /// Hands the connection out until it fails. `None`: who saw it fail has said so.
     async fn watch(&self, link: Arc<Link>) -> Option<Error> {
-        self.0.late_reads.store(0, Ordering::Relaxed);
+        self.0.breaker.close();
         self.0.link.store(Some(link.clone()));
         self.0.health.set(Dependency::Cache, true);
         let mut tick = tokio::time::interval(WATCH_INTERVAL);
@@ -156,14 +145,10 @@ impl Cache {
     /// Counts a failure; gives the connection up where it must be.
     pub(super) fn note(&self, link: &Arc<Link>, failure: &Failure, reading: bool) {
         self.0.metrics.dependency_error(failure.error());
-        let late_reads = match failure {
-            Failure::Refused(_) | Failure::Foreign(_) => return self.say(failure.error()),
-            // Nothing depends on the answer to a read: one late answer is no reason to make
-            // every batch do without the cache.
-            Failure::Late(_) if reading => self.0.late_reads.fetch_add(1, Ordering::Relaxed) + 1,
-            Failure::Late(_) | Failure::Broken(_) => LATE_READS_MAX,
-        };
-        if late_reads >= LATE_READS_MAX {
+        if matches!(failure, Failure::Refused(_) | Failure::Foreign(_)) {
+            self.say(failure.error());
+        }
+        if self.0.breaker.opens_at(failure, reading) {
             self.give_up(link, failure.error());
         }
     }

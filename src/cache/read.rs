@@ -1,7 +1,6 @@
 //! A read of a subject's newest state: from the cache, or from Postgres through the cache.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -85,7 +84,7 @@ impl Cache {
         loop {
             match meet(&link, &key, &lease).await {
                 Ok(Met::State { age, event }) => {
-                    self.0.late_reads.store(0, Ordering::Relaxed);
+                    self.0.breaker.close();
                     let (request, origin) = if waited {
                         (CacheRequest::ReadWait, Origin::Collapsed { age })
                     } else {

@@ -1,7 +1,6 @@
 //! Writes a batch: an optimistic `COPY`, an `INSERT` when events may be rows
 //! already, and row by row only what Postgres refuses.
 
-use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
@@ -12,6 +11,7 @@ use sqlx::postgres::{PgConnection, PgPool};
 use super::classify::{classify, copy_line};
 use super::inspect::Invalid;
 use super::row::Row;
+use super::search::Search;
 use super::{copy, epoch, insert, inspect};
 use crate::error::{Class, Code, Dependency, Error};
 use crate::telemetry::Metrics;
@@ -93,16 +93,10 @@ impl EventWriter {
         options: WriteOptions,
     ) -> Result<(), Error> {
         let pending: Vec<Row<'_>> = round.iter().map(|i| rows[*i]).collect();
-        let mut ranges = Vec::from([Range {
-            start: 0,
-            end: pending.len(),
-        }]);
+        let mut search = Search::new(pending.len());
         let mut unexplained = Vec::new();
         let mut inspected = false;
-        while let Some(range) = ranges.pop() {
-            if range.is_empty() {
-                continue;
-            }
+        while let Some(range) = search.next_part() {
             match self.write_range(&pending[range.clone()], options).await {
                 Ok(new) => {
                     for (row, new) in round[range].iter().zip(new) {
@@ -124,7 +118,7 @@ impl EventWriter {
                         // The rest makes the next round, without them.
                         return Ok(());
                     }
-                    ranges.extend(split(&range, refused.line));
+                    search.narrow(&range, refused.line);
                 }
                 Err(refused) if refused.error.code == Code::RejectedRow => {
                     let rejected = RowOutcome::Rejected(refused.error.detail);
@@ -296,27 +290,6 @@ fn next_round(rows: &[Row<'_>], outcomes: &mut [Option<RowOutcome>]) -> Vec<usiz
         }
     }
     round
-}
-
-/// The parts to try next: around the row that the error names, or two halves.
-fn split(range: &Range<usize>, line: Option<usize>) -> Vec<Range<usize>> {
-    match line.map(|line| range.start + line) {
-        Some(guilty) if range.contains(&guilty) => {
-            let after = guilty + 1;
-            // In two: where all are bad, each statement would carry all that are left.
-            let middle = after + (range.end - after) / 2;
-            vec![
-                range.start..guilty,
-                guilty..after,
-                after..middle,
-                middle..range.end,
-            ]
-        }
-        _ => {
-            let middle = range.start + range.len() / 2;
-            vec![range.start..middle, middle..range.end]
-        }
-    }
 }
 
 /// A state that our table does not know: the row is to blame only if it failed
