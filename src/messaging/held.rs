@@ -4,11 +4,12 @@
 use std::collections::HashSet;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use async_nats::Subject;
 use slab::Slab;
 use tokio::sync::{Notify, mpsc};
+use tokio::time::Instant;
 
 use super::delivery::Metadata;
 use crate::config::PipelineConfig;
