@@ -29,7 +29,7 @@ use self::observe::Observer;
 use self::rejections::Rejections;
 use crate::cache::Cache;
 use crate::config::Config;
-use crate::error::Error;
+use crate::error::{Dependency, Error};
 use crate::messaging::Held;
 use crate::storage::EventWriter;
 use crate::storage::queries::Reads;
@@ -63,7 +63,7 @@ pub struct Parts {
     pub reads: Reads,
     /// The cache.
     pub cache: Cache,
-    /// What is told that too many rows are refused.
+    /// Is told that too many rows are refused, and tells when Postgres answers again.
     pub health: Health,
     /// The metrics.
     pub metrics: Metrics,
@@ -124,12 +124,13 @@ pub fn spawn(parts: Parts, stop: &CancellationToken) -> JoinSet<Result<(), Error
     ));
     stages.spawn(cache::run(
         cache.clone(),
+        health.clone(),
         metrics.clone(),
         cache_input,
         to_settle,
     ));
     let store_input = Arc::new(Mutex::new(store_input));
-    let rejections = Arc::new(Rejections::new(health));
+    let rejections = Arc::new(Rejections::new(health.clone()));
     for _ in 0..writers {
         stages.spawn(store::run(
             store::StoreStage {
@@ -137,6 +138,7 @@ pub fn spawn(parts: Parts, stop: &CancellationToken) -> JoinSet<Result<(), Error
                 reads: reads.clone(),
                 cache: cache.clone(),
                 rejections: rejections.clone(),
+                health: health.clone(),
                 metrics: metrics.clone(),
             },
             store_input.clone(),
@@ -249,5 +251,62 @@ impl Backoff {
         let jitter = rand::random_range(0.5..1.0);
         tokio::time::sleep(self.next.mul_f64(jitter)).await;
         self.next = (self.next * 2).min(Self::CEILING);
+    }
+
+    /// Waits no longer than until Postgres, which was away, answers again: after a long outage
+    /// the ceiling would be most of the time that it takes to be back.
+    pub(crate) async fn wait_for_postgres(&mut self, health: &Health) {
+        tokio::select! {
+            () = self.wait() => {}
+            () = health.recovery(Dependency::Postgres) => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::telemetry::recorder::Histograms;
+
+    /// A health that has seen Postgres go away.
+    fn away() -> Health {
+        let health = Health::new(Metrics::register(&Histograms::default()));
+        health.set(Dependency::Postgres, true);
+        health.set(Dependency::Postgres, false);
+        health
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_waits_for_postgres_goes_on_when_it_answers_again() {
+        let health = away();
+        let mut backoff = Backoff {
+            next: Backoff::CEILING,
+        };
+        let began = Instant::now();
+        let back = async {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            health.set(Dependency::Postgres, true);
+        };
+        tokio::join!(backoff.wait_for_postgres(&health), back);
+        assert_eq!(began.elapsed(), Duration::from_millis(10));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_waits_double_to_the_ceiling_with_jitter() {
+        let health = away();
+        let mut backoff = Backoff::new();
+        let mut longest = Backoff::FIRST;
+        for _ in 0..10 {
+            let began = Instant::now();
+            backoff.wait_for_postgres(&health).await;
+            let (waited, most) = (began.elapsed(), longest + Duration::from_millis(1));
+            assert!(
+                waited >= longest / 2 && waited <= most,
+                "{waited:?} of {longest:?}"
+            );
+            longest = (longest * 2).min(Backoff::CEILING);
+        }
     }
 }

@@ -13,6 +13,7 @@ use crate::support::servers::send_signal;
 use crate::support::{Ganesh, Stack, eventually};
 
 const HELD: &str = "ganesh_in_flight_messages";
+const GONE: &str = "ganesh_stream_gone";
 const RECEIVED: &str = "ganesh_messages_received_total";
 
 /// Fails as soon as more is held than may be.
@@ -170,12 +171,14 @@ async fn a_stream_that_is_deleted_is_reported_and_not_made_again_behind_our_back
         status == 503 && body.contains("the stream was deleted")
     })
     .await;
+    ganesh.wait_for_metric(GONE, 1.0).await;
     tokio::time::sleep(Duration::from_secs(3)).await;
     assert!(jetstream.get_stream("EVENTS").await.is_err());
     assert_eq!(ganesh.admin("/livez").await.0, 200);
 
     jetstream.create_stream(stream_config()).await.unwrap();
     ganesh.wait_until_ready().await;
+    assert!(ganesh.metric(GONE).await < f64::EPSILON);
     publish(&jetstream, &events("new", 100)).await;
     stack.wait_for_rows(100).await;
     stack.wait_until_drained().await;

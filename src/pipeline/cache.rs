@@ -9,9 +9,9 @@ use super::settle::{Cached, Settlement};
 use super::store::Committed;
 use crate::cache::{Cache, State};
 use crate::error::Error;
-use crate::telemetry::Metrics;
 use crate::telemetry::catalogue::Outcome;
 use crate::telemetry::record::{Failures, now_nanos};
+use crate::telemetry::{Health, Metrics};
 
 /// Writes until the input closes.
 ///
@@ -19,13 +19,14 @@ use crate::telemetry::record::{Failures, now_nanos};
 /// None: Postgres is asked until the epoch is known or advanced.
 pub async fn run(
     cache: Cache,
+    health: Health,
     metrics: Metrics,
     mut input: Receiver<Committed>,
     output: Sender<Settlement>,
 ) -> Result<(), Error> {
     while let Some(committed) = input.recv().await {
         let mut failures = Failures::default();
-        let done_without = write(&cache, &metrics, &committed, &mut failures).await;
+        let done_without = write(&cache, &health, &metrics, &committed, &mut failures).await;
         let cached = Cached {
             committed,
             cached_at: now_nanos(),
@@ -43,6 +44,7 @@ pub async fn run(
 /// of the cache if that had to be done without it.
 async fn write(
     cache: &Cache,
+    health: &Health,
     metrics: &Metrics,
     committed: &Committed,
     failures: &mut Failures,
@@ -64,7 +66,7 @@ async fn write(
                 metrics.dependency_error(&error);
                 tracing::warn!(%error, "the cache's epoch is not known; trying again");
                 failures.add(&error);
-                backoff.wait().await;
+                backoff.wait_for_postgres(health).await;
             }
         }
     }

@@ -65,7 +65,7 @@ impl StoreStage {
             }
             tracing::warn!(%error, "cannot ask whether an event has a row; trying again");
             failures.add(&error);
-            backoff.wait().await;
+            backoff.wait_for_postgres(&self.health).await;
         }
     }
 }

@@ -14,10 +14,10 @@ use crate::cache::Cache;
 use crate::error::{Class, Error};
 use crate::storage::queries::Reads;
 use crate::storage::{EventWriter, Row, RowOutcome, WriteOptions};
-use crate::telemetry::Metrics;
 use crate::telemetry::batch::BatchRecord;
 use crate::telemetry::catalogue::Outcome;
 use crate::telemetry::record::{Failures, now_nanos};
+use crate::telemetry::{Health, Metrics};
 
 /// What every writer works with.
 pub struct StoreStage {
@@ -29,6 +29,8 @@ pub struct StoreStage {
     pub cache: Cache,
     /// Decides what is written next, and what becomes of refused rows.
     pub rejections: Arc<Rejections>,
+    /// Tells when Postgres answers again.
+    pub health: Health,
     /// Where it counts.
     pub metrics: Metrics,
 }
@@ -135,7 +137,7 @@ impl StoreStage {
             failures.add(&error);
             // What failed may have been committed all the same.
             options.expect_duplicates = true;
-            backoff.wait().await;
+            backoff.wait_for_postgres(&self.health).await;
         }
         Ok((in_batch_order(outcomes, &order), failures))
     }

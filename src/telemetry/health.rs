@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use tokio::sync::Notify;
+
 use super::Metrics;
 use crate::error::Dependency;
 
@@ -12,6 +14,7 @@ pub struct Health(Arc<State>);
 
 struct State {
     up: [AtomicBool; Dependency::ALL.len()],
+    recovered: [Notify; Dependency::ALL.len()],
     serving: AtomicBool,
     has_served: AtomicBool,
     stream_gone: AtomicBool,
@@ -24,6 +27,7 @@ impl Health {
     pub fn new(metrics: Metrics) -> Self {
         Self(Arc::new(State {
             up: Default::default(),
+            recovered: Default::default(),
             serving: AtomicBool::new(false),
             has_served: AtomicBool::new(false),
             stream_gone: AtomicBool::new(false),
@@ -36,11 +40,12 @@ impl Health {
     pub fn set(&self, dependency: Dependency, up: bool) {
         self.0.metrics.dependency_up(dependency, up);
         if self.0.up[dependency as usize].swap(up, Ordering::Relaxed) != up {
-            let dependency = dependency.as_str();
+            let name = dependency.as_str();
             if up {
-                tracing::info!(dependency, "dependency answers");
+                tracing::info!(dependency = name, "dependency answers");
+                self.0.recovered[dependency as usize].notify_waiters();
             } else {
-                tracing::warn!(dependency, "dependency does not answer");
+                tracing::warn!(dependency = name, "dependency does not answer");
             }
         }
     }
@@ -48,6 +53,11 @@ impl Health {
     /// Whether a dependency answered when it was last asked.
     pub fn is_up(&self, dependency: Dependency) -> bool {
         self.0.up[dependency as usize].load(Ordering::Relaxed)
+    }
+
+    /// Waits until a dependency that did not answer does; those who wait are all told.
+    pub async fn recovery(&self, dependency: Dependency) {
+        self.0.recovered[dependency as usize].notified().await;
     }
 
     /// Notes that the pipeline runs, or that it is being shut down.
@@ -63,6 +73,8 @@ impl Health {
 
     /// Notes whether the event stream was deleted; logs the moment in which that changes.
     pub fn set_stream_gone(&self, gone: bool) {
+        let value = if gone { 1.0 } else { 0.0 };
+        self.0.metrics.stream_gone.set(value);
         if self.0.stream_gone.swap(gone, Ordering::Relaxed) != gone {
             if gone {
                 tracing::error!(

@@ -243,6 +243,9 @@ async fn every_metric_has_moved_after_all_that_can_happen() {
     postgres.resume();
     stack.wait_until_drained().await;
     pause_by_rejections(&stack, &mut movement).await;
+    let jetstream = stack.jetstream().await;
+    jetstream.delete_stream("EVENTS").await.unwrap();
+    movement.wait_for(&["ganesh_stream_gone"]).await;
 
     movement.wait_for(&MOVED).await;
     let excused = |name: &str| {

@@ -119,6 +119,12 @@ pub const REJECTION_PAUSE: Metric = gauge(
     &[],
     "1 while nothing is stored because Postgres refused half of the last 1,000 rows, but for one batch every 10 s.",
 );
+/// Whether the stream was deleted.
+pub const STREAM_GONE: Metric = gauge(
+    "ganesh_stream_gone",
+    &[],
+    "1 after the stream was deleted, until it is made again.",
+);
 /// Messages held now.
 pub const IN_FLIGHT_MESSAGES: Metric = gauge(
     "ganesh_in_flight_messages",
