@@ -3,6 +3,7 @@
 
 mod answers;
 mod connections;
+mod disk;
 mod server;
 
 use ganesh::event::Event;

@@ -4,11 +4,16 @@ use std::fs::File;
 use std::io::Write;
 use std::process::{Output, Stdio};
 
+use bytes::Bytes;
+use rustix::process::Signal;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
-use super::{Buried, dlq, listed, make_streams, sequences, stderr, stdout};
-use crate::support::Stack;
+use super::{
+    Buried, dlq, listed, make_streams, messages_in, sequences, stderr, stdout, write_many,
+};
 use crate::support::ganesh::command;
+use crate::support::servers::send_signal;
+use crate::support::{Stack, eventually};
 
 async fn stack_with_four() -> Stack {
     let stack = Stack::start().await;
@@ -107,4 +112,37 @@ async fn only_what_the_filters_pick_is_deleted() {
         stdout(&deleted)
     );
     assert_eq!(sequences(&listed(&stack, &[])), [4]);
+}
+
+#[tokio::test]
+async fn interrupted_it_says_how_many_it_deleted_and_the_rest_is_there() {
+    const LETTERS: u64 = 20_000;
+    let stack = Stack::start().await;
+    let jetstream = stack.jetstream().await;
+    make_streams(&jetstream).await;
+    write_many(&jetstream, LETTERS, &Bytes::from_static(b"{")).await;
+    let folder = tempfile::tempdir().unwrap();
+    let child = command(
+        Some(&stack),
+        &["dlq", "purge", "--yes", "--reason", "invalid_json"],
+        &[],
+    )
+    .current_dir(folder.path())
+    .stdin(Stdio::null())
+    .stdout(Stdio::piped())
+    .spawn()
+    .unwrap();
+    eventually("it has begun", || async {
+        messages_in(&jetstream, "EVENTS_DLQ").await < LETTERS
+    })
+    .await;
+    send_signal(child.id(), Signal::INT);
+    let output = tokio::task::spawn_blocking(|| child.wait_with_output().unwrap());
+    let output = output.await.unwrap();
+    assert!(output.status.success());
+    let left = messages_in(&jetstream, "EVENTS_DLQ").await;
+    assert!(left > 0, "too late to prove anything");
+    let deleted = LETTERS - left;
+    let expected = format!("deleted: {deleted} of {LETTERS}, then interrupted\n");
+    assert!(stdout(&output).ends_with(&expected), "{}", stdout(&output));
 }

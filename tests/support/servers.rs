@@ -151,6 +151,18 @@ impl Server {
         let _ = child.wait();
     }
 
+    /// Starts it again if it has ended by itself.
+    pub fn run_if_ended(&mut self) {
+        let ended = self.child.as_mut().is_none_or(|child| {
+            let status = child.try_wait();
+            status.is_ok_and(|status| status.is_some())
+        });
+        if ended {
+            self.child = None;
+            self.run();
+        }
+    }
+
     /// SIGTERM, and waits until it has ended.
     pub fn terminate(&mut self) {
         send_signal(self.pid(), Signal::TERM);

@@ -1,0 +1,61 @@
+//! A process that may open no more files.
+
+use std::net::TcpStream;
+use std::time::Duration;
+
+use rustix::process::{Pid, Resource, Rlimit, prlimit};
+
+use crate::support::events::{events, publish};
+use crate::support::ledger::assert_each_is_one_row_or_one_letter;
+use crate::support::{Ganesh, Stack};
+
+const REDELIVERED: &str = "ganesh_messages_redelivered_total";
+
+fn open_files(ganesh: &Ganesh) -> usize {
+    let open = std::fs::read_dir(format!("/proc/{}/fd", ganesh.pid()));
+    open.unwrap().count()
+}
+
+fn limit_files(ganesh: &Ganesh, files: usize) {
+    let pid = i32::try_from(ganesh.pid()).ok().and_then(Pid::from_raw);
+    let limit = Rlimit {
+        current: Some(files as u64),
+        maximum: Some(1_024),
+    };
+    prlimit(pid, Resource::Nofile, limit).unwrap();
+}
+
+#[tokio::test]
+async fn without_a_free_file_descriptor_events_are_stored_and_what_needs_one_waits() {
+    let stack = Stack::start().await;
+    let ganesh = stack.serve(&[("GANESH_ACK_WAIT", "5s")]).await;
+    let jetstream = stack.jetstream().await;
+    let before = events("before", 100);
+    publish(&jetstream, &before).await;
+    stack.wait_until_drained().await;
+
+    // Clients of the API take what is left, and would take more.
+    limit_files(&ganesh, open_files(&ganesh) + 8);
+    let api = ganesh.api.trim_start_matches("http://").to_owned();
+    let clients: Vec<TcpStream> = (0..40).map(|_| TcpStream::connect(&api).unwrap()).collect();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let without = events("without", 2_000);
+    publish(&jetstream, &without).await;
+    stack.wait_for_rows(2_100).await;
+
+    // Connections that are ended cannot be made again now; their rows wait.
+    let kill = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
+         WHERE datname = current_database() AND application_name = 'ganesh'";
+    sqlx::query(kill).execute(&stack.pool).await.unwrap();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let behind = events("behind", 2_000);
+    publish(&jetstream, &behind).await;
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    drop(clients);
+    stack.wait_until_drained().await;
+    let all = [before, without, behind].concat();
+    assert_each_is_one_row_or_one_letter(&stack, &all).await;
+    assert!(ganesh.metric(REDELIVERED).await < f64::EPSILON);
+    ganesh.wait_until_ready().await;
+    assert!(ganesh.terminate().await.success());
+}
