@@ -1,5 +1,6 @@
 //! Postgres: the pool, the schema, and every statement that touches `events`.
 
+mod bisection;
 pub mod classify;
 mod copy;
 mod default_rows;
@@ -12,7 +13,6 @@ pub mod pool;
 pub mod queries;
 pub mod row;
 pub mod schema;
-mod search;
 pub mod write;
 
 pub use classify::classify;

@@ -24,8 +24,8 @@ impl Breaker {
         self.late_reads.store(0, Ordering::Relaxed);
     }
 
-    /// Whether the connection is to be given up after this failure.
-    pub(super) fn opens_at(&self, failure: &Failure, reading: bool) -> bool {
+    /// Counts a failure, and says whether the connection is to be given up after it.
+    pub(super) fn note(&self, failure: &Failure, reading: bool) -> bool {
         match failure {
             // An answer: the connection is whole.
             Failure::Refused(_) | Failure::Foreign(_) => false,
@@ -119,7 +119,7 @@ mod tests {
                     Event::LateWrite | Event::Broken => true,
                     Event::Answered | Event::Refused => false,
                 };
-                prop_assert_eq!(breaker.opens_at(&failure, reading), expected);
+                prop_assert_eq!(breaker.note(&failure, reading), expected);
                 if expected {
                     // Whoever opens it makes a new connection.
                     breaker.close();

@@ -148,7 +148,7 @@ impl Cache {
         if matches!(failure, Failure::Refused(_) | Failure::Foreign(_)) {
             self.say(failure.error());
         }
-        if self.0.breaker.opens_at(failure, reading) {
+        if self.0.breaker.note(failure, reading) {
             self.give_up(link, failure.error());
         }
     }

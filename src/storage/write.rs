@@ -8,10 +8,10 @@ use std::time::Duration;
 use sqlx::Connection;
 use sqlx::postgres::{PgConnection, PgPool};
 
+use super::bisection::Bisection;
 use super::classify::{classify, copy_line};
 use super::inspect::Invalid;
 use super::row::Row;
-use super::search::Search;
 use super::{copy, epoch, insert, inspect};
 use crate::error::{Class, Code, Dependency, Error};
 use crate::telemetry::Metrics;
@@ -93,10 +93,10 @@ impl EventWriter {
         options: WriteOptions,
     ) -> Result<(), Error> {
         let pending: Vec<Row<'_>> = round.iter().map(|i| rows[*i]).collect();
-        let mut search = Search::new(pending.len());
+        let mut bisection = Bisection::new(pending.len());
         let mut unexplained = Vec::new();
         let mut inspected = false;
-        while let Some(range) = search.next_part() {
+        while let Some(range) = bisection.next_part() {
             match self.write_range(&pending[range.clone()], options).await {
                 Ok(new) => {
                     for (row, new) in round[range].iter().zip(new) {
@@ -118,7 +118,7 @@ impl EventWriter {
                         // The rest makes the next round, without them.
                         return Ok(());
                     }
-                    search.narrow(&range, refused.line);
+                    bisection.narrow(&range, refused.line);
                 }
                 Err(refused) if refused.error.code == Code::RejectedRow => {
                     let rejected = RowOutcome::Rejected(refused.error.detail);

@@ -4,11 +4,11 @@ use std::ops::Range;
 
 /// The parts that are left to try. A part that is refused makes smaller ones, so that k bad rows
 /// of n cost O(k log n) statements.
-pub(super) struct Search {
+pub(super) struct Bisection {
     left: Vec<Range<usize>>,
 }
 
-impl Search {
+impl Bisection {
     /// All rows as one part.
     pub(super) fn new(rows: usize) -> Self {
         let all = 0..rows;
@@ -81,14 +81,14 @@ mod tests {
         ) {
             let bad: BTreeSet<usize> = bad.into_iter().filter(|row| *row < rows).collect();
             let mut server = Server { bad: bad.clone(), names_lines, statements: 0 };
-            let (mut search, mut written, mut refused) = (Search::new(rows), Vec::new(), BTreeSet::new());
-            while let Some(part) = search.next_part() {
+            let (mut bisection, mut written, mut refused) = (Bisection::new(rows), Vec::new(), BTreeSet::new());
+            while let Some(part) = bisection.next_part() {
                 match server.write(&part) {
                     Ok(()) => written.extend(part),
                     Err(_) if part.len() == 1 => {
                         refused.insert(part.start);
                     }
-                    Err(line) => search.narrow(&part, line),
+                    Err(line) => bisection.narrow(&part, line),
                 }
             }
             prop_assert_eq!(&refused, &bad);
