@@ -26,8 +26,8 @@ use xxhash_rust::xxh3::Xxh3Default;
 
 pub use self::attributes::{
     DATACONTENTTYPE_MAX_BYTES, DATASCHEMA_MAX_BYTES, EXTENSION_NAME_MAX_BYTES,
-    EXTENSIONS_MAX_BYTES, EXTENSIONS_MAX_COUNT, ID_MAX_BYTES, SOURCE_MAX_BYTES, SUBJECT_MAX_BYTES,
-    TYPE_MAX_BYTES,
+    EXTENSIONS_MAX_BYTES, EXTENSIONS_MAX_COUNT, ID_MAX_BYTES, NATS_SUBJECT_MAX_BYTES,
+    SOURCE_MAX_BYTES, SUBJECT_MAX_BYTES, TYPE_MAX_BYTES,
 };
 pub use self::binary::encode_binary;
 pub use self::error::{DecodeError, DecodeReason};
@@ -149,6 +149,7 @@ pub struct Message<'a> {
 ///
 /// When the message is not an event; no later delivery of it will be.
 pub fn decode(message: &Message<'_>, accept_plain: bool) -> Result<Event, DecodeError> {
+    attributes::check_nats_subject(message.subject)?;
     let headers = attributes::Headers::scan(message.headers);
     let first = replay::read(&headers, message.stored_at)?;
     let message = &match first {

@@ -20,6 +20,7 @@ mod unreadable;
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::futures::Notified;
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
@@ -29,7 +30,7 @@ use self::observe::Observer;
 use self::rejections::Rejections;
 use crate::cache::Cache;
 use crate::config::Config;
-use crate::error::{Dependency, Error};
+use crate::error::Error;
 use crate::messaging::Held;
 use crate::storage::EventWriter;
 use crate::storage::queries::Reads;
@@ -253,12 +254,13 @@ impl Backoff {
         self.next = (self.next * 2).min(Self::CEILING);
     }
 
-    /// Waits no longer than until Postgres, which was away, answers again: after a long outage
-    /// the ceiling would be most of the time that it takes to be back.
-    pub(crate) async fn wait_for_postgres(&mut self, health: &Health) {
+    /// Waits no longer than until what was away answers again ([`Health::recovery`], of before the
+    /// attempt that failed), and starts anew then: after a long outage the ceiling would be most of
+    /// the time that it takes to be back.
+    pub(crate) async fn wait_or(&mut self, recovery: Notified<'_>) {
         tokio::select! {
             () = self.wait() => {}
-            () = health.recovery(Dependency::Postgres) => {}
+            () = recovery => *self = Self::new(),
         }
     }
 }
@@ -268,6 +270,7 @@ mod tests {
     use tokio::time::Instant;
 
     use super::*;
+    use crate::error::Dependency;
     use crate::telemetry::recorder::Histograms;
 
     /// A health that has seen Postgres go away.
@@ -289,8 +292,20 @@ mod tests {
             tokio::time::sleep(Duration::from_millis(10)).await;
             health.set(Dependency::Postgres, true);
         };
-        tokio::join!(backoff.wait_for_postgres(&health), back);
+        tokio::join!(backoff.wait_or(health.recovery(Dependency::Postgres)), back);
         assert_eq!(began.elapsed(), Duration::from_millis(10));
+        assert_eq!(backoff.next, Backoff::FIRST);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_recovery_during_the_attempt_that_failed_counts_too() {
+        let health = away();
+        let recovery = health.recovery(Dependency::Postgres);
+        // The attempt ends after that, with an error from before.
+        health.set(Dependency::Postgres, true);
+        let began = Instant::now();
+        Backoff::new().wait_or(recovery).await;
+        assert_eq!(began.elapsed(), Duration::ZERO);
     }
 
     #[tokio::test(start_paused = true)]
@@ -300,7 +315,7 @@ mod tests {
         let mut longest = Backoff::FIRST;
         for _ in 0..10 {
             let began = Instant::now();
-            backoff.wait_for_postgres(&health).await;
+            backoff.wait_or(health.recovery(Dependency::Postgres)).await;
             let (waited, most) = (began.elapsed(), longest + Duration::from_millis(1));
             assert!(
                 waited >= longest / 2 && waited <= most,

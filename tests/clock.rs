@@ -1,76 +1,48 @@
-//! The wall clock of the machine is set, forward and back, under load.
+//! The wall clock of ganesh is set, forward and back, under load.
 
-use std::fs::OpenOptions;
-use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
-use std::process::Command;
 use std::time::Duration;
 
-use ganesh::event::Event;
-use tempfile::TempDir;
+use ganesh::event::{Event, Timestamp};
 
-use crate::support::Stack;
+use crate::support::clock::Clock;
 use crate::support::events::{events, publish};
 use crate::support::ledger::assert_each_is_one_row_or_one_letter;
+use crate::support::{Ganesh, Stack};
 
 const AHEAD: &str = "ganesh_clock_skew_seconds";
+const LATENCY: &str = "ganesh_end_to_end_seconds_sum";
 const REDELIVERED: &str = "ganesh_messages_redelivered_total";
 const HOUR_SECS: i64 = 3_600;
+const DAY_SECS: i64 = 24 * HOUR_SECS;
 
-/// A library that steps the clock of a process that loads it, and the file that says how far.
-struct Clock {
-    folder: TempDir,
+/// So that a step is known to have had its effect.
+async fn assert_is_seen(ganesh: &Ganesh, step: i64) {
+    if step < 0 {
+        // The stream's timestamps are ahead by what it was set back.
+        ganesh.wait_for_metric(AHEAD, 3_500.0).await;
+    }
+    if step > 0 {
+        // Each of them seems to have waited for an hour.
+        ganesh.wait_for_metric(LATENCY, 3_500.0).await;
+    }
 }
 
-impl Clock {
-    /// Compiles it with the linker that Rust needs as well.
-    fn build() -> Self {
-        let clock = Self {
-            folder: tempfile::tempdir().unwrap(),
-        };
-        let source = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/support/clock.c");
-        let compiled = Command::new("cc")
-            .args(["-shared", "-fPIC", "-O1", "-o"])
-            .arg(clock.library())
-            .arg(source)
-            .status()
-            .unwrap();
-        assert!(compiled.success());
-        clock.step(0);
-        clock
-    }
-
-    fn library(&self) -> PathBuf {
-        self.folder.path().join("clock.so")
-    }
-
-    fn file(&self) -> PathBuf {
-        self.folder.path().join("step")
-    }
-
-    /// Sets it so far ahead of the machine's. Written in place: the process has mapped the file, and
-    /// a page of it that is gone for a moment would end that process.
-    fn step(&self, seconds: i64) {
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(self.file())
-            .unwrap();
-        file.write_all_at(&seconds.to_ne_bytes(), 0).unwrap();
+/// What is asked for is what Postgres says, whatever the time is.
+async fn assert_is_newest(ganesh: &Ganesh, newest: &Event) {
+    let subject = newest.subject.as_deref().unwrap();
+    let url = format!("{}/v1/subjects/{subject}/latest", ganesh.api);
+    for _ in 0..2 {
+        let answer = reqwest::get(&url).await.unwrap();
+        let event: serde_json::Value = answer.json().await.unwrap();
+        assert_eq!(event["id"], newest.id.as_str());
     }
 }
 
 #[tokio::test]
-async fn steps_of_the_wall_clock_cost_nothing_and_are_shown() {
+async fn steps_of_the_wall_clock_cost_no_event_and_no_redelivery() {
     let stack = Stack::start().await;
     let clock = Clock::build();
-    let (library, file) = (clock.library(), clock.file());
-    let settings = [
-        ("LD_PRELOAD", library.to_str().unwrap()),
-        ("CLOCK_STEP_FILE", file.to_str().unwrap()),
-        ("GANESH_ACK_WAIT", "3s"),
-    ];
+    let settings = [clock.settings().as_slice(), &[("GANESH_ACK_WAIT", "3s")]].concat();
     let ganesh = stack.serve(&settings).await;
     let jetstream = stack.jetstream().await;
     let mut all = Vec::new();
@@ -88,23 +60,39 @@ async fn steps_of_the_wall_clock_cost_nothing_and_are_shown() {
         let behind = events(&format!("behind-{round}"), 300);
         publish(&jetstream, &behind).await;
         stack.wait_until_drained().await;
-        if step < 0 {
-            // The stream's timestamps are ahead by what it was set back.
-            ganesh.wait_for_metric(AHEAD, 3_500.0).await;
-        }
+        assert_is_seen(&ganesh, step).await;
         all.extend(held.into_iter().chain(behind));
-        // What is asked for is what Postgres says, whatever the time is.
-        let newest: &Event = all.last().unwrap();
-        let subject = newest.subject.as_deref().unwrap();
-        let url = format!("{}/v1/subjects/{subject}/latest", ganesh.api);
-        for _ in 0..2 {
-            let answer = reqwest::get(&url).await.unwrap();
-            let event: serde_json::Value = answer.json().await.unwrap();
-            assert_eq!(event["id"], newest.id.as_str());
-        }
+        assert_is_newest(&ganesh, all.last().unwrap()).await;
     }
     assert_each_is_one_row_or_one_letter(&stack, &all).await;
     assert_eq!(stack.dead_letters().await, 0);
     assert!(ganesh.metric(REDELIVERED).await < f64::EPSILON);
+    assert!(ganesh.terminate().await.success());
+}
+
+#[tokio::test]
+async fn a_replica_whose_clock_is_days_ahead_drops_no_partition_before_its_time() {
+    let stack = Stack::start().await;
+    let first = stack.serve(&[]).await;
+    let mut all = events("today", 100);
+    all[0].time = Timestamp::from_micros(all[0].time.micros() - DAY_SECS * 1_000_000);
+    publish(&stack.jetstream().await, &all).await;
+    stack.wait_until_drained().await;
+    assert!(first.terminate().await.success());
+
+    let clock = Clock::build();
+    clock.step(5 * DAY_SECS);
+    let settings = [
+        clock.settings().as_slice(),
+        &[("GANESH_RETENTION_DAYS", "2")],
+    ]
+    .concat();
+    // It looks after partitions as it starts.
+    let ganesh = stack.serve(&settings).await;
+    let behind = events("behind", 100);
+    publish(&stack.jetstream().await, &behind).await;
+    stack.wait_until_drained().await;
+    all.extend(behind);
+    assert_each_is_one_row_or_one_letter(&stack, &all).await;
     assert!(ganesh.terminate().await.success());
 }

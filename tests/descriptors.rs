@@ -42,6 +42,7 @@ async fn without_a_free_file_descriptor_events_are_stored_and_what_needs_one_wai
     let without = events("without", 2_000);
     publish(&jetstream, &without).await;
     stack.wait_for_rows(2_100).await;
+    assert!(ganesh.log().contains("connection not accepted; it waits"));
 
     // Connections that are ended cannot be made again now; their rows wait.
     let kill = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \

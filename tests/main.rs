@@ -22,6 +22,7 @@ mod descriptors;
 mod doctor;
 mod exactly_once;
 mod held;
+mod hostile;
 mod http;
 mod lag;
 mod logs;

@@ -51,6 +51,23 @@ async fn a_pull_whose_end_is_late_keeps_its_room() {
 }
 
 #[tokio::test]
+async fn a_pull_whose_end_was_lost_is_given_up_and_the_next_one_goes_on() {
+    let stack = Stack::start().await;
+    let proxy = Proxy::start(stack.nats.port()).await;
+    let url = format!("nats://127.0.0.1:{}", proxy.port);
+    let ganesh = stack.serve(&[("NATS_URL", &url)]).await;
+    // Every pull ends within a second: its end is the heartbeat.
+    proxy.lose(b"NATS/1.0 408");
+    eventually("the end is lost", || async { proxy.trap_has_sprung() }).await;
+    publish(&stack.jetstream().await, &events("e", 100)).await;
+    stack.wait_until_drained().await;
+    assert_eq!(stack.rows().await, 100);
+    assert!(ganesh.log().contains("the end of a pull did not arrive"));
+    let redelivered = ganesh.metric("ganesh_messages_redelivered_total").await;
+    assert!(redelivered < f64::EPSILON, "{redelivered}");
+}
+
+#[tokio::test]
 async fn no_pulls_pile_up_while_nats_is_away() {
     let mut stack = Stack::start().await;
     let settings = [
@@ -182,6 +199,25 @@ async fn a_stream_that_is_deleted_is_reported_and_not_made_again_behind_our_back
     publish(&jetstream, &events("new", 100)).await;
     stack.wait_for_rows(100).await;
     stack.wait_until_drained().await;
+}
+
+#[tokio::test]
+async fn every_replica_notices_that_a_deleted_stream_is_there_again() {
+    let stack = Stack::start().await;
+    let replicas = [stack.serve(&[]).await, stack.serve(&[]).await];
+    let jetstream = stack.jetstream().await;
+    for _ in 0..3 {
+        jetstream.delete_stream("EVENTS").await.unwrap();
+        for replica in &replicas {
+            replica.wait_for_metric(GONE, 1.0).await;
+        }
+        // One of them is the first to make the consumer; the other one finds it.
+        jetstream.create_stream(stream_config()).await.unwrap();
+        for replica in &replicas {
+            replica.wait_until_ready().await;
+            assert!(replica.metric(GONE).await < f64::EPSILON);
+        }
+    }
 }
 
 #[tokio::test]

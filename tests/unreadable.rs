@@ -111,3 +111,45 @@ async fn what_is_held_stays_ours_while_an_unreadable_message_drops_the_connectio
     assert_eq!(stack.dead_letters().await, 1);
     assert!(ganesh.metric(REDELIVERED).await < f64::EPSILON);
 }
+
+#[tokio::test]
+async fn a_replica_that_finds_one_buries_nothing_of_what_another_one_holds() {
+    let stack = Stack::start().await;
+    let short = ("GANESH_ACK_WAIT", "2s");
+    // Makes the consumer, for a replica as large as the other one.
+    stack.serve(&[short]).await.terminate().await;
+    let lock = stack.lock("events", "ACCESS EXCLUSIVE").await;
+    let jetstream = stack.jetstream().await;
+    let small = [
+        short,
+        ("GANESH_MAX_IN_FLIGHT", "300"),
+        ("GANESH_BATCH_MAX_EVENTS", "100"),
+    ];
+    let holder = stack.serve(&small).await;
+    publish(&jetstream, &events("held", 300)).await;
+    // With less than an eighth free it pulls no more: what comes later is the other one's.
+    let full = f64::from(300 - 300 / 8 + 1);
+    holder.wait_for_metric(HELD, full).await;
+
+    let sequence = publish_raw(&stack, UNREADABLE[0]).await;
+    publish(&jetstream, &events("behind", 50)).await;
+    let finder = stack.serve(&[short]).await;
+    finder.wait_for_metric(BURIED, 1.0).await;
+    assert!(holder.metric(HELD).await >= full, "it held them until then");
+    // What was lost with the connection is delivered again.
+    finder.wait_for_metric(HELD, 50.0).await;
+    tokio::time::sleep(std::time::Duration::from_secs(3)).await;
+    assert_eq!(stack.dead_letters().await, 1);
+
+    lock.rollback().await.unwrap();
+    stack.wait_until_drained().await;
+    assert_eq!(stack.rows().await, 350);
+    assert_eq!(stack.dead_letters().await, 1);
+    let letters = jetstream.get_stream("EVENTS_DLQ").await.unwrap();
+    let letter = letters.get_raw_message(1).await.unwrap();
+    let buried = letter.headers.get("ganesh-dlq-stream-sequence").unwrap();
+    assert_eq!(buried.as_str(), sequence.to_string());
+    assert!(holder.metric(BURIED).await < f64::EPSILON);
+    // Nobody asked for them again either.
+    assert!(holder.metric(REDELIVERED).await < f64::EPSILON);
+}

@@ -18,6 +18,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use crate::telemetry::logs::RateLimit;
+
 /// Buffer of a request's head: its URL and headers must fit. Three times a percent-encoded id and
 /// source at their limits, which is 6 KiB, and room for headers.
 const HEAD_MAX_BYTES: usize = 32 * 1024;
@@ -27,6 +29,8 @@ const HEAD_LIMIT: Duration = Duration::from_secs(30);
 const DRAIN_LIMIT: Duration = Duration::from_secs(6);
 /// After an error of `accept` that is the process's own: no file descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+/// How often that is said.
+const SAY_EVERY: Duration = Duration::from_secs(10);
 
 /// Serves until `stop` is cancelled, then lets the running requests end. Beyond
 /// `connections_max` connections the next ones wait in the kernel's queue.
@@ -38,6 +42,7 @@ pub(super) async fn serve(
 ) {
     let permits = Arc::new(Semaphore::new(connections_max));
     let mut connections = JoinSet::new();
+    let said = RateLimit::new(1, SAY_EVERY);
     while let Some(accepted) = stop.run_until_cancelled(accept(&listener, &permits)).await {
         match accepted {
             Ok((stream, peer, permit)) => {
@@ -45,7 +50,9 @@ pub(super) async fn serve(
                 connections.spawn(connection(stream, router, peer, stop, permit));
             }
             Err(error) => {
-                tracing::debug!(%error, "connection not accepted");
+                if let Some(suppressed) = said.allow() {
+                    tracing::warn!(%error, suppressed, "connection not accepted; it waits");
+                }
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }

@@ -23,8 +23,11 @@ pub const DATACONTENTTYPE_MAX_BYTES: usize = 512;
 pub const DATASCHEMA_MAX_BYTES: usize = 2_048;
 /// Longest `time`: a full RFC 3339 timestamp has 35 bytes with nine digits of fraction.
 const TIME_MAX_BYTES: usize = 128;
-/// Longest `specversion`, so that an error can quote it.
+/// Longest `specversion`: an error quotes all of it.
 const SPECVERSION_MAX_BYTES: usize = 32;
+/// Longest NATS subject of a message, whatever its mode: it is a column of the row, and the type of a plain
+/// event. The server takes about four times as much.
+pub const NATS_SUBJECT_MAX_BYTES: usize = 1_024;
 /// Longest name of an extension attribute; the specification advises 20.
 pub const EXTENSION_NAME_MAX_BYTES: usize = 64;
 /// Most extension attributes of an event.
@@ -332,17 +335,35 @@ pub(super) fn too_many_extensions() -> DecodeError {
 }
 
 fn check_specversion(specversion: Option<&str>) -> Result<(), DecodeError> {
+    let name = Attribute::Specversion.name();
     match specversion {
         Some(SPECVERSION) => Ok(()),
-        None => Err(DecodeError::missing(Attribute::Specversion.name())),
-        Some(other) => Err(DecodeError::new(
-            DecodeReason::UnsupportedSpecversion,
-            format!(
-                "attribute \"specversion\" must be \"{SPECVERSION}\", not {}",
-                quoted(other)
-            ),
-        )),
+        None => Err(DecodeError::missing(name)),
+        Some(other) => {
+            check_text(name, other, SPECVERSION_MAX_BYTES)?;
+            Err(DecodeError::new(
+                DecodeReason::UnsupportedSpecversion,
+                format!(
+                    "attribute \"{name}\" must be \"{SPECVERSION}\", not {}",
+                    quoted(other)
+                ),
+            ))
+        }
     }
+}
+
+/// The subject is no attribute, but a message has it in every mode.
+pub(super) fn check_nats_subject(subject: &str) -> Result<(), DecodeError> {
+    if subject.len() <= NATS_SUBJECT_MAX_BYTES {
+        return Ok(());
+    }
+    Err(DecodeError::new(
+        DecodeReason::AttributeTooLong,
+        format!(
+            "the NATS subject has {} bytes: at most {NATS_SUBJECT_MAX_BYTES} are accepted",
+            subject.len()
+        ),
+    ))
 }
 
 /// Text that Postgres can hold, within its limit. Other control characters are against the

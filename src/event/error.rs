@@ -16,7 +16,7 @@ pub enum DecodeReason {
     InvalidAttribute,
     /// An attribute, or the data, is given more than once.
     RepeatedAttribute,
-    /// An attribute is longer than its limit.
+    /// An attribute, or the NATS subject, is longer than its limit.
     AttributeTooLong,
     /// More extension attributes than the limits allow, by number or by size.
     TooManyExtensions,

@@ -185,3 +185,32 @@ impl EventObserver {
 fn connection_error(detail: &str) -> Error {
     Error::new(Dependency::Nats, Class::Transient, Code::Connection, detail)
 }
+
+#[cfg(test)]
+mod tests {
+    use metrics::with_local_recorder;
+
+    use super::*;
+    use crate::telemetry::openmetrics::{Format, render};
+    use crate::telemetry::recorder::CatalogueRecorder;
+
+    #[test]
+    fn messages_that_the_client_drops_are_an_error_of_resources_and_no_outage() {
+        let recorder = CatalogueRecorder::new();
+        let shown = recorder.recorded();
+        let metrics = with_local_recorder(&recorder, || Metrics::register(&shown.histograms));
+        let health = Health::new(metrics.clone());
+        let observer = EventObserver {
+            health: health.clone(),
+            metrics,
+            log: RateLimit::default(),
+            drops: watch::Sender::new(0),
+        };
+        observer.observe(&Event::Connected);
+        observer.observe(&Event::SlowConsumer(1));
+        assert!(health.is_up(Dependency::Nats));
+        let counted = "ganesh_dependency_errors_total{dependency=\"nats\",code=\"resources\"} 1\n";
+        let text = render(&shown, Format::Text);
+        assert!(text.contains(counted), "{text}");
+    }
+}

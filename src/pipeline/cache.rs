@@ -8,7 +8,7 @@ use super::Backoff;
 use super::settle::{Cached, Settlement};
 use super::store::Committed;
 use crate::cache::{Cache, State};
-use crate::error::Error;
+use crate::error::{Dependency, Error};
 use crate::telemetry::catalogue::Outcome;
 use crate::telemetry::record::{Failures, now_nanos};
 use crate::telemetry::{Health, Metrics};
@@ -52,6 +52,7 @@ async fn write(
     let states = newest_states(committed);
     let mut backoff = Backoff::new();
     loop {
+        let recovery = health.recovery(Dependency::Postgres);
         match cache
             .write_committed(&states, committed.epoch_advanced)
             .await
@@ -66,7 +67,7 @@ async fn write(
                 metrics.dependency_error(&error);
                 tracing::warn!(%error, "the cache's epoch is not known; trying again");
                 failures.add(&error);
-                backoff.wait_for_postgres(health).await;
+                backoff.wait_or(recovery).await;
             }
         }
     }

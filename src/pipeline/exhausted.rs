@@ -7,7 +7,7 @@ use super::batch::Batch;
 use super::dead_letter::{DeadLetter, Reason};
 use super::decode::Decoded;
 use super::store::{Committed, StoreStage};
-use crate::error::{Class, Error};
+use crate::error::{Class, Dependency, Error};
 use crate::event::Event;
 use crate::telemetry::batch::BatchRecord;
 use crate::telemetry::catalogue::Outcome;
@@ -54,6 +54,7 @@ impl StoreStage {
     async fn has_row(&self, event: &Event, failures: &mut Failures) -> Result<bool, Error> {
         let mut backoff = Backoff::new();
         loop {
+            let recovery = self.health.recovery(Dependency::Postgres);
             let error = match self.reads.has_event(event).await {
                 Ok(has_row) => return Ok(has_row),
                 Err(error) => error,
@@ -65,7 +66,7 @@ impl StoreStage {
             }
             tracing::warn!(%error, "cannot ask whether an event has a row; trying again");
             failures.add(&error);
-            backoff.wait_for_postgres(&self.health).await;
+            backoff.wait_or(recovery).await;
         }
     }
 }

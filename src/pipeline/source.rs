@@ -96,6 +96,8 @@ pub async fn run(
             Ok(Err(error)) => error,
             Ok(Ok(())) => match source.pull(room, &mut outbox).await? {
                 PullEnd::Ordinary => {
+                    // Whoever made it again: us, another replica, or an operator.
+                    source.origin.health.set_stream_gone(false);
                     backoff = Backoff::new();
                     continue;
                 }

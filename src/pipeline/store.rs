@@ -11,7 +11,7 @@ use super::dead_letter::{DeadLetter, Reason};
 use super::decode::Decoded;
 use super::rejections::{Attempt, Refused, Rejections};
 use crate::cache::Cache;
-use crate::error::{Class, Error};
+use crate::error::{Class, Dependency, Error};
 use crate::storage::queries::Reads;
 use crate::storage::{EventWriter, Row, RowOutcome, WriteOptions};
 use crate::telemetry::batch::BatchRecord;
@@ -127,7 +127,10 @@ impl StoreStage {
         let mut outcomes = vec![None; rows.len()];
         let mut failures = Failures::default();
         let mut backoff = Backoff::new();
-        while let Err(error) = self.writer.write(&rows, &mut outcomes, options).await {
+        loop {
+            let recovery = self.health.recovery(Dependency::Postgres);
+            let written = self.writer.write(&rows, &mut outcomes, options).await;
+            let Err(error) = written else { break };
             self.metrics.dependency_error(&error);
             if error.class == Class::Fatal {
                 tracing::error!(%error, "Postgres refuses what we do; stopping");
@@ -137,7 +140,7 @@ impl StoreStage {
             failures.add(&error);
             // What failed may have been committed all the same.
             options.expect_duplicates = true;
-            backoff.wait_for_postgres(&self.health).await;
+            backoff.wait_or(recovery).await;
         }
         Ok((in_batch_order(outcomes, &order), failures))
     }

@@ -265,12 +265,19 @@ pub(super) async fn execute(
     Ok(())
 }
 
+/// One clock for all replicas, and not ours: one that is days ahead would drop what has not expired.
+async fn server_time(pool: &PgPool) -> Result<Timestamp, sqlx::Error> {
+    let micros = "SELECT (extract(epoch FROM now()) * 1000000)::bigint";
+    let micros = sqlx::query_scalar(micros).fetch_one(pool).await?;
+    Ok(Timestamp::from_micros(micros))
+}
+
 /// One round of upkeep.
 ///
 /// # Errors
 /// See [`make_ahead`] and [`drop_expired`].
 pub async fn upkeep(pool: &PgPool, config: &PostgresConfig) -> Result<(), sqlx::Error> {
-    let now = Timestamp::now();
+    let now = server_time(pool).await?;
     let made = make_ahead(pool, config.partition_interval, now).await;
     match config.retention_days {
         Some(days) => made.and(drop_expired(pool, days, now).await),

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use tokio::sync::Notify;
+use tokio::sync::futures::Notified;
 
 use super::Metrics;
 use crate::error::Dependency;
@@ -55,9 +56,9 @@ impl Health {
         self.0.up[dependency as usize].load(Ordering::Relaxed)
     }
 
-    /// Waits until a dependency that did not answer does; those who wait are all told.
-    pub async fn recovery(&self, dependency: Dependency) {
-        self.0.recovered[dependency as usize].notified().await;
+    /// Resolves when a dependency that did not answer does, from the moment of this call on.
+    pub fn recovery(&self, dependency: Dependency) -> Notified<'_> {
+        self.0.recovered[dependency as usize].notified()
     }
 
     /// Notes that the pipeline runs, or that it is being shut down.
@@ -73,9 +74,9 @@ impl Health {
 
     /// Notes whether the event stream was deleted; logs the moment in which that changes.
     pub fn set_stream_gone(&self, gone: bool) {
-        let value = if gone { 1.0 } else { 0.0 };
-        self.0.metrics.stream_gone.set(value);
         if self.0.stream_gone.swap(gone, Ordering::Relaxed) != gone {
+            let value = if gone { 1.0 } else { 0.0 };
+            self.0.metrics.stream_gone.set(value);
             if gone {
                 tracing::error!(
                     "the stream was deleted, with every event that was not stored; it is not made \

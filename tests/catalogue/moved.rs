@@ -191,6 +191,12 @@ async fn pause_by_rejections(stack: &Stack, movement: &mut Movement<'_>) {
     stack.wait_until_drained().await;
 }
 
+async fn delete_stream(stack: &Stack, movement: &mut Movement<'_>) {
+    let jetstream = stack.jetstream().await;
+    jetstream.delete_stream("EVENTS").await.unwrap();
+    movement.wait_for(&["ganesh_stream_gone"]).await;
+}
+
 #[tokio::test]
 async fn every_metric_has_moved_after_all_that_can_happen() {
     let stack = Stack::start_with_own_postgres().await;
@@ -243,10 +249,7 @@ async fn every_metric_has_moved_after_all_that_can_happen() {
     postgres.resume();
     stack.wait_until_drained().await;
     pause_by_rejections(&stack, &mut movement).await;
-    let jetstream = stack.jetstream().await;
-    jetstream.delete_stream("EVENTS").await.unwrap();
-    movement.wait_for(&["ganesh_stream_gone"]).await;
-
+    delete_stream(&stack, &mut movement).await;
     movement.wait_for(&MOVED).await;
     let excused = |name: &str| {
         let by_chance = BY_CHANCE.iter().any(|(excused, _)| *excused == name);

@@ -7,8 +7,9 @@ use sqlx::PgConnection;
 use sqlx::{Connection, Executor};
 
 use super::schedule::{Fault, REPLICAS, Replica, Step, Trouble};
+use crate::support::clock::Clock;
 use crate::support::proxy::{Manner, Proxy};
-use crate::support::servers::{free_port, send_signal};
+use crate::support::servers::{Server, free_port, send_signal};
 use crate::support::{Ganesh, Stack, cache_server};
 
 /// Short, so that a run sees many redeliveries: what a killed process held comes back after this.
@@ -19,12 +20,20 @@ const SETTLED_MAX_MESSAGES: u64 = 200;
 /// and a backoff at its ceiling.
 const RECOVERY_MAX: Duration = Duration::from_secs(60);
 
+/// The server's own error: a disk that is really full has a test of its own.
+const DISK_FULL: &str = "CREATE OR REPLACE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql \
+    AS $$ BEGIN RAISE 'No space left on device' USING ERRCODE = 'disk_full'; END $$; \
+    CREATE TRIGGER full_disk BEFORE INSERT ON events \
+    FOR EACH STATEMENT EXECUTE FUNCTION full_disk()";
+
 /// The stack.
 pub struct Scene {
     /// Servers.
     pub stack: Stack,
     /// Between the replicas and NATS, Postgres and the cache, by [`Link`].
     proxies: [Proxy; 3],
+    /// Of all replicas.
+    clock: Clock,
     replicas: Vec<Option<Ganesh>>,
     api_ports: Vec<u16>,
     /// Redeliveries that replicas counted which are gone.
@@ -43,6 +52,7 @@ impl Scene {
                 Proxy::forgetful(stack.cache.port()).await,
             ],
             stack,
+            clock: Clock::build(),
             replicas: (0..REPLICAS).map(|_| None).collect(),
             api_ports: (0..REPLICAS).map(|_| free_port()).collect(),
             redelivered_before: 0.0,
@@ -75,6 +85,7 @@ impl Scene {
             ("GANESH_BATCH_LINGER_MS", "20"),
             ("GANESH_STARTUP_TIMEOUT", "1h"),
         ];
+        let settings = [settings.as_slice(), &self.clock.settings()].concat();
         self.replicas[replica] = Some(Ganesh::serve(&self.stack, &settings));
     }
 
@@ -112,25 +123,23 @@ impl Scene {
                 tokio::time::sleep(lasts).await;
                 self.stack.nats.run();
             }
+            Fault::NatsTerminated => {
+                self.stack.nats.terminate();
+                tokio::time::sleep(lasts).await;
+                self.stack.nats.run();
+            }
             Fault::NatsPaused => {
                 self.stack.nats.pause();
                 tokio::time::sleep(lasts).await;
                 self.stack.nats.resume();
             }
-            Fault::CacheKilled => {
-                self.stack.cache.kill();
+            Fault::ClocksStepped => {
+                // Forward or back, as the schedule's random time has it.
+                let millis = i64::try_from(lasts.as_millis()).expect("a few seconds");
+                self.clock.step(millis * 2 - 3_600);
                 tokio::time::sleep(lasts).await;
-                self.stack.cache.run();
+                self.clock.step(0);
             }
-            Fault::CachePaused => {
-                self.stack.cache.pause();
-                tokio::time::sleep(lasts).await;
-                self.stack.cache.resume();
-            }
-            Fault::CacheFlushed => {
-                let _: String = cache_server::ask(&self.stack.cache, &["FLUSHALL"]).await;
-            }
-            Fault::CacheFull => self.fill_cache(lasts).await,
             Fault::ConsumerDeleted => {
                 let jetstream = self.stack.jetstream().await;
                 let deleted = jetstream.delete_consumer_from_stream("ganesh", "EVENTS");
@@ -139,15 +148,59 @@ impl Scene {
             Fault::Network(link, trouble) => {
                 trouble_network(&self.proxies[link as usize], trouble, lasts).await;
             }
+            Fault::CacheKilled
+            | Fault::CachePaused
+            | Fault::CacheFlushed
+            | Fault::CacheFull
+            | Fault::CacheEvicting
+            | Fault::CacheReplica
+            | Fault::CacheForeign => self.strike_cache(step.fault, lasts).await,
             fault => self.strike_postgres(fault, lasts).await,
         }
     }
 
-    async fn fill_cache(&self, lasts: Duration) {
-        for (limit, wait) in [("1", lasts), ("0", Duration::ZERO)] {
-            let command = ["CONFIG", "SET", "maxmemory", limit];
-            let _: String = cache_server::ask(&self.stack.cache, &command).await;
-            tokio::time::sleep(wait).await;
+    async fn strike_cache(&mut self, fault: Fault, lasts: Duration) {
+        let cache = &mut self.stack.cache;
+        match fault {
+            Fault::CacheKilled => {
+                cache.kill();
+                tokio::time::sleep(lasts).await;
+                cache.run();
+            }
+            Fault::CachePaused => {
+                cache.pause();
+                tokio::time::sleep(lasts).await;
+                cache.resume();
+            }
+            Fault::CacheFlushed => tell(cache, &["FLUSHALL"]).await,
+            Fault::CacheFull => {
+                tell(cache, &["CONFIG", "SET", "maxmemory", "1"]).await;
+                tokio::time::sleep(lasts).await;
+                tell(cache, &["CONFIG", "SET", "maxmemory", "0"]).await;
+            }
+            Fault::CacheEvicting => {
+                tell(
+                    cache,
+                    &["CONFIG", "SET", "maxmemory-policy", "allkeys-random"],
+                )
+                .await;
+                tell(cache, &["CONFIG", "SET", "maxmemory", "2mb"]).await;
+                tokio::time::sleep(lasts).await;
+                tell(cache, &["CONFIG", "SET", "maxmemory", "0"]).await;
+                tell(cache, &["CONFIG", "SET", "maxmemory-policy", "noeviction"]).await;
+            }
+            Fault::CacheReplica => {
+                // The discard port of a machine that has no such service.
+                tell(cache, &["REPLICAOF", "127.0.0.1", "9"]).await;
+                tokio::time::sleep(lasts).await;
+                tell(cache, &["REPLICAOF", "NO", "ONE"]).await;
+            }
+            Fault::CacheForeign => {
+                let replace = "for _, key in ipairs(redis.call('KEYS', '*')) do \
+                    redis.call('DEL', key) redis.call('LPUSH', key, 'foreign') end return 'OK'";
+                tell(cache, &["EVAL", replace, "0"]).await;
+            }
+            other => unreachable!("{other:?} is not about the cache"),
         }
     }
 
@@ -178,6 +231,12 @@ impl Scene {
                 tokio::time::sleep(lasts).await;
                 self.set_read_only("off").await;
             }
+            Fault::PostgresFull => {
+                self.execute(DISK_FULL).await;
+                tokio::time::sleep(lasts).await;
+                self.execute("DROP TRIGGER full_disk ON events").await;
+            }
+            Fault::ConnectionsTaken => self.take_connections(lasts).await,
             other => unreachable!("{other:?} is not about Postgres"),
         }
     }
@@ -185,6 +244,29 @@ impl Scene {
     async fn connect(&self) -> PgConnection {
         let url = &self.stack.database_url;
         PgConnection::connect(url).await.expect("Postgres is up")
+    }
+
+    async fn execute(&self, statement: &str) {
+        let mut connection = self.connect().await;
+        connection.execute(statement).await.expect("it is ours");
+    }
+
+    /// Takes those that come free, too: 53300 for whoever asks.
+    async fn take_connections(&self, lasts: Duration) {
+        let url = &self.stack.database_url;
+        let mut killer = self.connect().await;
+        let mut taken = Vec::new();
+        let began = Instant::now();
+        while began.elapsed() < lasts {
+            if let Ok(connection) = PgConnection::connect(url).await {
+                taken.push(connection);
+            } else {
+                let ours = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+                    WHERE application_name = 'ganesh'";
+                killer.execute(ours).await.expect("ganesh may do that");
+            }
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     async fn kill_connections(&self) {
@@ -274,6 +356,10 @@ impl Scene {
         }
         sum
     }
+}
+
+async fn tell(cache: &Server, command: &[&str]) {
+    let _: String = cache_server::ask(cache, command).await;
 }
 
 async fn trouble_network(proxy: &Proxy, trouble: Trouble, lasts: Duration) {

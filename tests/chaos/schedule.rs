@@ -47,6 +47,8 @@ pub enum Fault {
     ServePaused(Replica),
     /// `kill -9` of the server.
     NatsKilled,
+    /// SIGTERM of the server, which says goodbye to its clients.
+    NatsTerminated,
     /// SIGSTOP of the server.
     NatsPaused,
     /// A crash: all its processes end at once, and it recovers at its next start.
@@ -59,6 +61,10 @@ pub enum Fault {
     EventsLocked,
     /// Everything is read-only, as after a failover to a standby.
     PostgresReadOnly,
+    /// Its disk is full (53100).
+    PostgresFull,
+    /// Others have all its connections, and ganesh loses those that it had.
+    ConnectionsTaken,
     /// `kill -9` of the cache: it comes back with what its last snapshot has.
     CacheKilled,
     /// SIGSTOP of the cache.
@@ -67,6 +73,14 @@ pub enum Fault {
     CacheFlushed,
     /// Its memory is full, and it evicts nothing.
     CacheFull,
+    /// Its memory is full, and it evicts what it likes.
+    CacheEvicting,
+    /// It becomes a replica (of nobody who answers), as after a failover: READONLY.
+    CacheReplica,
+    /// Something else is under all of its keys.
+    CacheForeign,
+    /// The wall clocks of all replicas are set, by an hour at most.
+    ClocksStepped,
     /// Somebody deletes the consumer.
     ConsumerDeleted,
     /// The network between the replicas and one server.
@@ -106,18 +120,26 @@ pub fn steps(seed: u64) -> impl Iterator<Item = Step> {
             Fault::ServeTerminated(replica),
             Fault::ServePaused(replica),
             Fault::NatsKilled,
+            Fault::NatsTerminated,
             Fault::NatsPaused,
             Fault::PostgresCrashed,
             Fault::PostgresPaused,
             Fault::ConnectionsKilled,
             Fault::EventsLocked,
             Fault::PostgresReadOnly,
+            Fault::PostgresFull,
+            Fault::ConnectionsTaken,
             Fault::CacheKilled,
             Fault::CachePaused,
             Fault::CacheFlushed,
             Fault::CacheFull,
+            Fault::CacheEvicting,
+            Fault::CacheReplica,
+            Fault::CacheForeign,
+            Fault::ClocksStepped,
             Fault::ConsumerDeleted,
-            // As often as three others.
+            // As often as four others.
+            network,
             network,
             network,
             network,

@@ -100,11 +100,16 @@ fn attributes_longer_than_their_limit_are_refused() {
         ("source", 1_024),
         ("subject", 1_024),
         ("type", 1_024),
+        ("time", 128),
         ("datacontenttype", 512),
         ("dataschema", 2_048),
     ] {
-        // Two bytes a character: the limit counts bytes.
-        let longest = "é".repeat(max_bytes / 2);
+        let longest = match name {
+            // A fraction may have any number of digits.
+            "time" => format!("2018-04-05T17:31:00.{:0>1$}", "Z", max_bytes - 20),
+            // Two bytes a character: the limit counts bytes.
+            _ => "é".repeat(max_bytes / 2),
+        };
         decode_structured(&json!({name: longest})).unwrap();
         let error = decode_structured(&json!({name: format!("{longest}.")})).unwrap_err();
         assert_eq!(error.reason(), DecodeReason::AttributeTooLong, "{name}");
@@ -116,6 +121,50 @@ fn attributes_longer_than_their_limit_are_refused() {
     let long_id = "x".repeat(ID_MAX_BYTES + 1);
     let error = decode_message(&[("Nats-Msg-Id", &long_id)], "").unwrap_err();
     assert_eq!(error.reason(), DecodeReason::AttributeTooLong);
+}
+
+#[test]
+fn a_specversion_that_an_error_cannot_quote_is_too_long() {
+    let refused = |bytes| decode_structured(&json!({"specversion": "1".repeat(bytes)}));
+    let other_version = refused(32).unwrap_err();
+    let reason = other_version.reason();
+    assert_eq!(reason, DecodeReason::UnsupportedSpecversion);
+    assert!(other_version.to_string().contains(&"1".repeat(32)));
+    let too_long = refused(33).unwrap_err();
+    assert_eq!(too_long.reason(), DecodeReason::AttributeTooLong);
+    let sentence = too_long.to_string();
+    assert!(
+        sentence.contains("specversion") && sentence.contains("at most 32"),
+        "{sentence}"
+    );
+}
+
+#[test]
+fn a_nats_subject_longer_than_its_limit_is_refused_in_every_mode() {
+    let event = r#"{"specversion":"1.0","id":"A","source":"s","type":"t"}"#;
+    let payload = Bytes::from(event);
+    for headers in [BINARY, STRUCTURED, &[]] {
+        let headers = header_map(headers);
+        let decode_on = |subject: &str| {
+            let message = Message {
+                subject,
+                headers: Some(&headers),
+                payload: &payload,
+                stream: "EVENTS",
+                stream_sequence: 42,
+                stored_at: STORED_AT,
+            };
+            decode(&message, true)
+        };
+        let longest = format!("events.{}", "x".repeat(1_017));
+        decode_on(&longest).unwrap();
+        let error = decode_on(&format!("{longest}x")).unwrap_err();
+        assert_eq!(error.reason(), DecodeReason::AttributeTooLong);
+        assert_eq!(
+            error.to_string(),
+            "the NATS subject has 1025 bytes: at most 1024 are accepted"
+        );
+    }
 }
 
 #[test]

@@ -1,7 +1,7 @@
 //! `ganesh dlq purge`.
 
 use std::fs::File;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::process::{Output, Stdio};
 
 use bytes::Bytes;
@@ -36,8 +36,8 @@ async fn stack_with_four() -> Stack {
     stack
 }
 
-/// Answers on a terminal.
-fn answer(stack: &Stack, answer: &[u8]) -> Output {
+/// A terminal: our end, and the one that a process gets.
+pub(super) fn terminal() -> (File, File) {
     let ours = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).unwrap();
     grantpt(&ours).unwrap();
     unlockpt(&ours).unwrap();
@@ -47,9 +47,13 @@ fn answer(stack: &Stack, answer: &[u8]) -> Output {
         .write(true)
         .open(name.to_str().unwrap())
         .unwrap();
-    File::from(ours.try_clone().unwrap())
-        .write_all(answer)
-        .unwrap();
+    (File::from(ours), theirs)
+}
+
+/// Answers on a terminal.
+fn answer(stack: &Stack, answer: &[u8]) -> Output {
+    let (mut ours, theirs) = terminal();
+    ours.write_all(answer).unwrap();
     let folder = tempfile::tempdir().unwrap();
     command(Some(stack), &["dlq", "purge"], &[])
         .current_dir(folder.path())
@@ -112,6 +116,53 @@ async fn only_what_the_filters_pick_is_deleted() {
         stdout(&deleted)
     );
     assert_eq!(sequences(&listed(&stack, &[])), [4]);
+}
+
+#[tokio::test]
+async fn a_letter_in_two_messages_that_the_server_deletes_counts_as_one() {
+    let stack = Stack::start().await;
+    let jetstream = stack.jetstream().await;
+    make_streams(&jetstream).await;
+    let halved = Buried {
+        body: Bytes::from(vec![b'7'; jetstream.client().max_payload() - 20]),
+        ..Buried::default()
+    };
+    halved.write(&jetstream).await;
+    assert_eq!(messages_in(&jetstream, "EVENTS_DLQ").await, 2);
+    let deleted = dlq(&stack, &["purge", "--yes"]);
+    assert!(deleted.status.success(), "{}", stderr(&deleted));
+    let said = stdout(&deleted);
+    assert!(said.ends_with("deleted: 1 of 1\n"), "{said}");
+    assert_eq!(messages_in(&jetstream, "EVENTS_DLQ").await, 0);
+}
+
+#[tokio::test]
+async fn it_says_how_many_the_server_deleted_and_fails_when_they_are_fewer_than_it_counted() {
+    let stack = stack_with_four().await;
+    let (mut ours, theirs) = terminal();
+    let folder = tempfile::tempdir().unwrap();
+    let mut child = command(Some(&stack), &["dlq", "purge"], &[])
+        .current_dir(folder.path())
+        .stdin(theirs)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    // Somebody else is faster than the answer.
+    let mut question = [0; b"Delete 4 dead letters".len()];
+    let asking = child.stderr.as_mut().unwrap();
+    asking.read_exact(&mut question).unwrap();
+    assert_eq!(&question, b"Delete 4 dead letters");
+    let jetstream = stack.jetstream().await;
+    let letters = jetstream.get_stream("EVENTS_DLQ").await.unwrap();
+    letters.delete_message(2).await.unwrap();
+    ours.write_all(b"y\n").unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = stdout(&output);
+    assert!(said.ends_with("deleted: 3 of 4\n"), "{said}");
+    let why = "the server deleted 3 messages of EVENTS_DLQ where 4 letters were counted";
+    assert!(stderr(&output).contains(why), "{}", stderr(&output));
 }
 
 #[tokio::test]

@@ -1,6 +1,8 @@
 //! `ganesh dlq replay`.
 
+use std::io::Read;
 use std::process::Stdio;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::Context;
@@ -9,13 +11,16 @@ use bytes::Bytes;
 use rustix::process::Signal;
 use sqlx::types::time::OffsetDateTime;
 
+use super::purged::terminal;
 use super::{
     Buried, dlq, listed, make_streams, messages_in, sequences, stderr, stdout, write_many,
 };
 use crate::support::Stack;
-use crate::support::ganesh::command;
+use crate::support::ganesh::{command, run};
 use crate::support::servers::send_signal;
 
+/// A terminal that can move its cursor.
+const IN_XTERM: [(&str, &str); 1] = [("TERM", "xterm")];
 const NO_PLAIN: [(&str, &str); 1] = [("GANESH_ACCEPT_PLAIN", "false")];
 
 async fn stack_with_letters(count: u64) -> (Stack, Context) {
@@ -261,6 +266,43 @@ async fn ctrl_c_ends_a_replay_cleanly_and_says_how_far_it_came() {
     assert!(said.contains(&expected), "{said}, not {expected}");
     let left = messages_in(&jetstream, "EVENTS_DLQ").await;
     assert_eq!(left, 1_000 - replayed);
+}
+
+/// What a replay shows on a terminal, but for its results.
+fn shown_on_terminal(stack: &Stack) -> String {
+    let (mut ours, theirs) = terminal();
+    let folder = tempfile::tempdir().unwrap();
+    let mut command = command(Some(stack), &["dlq", "replay"], &IN_XTERM);
+    command.current_dir(folder.path()).stderr(theirs);
+    let mut child = command.stdout(Stdio::null()).spawn().unwrap();
+    // It holds the other end, without which reading would end in time.
+    drop(command);
+    let reader = thread::spawn(move || {
+        let mut shown = Vec::new();
+        // Ends with EIO when nobody holds the other end any more.
+        let _ = ours.read_to_end(&mut shown);
+        String::from_utf8(shown).unwrap()
+    });
+    assert!(child.wait().unwrap().success());
+    reader.join().unwrap()
+}
+
+#[tokio::test]
+async fn a_terminal_sees_how_far_a_replay_has_come_and_a_pipe_does_not() {
+    let (stack, jetstream) = stack_with_letters(1_000).await;
+    let piped = run(
+        Some(&stack),
+        &["dlq", "replay", "--limit", "100"],
+        &IN_XTERM,
+    );
+    assert!(piped.status.success());
+    assert_eq!(stderr(&piped), "");
+    let shown = shown_on_terminal(&stack);
+    assert!(
+        shown.contains('\r') && shown.contains(" of 900, "),
+        "{shown:?}"
+    );
+    assert_eq!(messages_in(&jetstream, "EVENTS").await, 1_000);
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ use ganesh::event::Timestamp;
 use ganesh::storage::partitions::{drop_expired, make_ahead, partition_of};
 
 use super::MICROS_A_DAY;
+use crate::support::events::{events, publish};
 use crate::support::{Ganesh, Stack, eventually};
 
 /// Rows in the default partition, so many of them for the day of `time`.
@@ -130,6 +131,31 @@ async fn a_replica_killed_while_rows_move_to_their_partition_leaves_that_to_the_
 }
 
 #[tokio::test]
+async fn replicas_that_make_partitions_at_the_same_time_move_every_row_once() {
+    const ROWS: i64 = 1_000;
+    let stack = Stack::start().await;
+    ganesh::storage::schema::migrate(&stack.pool).await.unwrap();
+    // Again and again, so that they meet in different places.
+    for round in 1..=8 {
+        let first = Timestamp::from_micros(next_week().micros() + round * 7 * MICROS_A_DAY);
+        let second = Timestamp::from_micros(first.micros() + MICROS_A_DAY);
+        for day in [first, second] {
+            fill_default(&stack, day, ROWS).await;
+        }
+        let make = || make_ahead(&stack.pool, PartitionInterval::Day, first);
+        let (one, other) = tokio::join!(make(), make());
+        one.unwrap();
+        other.unwrap();
+        for day in [first, second] {
+            let theirs = partition_of(day, PartitionInterval::Day).name;
+            assert_eq!(count_in(&stack, &theirs).await, ROWS, "{theirs}");
+        }
+        assert_eq!(count_in(&stack, "events_default").await, 0);
+        assert_eq!(stack.rows().await, round * 2 * ROWS);
+    }
+}
+
+#[tokio::test]
 async fn a_row_that_was_removed_while_it_waited_does_not_come_back() {
     let stack = Stack::start().await;
     ganesh::storage::schema::migrate(&stack.pool).await.unwrap();
@@ -186,4 +212,31 @@ async fn while_rows_move_those_that_come_late_are_held_up_only_at_the_end() {
     assert_eq!(count_in(&stack, "events_default").await, 0);
     assert!(late > 10, "{late} rows: it held up everything");
     assert!(longest < took / 2, "one waited {longest:?} of {took:?}");
+}
+
+#[tokio::test]
+async fn who_keeps_an_old_partition_locked_holds_up_no_event_of_today() {
+    let stack = Stack::start().await;
+    let ganesh = stack.serve(&[]).await;
+    let now = Timestamp::now();
+    let yesterday = Timestamp::from_micros(now.micros() - MICROS_A_DAY);
+    let old = partition_of(yesterday, PartitionInterval::Day).name;
+    let today = partition_of(now, PartitionInterval::Day).name;
+    // As VACUUM FULL, or a migration by hand.
+    let lock = stack.lock(&old, "ACCESS EXCLUSIVE").await;
+    let jetstream = stack.jetstream().await;
+    let all = events("e", 500);
+    for part in all.chunks(100) {
+        // By COPY, then by INSERT.
+        for _ in 0..2 {
+            publish(&jetstream, part).await;
+            stack.wait_until_drained().await;
+        }
+        assert_eq!(ganesh.admin("/readyz").await.0, 200);
+        tokio::time::sleep(Duration::from_millis(500)).await;
+    }
+    assert_eq!(count_in(&stack, &today).await, 500);
+    lock.rollback().await.unwrap();
+    assert_eq!(stack.rows().await, 500);
+    assert_eq!(stack.dead_letters().await, 0);
 }

@@ -2,21 +2,24 @@
 
 use std::time::Duration;
 
+use ganesh::config::PartitionInterval;
+use ganesh::event::Timestamp;
+use ganesh::storage::partitions::partition_of;
 use sqlx::Connection;
-use sqlx::postgres::{PgConnection, PgPoolOptions};
+use sqlx::postgres::PgConnection;
+use tokio::task::JoinSet;
 
 use super::server::{errors, kill_sessions};
 use super::{REDELIVERED, assert_all_are_rows_at_their_first_delivery};
 use crate::support::events::{events, publish};
 use crate::support::ledger::assert_each_is_one_row_or_one_letter;
 use crate::support::proxy::{Manner, Proxy};
-use crate::support::servers::Server;
-use crate::support::{Stack, eventually};
+use crate::support::{Ganesh, Stack, eventually, servers};
 
 const DUPLICATES: &str = "ganesh_messages_settled_total{outcome=\"duplicate\"}";
 
 /// A proxy before the stack's Postgres, and the address that leads through it.
-async fn proxied(stack: &Stack) -> (Proxy, String) {
+pub async fn proxied(stack: &Stack) -> (Proxy, String) {
     let url = url::Url::parse(&stack.database_url).unwrap();
     let port = url.port().unwrap();
     let proxy = Proxy::start(port).await;
@@ -69,7 +72,7 @@ async fn a_commit_whose_answer_is_lost_is_not_written_twice() {
     // The tag of a COPY that is committed.
     proxy.cut_instead_of(b"COPY 200\0");
     publish(&stack.jetstream().await, &all).await;
-    eventually("the answer is lost", || async { proxy.has_cut_instead() }).await;
+    eventually("the answer is lost", || async { proxy.trap_has_sprung() }).await;
     stack.wait_until_drained().await;
     assert_each_is_one_row_or_one_letter(&stack, &all).await;
     // They were rows by then.
@@ -120,34 +123,18 @@ async fn a_slow_way_to_postgres_makes_it_slow_and_nothing_else() {
 
 #[tokio::test]
 async fn a_server_without_a_free_connection_is_waited_for() {
-    let templates = concat!(env!("CARGO_TARGET_TMPDIR"), "/postgres-template");
-    std::fs::create_dir_all(templates).unwrap();
     let few = "-c max_connections=16 -c superuser_reserved_connections=0 \
          -c reserved_connections=0 -c max_wal_senders=0";
-    let environment = [("TEMPLATE_DIR", templates), ("POSTGRES_ARGS", few)];
-    let postgres = Server::start("postgres", &environment);
-    let database_url = format!(
-        "postgresql://ganesh:ganesh@127.0.0.1:{}/ganesh",
-        postgres.port()
-    );
-    eventually("Postgres answers", || async {
-        PgConnection::connect(&database_url).await.is_ok()
-    })
-    .await;
-    let pool = PgPoolOptions::new().max_connections(2);
-    let stack = Stack {
-        pool: pool.connect(&database_url).await.unwrap(),
-        postgres: Some(postgres),
-        database_url: database_url.clone(),
-        ..Stack::start().await
-    };
+    let postgres = servers::postgres_with(&[("POSTGRES_ARGS", few)]);
+    let stack = Stack::start_on(postgres).await;
+    let database_url = &stack.database_url;
     let ganesh = stack.serve(&[]).await;
-    let mut killer = PgConnection::connect(&database_url).await.unwrap();
+    let mut killer = PgConnection::connect(database_url).await.unwrap();
     let mut hogs = Vec::new();
     let mut all = Vec::new();
     // Somebody takes every connection that comes free: 53300 for whoever asks later.
     while !ganesh.log().contains("pool timed out") {
-        match PgConnection::connect(&database_url).await {
+        match PgConnection::connect(database_url).await {
             Ok(hog) => hogs.push(hog),
             Err(_) => kill_sessions(&mut killer).await,
         }
@@ -159,5 +146,49 @@ async fn a_server_without_a_free_connection_is_waited_for() {
     }
     drop(hogs);
     stack.wait_until_drained().await;
+    assert_all_are_rows_at_their_first_delivery(&stack, &ganesh, &all).await;
+}
+
+/// Requests that read every partition, and the status of each answer.
+fn ask_for_events(ganesh: &Ganesh, count: usize) -> JoinSet<u16> {
+    let mut asking = JoinSet::new();
+    for number in 0..count {
+        let url = format!("{}/v1/events/none-{number}", ganesh.api);
+        asking.spawn(async move { reqwest::get(url).await.unwrap().status().as_u16() });
+    }
+    asking
+}
+
+/// Waits until readers wait for a lock that the test holds.
+async fn wait_until_readers_wait(stack: &Stack) {
+    let waiting = "SELECT count(*) >= 4 FROM pg_stat_activity \
+         WHERE datname = current_database() AND application_name = 'ganesh' \
+         AND wait_event_type = 'Lock'";
+    eventually("readers wait for the lock", || async {
+        let waiting = sqlx::query_scalar(waiting).fetch_one(&stack.pool).await;
+        waiting.unwrap()
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn readers_that_hang_leave_the_writers_their_connections() {
+    let stack = Stack::start().await;
+    let ganesh = stack.serve(&[]).await;
+    let yesterday = Timestamp::from_micros(Timestamp::now().micros() - 86_400_000_000);
+    let old = partition_of(yesterday, PartitionInterval::Day).name;
+    let lock = stack.lock(&old, "ACCESS EXCLUSIVE").await;
+    let mut asking = ask_for_events(&ganesh, 60);
+    wait_until_readers_wait(&stack).await;
+    let all = events("e", 1_000);
+    publish(&stack.jetstream().await, &all).await;
+    stack.wait_until_drained().await;
+    // Each is given up after four seconds: with their connections the events would be rows later.
+    assert!(asking.try_join_next().is_none(), "the readers went first");
+    while let Some(status) = asking.join_next().await {
+        assert!(matches!(status.unwrap(), 503 | 504));
+        assert_eq!(ganesh.admin("/readyz").await.0, 200);
+    }
+    lock.rollback().await.unwrap();
     assert_all_are_rows_at_their_first_delivery(&stack, &ganesh, &all).await;
 }

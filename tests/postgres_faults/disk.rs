@@ -3,16 +3,15 @@
 
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
-use sqlx::postgres::PgPoolOptions;
 use tempfile::TempDir;
 
 use super::REDELIVERED;
 use super::server::errors;
 use crate::support::events::{events, publish};
 use crate::support::ledger::assert_each_is_one_row_or_one_letter;
-use crate::support::servers::Server;
-use crate::support::{Stack, eventually};
+use crate::support::{PATIENCE, Stack, eventually, servers};
 
 /// A cluster, its write-ahead log, and a little.
 const DISK: &str = "size=160m";
@@ -60,26 +59,21 @@ impl Drop for Disk {
 
 async fn stack_on(disk: &Disk) -> Stack {
     let data = disk.folder.path().join("postgres");
-    let templates = concat!(env!("CARGO_TARGET_TMPDIR"), "/postgres-template");
-    std::fs::create_dir_all(templates).unwrap();
     let environment = [
-        ("TEMPLATE_DIR", templates),
         ("DATA_DIR", data.to_str().unwrap()),
         ("POSTGRES_ARGS", "-c min_wal_size=32MB -c max_wal_size=32MB"),
     ];
-    let postgres = Server::start("postgres", &environment);
-    let port = postgres.port();
-    let database_url = format!("postgresql://ganesh:ganesh@127.0.0.1:{port}/ganesh");
-    let options = || PgPoolOptions::new().max_connections(2);
-    eventually("Postgres answers", || async {
-        options().connect(&database_url).await.is_ok()
-    })
-    .await;
-    Stack {
-        pool: options().connect(&database_url).await.unwrap(),
-        postgres: Some(postgres),
-        database_url,
-        ..Stack::start().await
+    Stack::start_on(servers::postgres_with(&environment)).await
+}
+
+/// Where its log was full, Postgres ends, which may be only now: it is started again until all is
+/// settled.
+async fn wait_until_drained_starting_postgres(stack: &mut Stack) {
+    let began = Instant::now();
+    while stack.backlog().await > 0 {
+        assert!(began.elapsed() < PATIENCE, "the backlog stays");
+        stack.postgres.as_mut().unwrap().run_if_ended();
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
@@ -89,7 +83,7 @@ async fn a_disk_that_is_really_full_is_waited_for_and_costs_no_row() {
         eprintln!("not tried: no right to mount a file system here");
         return;
     };
-    let stack = stack_on(&disk).await;
+    let mut stack = stack_on(&disk).await;
     let ganesh = stack.serve(&[("GANESH_ACK_WAIT", "5s")]).await;
     disk.fill(FREE_BYTES);
     let all = events("e", 60_000);
@@ -105,11 +99,10 @@ async fn a_disk_that_is_really_full_is_waited_for_and_costs_no_row() {
     })
     .await;
     assert!(stack.backlog().await > 0);
+    let said = stack.postgres.as_ref().unwrap().log();
+    assert!(said.contains("No space left on device"), "{said}");
     std::fs::remove_file(disk.filler()).unwrap();
-    // Where its log was full, Postgres has ended.
-    let mut stack = stack;
-    stack.postgres.as_mut().unwrap().run_if_ended();
-    stack.wait_until_drained().await;
+    wait_until_drained_starting_postgres(&mut stack).await;
     assert_each_is_one_row_or_one_letter(&stack, &all).await;
     assert_eq!(stack.dead_letters().await, 0);
     assert!(ganesh.metric(REDELIVERED).await < f64::EPSILON);

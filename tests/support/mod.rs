@@ -1,6 +1,7 @@
 //! What the tests share: real servers on free ports, the real binary, and events.
 
 pub mod cache_server;
+pub mod clock;
 pub mod collector;
 pub mod events;
 pub mod ganesh;

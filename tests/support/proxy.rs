@@ -84,7 +84,13 @@ struct Shared {
     /// None: too much would pass.
     passed: Option<Mutex<Vec<Passed>>>,
     /// What the client must not get to see, once.
-    trap: Mutex<Option<Vec<u8>>>,
+    trap: Mutex<Option<Trap>>,
+}
+
+#[derive(Debug)]
+struct Trap {
+    text: Vec<u8>,
+    cuts: bool,
 }
 
 impl Shared {
@@ -109,15 +115,12 @@ impl Shared {
         }
     }
 
-    fn springs_trap(&self, chunk: &[u8]) -> bool {
-        let mut trap = self.trap.lock().unwrap();
-        let caught = trap
-            .as_ref()
-            .is_some_and(|text| chunk.windows(text.len()).any(|found| found == text));
-        if caught {
-            *trap = None;
-        }
-        caught
+    /// The trap that this chunk springs, which is one no more.
+    fn spring_trap(&self, chunk: &[u8]) -> Option<Trap> {
+        self.trap.lock().unwrap().take_if(|trap| {
+            let mut windows = chunk.windows(trap.text.len());
+            windows.any(|found| found == trap.text)
+        })
     }
 }
 
@@ -191,11 +194,21 @@ impl Proxy {
     /// Cuts every connection in the moment in which the server says this, before the client
     /// hears it: once.
     pub fn cut_instead_of(&self, text: &[u8]) {
-        *self.shared.trap.lock().unwrap() = Some(text.to_vec());
+        self.set_trap(text, true);
     }
 
-    /// Whether that has happened.
-    pub fn has_cut_instead(&self) -> bool {
+    /// Loses the chunk in which the server says this, once; the connection stands.
+    pub fn lose(&self, text: &[u8]) {
+        self.set_trap(text, false);
+    }
+
+    fn set_trap(&self, text: &[u8], cuts: bool) {
+        let text = text.to_vec();
+        *self.shared.trap.lock().unwrap() = Some(Trap { text, cuts });
+    }
+
+    /// Whether one of these has happened.
+    pub fn trap_has_sprung(&self) -> bool {
         self.shared.trap.lock().unwrap().is_none()
     }
 
@@ -243,9 +256,14 @@ async fn pump(shared: Arc<Shared>, way: Way, mut from: OwnedReadHalf, mut to: Ow
             read = from.read(&mut chunk), if manner != Manner::Hold => read,
         };
         let Ok(count @ 1..) = read else { return };
-        if way == Way::ToClient && shared.springs_trap(&chunk[..count]) {
-            shared.orders.send_modify(|orders| orders.cuts += 1);
-            return;
+        if way == Way::ToClient
+            && let Some(trap) = shared.spring_trap(&chunk[..count])
+        {
+            if trap.cuts {
+                shared.orders.send_modify(|orders| orders.cuts += 1);
+                return;
+            }
+            continue;
         }
         match manner {
             Manner::Swallow => continue,

@@ -97,10 +97,15 @@ impl Server {
                 ended.is_none() && started.elapsed() < PATIENCE,
                 "{} did not start: {}",
                 self.component,
-                std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
+                self.log()
             );
             std::thread::sleep(Duration::from_millis(20));
         }
+    }
+
+    /// What it has said since it was started last.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("log")).unwrap_or_default()
     }
 
     fn pid(&self) -> u32 {
@@ -191,9 +196,14 @@ impl Drop for Server {
 
 /// A Postgres of its own, for tests that stop it.
 pub fn postgres() -> Server {
+    postgres_with(&[])
+}
+
+/// The same, with more in the environment of its script.
+pub fn postgres_with(env: &[(&'static str, &str)]) -> Server {
     let templates = concat!(env!("CARGO_TARGET_TMPDIR"), "/postgres-template");
     std::fs::create_dir_all(templates).expect("cargo's temporary folder is writable");
-    Server::start("postgres", &[("TEMPLATE_DIR", templates)])
+    Server::start("postgres", &[&[("TEMPLATE_DIR", templates)], env].concat())
 }
 
 /// The Postgres that all other tests share, each with a database of its own.

@@ -31,7 +31,11 @@ impl Stack {
 
     /// Servers for a test that stops Postgres.
     pub async fn start_with_own_postgres() -> Self {
-        let postgres = servers::postgres();
+        Self::start_on(servers::postgres()).await
+    }
+
+    /// The same on this Postgres, for a test that has it set up in a way of its own.
+    pub async fn start_on(postgres: Server) -> Self {
         let database_url = url(postgres.port(), "ganesh");
         wait_for_postgres(&database_url).await;
         Self::with_postgres(Some(postgres), database_url).await

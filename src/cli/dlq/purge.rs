@@ -47,9 +47,7 @@ pub(super) async fn run(config: &Config, matches: &ArgMatches) -> Result<(), Fai
     // From here on a signal must not leave it open how far this came.
     let stop = stop_at_signal()?;
     if selection.is_by_subject_only() {
-        at_once(&letters, &selection).await?;
-        println!("deleted: {count} of {count}");
-        return Ok(());
+        return at_once(&letters, &selection, count).await;
     }
     let (deleted, ended) = one_by_one(&letters, &selection, count, &stop).await;
     let interrupted = if stop.is_cancelled() {
@@ -70,15 +68,25 @@ fn is_confirmed(count: u64) -> io::Result<bool> {
     Ok(answer.eq_ignore_ascii_case("y") || answer.eq_ignore_ascii_case("yes"))
 }
 
-/// The server deletes by subject in one step; not what was written since the count.
-async fn at_once(letters: &DeadLetters, selection: &Selection) -> Result<(), Failure> {
-    letters
+/// The server deletes by subject in one step; not what was written since the count. It says how many
+/// messages it deleted, and a letter can be two of them.
+async fn at_once(letters: &DeadLetters, selection: &Selection, count: u64) -> Result<(), Failure> {
+    let name = &letters.name;
+    let answer = letters
         .stream
         .purge()
         .sequence(letters.last_sequence + 1)
         .filter(selection.filter.letter_subjects())
         .await
-        .map_err(|error| anyhow!("purging {}: {error}", letters.name))?;
+        .map_err(|error| anyhow!("purging {name}: {error}"))?;
+    println!("deleted: {} of {count}", answer.purged.min(count));
+    if answer.purged < count {
+        return Err(Failure::Running(anyhow!(
+            "the server deleted {} messages of {name} where {count} letters were counted: the others \
+             had gone meanwhile, or are still there (ganesh dlq list)",
+            answer.purged
+        )));
+    }
     Ok(())
 }
 
