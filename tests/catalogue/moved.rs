@@ -212,6 +212,10 @@ async fn every_metric_has_moved_after_all_that_can_happen() {
         ("GANESH_TRACE_MAX_PER_SEC", "20"),
     ]);
     let ganesh = stack.serve(&settings).await;
+    // What is set once, right after the start.
+    ganesh
+        .wait_for_metric("ganesh_queue_capacity{queue=\"dead_letter\"}", 1.0)
+        .await;
     let mut movement = Movement::of(&ganesh).await;
 
     publish_and_read(&stack, &ganesh).await;
