@@ -117,7 +117,7 @@ impl Error {
             dependency,
             class,
             code,
-            detail: detail.into(),
+            detail: on_one_line(detail.into()),
         }
     }
 
@@ -130,6 +130,23 @@ impl Error {
             format!("{what}: no answer in time"),
         )
     }
+}
+
+/// With line breaks and other control characters written out: a server's words can quote a message (a
+/// trigger's do), and a log line is one line.
+fn on_one_line(detail: String) -> String {
+    if !detail.contains(char::is_control) {
+        return detail;
+    }
+    let mut line = String::with_capacity(detail.len());
+    for c in detail.chars() {
+        if c.is_control() {
+            line.extend(c.escape_default());
+        } else {
+            line.push(c);
+        }
+    }
+    line
 }
 
 impl fmt::Display for Error {

@@ -8,7 +8,7 @@ use ganesh::event::Timestamp;
 use ganesh::messaging::letters::{ORIGINAL_PREFIX, REASON, SUBJECT};
 use serde_json::{Value, json};
 
-use crate::support::{Ganesh, Stack, raw_nats};
+use crate::support::{Ganesh, Stack, eventually, raw_nats};
 
 /// Each is more than data to somebody who does not escape it.
 const TEXTS: [&str; 7] = [
@@ -220,6 +220,25 @@ async fn no_message_forges_a_line_of_the_log_in_text() {
         let moves_cursor = |c: char| c.is_control() || c == '\u{202e}';
         assert!(!line.contains(moves_cursor), "{line:?}");
     }
+}
+
+#[tokio::test]
+async fn a_trigger_that_quotes_a_message_forges_no_line_of_the_log() {
+    let stack = Stack::start().await;
+    let ganesh = stack.serve(&[("GANESH_LOG_FORMAT", "text")]).await;
+    for statement in [
+        "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS \
+         $$ BEGIN RAISE EXCEPTION 'no %', NEW.source; END $$",
+        "CREATE TRIGGER refuse BEFORE INSERT ON events FOR EACH ROW EXECUTE FUNCTION refuse()",
+    ] {
+        sqlx::query(statement).execute(&stack.pool).await.unwrap();
+    }
+    Raw::structured(TEXTS[0], &[], "1").publish(&stack).await;
+    eventually("it is refused", || async {
+        ganesh.log().contains("ERROR forged (SQLSTATE P0001)")
+    })
+    .await;
+    assert!(!ganesh.log().contains(TEXTS[0]), "{}", ganesh.log());
 }
 
 /// The subject of a message in the event stream.

@@ -11,7 +11,7 @@ use ganesh::messaging::letters::{self, Form};
 
 use super::{Buried, dlq, listed, make_streams, messages_in, stdout};
 use crate::support::events::publish_invalid;
-use crate::support::{Stack, eventually};
+use crate::support::{Stack, eventually, raw_nats};
 
 async fn publish(jetstream: &Context, headers: &[(&str, &str)], body: Bytes) {
     let mut map = HeaderMap::new();
@@ -281,4 +281,19 @@ fn a_subject_longer_than_a_command_of_the_server_is_cut_in_that_of_the_letter() 
     let cut = letter_subject(&long);
     assert!(cut.len() < 3_100 && cut.starts_with("dlq.events.token."));
     assert_eq!(cut.rsplit('.').next(), Some("token"), "whole tokens");
+}
+
+#[tokio::test]
+async fn a_letter_whose_message_has_white_space_in_its_subject_is_read_as_any_other() {
+    let stack = Stack::start().await;
+    let _strict = stack.serve(&[("GANESH_ACCEPT_PLAIN", "false")]).await;
+    // Of a message without headers the client reads every subject, and a letter has headers.
+    let subject = "events.a\u{a0}b";
+    let port = stack.nats.port();
+    let publishing = move || raw_nats::publish(port, subject.as_bytes(), b"", b"{}");
+    tokio::task::spawn_blocking(publishing).await.unwrap();
+    stack.wait_until_drained().await;
+    let letters = listed(&stack, &[]);
+    assert_eq!(letters.len(), 1);
+    assert_eq!(letters[0]["subject"], subject);
 }

@@ -75,8 +75,10 @@ impl Part {
     }
 }
 
-/// The subject on which a letter is published.
+/// The subject on which a letter is published. Letters have headers, and of a message with headers the
+/// client cannot read a subject with white space in it (the header has the subject as it was).
 pub fn letter_subject(subject: &str) -> String {
+    let subject = &subject.replace(char::is_whitespace, "_");
     if subject.len() <= SUBJECT_MAX_BYTES {
         return format!("{DLQ_SUBJECT_PREFIX}{subject}");
     }
