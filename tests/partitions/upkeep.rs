@@ -5,10 +5,12 @@ use std::time::{Duration, Instant};
 
 use ganesh::config::PartitionInterval;
 use ganesh::event::Timestamp;
-use ganesh::storage::partitions::{drop_expired, make_ahead, partition_of};
+use ganesh::storage::partitions::{Partition, drop_expired, make_ahead, partition_of};
+use sqlx::PgPool;
 
 use super::MICROS_A_DAY;
 use crate::support::events::{events, publish};
+use crate::support::keys::wait_until_so_many_wait;
 use crate::support::{Ganesh, Stack, eventually};
 
 /// Rows in the default partition, so many of them for the day of `time`.
@@ -130,29 +132,68 @@ async fn a_replica_killed_while_rows_move_to_their_partition_leaves_that_to_the_
     assert_eq!(stack.rows().await, 200_000);
 }
 
+/// Makes partitions as a replica does: again, where another one keeps a lock for long.
+async fn make_in_rounds(pool: PgPool, time: Timestamp) {
+    while let Err(error) = make_ahead(&pool, PartitionInterval::Day, time).await {
+        let error = error.into_database_error().unwrap();
+        assert_eq!(error.code().as_deref(), Some("55P03"), "{error}");
+    }
+}
+
 #[tokio::test]
 async fn replicas_that_make_partitions_at_the_same_time_move_every_row_once() {
     const ROWS: i64 = 1_000;
     let stack = Stack::start().await;
     ganesh::storage::schema::migrate(&stack.pool).await.unwrap();
     // Again and again, so that they meet in different places.
-    for round in 1..=8 {
-        let first = Timestamp::from_micros(next_week().micros() + round * 7 * MICROS_A_DAY);
-        let second = Timestamp::from_micros(first.micros() + MICROS_A_DAY);
-        for day in [first, second] {
-            fill_default(&stack, day, ROWS).await;
+    for round in 1..=5 {
+        let day = |days: i64| {
+            let week = next_week().micros() + round * 7 * MICROS_A_DAY;
+            Timestamp::from_micros(week + days * MICROS_A_DAY)
+        };
+        for days in -1..=1 {
+            fill_default(&stack, day(days), ROWS).await;
         }
-        let make = || make_ahead(&stack.pool, PartitionInterval::Day, first);
-        let (one, other) = tokio::join!(make(), make());
-        one.unwrap();
-        other.unwrap();
-        for day in [first, second] {
-            let theirs = partition_of(day, PartitionInterval::Day).name;
+        let lock = stack.lock("events_default", "ACCESS EXCLUSIVE").await;
+        let replica = || tokio::spawn(make_in_rounds(stack.pool.clone(), day(0)));
+        let replicas = [replica(), replica()];
+        wait_until_so_many_wait(&stack, 2).await;
+        lock.rollback().await.unwrap();
+        for replica in replicas {
+            replica.await.unwrap();
+        }
+        for days in -1..=1 {
+            let theirs = partition_of(day(days), PartitionInterval::Day).name;
             assert_eq!(count_in(&stack, &theirs).await, ROWS, "{theirs}");
         }
         assert_eq!(count_in(&stack, "events_default").await, 0);
-        assert_eq!(stack.rows().await, round * 2 * ROWS);
+        assert_eq!(stack.rows().await, round * 3 * ROWS);
     }
+}
+
+#[tokio::test]
+async fn a_replica_that_comes_late_leaves_the_partition_that_another_one_has_made() {
+    let stack = Stack::start().await;
+    ganesh::storage::schema::migrate(&stack.pool).await.unwrap();
+    let first = partition_of(next_week(), PartitionInterval::Day);
+    let next_day = first.to;
+    let mut other = stack.lock("events_default", "ACCESS EXCLUSIVE").await;
+    // It has seen by now that the partition is missing.
+    let late = tokio::spawn(make_in_rounds(stack.pool.clone(), next_day));
+    wait_until_so_many_wait(&stack, 1).await;
+    let Partition { name, from, to } = &first;
+    let made = format!(
+        "CREATE TABLE {name} (LIKE events INCLUDING ALL); \
+         ALTER TABLE events ATTACH PARTITION {name} FOR VALUES FROM ('{from}') TO ('{to}'); \
+         INSERT INTO events \
+         (id, source, time, type, nats_subject, stream_seq, published_at, trace_id) \
+         VALUES ('e', '/test', '{from}', 't', 'events.test', 1, now(), '')"
+    );
+    sqlx::raw_sql(&made).execute(&mut *other).await.unwrap();
+    other.commit().await.unwrap();
+    late.await.unwrap();
+    assert_eq!(count_in(&stack, name).await, 1);
+    assert_eq!(stack.rows().await, 1);
 }
 
 #[tokio::test]
