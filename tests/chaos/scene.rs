@@ -10,13 +10,12 @@ use super::schedule::{Fault, REPLICAS, Replica, Step, Trouble};
 use crate::support::clock::Clock;
 use crate::support::proxy::{Manner, Proxy};
 use crate::support::servers::{Server, free_port, send_signal};
-use crate::support::{Ganesh, Stack, cache_server};
+use crate::support::{Ganesh, Stack, cache_server, eventually};
 
 /// Short, so that a run sees many redeliveries: what a killed process held comes back after this.
 const ACK_WAIT: &str = "4s";
-/// A backlog of less is no backlog, but what a busy machine has on its way: two seconds at 500/s. At the
-/// end of a run nothing may be left.
-const SETTLED_MAX_MESSAGES: u64 = 1_000;
+/// A backlog of less is no backlog.
+const SETTLED_MAX_MESSAGES: u64 = 200;
 /// After a fault is undone. The slowest way back: a killed process's messages after `ack_wait`,
 /// and a backoff at its ceiling.
 const RECOVERY_MAX: Duration = Duration::from_secs(60);
@@ -244,6 +243,11 @@ impl Scene {
 
     async fn connect(&self) -> PgConnection {
         let url = &self.stack.database_url;
+        // After a crash it listens before it answers.
+        eventually("Postgres answers", || async {
+            PgConnection::connect(url).await.is_ok()
+        })
+        .await;
         PgConnection::connect(url).await.expect("Postgres is up")
     }
 
