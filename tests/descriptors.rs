@@ -45,6 +45,7 @@ async fn without_a_free_file_descriptor_events_are_stored_and_what_needs_one_wai
     assert!(ganesh.log().contains("connection not accepted; it waits"));
 
     // Connections that are ended cannot be made again now; their rows wait.
+    limit_files(&ganesh, 3);
     let kill = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
          WHERE datname = current_database() AND application_name = 'ganesh'";
     sqlx::query(kill).execute(&stack.pool).await.unwrap();
@@ -52,6 +53,8 @@ async fn without_a_free_file_descriptor_events_are_stored_and_what_needs_one_wai
     let behind = events("behind", 2_000);
     publish(&jetstream, &behind).await;
     tokio::time::sleep(Duration::from_secs(6)).await;
+    assert_eq!(stack.rows().await, 2_100);
+    limit_files(&ganesh, 1_024);
     drop(clients);
     stack.wait_until_drained().await;
     let all = [before, without, behind].concat();

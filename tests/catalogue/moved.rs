@@ -197,6 +197,15 @@ async fn delete_stream(stack: &Stack, movement: &mut Movement<'_>) {
     movement.wait_for(&["ganesh_stream_gone"]).await;
 }
 
+async fn publish_without_cache(stack: &Stack, movement: &mut Movement<'_>) {
+    stack.cache.pause();
+    publish(&stack.jetstream().await, &[event("without cache")]).await;
+    movement
+        .wait_for(&["ganesh_dependency_up{dependency=\"cache\"}"])
+        .await;
+    stack.cache.resume();
+}
+
 #[tokio::test]
 async fn every_metric_has_moved_after_all_that_can_happen() {
     let stack = Stack::start_with_own_postgres().await;
@@ -225,12 +234,7 @@ async fn every_metric_has_moved_after_all_that_can_happen() {
         .wait_for(&["ganesh_traces_total{decision=\"redelivered\"}"])
         .await;
 
-    stack.cache.pause();
-    publish(&stack.jetstream().await, &[event("without cache")]).await;
-    movement
-        .wait_for(&["ganesh_dependency_up{dependency=\"cache\"}"])
-        .await;
-    stack.cache.resume();
+    publish_without_cache(&stack, &mut movement).await;
 
     let postgres = stack.postgres.as_ref().expect("it is the test's own");
     postgres.pause();

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use ganesh::config::PartitionInterval;
 use ganesh::event::Timestamp;
 use ganesh::storage::partitions::{Partition, drop_expired, make_ahead, partition_of};
-use sqlx::PgPool;
 
 use super::MICROS_A_DAY;
 use crate::support::events::{events, publish};
@@ -132,12 +131,16 @@ async fn a_replica_killed_while_rows_move_to_their_partition_leaves_that_to_the_
     assert_eq!(stack.rows().await, 200_000);
 }
 
-/// Makes partitions as a replica does: again, where another one keeps a lock for long.
-async fn make_in_rounds(pool: PgPool, time: Timestamp) {
-    while let Err(error) = make_ahead(&pool, PartitionInterval::Day, time).await {
-        let error = error.into_database_error().unwrap();
-        assert_eq!(error.code().as_deref(), Some("55P03"), "{error}");
-    }
+/// Makes partitions as a replica does: again, as long as another one is at it or keeps a lock.
+async fn make_in_rounds(stack: &Stack, time: Timestamp) {
+    eventually("no row waits", || async {
+        if let Err(error) = make_ahead(&stack.pool, PartitionInterval::Day, time).await {
+            let error = error.into_database_error().unwrap();
+            assert_eq!(error.code().as_deref(), Some("55P03"), "{error}");
+        }
+        count_in(stack, "events_default").await == 0
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -155,13 +158,12 @@ async fn replicas_that_make_partitions_at_the_same_time_move_every_row_once() {
             fill_default(&stack, day(days), ROWS).await;
         }
         let lock = stack.lock("events_default", "ACCESS EXCLUSIVE").await;
-        let replica = || tokio::spawn(make_in_rounds(stack.pool.clone(), day(0)));
-        let replicas = [replica(), replica()];
-        wait_until_so_many_wait(&stack, 2).await;
-        lock.rollback().await.unwrap();
-        for replica in replicas {
-            replica.await.unwrap();
-        }
+        let replica = || make_in_rounds(&stack, day(0));
+        let both_begin = async {
+            wait_until_so_many_wait(&stack, 2).await;
+            lock.rollback().await.unwrap();
+        };
+        tokio::join!(replica(), replica(), both_begin);
         for days in -1..=1 {
             let theirs = partition_of(day(days), PartitionInterval::Day).name;
             assert_eq!(count_in(&stack, &theirs).await, ROWS, "{theirs}");
@@ -176,11 +178,7 @@ async fn a_replica_that_comes_late_leaves_the_partition_that_another_one_has_mad
     let stack = Stack::start().await;
     ganesh::storage::schema::migrate(&stack.pool).await.unwrap();
     let first = partition_of(next_week(), PartitionInterval::Day);
-    let next_day = first.to;
     let mut other = stack.lock("events_default", "ACCESS EXCLUSIVE").await;
-    // It has seen by now that the partition is missing.
-    let late = tokio::spawn(make_in_rounds(stack.pool.clone(), next_day));
-    wait_until_so_many_wait(&stack, 1).await;
     let Partition { name, from, to } = &first;
     let made = format!(
         "CREATE TABLE {name} (LIKE events INCLUDING ALL); \
@@ -189,9 +187,13 @@ async fn a_replica_that_comes_late_leaves_the_partition_that_another_one_has_mad
          (id, source, time, type, nats_subject, stream_seq, published_at, trace_id) \
          VALUES ('e', '/test', '{from}', 't', 'events.test', 1, now(), '')"
     );
-    sqlx::raw_sql(&made).execute(&mut *other).await.unwrap();
-    other.commit().await.unwrap();
-    late.await.unwrap();
+    let makes = async {
+        // The late one has seen by now that the partition is missing.
+        wait_until_so_many_wait(&stack, 1).await;
+        sqlx::raw_sql(&made).execute(&mut *other).await.unwrap();
+        other.commit().await.unwrap();
+    };
+    tokio::join!(make_in_rounds(&stack, first.to), makes);
     assert_eq!(count_in(&stack, name).await, 1);
     assert_eq!(stack.rows().await, 1);
 }

@@ -123,27 +123,33 @@ async fn a_slow_way_to_postgres_makes_it_slow_and_nothing_else() {
 
 #[tokio::test]
 async fn a_server_without_a_free_connection_is_waited_for() {
-    let few = "-c max_connections=16 -c superuser_reserved_connections=0 \
-         -c reserved_connections=0 -c max_wal_senders=0";
-    let postgres = servers::postgres_with(&[("POSTGRES_ARGS", few)]);
+    const CONNECTIONS: usize = 16;
+    let few = format!(
+        "-c max_connections={CONNECTIONS} -c superuser_reserved_connections=0 \
+         -c reserved_connections=0 -c max_wal_senders=0"
+    );
+    let postgres = servers::postgres_with(&[("POSTGRES_ARGS", &few)]);
     let stack = Stack::start_on(postgres).await;
-    let database_url = &stack.database_url;
     let ganesh = stack.serve(&[]).await;
-    let mut killer = PgConnection::connect(database_url).await.unwrap();
+    let mut killer = PgConnection::connect(&stack.database_url).await.unwrap();
+    // Somebody takes every connection but the test's own two: 53300 for whoever asks later.
     let mut hogs = Vec::new();
-    let mut all = Vec::new();
-    // Somebody takes every connection that comes free: 53300 for whoever asks later.
-    while !ganesh.log().contains("pool timed out") {
-        match PgConnection::connect(database_url).await {
+    let began = Instant::now();
+    while hogs.len() < CONNECTIONS - 2 {
+        assert!(began.elapsed() < Duration::from_secs(30), "{}", hogs.len());
+        match PgConnection::connect(&stack.database_url).await {
             Ok(hog) => hogs.push(hog),
             Err(_) => kill_sessions(&mut killer).await,
         }
-        if all.is_empty() && hogs.len() > 5 {
-            all = events("e", 100);
-            publish(&stack.jetstream().await, &all).await;
-        }
-        tokio::time::sleep(Duration::from_millis(5)).await;
     }
+    let all = events("e", 100);
+    publish(&stack.jetstream().await, &all).await;
+    eventually("a batch finds no connection", || async {
+        let is_it = |line: &str| line.contains("was not stored") && line.contains("pool timed out");
+        ganesh.log().lines().any(is_it)
+    })
+    .await;
+    assert_eq!(stack.rows().await, 0);
     drop(hogs);
     stack.wait_until_drained().await;
     assert_all_are_rows_at_their_first_delivery(&stack, &ganesh, &all).await;
