@@ -11,6 +11,7 @@
 mod attributes;
 mod binary;
 mod error;
+mod headers;
 mod plain;
 pub mod replay;
 mod structured;
@@ -150,7 +151,7 @@ pub struct Message<'a> {
 /// When the message is not an event; no later delivery of it will be.
 pub fn decode(message: &Message<'_>, accept_plain: bool) -> Result<Event, DecodeError> {
     attributes::check_nats_subject(message.subject)?;
-    let headers = attributes::Headers::scan(message.headers);
+    let headers = headers::Headers::scan(message.headers);
     let first = replay::read(&headers, message.stored_at)?;
     let message = &match first {
         None => *message,

@@ -8,7 +8,8 @@ use async_nats::header::{HeaderName, NATS_MESSAGE_ID};
 use bytes::Bytes;
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
 
-use super::attributes::{Attribute, Draft, Headers, SPECVERSION, is_extension_name};
+use super::attributes::{Attribute, Draft, SPECVERSION, is_extension_name};
+use super::headers::Headers;
 use super::{Data, DecodeError, DecodeReason, Event, Message, message_id};
 
 /// What must be encoded besides all that is not ASCII: everything outside U+0021 to U+007E, and `"`

@@ -4,8 +4,9 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 
 use super::attributes::{
-    Attribute, DATACONTENTTYPE_MAX_BYTES, Headers, ID_MAX_BYTES, TYPE_MAX_BYTES, check_text,
+    Attribute, DATACONTENTTYPE_MAX_BYTES, ID_MAX_BYTES, TYPE_MAX_BYTES, check_text,
 };
+use super::headers::Headers;
 use super::{Data, DecodeError, Event, Message};
 
 /// Makes an event of any message: `Nats-Msg-Id` or its place in the stream is the id, the stream the

@@ -7,7 +7,7 @@
 
 use async_nats::HeaderMap;
 
-use super::attributes::Headers;
+use super::headers::Headers;
 use super::{DecodeError, DecodeReason, Timestamp};
 
 /// How often the message was replayed. Letters carry it too; 0 is none.

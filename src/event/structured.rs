@@ -14,10 +14,10 @@ use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::attributes::{
-    Attribute, CLOUDEVENTS_MEDIA_TYPE, Draft, EXTENSIONS_MAX_COUNT, Headers, SPECVERSION,
-    is_extension_name, too_many_extensions,
+    Attribute, Draft, EXTENSIONS_MAX_COUNT, SPECVERSION, is_extension_name, too_many_extensions,
 };
 use super::error::quoted;
+use super::headers::{CLOUDEVENTS_MEDIA_TYPE, Headers};
 use super::{Data, DecodeError, DecodeReason, Event, Message};
 use super::{check_depth, is_json, json_error, json_text, message_id};
 
