@@ -3,6 +3,7 @@
 //!
 //! `make chaos MINUTES=30 SEED=7`; a short run is among the tests.
 
+mod cache;
 mod scene;
 mod schedule;
 mod verify;
@@ -20,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::scene::Scene;
 use self::schedule::{Fault, REPLICAS, steps};
-use self::verify::{Checked, POISON};
+use self::verify::{Checked, POISON, Sent};
 use crate::support::events::event as ordinary;
 use crate::support::ganesh::command;
 use crate::support::servers::send_signal;
@@ -97,8 +98,8 @@ pub async fn run(plan: Plan) -> Report {
         *faults.entry(kind).or_default() += 1;
     }
     stop.cancel();
-    special.await.unwrap();
-    let reads = finish(&mut producer);
+    let special = special.await.unwrap();
+    let (sent, reads) = finish(&mut producer);
     scene.wait_until_drained().await;
     // P5 speaks of reads that start a second after an acknowledgement.
     tokio::time::sleep(Duration::from_millis(1_100)).await;
@@ -106,7 +107,7 @@ pub async fn run(plan: Plan) -> Report {
     let apis: Vec<String> = (0..REPLICAS).map(|replica| scene.api(replica)).collect();
     Report {
         faults,
-        checked: verify::verify(&scene.stack, &apis).await,
+        checked: verify::verify(&scene.stack, &apis, sent + special).await,
         redelivered,
         longest_recovery,
         reads,
@@ -143,25 +144,38 @@ fn produce(scene: &Scene, plan: Plan) -> Producer {
     Producer(child)
 }
 
-/// Ends the producer; how many reads it made, none of which was stale.
-fn finish(Producer(producer): &mut Producer) -> u64 {
+/// Ends the producer; what it sent by its own count, and how many reads it made, none of which was
+/// stale.
+fn finish(Producer(producer): &mut Producer) -> (Sent, u64) {
     send_signal(producer.id(), Signal::TERM);
     let output = std::io::read_to_string(producer.stdout.take().unwrap()).unwrap();
     let status = producer.wait().unwrap();
     let report: serde_json::Value = serde_json::from_str(&output).unwrap();
     assert!(status.success(), "{status}: {report}");
     assert_eq!(report["stale_reads"], 0, "{report}");
-    report["reads"].as_u64().unwrap()
+    let count = |name: &str| report[name].as_u64().unwrap();
+    let (messages, invalid) = (count("published"), count("invalid_sent"));
+    let sent = Sent {
+        messages: [count("acknowledged"), messages],
+        rows: [
+            count("distinct_events"),
+            messages - invalid - count("duplicates_sent"),
+        ],
+        letters: [0, invalid],
+    };
+    (sent, count("reads"))
 }
 
 /// What the producer does not make: rows that Postgres refuses, messages that are no CloudEvents.
-async fn publish_special(jetstream: Context, stop: CancellationToken) {
+async fn publish_special(jetstream: Context, stop: CancellationToken) -> Sent {
+    let mut sent = Sent::default();
     for number in 0u64.. {
         tokio::select! {
-            () = stop.cancelled() => return,
+            () = stop.cancelled() => break,
             () = tokio::time::sleep(SPECIAL_EVERY) => {}
         }
-        let (headers, body) = if number % 2 == 0 {
+        let is_poison = number % 2 == 0;
+        let (headers, body) = if is_poison {
             event::encode_binary(&Event {
                 data: Data::Json(Bytes::from_static(b"{\"nul\":\"\\u0000\"}")),
                 ..ordinary(&format!("{POISON}{number}"))
@@ -172,14 +186,26 @@ async fn publish_special(jetstream: Context, stop: CancellationToken) {
                 Bytes::from(format!("{{\"plain\":{number}}}")),
             )
         };
-        // Whether it is stored or not: what counts is what the stream has.
-        if let Ok(acknowledgement) = jetstream
-            .publish_with_headers("events.special", headers, body)
-            .await
-        {
-            let _ = acknowledgement.await;
-        }
+        let published = jetstream.publish_with_headers("events.special", headers, body);
+        let is_acknowledged = match published.await {
+            Ok(acknowledgement) => acknowledgement.await.is_ok(),
+            Err(_) => false,
+        };
+        // Without an answer it can have been stored or not.
+        let counts = [u64::from(is_acknowledged), 1];
+        let (rows, letters) = if is_poison {
+            ([0; 2], counts)
+        } else {
+            (counts, [0; 2])
+        };
+        sent = sent
+            + Sent {
+                messages: counts,
+                rows,
+                letters,
+            };
     }
+    sent
 }
 
 impl std::fmt::Display for Report {

@@ -6,11 +6,12 @@ use rustix::process::Signal;
 use sqlx::PgConnection;
 use sqlx::{Connection, Executor};
 
+use super::cache;
 use super::schedule::{Fault, REPLICAS, Replica, Step, Trouble};
 use crate::support::clock::Clock;
 use crate::support::proxy::{Manner, Proxy};
-use crate::support::servers::{Server, free_port, send_signal};
-use crate::support::{Ganesh, Stack, cache_server, eventually};
+use crate::support::servers::{free_port, send_signal};
+use crate::support::{Ganesh, Stack, eventually};
 
 /// Short, so that a run sees many redeliveries: what a killed process held comes back after this.
 const ACK_WAIT: &str = "4s";
@@ -134,9 +135,7 @@ impl Scene {
                 self.stack.nats.resume();
             }
             Fault::ClocksStepped => {
-                // Forward or back, as the schedule's random time has it.
-                let millis = i64::try_from(lasts.as_millis()).expect("a few seconds");
-                self.clock.step(millis * 2 - 3_600);
+                self.clock.step(clock_step_seconds(lasts));
                 tokio::time::sleep(lasts).await;
                 self.clock.step(0);
             }
@@ -154,53 +153,8 @@ impl Scene {
             | Fault::CacheFull
             | Fault::CacheEvicting
             | Fault::CacheReplica
-            | Fault::CacheForeign => self.strike_cache(step.fault, lasts).await,
+            | Fault::CacheForeign => cache::strike(&mut self.stack.cache, step.fault, lasts).await,
             fault => self.strike_postgres(fault, lasts).await,
-        }
-    }
-
-    async fn strike_cache(&mut self, fault: Fault, lasts: Duration) {
-        let cache = &mut self.stack.cache;
-        match fault {
-            Fault::CacheKilled => {
-                cache.kill();
-                tokio::time::sleep(lasts).await;
-                cache.run();
-            }
-            Fault::CachePaused => {
-                cache.pause();
-                tokio::time::sleep(lasts).await;
-                cache.resume();
-            }
-            Fault::CacheFlushed => tell(cache, &["FLUSHALL"]).await,
-            Fault::CacheFull => {
-                tell(cache, &["CONFIG", "SET", "maxmemory", "1"]).await;
-                tokio::time::sleep(lasts).await;
-                tell(cache, &["CONFIG", "SET", "maxmemory", "0"]).await;
-            }
-            Fault::CacheEvicting => {
-                tell(
-                    cache,
-                    &["CONFIG", "SET", "maxmemory-policy", "allkeys-random"],
-                )
-                .await;
-                tell(cache, &["CONFIG", "SET", "maxmemory", "2mb"]).await;
-                tokio::time::sleep(lasts).await;
-                tell(cache, &["CONFIG", "SET", "maxmemory", "0"]).await;
-                tell(cache, &["CONFIG", "SET", "maxmemory-policy", "noeviction"]).await;
-            }
-            Fault::CacheReplica => {
-                // The discard port of a machine that has no such service.
-                tell(cache, &["REPLICAOF", "127.0.0.1", "9"]).await;
-                tokio::time::sleep(lasts).await;
-                tell(cache, &["REPLICAOF", "NO", "ONE"]).await;
-            }
-            Fault::CacheForeign => {
-                let replace = "for _, key in ipairs(redis.call('KEYS', '*')) do \
-                    redis.call('DEL', key) redis.call('LPUSH', key, 'foreign') end return 'OK'";
-                tell(cache, &["EVAL", replace, "0"]).await;
-            }
-            other => unreachable!("{other:?} is not about the cache"),
         }
     }
 
@@ -256,20 +210,22 @@ impl Scene {
         connection.execute(statement).await.expect("it is ours");
     }
 
-    /// Takes those that come free, too: 53300 for whoever asks.
+    /// Takes all of them, and those that come free, for so long: 53300 for whoever asks.
     async fn take_connections(&self, lasts: Duration) {
         let url = &self.stack.database_url;
         let mut killer = self.connect().await;
-        let mut taken = Vec::new();
-        let began = Instant::now();
-        while began.elapsed() < lasts {
+        let (mut taken, began) = (Vec::new(), Instant::now());
+        let mut none_left_since = None;
+        while none_left_since.is_none_or(|since: Instant| since.elapsed() < lasts) {
+            assert!(began.elapsed() < RECOVERY_MAX, "{} taken", taken.len());
             if let Ok(connection) = PgConnection::connect(url).await {
                 taken.push(connection);
-            } else {
-                let ours = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
-                    WHERE application_name = 'ganesh'";
-                killer.execute(ours).await.expect("ganesh may do that");
+                continue;
             }
+            none_left_since.get_or_insert_with(Instant::now);
+            let ours = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
+                WHERE application_name = 'ganesh'";
+            killer.execute(ours).await.expect("ganesh may do that");
             tokio::time::sleep(Duration::from_millis(5)).await;
         }
     }
@@ -363,8 +319,13 @@ impl Scene {
     }
 }
 
-async fn tell(cache: &Server, command: &[&str]) {
-    let _: String = cache_server::ask(cache, command).await;
+/// Forward or back, by a minute to an hour, as the schedule's random time has it.
+fn clock_step_seconds(lasts: Duration) -> i64 {
+    let millis = i64::try_from(lasts.as_millis()).expect("a few seconds");
+    match millis % 3_600 {
+        back if millis % 2 == 0 => -back.max(60),
+        forward => forward.max(60),
+    }
 }
 
 async fn trouble_network(proxy: &Proxy, trouble: Trouble, lasts: Duration) {

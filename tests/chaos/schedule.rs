@@ -79,7 +79,7 @@ pub enum Fault {
     CacheReplica,
     /// Something else is under all of its keys.
     CacheForeign,
-    /// The wall clocks of all replicas are set, by an hour at most.
+    /// The wall clocks of all replicas are set, forward or back, by a minute to an hour.
     ClocksStepped,
     /// Somebody deletes the consumer.
     ConsumerDeleted,

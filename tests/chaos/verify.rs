@@ -28,6 +28,43 @@ struct Expected {
     letters: HashSet<u64>,
 }
 
+/// What who published it says of it: at least so much is there, as it was acknowledged, and at most
+/// so much, as no more was sent. Ganesh's own code has no part in it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Sent {
+    /// Messages of the stream.
+    pub messages: [u64; 2],
+    /// Rows.
+    pub rows: [u64; 2],
+    /// Dead letters.
+    pub letters: [u64; 2],
+}
+
+impl std::ops::Add for Sent {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        let sum = |[one, two]: [u64; 2], [three, four]: [u64; 2]| [one + three, two + four];
+        Self {
+            messages: sum(self.messages, other.messages),
+            rows: sum(self.rows, other.rows),
+            letters: sum(self.letters, other.letters),
+        }
+    }
+}
+
+impl Sent {
+    fn assert_holds_for(&self, checked: &Checked) {
+        let is_within = |[least, most]: [u64; 2], count: u64| (least..=most).contains(&count);
+        assert!(
+            is_within(self.messages, checked.messages)
+                && is_within(self.rows, checked.rows as u64)
+                && is_within(self.letters, checked.letters as u64),
+            "{checked:?} is not what was published: {self:?}"
+        );
+    }
+}
+
 /// What was compared.
 #[derive(Debug, Clone, Copy)]
 pub struct Checked {
@@ -41,7 +78,7 @@ pub struct Checked {
 
 /// Every message of the stream is one row or one letter, and nothing else is there; reads of
 /// every replica give what Postgres says is newest.
-pub async fn verify(stack: &Stack, apis: &[String]) -> Checked {
+pub async fn verify(stack: &Stack, apis: &[String], sent: Sent) -> Checked {
     let expected = expected(stack).await;
     let rows = rows(stack).await;
     let letters = letters(stack).await;
@@ -62,11 +99,13 @@ pub async fn verify(stack: &Stack, apis: &[String]) -> Checked {
         "letters: missing {missing:?}, unknown {unknown:?}"
     );
     newest(stack, apis).await;
-    Checked {
+    let checked = Checked {
         messages: expected.messages,
         rows: rows.len(),
         letters: found.len(),
-    }
+    };
+    sent.assert_holds_for(&checked);
+    checked
 }
 
 fn key(source: &str, id: &str, time: Timestamp) -> Key {
