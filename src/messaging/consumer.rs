@@ -300,6 +300,13 @@ fn max_ack_pending(pipeline: &PipelineConfig) -> i64 {
     i64::try_from(pipeline.max_in_flight * REPLICAS_WITH_ROOM).unwrap_or(i64::MAX)
 }
 
+/// The subjects that a consumer takes, if it takes some only.
+fn filters(consumer: &Config) -> Vec<&str> {
+    let one = Some(&consumer.filter_subject).filter(|subject| !subject.is_empty());
+    let filters = one.into_iter().chain(&consumer.filter_subjects);
+    filters.map(String::as_str).collect()
+}
+
 /// What of an existing consumer breaks a promise. A table, and as long as one.
 pub fn consumer_unfit(
     consumer: &Config,
@@ -328,6 +335,30 @@ pub fn consumer_unfit(
             consumer.ack_policy
         ),
         "ack_policy cannot be edited: delete the consumer, or name another with GANESH_CONSUMER"
+            .to_owned(),
+    );
+    let skips = matches!(
+        consumer.deliver_policy,
+        DeliverPolicy::New | DeliverPolicy::Last | DeliverPolicy::LastPerSubject
+    );
+    check(
+        skips,
+        format!(
+            "deliver_policy is {:?}: messages that the stream has already would never be stored",
+            consumer.deliver_policy
+        ),
+        "deliver_policy cannot be edited: delete the consumer, or name another with GANESH_CONSUMER"
+            .to_owned(),
+    );
+    let filters = filters(consumer);
+    let is_taken = |subject: &String| filters.contains(&subject.as_str());
+    check(
+        !filters.is_empty() && !filters.contains(&">") && !nats.subjects.iter().all(is_taken),
+        format!(
+            "it takes {} alone: other messages of the stream would never be stored",
+            filters.join(", ")
+        ),
+        "remove filter_subject and filter_subjects, or name another consumer with GANESH_CONSUMER"
             .to_owned(),
     );
     check(

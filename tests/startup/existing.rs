@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::{AckPolicy, pull, push};
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull, push};
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy};
 
 use super::{inventory, refused};
@@ -27,7 +27,36 @@ fn fit_consumer() -> pull::Config {
 
 const ANOTHER: &str = "delete the consumer, or name another with GANESH_CONSUMER";
 const NO_LIMITS: &str = "remove max_batch, max_bytes and max_expires";
-const UNFIT_CONSUMERS: [Case<pull::Config>; 10] = [
+const NO_FILTER: &str = "remove filter_subject and filter_subjects";
+const UNFIT_CONSUMERS: [Case<pull::Config>; 15] = [
+    (
+        "deliver-new",
+        |c| c.deliver_policy = DeliverPolicy::New,
+        ["deliver_policy is New", ANOTHER],
+    ),
+    (
+        "deliver-last",
+        |c| c.deliver_policy = DeliverPolicy::Last,
+        ["deliver_policy is Last", ANOTHER],
+    ),
+    (
+        "deliver-last-per-subject",
+        |c| {
+            c.deliver_policy = DeliverPolicy::LastPerSubject;
+            c.filter_subject = String::from(">");
+        },
+        ["deliver_policy is LastPerSubject", ANOTHER],
+    ),
+    (
+        "filter-subject",
+        |c| c.filter_subject = String::from("events.a.>"),
+        ["it takes events.a.> alone", NO_FILTER],
+    ),
+    (
+        "filter-subjects",
+        |c| c.filter_subjects = vec!["events.a".to_owned(), "events.b".to_owned()],
+        ["it takes events.a, events.b alone", NO_FILTER],
+    ),
     (
         "ack-none",
         |c| c.ack_policy = AckPolicy::None,
