@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use async_nats::jetstream::Context;
 use async_nats::jetstream::stream::Config;
 use bytes::Bytes;
+use ganesh::event::Timestamp;
 use rustix::process::Signal;
 use sqlx::types::time::OffsetDateTime;
 
@@ -227,6 +228,44 @@ async fn a_dry_run_says_what_would_be_done_and_does_nothing() {
     assert!(said.contains("would be replayed: 2 of 2"), "{said}");
     assert_eq!(messages_in(&jetstream, "EVENTS").await, 0);
     assert_eq!(messages_in(&jetstream, "EVENTS_DLQ").await, 3);
+}
+
+#[tokio::test]
+async fn a_replay_takes_what_its_filters_say_and_leaves_the_rest() {
+    let (stack, jetstream) = stack_with_letters(0).await;
+    let letters = [
+        ("events.a", "invalid_json"),
+        ("events.b", "invalid_json"),
+        ("events.a", "rejected_row"),
+    ];
+    for (sequence, (subject, reason)) in (1..).zip(letters) {
+        let buried = Buried {
+            subject,
+            sequence,
+            reason,
+            ..Buried::default()
+        };
+        buried.write(&jetstream).await;
+    }
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    let since = Timestamp::now().to_string();
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    let late = Buried {
+        sequence: 4,
+        ..Buried::default()
+    };
+    late.write(&jetstream).await;
+    for (filter, left) in [
+        (["--subject", "events.b"], vec![1, 3, 4]),
+        (["--reason", "rejected_row"], vec![1, 4]),
+        (["--since", &since], vec![1]),
+    ] {
+        let replayed = dlq(&stack, &[&["replay"], filter.as_slice()].concat());
+        assert!(replayed.status.success(), "{}", stderr(&replayed));
+        assert!(stdout(&replayed).contains("replayed: 1 of 1"), "{filter:?}");
+        assert_eq!(sequences(&listed(&stack, &[])), left, "{filter:?}");
+    }
+    assert_eq!(messages_in(&jetstream, "EVENTS").await, 3);
 }
 
 #[tokio::test]

@@ -9,7 +9,7 @@ use ganesh::event::Timestamp;
 use ganesh::messaging::letters::write::{DETAIL_MAX_BYTES, Outgoing, letter_subject};
 use ganesh::messaging::letters::{self, Form};
 
-use super::{Buried, dlq, listed, make_streams, messages_in, stdout};
+use super::{Buried, dlq, listed, make_streams, messages_in, stderr, stdout};
 use crate::support::events::publish_invalid;
 use crate::support::{Stack, eventually, raw_nats};
 
@@ -296,4 +296,12 @@ async fn a_letter_whose_message_has_white_space_in_its_subject_is_read_as_any_ot
     let letters = listed(&stack, &[]);
     assert_eq!(letters.len(), 1);
     assert_eq!(letters[0]["subject"], subject);
+
+    // With the headers of a replay nobody could read it.
+    let replayed = dlq(&stack, &["replay"]);
+    assert_eq!(replayed.status.code(), Some(1));
+    let said = stderr(&replayed);
+    assert!(said.contains("its subject has white space in it"), "{said}");
+    assert_eq!(messages_in(&stack.jetstream().await, "EVENTS").await, 1);
+    assert_eq!(listed(&stack, &[]).len(), 1);
 }

@@ -31,6 +31,9 @@ pub enum Refusal {
     Foreign,
     /// Its headers cannot be written by the client either.
     Unreadable,
+    /// Its subject has white space in it, as a message without headers may have: what a replay sends
+    /// has headers, and with them the client cannot read it.
+    Subject,
     /// It failed this often already.
     Generation(u32),
     /// With the headers of a replay it has more bytes than the server takes.
@@ -54,6 +57,10 @@ impl fmt::Display for Refusal {
             Self::Unreadable => f.write_str(
                 "the headers of its message are not what a NATS client can read or write; ganesh dlq show \
                  has them: publish the event anew",
+            ),
+            Self::Subject => f.write_str(
+                "its subject has white space in it, and a replay has headers, with which no NATS client \
+                 can read that: publish the event anew, on another subject",
             ),
             Self::Generation(generation) => write!(
                 f,
@@ -90,6 +97,9 @@ pub fn replay(
     }
     if letter.unreadable_headers().is_some() {
         return Err(Refusal::Unreadable);
+    }
+    if letter.subject().contains(char::is_whitespace) {
+        return Err(Refusal::Subject);
     }
     let (stream, seen, sequence) = first_place(letter).ok_or(Refusal::Foreign)?;
     let generation = letter.generation();
