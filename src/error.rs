@@ -132,21 +132,27 @@ impl Error {
     }
 }
 
-/// With line breaks and other control characters written out: a server's words can quote a message (a
-/// trigger's do), and a log line is one line.
+/// With line breaks and other characters that move what is around them written out: a server's words
+/// can quote a message (a trigger's do), and a log line is one line.
 fn on_one_line(detail: String) -> String {
-    if !detail.contains(char::is_control) {
+    if !detail.contains(moves_text) {
         return detail;
     }
     let mut line = String::with_capacity(detail.len());
     for c in detail.chars() {
-        if c.is_control() {
+        if moves_text(c) {
             line.extend(c.escape_default());
         } else {
             line.push(c);
         }
     }
     line
+}
+
+/// Control characters, line separators, and marks of writing direction.
+fn moves_text(c: char) -> bool {
+    c.is_control()
+        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 impl fmt::Display for Error {

@@ -132,21 +132,28 @@ pub fn spawn(parts: Parts, stop: &CancellationToken) -> JoinSet<Result<(), Error
     ));
     let store_input = Arc::new(Mutex::new(store_input));
     let rejections = Arc::new(Rejections::new(health.clone()));
+    let store = store::StoreStage {
+        writer,
+        reads,
+        cache,
+        rejections,
+        health,
+        metrics: metrics.clone(),
+    };
+    let outputs = store::Outputs {
+        committed: to_cache,
+        dead_letters: to_dead_letter.clone(),
+    };
+    let (to_set_aside, set_aside) = mpsc::unbounded_channel();
     for _ in 0..writers {
         stages.spawn(store::run(
-            store::StoreStage {
-                writer: writer.clone(),
-                reads: reads.clone(),
-                cache: cache.clone(),
-                rejections: rejections.clone(),
-                health: health.clone(),
-                metrics: metrics.clone(),
-            },
+            store.clone(),
             store_input.clone(),
-            to_cache.clone(),
-            to_dead_letter.clone(),
+            outputs.clone(),
+            to_set_aside.clone(),
         ));
     }
+    stages.spawn(store::run_set_aside(store, set_aside, outputs));
     stages.spawn(batch::run(
         batch::Limits::of(&config.pipeline),
         config.pipeline.max_deliveries,

@@ -5,4 +5,5 @@
 mod cost;
 mod pause;
 mod poison;
+mod unexplained;
 mod window;

@@ -9,7 +9,7 @@ use super::decode::Decoded;
 use crate::config::PipelineConfig;
 use crate::error::Error;
 use crate::telemetry::Metrics;
-use crate::telemetry::record::now_nanos;
+use crate::telemetry::record::{Failures, now_nanos};
 
 /// When a batch is closed.
 #[derive(Debug, Clone, Copy)]
@@ -41,6 +41,11 @@ pub struct Batch {
     pub is_exhausted: bool,
     /// When nothing was added any more (nanoseconds of [`now_nanos`]).
     pub closed_at: u64,
+    /// Attempts to write it that failed before it was set aside.
+    pub failures: Failures,
+    /// How often Postgres had taken rows when it was set aside, if it was:
+    /// [`crate::storage::EventWriter::successes`].
+    pub set_aside_at: Option<u64>,
 }
 
 /// Collects one batch at a time. Pure: it is told the time.
@@ -176,6 +181,8 @@ fn close(metrics: &Metrics, messages: Vec<Decoded>, max_deliveries: u64) -> Batc
         is_exhausted: is_exhausted(&messages, max_deliveries),
         messages,
         closed_at: now_nanos(),
+        failures: Failures::default(),
+        set_aside_at: None,
     }
 }
 

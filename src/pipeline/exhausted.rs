@@ -6,7 +6,7 @@ use super::Backoff;
 use super::batch::Batch;
 use super::dead_letter::{DeadLetter, Reason};
 use super::decode::Decoded;
-use super::store::{Committed, StoreStage};
+use super::store::{Committed, StoreStage, Written};
 use crate::error::{Class, Dependency, Error};
 use crate::event::Event;
 use crate::telemetry::batch::BatchRecord;
@@ -16,17 +16,14 @@ use crate::telemetry::record::{Failures, now_nanos};
 impl StoreStage {
     /// A duplicate where its event has a row, as after an acknowledgement that never arrived;
     /// otherwise a dead letter.
-    pub(super) async fn decide_exhausted(
-        &self,
-        batch: Batch,
-    ) -> Result<(Committed, Vec<DeadLetter>), Error> {
+    pub(super) async fn decide_exhausted(&self, batch: Batch) -> Result<Written, Error> {
         let began = now_nanos();
         let Batch {
             messages,
             closed_at,
+            mut failures,
             ..
         } = batch;
-        let mut failures = Failures::default();
         let mut has_row = Vec::with_capacity(messages.len());
         for decoded in &messages {
             has_row.push(self.has_row(&decoded.event, &mut failures).await?);
@@ -47,7 +44,7 @@ impl StoreStage {
                 letters.push(letter(decoded, &committed.record));
             }
         }
-        Ok((committed, letters))
+        Ok(Written::Decided(committed, letters))
     }
 
     /// Asks until Postgres answers.

@@ -24,6 +24,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use super::batch::Batch;
 use super::decode::Decoded;
 use crate::telemetry::Health;
+use crate::telemetry::record::Failures;
 
 /// Rows that are remembered; half of them refused is too many.
 pub const WINDOW_ROWS: usize = 1_000;
@@ -198,6 +199,8 @@ impl Rejections {
                     messages,
                     is_exhausted: false,
                     closed_at,
+                    failures: Failures::default(),
+                    set_aside_at: None,
                 });
                 self.held.notify_one();
                 Vec::new()

@@ -1,9 +1,10 @@
-//! Store: one of several writers, each with one batch at a time.
+//! Store: one of several writers, each with one batch at a time; and one that has what they set
+//! aside.
 
 use std::sync::Arc;
 
 use tokio::sync::Mutex;
-use tokio::sync::mpsc::{Receiver, Sender};
+use tokio::sync::mpsc::{Receiver, Sender, UnboundedReceiver, UnboundedSender};
 
 use super::Backoff;
 use super::batch::Batch;
@@ -16,10 +17,11 @@ use crate::storage::queries::Reads;
 use crate::storage::{EventWriter, Row, RowOutcome, WriteOptions};
 use crate::telemetry::batch::BatchRecord;
 use crate::telemetry::catalogue::Outcome;
-use crate::telemetry::record::{Failures, now_nanos};
+use crate::telemetry::record::now_nanos;
 use crate::telemetry::{Health, Metrics};
 
 /// What every writer works with.
+#[derive(Clone)]
 pub struct StoreStage {
     /// Writes rows.
     pub writer: EventWriter,
@@ -48,15 +50,34 @@ pub struct Committed {
     pub record: Arc<BatchRecord>,
 }
 
-/// Writes batches until the input closes.
+/// Where what was stored goes, and what was refused.
+#[derive(Clone)]
+pub struct Outputs {
+    /// To the cache.
+    pub committed: Sender<Committed>,
+    /// To the dead letters.
+    pub dead_letters: Sender<DeadLetter>,
+}
+
+/// What became of a batch.
+pub(super) enum Written {
+    /// Every row is decided.
+    Decided(Committed, Vec<DeadLetter>),
+    /// Every row was refused for a reason that we do not know, and nobody can say yet whether the
+    /// rows or the server are to blame.
+    Unexplained(Batch),
+}
+
+/// Writes batches until the input closes; hands what nobody can explain to `set_aside`, so that
+/// the next batches can show whether it is the rows' fault.
 ///
 /// # Errors
 /// Fatal ones of Postgres.
 pub async fn run(
     stage: StoreStage,
     input: Arc<Mutex<Receiver<Batch>>>,
-    output: Sender<Committed>,
-    dead_letters: Sender<DeadLetter>,
+    outputs: Outputs,
+    set_aside: UnboundedSender<Batch>,
 ) -> Result<(), Error> {
     loop {
         // The writers take turns at the queue.
@@ -66,38 +87,73 @@ pub async fn run(
         };
         // Held only while waiting, but by a probe until it is judged.
         let _until_judged = (attempt == Attempt::Probe).then_some(queue);
-        let (committed, letters) = stage.store(batch, attempt).await?;
-        for letter in letters {
-            if dead_letters.send(letter).await.is_err() {
-                return Ok(());
-            }
-        }
-        if !committed.messages.is_empty() && output.send(committed).await.is_err() {
+        let ended = match stage.store(batch, attempt).await? {
+            Written::Decided(committed, letters) => outputs.take(committed, letters).await,
+            Written::Unexplained(batch) => set_aside.send(batch).map_err(|_| Closed),
+        };
+        if ended.is_err() {
             return Ok(());
         }
     }
 }
 
+/// Writes what was set aside, one batch after the other, until the writers have ended: each until
+/// Postgres takes it, or until it took others since and refuses this one again. Bounded by
+/// `GANESH_MAX_IN_FLIGHT`, as everything that carries a delivery.
+///
+/// # Errors
+/// Fatal ones of Postgres.
+pub async fn run_set_aside(
+    stage: StoreStage,
+    mut input: UnboundedReceiver<Batch>,
+    outputs: Outputs,
+) -> Result<(), Error> {
+    while let Some(batch) = input.recv().await {
+        let written = stage.store(batch, Attempt::Fresh).await?;
+        if let Written::Decided(committed, letters) = written
+            && outputs.take(committed, letters).await.is_err()
+        {
+            break;
+        }
+    }
+    Ok(())
+}
+
+/// Nobody takes our output any more.
+struct Closed;
+
+impl Outputs {
+    async fn take(&self, committed: Committed, letters: Vec<DeadLetter>) -> Result<(), Closed> {
+        for letter in letters {
+            self.dead_letters.send(letter).await.map_err(|_| Closed)?;
+        }
+        if committed.messages.is_empty() {
+            return Ok(());
+        }
+        self.committed.send(committed).await.map_err(|_| Closed)
+    }
+}
+
 impl StoreStage {
-    async fn store(
-        &self,
-        batch: Batch,
-        attempt: Attempt,
-    ) -> Result<(Committed, Vec<DeadLetter>), Error> {
+    async fn store(&self, mut batch: Batch, attempt: Attempt) -> Result<Written, Error> {
         if batch.is_exhausted {
             return self.decide_exhausted(batch).await;
         }
         let store_began = now_nanos();
+        let options = WriteOptions {
+            expect_duplicates: batch.messages.iter().any(|d| d.delivery.is_redelivered()),
+            advance_epoch: !self.cache.is_usable(),
+            others_succeed: false,
+        };
+        let Some(outcomes) = self.write_until_durable(&mut batch, options).await? else {
+            return Ok(Written::Unexplained(batch));
+        };
         let Batch {
             mut messages,
             closed_at,
+            failures,
             ..
         } = batch;
-        let options = WriteOptions {
-            expect_duplicates: messages.iter().any(|d| d.delivery.is_redelivered()),
-            advance_epoch: !self.cache.is_usable(),
-        };
-        let (outcomes, failures) = self.write_until_durable(&messages, options).await?;
         let (durable, events) = (now_nanos(), messages.len());
         let record = BatchRecord::new(closed_at, store_began, durable, events, failures);
         let record = Arc::new(record);
@@ -113,22 +169,24 @@ impl StoreStage {
             epoch_advanced: options.advance_epoch,
             record,
         };
-        Ok((committed, letters))
+        Ok(Written::Decided(committed, letters))
     }
 
     /// Tries until every row is decided, however long Postgres is away: the keeper
-    /// keeps what we hold, and the source finds no room and pauses.
+    /// keeps what we hold, and the source finds no room and pauses. `None` for rows that are refused
+    /// for a reason that we do not know, unless they were set aside for it already.
     async fn write_until_durable(
         &self,
-        batch: &[Decoded],
+        batch: &mut Batch,
         mut options: WriteOptions,
-    ) -> Result<(Vec<RowOutcome>, Failures), Error> {
-        let (rows, order) = rows_in_write_order(batch);
+    ) -> Result<Option<Vec<RowOutcome>>, Error> {
+        let (rows, order) = rows_in_write_order(&batch.messages);
         let mut outcomes = vec![None; rows.len()];
-        let mut failures = Failures::default();
         let mut backoff = Backoff::new();
         loop {
             let recovery = self.health.recovery(Dependency::Postgres);
+            let since = |successes| self.writer.successes() > successes;
+            options.others_succeed = batch.set_aside_at.is_some_and(since);
             let written = self.writer.write(&rows, &mut outcomes, options).await;
             let Err(error) = written else { break };
             self.metrics.dependency_error(&error);
@@ -137,12 +195,16 @@ impl StoreStage {
                 return Err(error);
             }
             tracing::warn!(%error, events = rows.len(), "a batch was not stored; trying again");
-            failures.add(&error);
+            batch.failures.add(&error);
+            if error.class == Class::Poison && batch.set_aside_at.is_none() {
+                batch.set_aside_at = Some(self.writer.successes());
+                return Ok(None);
+            }
             // What failed may have been committed all the same.
             options.expect_duplicates = true;
             backoff.wait_or(recovery).await;
         }
-        Ok((in_batch_order(outcomes, &order), failures))
+        Ok(Some(in_batch_order(outcomes, &order)))
     }
 }
 

@@ -2,7 +2,7 @@
 //! already, and row by row only what Postgres refuses.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use sqlx::Connection;
@@ -42,6 +42,7 @@ pub struct EventWriter {
     pool: PgPool,
     metrics: Metrics,
     inserts_left: Arc<AtomicU32>,
+    successes: Arc<AtomicU64>,
 }
 
 /// How to write one batch.
@@ -51,6 +52,9 @@ pub struct WriteOptions {
     pub expect_duplicates: bool,
     /// Advance the cache's epoch in the batch's own transaction.
     pub advance_epoch: bool,
+    /// Since this batch failed other rows were written ([`EventWriter::successes`]): what is
+    /// refused for a reason that we do not know is then to blame for it itself.
+    pub others_succeed: bool,
 }
 
 impl EventWriter {
@@ -60,7 +64,13 @@ impl EventWriter {
             pool,
             metrics,
             inserts_left: Arc::default(),
+            successes: Arc::default(),
         }
+    }
+
+    /// How often Postgres has taken rows of any batch.
+    pub fn successes(&self) -> u64 {
+        self.successes.load(Ordering::Relaxed)
     }
 
     /// Writes the rows that have no outcome yet, and notes how each ended. `rows`
@@ -68,7 +78,9 @@ impl EventWriter {
     /// same `outcomes`: what was decided stays decided.
     ///
     /// # Errors
-    /// Transient ones, to be tried again, and fatal ones. A refused row is no error.
+    /// Transient ones, to be tried again, and fatal ones. A refused row is no error; but
+    /// [`Class::Poison`] says that every row is refused for a reason that we do not know, and that
+    /// either they or the server may be to blame.
     pub async fn write(
         &self,
         rows: &[Row<'_>],
@@ -99,6 +111,7 @@ impl EventWriter {
         while let Some(range) = bisection.next_part() {
             match self.write_range(&pending[range.clone()], options).await {
                 Ok(new) => {
+                    self.successes.fetch_add(1, Ordering::Relaxed);
                     for (row, new) in round[range].iter().zip(new) {
                         outcomes[*row] = Some(if new {
                             RowOutcome::Stored
@@ -127,7 +140,7 @@ impl EventWriter {
                 Err(refused) => unexplained.push((round[range.start], refused.error)),
             }
         }
-        blame(unexplained, outcomes)
+        blame(unexplained, outcomes, options.others_succeed)
     }
 
     /// Rejects what can be found at once. False when that is nothing, or when the search itself
@@ -293,20 +306,19 @@ fn next_round(rows: &[Row<'_>], outcomes: &mut [Option<RowOutcome>]) -> Vec<usiz
 }
 
 /// A state that our table does not know: the row is to blame only if it failed
-/// alone while others succeeded; otherwise the server is, and we try again.
+/// alone while others succeeded; otherwise the server may be.
 fn blame(
     unexplained: Vec<(usize, Error)>,
     outcomes: &mut [Option<RowOutcome>],
+    others_succeed: bool,
 ) -> Result<(), Error> {
-    let others_succeeded = outcomes
-        .iter()
-        .any(|outcome| matches!(outcome, Some(RowOutcome::Stored | RowOutcome::Duplicate)));
+    let others_succeed = others_succeed
+        || outcomes
+            .iter()
+            .any(|outcome| matches!(outcome, Some(RowOutcome::Stored | RowOutcome::Duplicate)));
     for (row, error) in unexplained {
-        if !others_succeeded {
-            return Err(Error {
-                class: Class::Transient,
-                ..error
-            });
+        if !others_succeed {
+            return Err(error);
         }
         outcomes[row] = Some(RowOutcome::Rejected(error.detail));
     }

@@ -86,27 +86,64 @@ async fn a_read_only_server_is_left_for_a_new_connection() {
     assert!(ganesh.metric(REDELIVERED).await < f64::EPSILON);
 }
 
-#[tokio::test]
-async fn a_full_disk_is_waited_for_and_no_row_is_blamed_for_it() {
+/// From now on a trigger raises this at every insert, in the place of the server itself.
+async fn raise(stack: &Stack, message: &str, sqlstate: &str) {
+    let function = format!(
+        "CREATE OR REPLACE FUNCTION raise() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+         RAISE '{message}' USING ERRCODE = '{sqlstate}'; END $$"
+    );
+    execute(&stack.pool, &function).await;
+    let trigger = "CREATE OR REPLACE TRIGGER raise BEFORE INSERT ON events \
+         FOR EACH ROW EXECUTE FUNCTION raise()";
+    execute(&stack.pool, trigger).await;
+}
+
+/// Publishes while the trigger raises this, which is counted under a code, and then no more.
+async fn assert_is_waited_for(message: &str, sqlstate: &str, code: &str) {
     let stack = Stack::start().await;
     let ganesh = stack.serve(&[]).await;
-    // The server's own error by a trigger: a disk that is really full needs a mount.
-    let full = "CREATE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
-         RAISE 'could not extend file: No space left on device' USING ERRCODE = 'disk_full'; \
-         END $$";
-    execute(&stack.pool, full).await;
-    let trigger = "CREATE TRIGGER full_disk BEFORE INSERT ON events \
-         FOR EACH ROW EXECUTE FUNCTION full_disk()";
-    execute(&stack.pool, trigger).await;
+    raise(&stack, message, sqlstate).await;
     let all = events("e", 100);
     publish(&stack.jetstream().await, &all).await;
-    ganesh.wait_for_metric(&errors("resources"), 3.0).await;
+    ganesh.wait_for_metric(&errors(code), 3.0).await;
     assert_eq!(stack.backlog().await, 100);
-    execute(&stack.pool, "DROP TRIGGER full_disk ON events").await;
+    execute(&stack.pool, "DROP TRIGGER raise ON events").await;
     stack.wait_until_drained().await;
     assert_eq!(stack.rows().await, 100);
     assert_eq!(stack.dead_letters().await, 0);
     assert!(ganesh.metric(REDELIVERED).await < f64::EPSILON);
+}
+
+#[tokio::test]
+async fn a_full_disk_is_waited_for_and_no_row_is_blamed_for_it() {
+    // One that is really full needs a mount, and has a test of its own.
+    let message = "could not extend file: No space left on device";
+    assert_is_waited_for(message, "53100", "resources").await;
+}
+
+#[tokio::test]
+async fn a_row_that_meets_a_partition_being_attached_is_not_blamed_for_it() {
+    let message = "new row for relation \"events_default\" violates partition constraint";
+    assert_is_waited_for(message, "23514", "conflict").await;
+}
+
+#[tokio::test]
+async fn what_only_a_person_can_mend_stops_the_process_which_says_so_and_loses_nothing() {
+    let stack = Stack::start().await;
+    for sqlstate in ["42P01", "28000", "3D000"] {
+        let ganesh = stack.serve(&[]).await;
+        raise(&stack, "mend me", sqlstate).await;
+        publish(&stack.jetstream().await, &events(sqlstate, 10)).await;
+        let (code, log) = exit_of(ganesh).await;
+        assert_eq!(code, Some(1), "{log}");
+        let words = format!("mend me (SQLSTATE {sqlstate})");
+        assert!(log.contains(&words), "no {words} in {log}");
+        execute(&stack.pool, "DROP TRIGGER raise ON events").await;
+    }
+    assert_eq!(stack.dead_letters().await, 0);
+    let _again = stack.serve(&[]).await;
+    stack.wait_until_drained().await;
+    assert_eq!(stack.rows().await, 30);
 }
 
 #[tokio::test]
