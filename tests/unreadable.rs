@@ -1,5 +1,7 @@
 //! P1 and P3 for messages that the client library cannot read: each of them costs only itself.
 
+use std::collections::BTreeMap;
+
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 
@@ -13,7 +15,7 @@ const REDELIVERED: &str = "ganesh_messages_redelivered_total";
 /// Subject, header block, body.
 type Raw = (&'static [u8], &'static [u8], &'static [u8]);
 
-const UNREADABLE: [Raw; 4] = [
+const UNREADABLE: [Raw; 5] = [
     (
         b"events.header",
         b"NATS/1.0\r\nname: \xff\xfe\r\n\r\n",
@@ -26,7 +28,10 @@ const UNREADABLE: [Raw; 4] = [
     ),
     (b"events.space", b"NATS/1.0\r\na name: b\r\n\r\n", b"three"),
     (b"events.colon", b"NATS/1.0\r\nno colon\r\n\r\n", b"four"),
+    RETURN,
 ];
+/// At this one the client does not only drop the connection: it panics.
+const RETURN: Raw = (b"events.return", b"NATS/1.0\r\na: b\rc\r\n\r\n", b"five");
 
 async fn publish_raw(stack: &Stack, (subject, headers, body): Raw) -> u64 {
     let port = stack.nats.port();
@@ -50,24 +55,69 @@ async fn what_the_client_cannot_read_is_buried_and_blocks_nothing() {
         sequences.push(publish_raw(&stack, raw).await);
         publish(&jetstream, &events(&format!("behind-{number}"), 50)).await;
     }
+    // The character that stands for what is no text can be read where it was sent.
+    let text = (
+        "events.\u{fffd}".as_bytes(),
+        b"NATS/1.0\r\nNats-Msg-Id: text\r\n\r\n".as_slice(),
+        b"{}".as_slice(),
+    );
+    publish_raw(&stack, text).await;
     let ganesh = stack.serve(&[("GANESH_ACK_WAIT", "2s")]).await;
     stack.wait_until_drained().await;
-    assert_eq!(stack.rows().await, 250);
-    assert_eq!(stack.dead_letters().await, 4);
-    ganesh.wait_for_metric(BURIED, 4.0).await;
+    assert_eq!(stack.rows().await, 301);
+    assert_eq!(stack.dead_letters().await, 5);
+    ganesh.wait_for_metric(BURIED, 5.0).await;
     eventually("it is ready again", || is_ready(&ganesh)).await;
 
     let letters = jetstream.get_stream("EVENTS_DLQ").await.unwrap();
-    for (number, (_, headers, body)) in (1..).zip(UNREADABLE) {
+    let mut found: BTreeMap<u64, _> = BTreeMap::new();
+    for number in 1..=5 {
         let letter = letters.get_raw_message(number).await.unwrap();
+        let sequence = letter.headers.get("ganesh-dlq-stream-sequence").unwrap();
+        found.insert(sequence.as_str().parse().unwrap(), letter);
+    }
+    for (sequence, (subject, headers, body)) in sequences.iter().zip(UNREADABLE) {
+        let letter = &found[sequence];
         let header = |name: &str| letter.headers.get(name).map(ToString::to_string).unwrap();
         assert_eq!(header("ganesh-dlq-reason"), "unreadable");
-        let sequence: u64 = header("ganesh-dlq-stream-sequence").parse().unwrap();
-        assert!(sequences.contains(&sequence), "{sequence}");
+        assert_eq!(
+            header("ganesh-dlq-subject"),
+            String::from_utf8_lossy(subject)
+        );
         let kept = BASE64_STANDARD.decode(header("ganesh-dlq-headers-base64"));
         assert_eq!(kept.unwrap(), headers);
         assert_eq!(letter.payload, body);
     }
+}
+
+#[tokio::test]
+async fn a_client_that_breaks_down_on_a_message_is_replaced_and_the_message_buried() {
+    let stack = Stack::start().await;
+    let ganesh = stack.serve(&[("GANESH_ACK_WAIT", "2s")]).await;
+    let jetstream = stack.jetstream().await;
+    for round in 0..2 {
+        publish(&jetstream, &events(&format!("before-{round}"), 50)).await;
+        publish_raw(&stack, RETURN).await;
+        publish(&jetstream, &events(&format!("behind-{round}"), 50)).await;
+        stack.wait_until_drained().await;
+        assert_eq!(stack.rows().await, 100 * (round + 1));
+        eventually("it is ready again", || is_ready(&ganesh)).await;
+    }
+    assert_eq!(stack.dead_letters().await, 2);
+    assert!(ganesh.log().contains("the NATS client broke down"));
+
+    // The new client is as good as the first one: what it holds stays its own, and it ends in time.
+    let redelivered = ganesh.metric(REDELIVERED).await;
+    let lock = stack.lock("events", "ACCESS EXCLUSIVE").await;
+    publish(&jetstream, &events("held", 100)).await;
+    ganesh.wait_for_metric(HELD, 100.0).await;
+    tokio::time::sleep(std::time::Duration::from_secs(5)).await;
+    lock.rollback().await.unwrap();
+    stack.wait_until_drained().await;
+    assert_eq!(stack.rows().await, 300);
+    let added = ganesh.metric(REDELIVERED).await - redelivered;
+    assert!(added.abs() < f64::EPSILON, "{added}");
+    assert!(ganesh.terminate().await.success());
 }
 
 #[tokio::test]

@@ -43,6 +43,12 @@ pub async fn dropped(drops: &mut Drops, seen: u64) {
     }
 }
 
+/// Waits until the client has broken down. A connection that is gone it makes again; but where it
+/// panics, as on a message whose header value has a carriage return in it, nobody does any more.
+pub async fn lost(mut drops: Drops) {
+    while drops.changed().await.is_ok() {}
+}
+
 /// Waits until the connection has dropped more than `seen` times and stands again; says how
 /// often it has.
 pub async fn restored(client: &Client, drops: &mut Drops, seen: u64) -> u64 {

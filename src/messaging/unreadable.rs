@@ -7,14 +7,16 @@
 //! is read by a plain request, whose answer is JSON with headers and body in base64.
 
 use std::collections::BTreeSet;
+use std::fmt::Display;
 
-use async_nats::header::HeaderName;
+use async_nats::header::{HeaderName, HeaderValue};
 use async_nats::jetstream::consumer::{Info, PullConsumer};
 use async_nats::{Client, HeaderMap, Message, StatusCode, Subject};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use serde::Deserialize;
+use serde_json::{Value, json};
 
 use super::Held;
 use super::delivery::{Arrived, Metadata};
@@ -117,41 +119,51 @@ impl Search {
     /// # Errors
     /// When JetStream does not answer, or with something else.
     pub async fn look(&self, sequence: u64) -> Result<Option<Unreadable>, Error> {
+        let Some(stored) = self.read(sequence, json!({ "seq": sequence })).await? else {
+            return Ok(None);
+        };
+        // What is not UTF-8 in a subject the answer has replaced by a character that may also be in
+        // it. Then only a message on exactly that subject is found by it.
+        let is_text = !stored.subject.contains(char::REPLACEMENT_CHARACTER) || {
+            let by_subject = json!({ "seq": sequence, "next_by_subj": stored.subject });
+            let found = self.read(sequence, by_subject).await?;
+            found.is_some_and(|found| found.seq == sequence)
+        };
         let info = self.consumer.cached_info();
-        let stream = &info.stream_name;
+        stored
+            .unreadable(is_text, &info.stream_name, &info.name)
+            .map_err(|what| api_error(&format!("message {sequence}: its {what}")))
+    }
+
+    async fn read(&self, sequence: u64, request: Value) -> Result<Option<Stored>, Error> {
+        let failed = |what: &dyn Display| api_error(&format!("message {sequence}: {what}"));
+        let stream = &self.consumer.cached_info().stream_name;
         let subject = format!("$JS.API.STREAM.MSG.GET.{stream}");
         let answer = self
             .client
-            .request(subject, format!("{{\"seq\":{sequence}}}").into())
+            .request(subject, request.to_string().into())
             .await
-            .map_err(|error| api_error(&format!("message {sequence}: {error}")))?;
-        // The subject stands in it as it was stored, and may be no text.
+            .map_err(|error| failed(&error))?;
+        // A subject may stand in it as it was stored.
         let answer = String::from_utf8_lossy(&answer.payload);
-        let answer: Answer = serde_json::from_str(&answer)
-            .map_err(|error| api_error(&format!("message {sequence}: {error}")))?;
-        match answer {
-            Answer {
-                message: Some(stored),
-                ..
-            } => stored
-                .unreadable(stream, &info.name)
-                .map_err(|what| api_error(&format!("message {sequence}: its {what}"))),
-            Answer {
-                error: Some(error), ..
-            } if error.err_code != NO_MESSAGE_FOUND => Err(api_error(&format!(
-                "message {sequence}: {}",
-                error.description
-            ))),
-            _ => Ok(None),
+        let answer: Answer = serde_json::from_str(&answer).map_err(|error| failed(&error))?;
+        match answer.error {
+            Some(error) if error.err_code != NO_MESSAGE_FOUND => Err(failed(&error.description)),
+            _ => Ok(answer.message),
         }
     }
 }
 
 impl Stored {
-    fn unreadable(self, stream: &str, consumer: &str) -> Result<Option<Unreadable>, &'static str> {
+    fn unreadable(
+        self,
+        is_text: bool,
+        stream: &str,
+        consumer: &str,
+    ) -> Result<Option<Unreadable>, &'static str> {
         let headers = BASE64_STANDARD.decode(&self.hdrs);
         let headers = headers.map_err(|_| "headers are no base64")?;
-        let Err(why) = check(&self.subject, &headers) else {
+        let Err(why) = check(&self.subject, is_text, &headers) else {
             return Ok(None);
         };
         let body = BASE64_STANDARD.decode(&self.data);
@@ -164,11 +176,6 @@ impl Stored {
             kept.insert(HEADERS_BYTES, headers.len().to_string());
             body.splice(0..0, headers);
         }
-        let subject: String = self
-            .subject
-            .chars()
-            .map(|c| if c.is_whitespace() { '_' } else { c })
-            .collect();
         // Of these fields the server reads the stream sequence alone where each message is
         // acknowledged by itself, and that is what our consumer asks for.
         let nanos = i128::from(published_at.micros()) * 1_000;
@@ -177,8 +184,8 @@ impl Stored {
             self.seq
         ));
         let message = Message {
-            length: subject.len() + reply.len() + self.hdrs.len() + body.len(),
-            subject: subject.into(),
+            length: self.subject.len() + reply.len() + self.hdrs.len() + body.len(),
+            subject: self.subject.into(),
             reply: Some(reply.clone()),
             payload: Bytes::from(body),
             headers: Some(kept),
@@ -199,10 +206,10 @@ impl Stored {
     }
 }
 
-/// What async-nats cannot read in a message with this subject, as JSON has it, and these
-/// headers. It follows what `Connection::try_read_op` does there.
-fn check(subject: &str, headers: &[u8]) -> Result<(), &'static str> {
-    if subject.contains(char::REPLACEMENT_CHARACTER) {
+/// What async-nats cannot read in a message with this subject, as JSON has it, which `is_text` or
+/// is not UTF-8, and these headers. It follows what `Connection::try_read_op` does there.
+fn check(subject: &str, is_text: bool, headers: &[u8]) -> Result<(), &'static str> {
+    if !is_text {
         return Err("its subject is not UTF-8");
     }
     if headers.is_empty() {
@@ -223,14 +230,18 @@ fn check(subject: &str, headers: &[u8]) -> Result<(), &'static str> {
         if line.is_empty() {
             continue;
         }
-        let (name, _) = line.split_once(':').ok_or("a header line has no colon")?;
+        let (name, value) = line.split_once(':').ok_or("a header line has no colon")?;
         if name.parse::<HeaderName>().is_err() {
             return Err("a header name has a character that none may have");
         }
-        while lines
-            .next_if(|line| line.starts_with(char::is_whitespace))
-            .is_some()
-        {}
+        let mut value = value.trim_start().to_owned();
+        while let Some(folded) = lines.next_if(|line| line.starts_with(char::is_whitespace)) {
+            value.push_str(folded);
+        }
+        if value.trim_end().parse::<HeaderValue>().is_err() {
+            // By a panic, which ends the client.
+            return Err("a header value has a carriage return in it");
+        }
     }
     Ok(())
 }
@@ -242,8 +253,11 @@ mod tests {
     #[test]
     fn what_the_client_library_cannot_read_is_told_from_what_it_can() {
         let whole = |lines: &str| format!("NATS/1.0{lines}\r\n\r\n").into_bytes();
-        let good: [(&str, Vec<u8>); 6] = [
+        let good: [(&str, Vec<u8>); 9] = [
             ("events.a", Vec::new()),
+            ("events.\u{fffd}", whole("")),
+            ("events.a", whole("\r\na: b\r")),
+            ("events.a", whole("\r\na: b\nc: d")),
             ("events.\u{a0}", Vec::new()),
             ("events.ü", whole("")),
             ("events.a", whole("\r\na: b\r\nc:\r\nd: e:f")),
@@ -251,10 +265,13 @@ mod tests {
             ("events.a", whole(" 503 no responders\r\na: b")),
         ];
         for (subject, headers) in good {
-            assert_eq!(check(subject, &headers), Ok(()), "{subject} {headers:?}");
+            let checked = check(subject, true, &headers);
+            assert_eq!(checked, Ok(()), "{subject} {headers:?}");
         }
-        let bad: [(&str, Vec<u8>); 7] = [
-            ("events.\u{fffd}", Vec::new()),
+        assert!(check("events.\u{fffd}", false, &[]).is_err());
+        let bad: [(&str, Vec<u8>); 8] = [
+            ("events.a", whole("\r\na: b\rc")),
+            ("events.a", whole("\r\na: b\r\n c\rd")),
             ("events.\u{a0}", whole("")),
             ("events.a", b"NATS/1.0\r\na: \xff\r\n\r\n".to_vec()),
             ("events.a", b"HTTP/1.0\r\na: b\r\n\r\n".to_vec()),
@@ -263,7 +280,10 @@ mod tests {
             ("events.a", whole("\r\na b: c")),
         ];
         for (subject, headers) in bad {
-            assert!(check(subject, &headers).is_err(), "{subject} {headers:?}");
+            assert!(
+                check(subject, true, &headers).is_err(),
+                "{subject} {headers:?}"
+            );
         }
     }
 }

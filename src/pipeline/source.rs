@@ -52,6 +52,9 @@ pub struct Origin {
     pub seen: Arc<LastSeen>,
     /// Is told when the stream is gone.
     pub health: Health,
+    /// The client before this one broke down: on a message, which is to be found before it is
+    /// delivered again.
+    pub client_was_lost: bool,
 }
 
 /// Reads deliveries of one consumer.
@@ -147,6 +150,7 @@ impl Source {
                 held.clone(),
                 stream.clone(),
                 dead_letters,
+                origin.client_was_lost,
             ),
             client,
             drops_seen,

@@ -33,12 +33,14 @@ pub(super) struct Unreadables {
 }
 
 impl Unreadables {
+    /// `is_due`: there is a reason to look before anything has dropped here.
     pub(super) fn new(
         client: Client,
         consumer: PullConsumer,
         held: Arc<Held>,
         stream: String,
         dead_letters: Sender<DeadLetter>,
+        is_due: bool,
     ) -> Self {
         Self {
             server_id: client.server_info().server_id,
@@ -48,7 +50,7 @@ impl Unreadables {
             stream,
             dead_letters,
             dropped_at: None,
-            is_due: false,
+            is_due,
         }
     }
 
