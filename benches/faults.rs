@@ -2,8 +2,8 @@
 //! at full load, and one of the cache. Prints what it found, and fails when that is more than was
 //! promised.
 //!
-//! `make faults`; `OUTAGE_SECS=300 RATE=5000 make faults` has longer outages at less load, and nothing
-//! else.
+//! `make faults`; `OUTAGE_SECS=300 RATE=5000 make faults` has longer outages at less load, in which
+//! nothing may be delivered again, and nothing else.
 
 #![allow(
     clippy::unwrap_used,
@@ -51,9 +51,10 @@ fn main() {
     runtime.block_on(async {
         let rate = setting("RATE", 20_000);
         let outage = Duration::from_secs(setting("OUTAGE_SECS", 60));
-        postgres_outage(rate, outage).await;
+        let recovery = postgres_outage(rate, outage).await;
         cache_outage(rate, outage).await;
         if std::env::var_os("OUTAGE_SECS").is_none() {
+            assert!(recovery <= RECOVERY_MAX, "{recovery}");
             poison().await;
         }
     });
@@ -108,8 +109,8 @@ async fn assert_each_is_a_row_at_its_first_delivery(
 }
 
 /// Postgres crashes at full load, and is back as the producer ends; then the same stream is drained
-/// from the start.
-async fn postgres_outage(rate: u64, outage: Duration) {
+/// from the start. How long recovery took, over draining as much at full speed.
+async fn postgres_outage(rate: u64, outage: Duration) -> f64 {
     let mut stack = Stack::start_with_own_postgres().await;
     let ganesh = stack.serve(&[]).await;
     let jetstream = stack.jetstream().await;
@@ -143,11 +144,7 @@ async fn postgres_outage(rate: u64, outage: Duration) {
         "  backlog of {backlog} gone in {:.1} s; at full speed ({full_speed:.0}/s) {least:.1} s: {ratio:.2} times that",
         took.as_secs_f64()
     );
-    // What a second holds says nothing about recovery.
-    assert!(
-        ratio <= RECOVERY_MAX || took < Duration::from_secs(2),
-        "{ratio}"
-    );
+    ratio
 }
 
 /// The cache hangs at full load, and comes back.

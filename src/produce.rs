@@ -136,6 +136,7 @@ async fn start(
     let freshness = (options.read_rate_per_second > 0).then(Arc::<Mutex<Freshness>>::default);
     let plan = Plan::new(seed, options.duplicates_percent, options.invalid_percent);
     let send_spans = spans.map(|queue| SendSpans::new(pattern, queue));
+    let client = target.connection.client.clone();
     let (publisher, acks) = Publisher::new(
         target.connection,
         writer,
@@ -148,9 +149,8 @@ async fn start(
     let publisher = Arc::new(publisher);
     let reader = match freshness {
         Some(freshness) => {
-            let token = config.http.api_token.clone();
             let publisher = Arc::clone(&publisher);
-            let reader = Reader::new(options, token, seed, publisher, freshness)?;
+            let reader = Reader::new(config, options, client, seed, publisher, freshness)?;
             Some(Arc::new(reader))
         }
         None => None,
@@ -186,6 +186,8 @@ fn spawn_background(
     tasks.spawn(async move { progress::show(&shown, end).await });
     if let Some(reader) = reader {
         let (reader, rate) = (Arc::clone(reader), options.read_rate_per_second);
+        let watching = Arc::clone(&reader);
+        tasks.spawn(async move { watching.watch_floor().await });
         tasks.spawn(async move { reader.read_all(rate).await });
     }
     tasks

@@ -3,9 +3,6 @@
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
-use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
-
 /// Kept of the grace period for what follows the pipeline, or half of a short one.
 const RESERVE_MAX: Duration = Duration::from_secs(3);
 /// The reserve is shared out in so many parts.
@@ -55,23 +52,6 @@ impl Ending {
     /// The grace period begins now, if it has not begun.
     pub(super) fn begin(&self) {
         self.began.get_or_init(Instant::now);
-    }
-
-    /// A token that SIGTERM and SIGINT cancel, which begins the grace period.
-    pub(super) fn begun_by_signal(&self) -> Result<CancellationToken, std::io::Error> {
-        let stop = CancellationToken::new();
-        let mut terminate = signal(SignalKind::terminate())?;
-        let mut interrupt = signal(SignalKind::interrupt())?;
-        let (ending, on_signal) = (self.clone(), stop.clone());
-        tokio::spawn(async move {
-            tokio::select! {
-                _ = terminate.recv() => {}
-                _ = interrupt.recv() => {}
-            }
-            ending.begin();
-            on_signal.cancel();
-        });
-        Ok(stop)
     }
 
     /// Until when a step may take; begins the grace period where no signal did.

@@ -4,23 +4,27 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
+use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::{Client, jetstream};
 use clap::Command;
 use sqlx::PgPool;
 use tokio::net::TcpListener;
-use tokio::task::{JoinHandle, JoinSet};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::Failure;
 use super::ending::{Ending, Step};
-use super::startup::{Deadline, Nats, wait_for_nats, wait_for_postgres};
+use super::startup::{Deadline, wait_for, wait_for_postgres};
 use crate::api::{self, Api, admin};
 use crate::cache::Cache;
 use crate::config::Config;
-use crate::error::{Dependency, Error};
+use crate::error::Dependency;
+use crate::messaging::connection::Drops;
+use crate::messaging::consumer::{LastSeen, SetupError};
 use crate::messaging::keeper::Keeper;
-use crate::messaging::{Held, connection, held, lag};
+use crate::messaging::{Held, connection, consumer, held, lag};
 use crate::pipeline::observe::Observer;
 use crate::pipeline::source::Origin;
 use crate::pipeline::{self, Parts};
@@ -32,6 +36,9 @@ use crate::telemetry::recorder::{self, Recorded};
 use crate::telemetry::slow::SlowLog;
 use crate::telemetry::span_queue::SpanQueue;
 use crate::telemetry::{Health, Histograms, Metrics, runtime};
+
+/// The consumer, and what was last seen of it.
+type Consumer = (PullConsumer, Arc<LastSeen>);
 
 /// How long NATS may take to take the last acknowledgements, where the grace period is long.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
@@ -57,7 +64,7 @@ pub(super) async fn run(
     }
     let health = Health::new(metrics.clone());
     tracing::info!(?config, "starting");
-    let stop = ending.begun_by_signal()?;
+    let stop = stop_on_signal(ending.clone())?;
     // Background tasks live on while the pipeline drains.
     let background = CancellationToken::new();
     let admin = admin::Admin {
@@ -98,7 +105,7 @@ async fn serve(
     let admin_listener = bind("GANESH_ADMIN_ADDR", config.http.admin_addr).await?;
     let api_listener = bind("GANESH_HTTP_ADDR", config.http.api_addr).await?;
     tokio::spawn(admin::serve(admin_listener, admin, background.clone()));
-    let (pool, mut nats) = prepare(config, &health, &metrics)
+    let (pool, (client, drops), (consumer, seen)) = prepare(config, &health, &metrics)
         .instrument(tracing::info_span!("start-up"))
         .await?;
     let reads = Reads::new(pool.clone(), config.postgres.partition_interval);
@@ -110,26 +117,48 @@ async fn serve(
     };
     let token = config.http.api_token.clone();
     let api_server = tokio::spawn(api::serve(api_listener, api, token, stop.clone()));
+    let (limits, ack_wait) = (held::Limits::of(&config.pipeline), config.nats.ack_wait);
+    let (held, releases) = Held::new(limits, ack_wait, metrics.clone());
+    let jetstream = jetstream::new(client.clone());
     watch(config, &pool, &metrics, background);
-    let standing = Standing {
-        config,
+    tokio::spawn(lag::watch(
+        jetstream.clone(),
+        consumer.clone(),
+        seen.clone(),
+        held.clone(),
+        metrics.clone(),
+        background.clone(),
+    ));
+    let keeper_stop = CancellationToken::new();
+    let keeper = Keeper {
+        held: held.clone(),
+        releases,
+        client: client.clone(),
+        drops: drops.clone(),
+        metrics: metrics.clone(),
+    };
+    let keeper = tokio::spawn(keeper.run(keeper_stop.clone()));
+    let observer = Observer::new(config, metrics.clone(), spans, slow);
+    let parts = Parts {
+        config: config.clone(),
+        origin: Origin {
+            jetstream,
+            drops,
+            consumer,
+            seen,
+            health: health.clone(),
+        },
+        held: held.clone(),
         writer: EventWriter::new(pool, metrics.clone()),
         reads,
         cache,
-        health,
-        spans,
-        slow,
+        health: health.clone(),
+        observer: config.telemetry.enabled.then_some(observer),
         metrics,
     };
-    let result = loop {
-        match standing.run_pipeline(nats, stop, ending).await {
-            Ok(End::ClientLost) => nats = standing.connect_again().await?,
-            Ok(End::Stopped) => break Ok(()),
-            Err(error) => break Err(error),
-        }
-    };
-    let until = ending.until(Step::Flush);
-    let _ = tokio::time::timeout_at(until.into(), api_server).await;
+    let result = run_pipeline(parts, stop, ending, &health).await;
+    keeper_stop.cancel();
+    finish(&client, keeper, api_server, &held, ending).await;
     background.cancel();
     result.map_err(|error| Failure::Running(anyhow!(error)))
 }
@@ -162,151 +191,46 @@ fn watch(config: &Config, pool: &PgPool, metrics: &Metrics, background: &Cancell
     tokio::spawn(keep_looking_after_partitions(config, pool, metrics));
 }
 
-/// What outlives a NATS client.
-struct Standing<'a> {
-    config: &'a Config,
-    writer: EventWriter,
-    reads: Reads,
-    cache: Cache,
-    health: Health,
-    spans: Option<SpanQueue>,
-    slow: SlowLog,
-    metrics: Metrics,
-}
-
-/// How a pipeline ended without an error.
-enum End {
-    /// As it was told to.
-    Stopped,
-    /// The NATS client has broken down ([`connection::lost`]).
-    ClientLost,
-}
-
-impl Standing<'_> {
-    /// Runs the pipeline on one NATS client until `stop`, an error, or the client's end.
-    async fn run_pipeline(
-        &self,
-        nats: Nats,
-        stop: &CancellationToken,
-        ending: &Ending,
-    ) -> Result<End, Error> {
-        let limits = held::Limits::of(&self.config.pipeline);
-        let ack_wait = self.config.nats.ack_wait;
-        let (held, releases) = Held::new(limits, ack_wait, self.metrics.clone());
-        // The keeper and the lag live on while the pipeline drains.
-        let around = CancellationToken::new();
-        let jetstream = jetstream::new(nats.client.clone());
-        tokio::spawn(lag::watch(
-            jetstream.clone(),
-            nats.consumer.clone(),
-            nats.seen.clone(),
-            held.clone(),
-            self.metrics.clone(),
-            around.clone(),
-        ));
-        let keeper = Keeper {
-            held: held.clone(),
-            releases,
-            client: nats.client.clone(),
-            drops: nats.drops.clone(),
-            metrics: self.metrics.clone(),
-        };
-        let keeper = tokio::spawn(keeper.run(around.clone()));
-        let lost = connection::lost(nats.drops.clone());
-        let origin = Origin {
-            jetstream,
-            drops: nats.drops,
-            consumer: nats.consumer,
-            seen: nats.seen,
-            health: self.health.clone(),
-            client_was_lost: nats.client_was_lost,
-        };
-        let stages = self.spawn_stages(origin, held.clone(), stop);
-        let result = self.wait_for_end(stages, lost, stop, ending).await;
-        around.cancel();
-        if !matches!(result, Ok(End::ClientLost)) {
-            finish(&nats.client, keeper, &held, ending).await;
+/// Until every stage has ended; after `stop`, no longer than `ending` allows.
+async fn run_pipeline(
+    parts: Parts,
+    stop: &CancellationToken,
+    ending: &Ending,
+    health: &Health,
+) -> Result<(), crate::error::Error> {
+    let http = &parts.config.http;
+    health.set_serving(true);
+    tracing::info!(api = %http.api_addr, admin = %http.admin_addr, "serving");
+    let mut stages = pipeline::spawn(parts, stop);
+    let deadline = async {
+        stop.cancelled().await;
+        health.set_serving(false);
+        tracing::info!("shutting down: no more fetching, what is held is stored and acknowledged");
+        tokio::time::sleep_until(ending.until(Step::Drain).into()).await;
+    };
+    let result = tokio::select! {
+        result = pipeline::supervise(&mut stages, stop) => result,
+        () = deadline => {
+            tracing::warn!("the grace period ends: releasing what is not stored");
+            Ok(())
         }
-        result
-    }
-
-    fn spawn_stages(
-        &self,
-        origin: Origin,
-        held: Arc<Held>,
-        stop: &CancellationToken,
-    ) -> JoinSet<Result<(), Error>> {
-        let (config, metrics) = (self.config, self.metrics.clone());
-        let (spans, slow) = (self.spans.clone(), self.slow.clone());
-        let observer = Observer::new(config, metrics.clone(), spans, slow);
-        let parts = Parts {
-            config: config.clone(),
-            origin,
-            held,
-            writer: self.writer.clone(),
-            reads: self.reads.clone(),
-            cache: self.cache.clone(),
-            health: self.health.clone(),
-            observer: config.telemetry.enabled.then_some(observer),
-            metrics,
-        };
-        self.health.set_serving(true);
-        let http = &config.http;
-        tracing::info!(api = %http.api_addr, admin = %http.admin_addr, "serving");
-        pipeline::spawn(parts, stop)
-    }
-
-    /// Until every stage has ended; after `stop`, no longer than `ending` allows.
-    async fn wait_for_end(
-        &self,
-        mut stages: JoinSet<Result<(), Error>>,
-        lost: impl Future<Output = ()>,
-        stop: &CancellationToken,
-        ending: &Ending,
-    ) -> Result<End, Error> {
-        let deadline = async {
-            stop.cancelled().await;
-            self.health.set_serving(false);
-            tracing::info!(
-                "shutting down: no more fetching, what is held is stored and acknowledged"
-            );
-            tokio::time::sleep_until(ending.until(Step::Drain).into()).await;
-        };
-        let result = tokio::select! {
-            biased; // stages that end because the client did are no end of ours
-            () = lost => Ok(End::ClientLost),
-            result = pipeline::supervise(&mut stages, stop) => result.map(|()| End::Stopped),
-            () = deadline => {
-                tracing::warn!("the grace period ends: releasing what is not stored");
-                Ok(End::Stopped)
-            }
-        };
-        // Waits until every stage is gone, so that what they held is in the keeper's queue.
-        stages.shutdown().await;
-        result
-    }
-
-    /// Another client, after one has broken down. What was held is delivered again.
-    async fn connect_again(&self) -> Result<Nats, Failure> {
-        self.health.set(Dependency::Nats, false);
-        tracing::error!(
-            "the NATS client broke down, as it does on a header value with a carriage return: \
-             connecting with another one, and looking for the message"
-        );
-        let (health, metrics) = (&self.health, &self.metrics);
-        let deadline = Deadline::after(self.config.startup_timeout);
-        let nats = wait_for_nats(self.config, health, metrics, deadline).await?;
-        Ok(Nats {
-            client_was_lost: true,
-            ..nats
-        })
-    }
+    };
+    // Waits until every stage is gone, so that what they held is in the keeper's queue.
+    stages.shutdown().await;
+    result
 }
 
-async fn finish(client: &Client, keeper: JoinHandle<()>, held: &Held, ending: &Ending) {
+async fn finish(
+    client: &Client,
+    keeper: JoinHandle<()>,
+    api_server: JoinHandle<()>,
+    held: &Held,
+    ending: &Ending,
+) {
     let ended = async {
         let _ = keeper.await;
         let _ = client.flush().await;
+        let _ = api_server.await;
     };
     let until = ending
         .until(Step::Flush)
@@ -315,6 +239,23 @@ async fn finish(client: &Client, keeper: JoinHandle<()>, held: &Held, ending: &E
         tracing::warn!("NATS did not take the last acknowledgements in time");
     }
     tracing::info!(held = held.count(), "stopped");
+}
+
+/// A token that SIGTERM and SIGINT cancel, which begins the grace period.
+fn stop_on_signal(ending: Ending) -> Result<CancellationToken, std::io::Error> {
+    let stop = CancellationToken::new();
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let on_signal = stop.clone();
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = terminate.recv() => {}
+            _ = interrupt.recv() => {}
+        }
+        ending.begin();
+        on_signal.cancel();
+    });
+    Ok(stop)
 }
 
 /// Ends a start-up that still waits for dependencies, at once: nothing is held yet. Once
@@ -341,12 +282,12 @@ async fn prepare(
     config: &Config,
     health: &Health,
     metrics: &Metrics,
-) -> Result<(PgPool, Nats), Failure> {
+) -> Result<(PgPool, (Client, Drops), Consumer), Failure> {
     let deadline = Deadline::after(config.startup_timeout);
     let pool = prepare_postgres(config, metrics, deadline).await?;
     health.set(Dependency::Postgres, true);
-    let nats = wait_for_nats(config, health, metrics, deadline).await?;
-    Ok((pool, nats))
+    let (connection, consumer) = prepare_nats(config, health, metrics, deadline).await?;
+    Ok((pool, connection, consumer))
 }
 
 async fn prepare_postgres(
@@ -369,6 +310,46 @@ async fn prepare_postgres(
     // Before the first event, or it would land in the default partition.
     look_after_partitions(config, &pool, metrics).await;
     Ok(pool)
+}
+
+async fn prepare_nats(
+    config: &Config,
+    health: &Health,
+    metrics: &Metrics,
+    deadline: Deadline,
+) -> Result<((Client, Drops), Consumer), Failure> {
+    let (client, drops) = wait_for("NATS (NATS_URL)", deadline, || {
+        connection::connect(&config.nats, config.pipeline.max_in_flight, health, metrics)
+    })
+    .await?;
+    let least_bytes = client.max_payload() + held::SUBJECTS_MAX_BYTES;
+    if config.pipeline.max_in_flight_bytes < least_bytes {
+        return Err(Failure::Usage(format!(
+            "GANESH_MAX_IN_FLIGHT_BYTES={}: expected at least {least_bytes}: the server's maximum \
+             payload and its subjects, or a message of that size could never be fetched",
+            config.pipeline.max_in_flight_bytes
+        )));
+    }
+    let jetstream = jetstream::new(client.clone());
+    let ensured = wait_for(
+        "JetStream (GANESH_STREAM, GANESH_CONSUMER)",
+        deadline,
+        || async {
+            match consumer::ensure(&jetstream, &config.nats, &config.pipeline).await {
+                Ok(consumer) => Ok(Ok(consumer)),
+                Err(SetupError::Unfit(unfit)) => Ok(Err(unfit)),
+                Err(SetupError::Api(error)) => Err(error),
+            }
+        },
+    )
+    .await?;
+    match ensured {
+        Ok(consumer) => Ok(((client, drops), consumer)),
+        Err(unfit) => {
+            let lines: Vec<String> = unfit.iter().map(ToString::to_string).collect();
+            Err(Failure::Usage(lines.join("\n")))
+        }
+    }
 }
 
 async fn keep_looking_after_partitions(config: Config, pool: PgPool, metrics: Metrics) {

@@ -1,23 +1,15 @@
-//! Waiting for dependencies that are not up yet, and making what is missing there.
+//! What `serve` and `migrate` share: waiting for dependencies that are not up yet.
 
 use std::future::Future;
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::anyhow;
-use async_nats::jetstream::consumer::PullConsumer;
-use async_nats::{Client, jetstream};
 use sqlx::{ConnectOptions, PgPool};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::Failure;
-use crate::config::Config;
 use crate::error::{Class, Error};
-use crate::messaging::connection::{self, Drops};
-use crate::messaging::consumer::{self, LastSeen, SetupError};
-use crate::messaging::held;
 use crate::storage::{classify, schema};
-use crate::telemetry::{Health, Metrics};
 
 /// How long between two attempts.
 const ATTEMPT_EVERY: Duration = Duration::from_millis(500);
@@ -89,62 +81,5 @@ pub(super) async fn wait_for_postgres(pool: &PgPool, deadline: Deadline) -> Resu
         Ok(())
     } else {
         Err(Failure::Usage(unfit.join("\n")))
-    }
-}
-
-/// A client, and the consumer whose messages it is to bring.
-pub(super) struct Nats {
-    pub(super) client: Client,
-    pub(super) drops: Drops,
-    pub(super) consumer: PullConsumer,
-    pub(super) seen: Arc<LastSeen>,
-    /// It takes the place of one that has broken down.
-    pub(super) client_was_lost: bool,
-}
-
-/// Waits for NATS with JetStream, makes what is missing there, and refuses what breaks a promise.
-pub(super) async fn wait_for_nats(
-    config: &Config,
-    health: &Health,
-    metrics: &Metrics,
-    deadline: Deadline,
-) -> Result<Nats, Failure> {
-    let (client, drops) = wait_for("NATS (NATS_URL)", deadline, || {
-        connection::connect(&config.nats, config.pipeline.max_in_flight, health, metrics)
-    })
-    .await?;
-    let least_bytes = client.max_payload() + held::SUBJECTS_MAX_BYTES;
-    if config.pipeline.max_in_flight_bytes < least_bytes {
-        return Err(Failure::Usage(format!(
-            "GANESH_MAX_IN_FLIGHT_BYTES={}: expected at least {least_bytes}: the server's maximum \
-             payload and its subjects, or a message of that size could never be fetched",
-            config.pipeline.max_in_flight_bytes
-        )));
-    }
-    let jetstream = jetstream::new(client.clone());
-    let ensured = wait_for(
-        "JetStream (GANESH_STREAM, GANESH_CONSUMER)",
-        deadline,
-        || async {
-            match consumer::ensure(&jetstream, &config.nats, &config.pipeline).await {
-                Ok(consumer) => Ok(Ok(consumer)),
-                Err(SetupError::Unfit(unfit)) => Ok(Err(unfit)),
-                Err(SetupError::Api(error)) => Err(error),
-            }
-        },
-    )
-    .await?;
-    match ensured {
-        Ok((consumer, seen)) => Ok(Nats {
-            client,
-            drops,
-            consumer,
-            seen,
-            client_was_lost: false,
-        }),
-        Err(unfit) => {
-            let lines: Vec<String> = unfit.iter().map(ToString::to_string).collect();
-            Err(Failure::Usage(lines.join("\n")))
-        }
     }
 }

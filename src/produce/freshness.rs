@@ -1,26 +1,26 @@
 //! Judges reads of newest states.
 //!
 //! P5 says: a read that starts a second after an event was acknowledged never gets
-//! an older state of its subject. A producer does not see when the service
-//! acknowledges. What it sees is the service's own answers: a state that a read
-//! returned was stored by then, so no read that starts a second after that one
-//! ended may return an older state. Those that do are stale. (Stricter than P5 by
-//! the moment between commit and acknowledgement, in which a state can be read
-//! already.) A service that never shows the newest events breaks no such rule,
-//! hence the second figure: for how long, when a read began, the stream had held
-//! an event of the subject that is newer than the answer.
+//! an older state of its subject. Those that do are stale. What the service has
+//! acknowledged is what the server says of its consumer: every message up to the
+//! acknowledgement floor. (A state can be read earlier, from its commit on, and for
+//! a moment an older one again: that is no stale read.) A service that never
+//! acknowledges breaks no such rule, hence the second figure: for how long, when a
+//! read began, the stream had held an event of the subject that is newer than the
+//! answer.
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
 
 use crate::event::Timestamp;
 
-/// From the end of one read to the start of one that must not return less.
+/// From an acknowledgement to the start of a read that must not return less.
 pub const SETTLED_AFTER: Duration = Duration::from_secs(1);
 /// Only the busiest subjects are watched and read, so that memory has a limit.
 pub const WATCHED_SUBJECTS: u32 = 10_000;
-/// Events of a subject that are remembered until a read shows them.
-const UNSHOWN_MAX: usize = 64;
+/// Events of a subject that are remembered until a read shows them, or until the
+/// service has acknowledged them.
+const REMEMBERED_MAX: usize = 64;
 
 /// What is known of one subject. Times that are [`Duration`]s are since the start
 /// of the run; [`Timestamp`]s are the events' own.
@@ -29,10 +29,11 @@ struct Subject {
     /// Stored in the stream, and not shown by a read so far: event time, and when
     /// the stream's acknowledgement came.
     unshown: VecDeque<(Timestamp, Duration)>,
-    /// The newest state that was returned by a read that ended a second ago.
+    /// Stored in the stream, and not known to be acknowledged for a second: sequence
+    /// there, and event time.
+    stored: VecDeque<(u64, Timestamp)>,
+    /// The newest event that was acknowledged a second ago.
     settled: Option<Timestamp>,
-    /// States returned since, with the times at which those reads ended.
-    young: VecDeque<(Duration, Timestamp)>,
 }
 
 /// What one read has shown.
@@ -57,29 +58,44 @@ pub struct Begun {
 #[derive(Debug, Default)]
 pub struct Freshness {
     subjects: HashMap<u32, Subject>,
+    /// The consumer's acknowledgement floors lately, and when they were known.
+    floors: VecDeque<(Duration, u64)>,
+    /// The one of a second ago.
+    settled_floor: u64,
 }
 
 impl Freshness {
-    /// The stream acknowledged an event of the subject at `now`.
-    pub fn acknowledged(&mut self, rank: u32, time: Timestamp, now: Duration) {
+    /// The stream acknowledged at `now` that it holds an event of the subject, at this
+    /// sequence.
+    pub fn stored(&mut self, rank: u32, time: Timestamp, sequence: u64, now: Duration) {
         if rank >= WATCHED_SUBJECTS {
             return;
         }
-        let unshown = &mut self.subjects.entry(rank).or_default().unshown;
-        if unshown.len() == UNSHOWN_MAX {
-            // The oldest ones say how stale an answer is; the newest one, that it is.
-            unshown.pop_back();
-        }
-        unshown.push_back((time, now));
+        let subject = self.subjects.entry(rank).or_default();
+        // The oldest ones say how stale an answer is; the newest one, that it is.
+        push_newest(&mut subject.unshown, (time, now));
+        push_newest(&mut subject.stored, (sequence, time));
+    }
+
+    /// At `now` the server said that the service has acknowledged every message up to
+    /// this sequence.
+    pub fn acknowledged(&mut self, floor: u64, now: Duration) {
+        self.floors.push_back((now, floor));
     }
 
     /// A read of the subject starts at `now`.
     pub fn begin(&mut self, rank: u32, now: Duration) -> Begun {
-        let subject = self.subjects.entry(rank).or_default();
-        while let Some((ended, time)) = subject.young.front().copied()
-            && ended + SETTLED_AFTER <= now
+        while let Some((known, floor)) = self.floors.front().copied()
+            && known + SETTLED_AFTER <= now
         {
-            subject.young.pop_front();
+            self.floors.pop_front();
+            self.settled_floor = floor;
+        }
+        let subject = self.subjects.entry(rank).or_default();
+        while let Some((sequence, time)) = subject.stored.front().copied()
+            && sequence <= self.settled_floor
+        {
+            subject.stored.pop_front();
             subject.settled = subject.settled.max(Some(time));
         }
         Begun {
@@ -89,8 +105,8 @@ impl Freshness {
         }
     }
 
-    /// The read ended at `now` with a state of that time, or with none at all.
-    pub fn end(&mut self, read: &Begun, answer: Option<Timestamp>, now: Duration) -> Verdict {
+    /// The read ended with a state of that time, or with none at all.
+    pub fn end(&mut self, read: &Begun, answer: Option<Timestamp>) -> Verdict {
         let subject = self.subjects.entry(read.rank).or_default();
         let staleness = subject
             .unshown
@@ -99,10 +115,16 @@ impl Freshness {
             .map(|(_, acknowledged)| read.started.saturating_sub(*acknowledged))
             .max();
         subject.unshown.retain(|(time, _)| Some(*time) > answer);
-        subject.young.extend(answer.map(|time| (now, time)));
         Verdict {
             stale: answer < read.at_least,
             staleness: staleness.unwrap_or_default(),
         }
     }
+}
+
+fn push_newest<T>(remembered: &mut VecDeque<T>, newest: T) {
+    if remembered.len() == REMEMBERED_MAX {
+        remembered.pop_back();
+    }
+    remembered.push_back(newest);
 }

@@ -267,14 +267,18 @@ impl Publisher {
 
     fn settle(&self, answers: Vec<(Token, Answer)>) {
         let now = self.now();
-        let mut stored = Vec::new();
+        let (mut stored, mut sequences) = (Vec::new(), Vec::new());
         let mut ledger = self.ledger();
         for (token, answer) in answers {
             match answer {
                 Answer::Refused(words) => ledger.refused(token, words, now),
-                Answer::Stored { duplicate } => {
+                Answer::Stored {
+                    duplicate,
+                    sequence,
+                } => {
                     if let Some(waiting) = ledger.pending.remove(token) {
                         ledger.acknowledged(&waiting, duplicate, now);
+                        sequences.push(sequence);
                         stored.push(waiting);
                     }
                 }
@@ -284,12 +288,11 @@ impl Publisher {
         self.trace(&stored, Sending::Acknowledged);
         if let Some(freshness) = &self.freshness {
             let mut freshness = lock(freshness);
-            for recipe in stored
-                .iter()
-                .map(|waiting| waiting.recipe)
-                .filter(|recipe| recipe.variant == Variant::New)
-            {
-                freshness.acknowledged(self.rank(recipe.event), recipe.time, now);
+            for (waiting, sequence) in stored.iter().zip(sequences) {
+                let recipe = waiting.recipe;
+                if recipe.variant == Variant::New {
+                    freshness.stored(self.rank(recipe.event), recipe.time, sequence, now);
+                }
             }
         }
     }
@@ -358,8 +361,8 @@ fn not_after(end: End, until: Duration) -> Duration {
 
 /// What the server says about a message.
 enum Answer {
-    /// The stream holds it; `duplicate` when it did before.
-    Stored { duplicate: bool },
+    /// The stream holds it, at this sequence; `duplicate` when it did before.
+    Stored { duplicate: bool, sequence: u64 },
     /// It does not, for this reason.
     Refused(String),
 }
@@ -369,6 +372,8 @@ enum Answer {
 struct PublishAck<'a> {
     #[serde(default)]
     duplicate: bool,
+    #[serde(default, rename = "seq")]
+    sequence: u64,
     #[serde(default, borrow)]
     error: Option<&'a serde_json::value::RawValue>,
 }
@@ -381,7 +386,11 @@ fn answer(message: &Message) -> Answer {
         Ok(PublishAck {
             error: None,
             duplicate,
-        }) => Answer::Stored { duplicate },
+            sequence,
+        }) => Answer::Stored {
+            duplicate,
+            sequence,
+        },
         Ok(PublishAck {
             error: Some(error), ..
         }) => Answer::Refused(error.get().to_owned()),

@@ -3,10 +3,12 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use async_nats::{Client, jetstream};
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use reqwest::StatusCode;
 use serde::Deserialize;
 use tokio::sync::Semaphore;
+use tokio::time::MissedTickBehavior;
 
 use super::events::subject_name;
 use super::freshness::{Freshness, WATCHED_SUBJECTS};
@@ -15,13 +17,15 @@ use super::pacer::{Pace, Pacer};
 use super::publisher::{Publisher, lock};
 use super::random::{Purpose, Random};
 use super::report::Reads;
-use crate::config::Secret;
+use crate::config::{Config, Secret};
 use crate::event::Timestamp;
 
 /// Reads that wait for their answer, at most.
 const READS_IN_FLIGHT: u32 = 64;
 /// A read without an answer by then is an error.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
+/// How often the server is asked what the service has acknowledged.
+const ASK_FLOOR_EVERY: Duration = Duration::from_millis(250);
 /// Picks until one is of a watched subject.
 const PICKS: usize = 8;
 
@@ -29,6 +33,9 @@ const PICKS: usize = 8;
 #[derive(Debug)]
 pub(super) struct Reader {
     http: reqwest::Client,
+    jetstream: jetstream::Context,
+    stream: String,
+    consumer: String,
     api_url: String,
     token: Option<Secret>,
     seed: u64,
@@ -46,16 +53,20 @@ struct State {
 
 impl Reader {
     pub(super) fn new(
+        config: &Config,
         options: &Options,
-        token: Option<Secret>,
+        client: Client,
         seed: u64,
         publisher: Arc<Publisher>,
         freshness: Arc<Mutex<Freshness>>,
     ) -> Result<Self, reqwest::Error> {
         Ok(Self {
             http: reqwest::Client::builder().timeout(READ_TIMEOUT).build()?,
+            jetstream: jetstream::new(client),
+            stream: config.nats.stream.clone(),
+            consumer: config.nats.consumer.clone(),
             api_url: options.api_url.clone(),
-            token,
+            token: config.http.api_token.clone(),
             seed,
             publisher,
             freshness,
@@ -83,6 +94,31 @@ impl Reader {
                 }
             }
         }
+    }
+
+    /// Asks what the service has acknowledged, for as long as it is polled.
+    pub(super) async fn watch_floor(&self) {
+        let mut tick = tokio::time::interval(ASK_FLOOR_EVERY);
+        tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut mention = true;
+        loop {
+            tick.tick().await;
+            match self.floor().await {
+                Ok(floor) => lock(&self.freshness).acknowledged(floor, self.publisher.now()),
+                Err(error) if std::mem::take(&mut mention) => tracing::warn!(
+                    consumer = self.consumer,
+                    error = format!("{error:#}"),
+                    "cannot ask what the service has acknowledged: until then no read is called stale"
+                ),
+                Err(_) => {}
+            }
+        }
+    }
+
+    async fn floor(&self) -> anyhow::Result<u64> {
+        let stream = self.jetstream.get_stream_no_info(&self.stream).await?;
+        let info = stream.consumer_info(&self.consumer).await?;
+        Ok(info.ack_floor.stream_sequence)
     }
 
     /// Waits until every read that was started has ended, and hands over what they
@@ -122,7 +158,7 @@ impl Reader {
         let answer = self.newest(&subject_name(rank)).await;
         let now = self.publisher.now();
         let verdict = match &answer {
-            Ok(time) => Some(lock(&self.freshness).end(&begun, *time, now)),
+            Ok(time) => Some(lock(&self.freshness).end(&begun, *time)),
             Err(_) => None,
         };
         let mut reads = lock(&self.reads);

@@ -56,7 +56,7 @@ impl Counts {
 pub struct Reads {
     /// Reads that were answered.
     pub reads: u64,
-    /// Of those, answers older than an answer of a second before.
+    /// Of those, answers older than an event that was acknowledged a second before.
     pub stale: u64,
     /// Reads that were not answered, or not with an event.
     pub errors: u64,
@@ -134,7 +134,7 @@ pub struct Report {
     pub publish_latency_ms: QuantilesMs,
     /// Reads that were answered.
     pub reads: u64,
-    /// Answers older than an answer of a second before.
+    /// Answers older than an event that the service had acknowledged a second before.
     pub stale_reads: u64,
     /// Reads without an answer.
     pub read_errors: u64,

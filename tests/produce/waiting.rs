@@ -77,46 +77,60 @@ fn what_is_not_acknowledged_is_sent_again_and_given_up_in_the_end() {
 }
 
 #[test]
-fn a_read_a_second_after_another_ended_must_not_return_less() {
+fn a_read_a_second_after_an_acknowledgement_must_not_return_less() {
     let mut freshness = Freshness::default();
-    let first = freshness.begin(0, SECOND);
-    assert!(!freshness.end(&first, Some(at(20)), 2 * SECOND).stale);
+    freshness.stored(0, at(10), 4, SECOND);
+    freshness.stored(0, at(20), 5, SECOND);
+    freshness.stored(0, at(30), 6, SECOND);
+    // Whatever reads have shown.
+    let shown = freshness.begin(0, 2 * SECOND);
+    assert!(!freshness.end(&shown, Some(at(30))).stale);
+    freshness.acknowledged(5, 2 * SECOND);
 
     let soon = freshness.begin(0, millis(2_999));
     let late = freshness.begin(0, millis(3_000));
     assert!(
-        !freshness.end(&soon, Some(at(10)), 4 * SECOND).stale,
+        !freshness.end(&soon, Some(at(10))).stale,
         "started too early"
     );
-    assert!(freshness.end(&late, Some(at(10)), 4 * SECOND).stale);
+    assert!(freshness.end(&late, Some(at(10))).stale);
     let none = freshness.begin(0, 5 * SECOND);
-    assert!(
-        freshness.end(&none, None, 5 * SECOND).stale,
-        "gone is older too"
-    );
+    assert!(freshness.end(&none, None).stale, "gone is older too");
     let same = freshness.begin(0, 5 * SECOND);
-    assert!(!freshness.end(&same, Some(at(20)), 5 * SECOND).stale);
+    assert!(!freshness.end(&same, Some(at(20))).stale);
     let other = freshness.begin(1, 5 * SECOND);
-    assert!(!freshness.end(&other, None, 5 * SECOND).stale);
+    assert!(!freshness.end(&other, None).stale);
+}
+
+#[test]
+fn a_floor_that_a_crash_of_the_server_has_set_back_asks_for_less_and_forgets_nothing() {
+    let mut freshness = Freshness::default();
+    freshness.stored(0, at(10), 4, SECOND);
+    freshness.stored(0, at(20), 5, SECOND);
+    freshness.acknowledged(4, SECOND);
+    let read = freshness.begin(0, 2 * SECOND);
+    assert!(freshness.end(&read, None).stale);
+    freshness.acknowledged(5, 2 * SECOND);
+    freshness.acknowledged(3, millis(2_100));
+    let read = freshness.begin(0, 4 * SECOND);
+    assert!(!freshness.end(&read, Some(at(10))).stale);
+    assert!(freshness.end(&read, None).stale);
 }
 
 #[test]
 fn staleness_is_how_long_the_stream_had_what_a_read_did_not_show() {
     let mut freshness = Freshness::default();
-    freshness.acknowledged(0, at(10), millis(100));
-    freshness.acknowledged(0, at(11), millis(200));
-    freshness.acknowledged(0, at(12), millis(300));
+    freshness.stored(0, at(10), 1, millis(100));
+    freshness.stored(0, at(11), 2, millis(200));
+    freshness.stored(0, at(12), 3, millis(300));
     let read = freshness.begin(0, millis(500));
-    freshness.acknowledged(0, at(13), millis(600));
-    let verdict = freshness.end(&read, Some(at(10)), millis(700));
+    freshness.stored(0, at(13), 4, millis(600));
+    let verdict = freshness.end(&read, Some(at(10)));
     assert_eq!(
         verdict.staleness,
         millis(300),
         "at(11), acknowledged at 200 ms"
     );
     let read = freshness.begin(0, millis(800));
-    assert_eq!(
-        freshness.end(&read, Some(at(13)), millis(900)).staleness,
-        Duration::ZERO
-    );
+    assert_eq!(freshness.end(&read, Some(at(13))).staleness, Duration::ZERO);
 }
