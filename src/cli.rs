@@ -12,6 +12,7 @@ mod serve;
 mod startup;
 
 use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -33,6 +34,9 @@ pub enum Failure {
     Usage(String),
     /// Something failed while running. Exit code 1.
     Running(anyhow::Error),
+    /// The NATS client has broken down, which nothing in this process can mend: the process
+    /// starts again, and looks for the message that did it.
+    ClientLost,
 }
 
 impl<E: Into<anyhow::Error>> From<E> for Failure {
@@ -106,7 +110,25 @@ pub fn main() -> ExitCode {
             eprintln!("ganesh: {error:#}");
             ExitCode::FAILURE
         }
+        Err(Failure::ClientLost) => start_again(),
     }
+}
+
+/// Becomes a new process under the same id. Whatever had a part in the old one is gone, as after a
+/// crash: connections in the middle of something, and what waits for the client.
+fn start_again() -> ExitCode {
+    let mut again = match std::env::current_exe() {
+        Ok(program) => std::process::Command::new(program),
+        Err(error) => return not_started_again(&error),
+    };
+    again.args(std::env::args_os().skip(1));
+    again.env(serve::CLIENT_WAS_LOST, "true");
+    not_started_again(&again.exec())
+}
+
+fn not_started_again(error: &std::io::Error) -> ExitCode {
+    eprintln!("ganesh: the NATS client broke down, and ganesh cannot start itself again: {error}");
+    ExitCode::FAILURE
 }
 
 /// Adds what the working directory's `.env` says to the environment, which wins.

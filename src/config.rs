@@ -26,7 +26,7 @@ pub use settings::{SETTINGS, Setting};
 pub(crate) use sources::given;
 pub use sources::{arguments, reader};
 pub(crate) use subjects::is_valid as is_subject;
-pub use subjects::pattern_of;
+pub use subjects::{covers, pattern_of};
 
 use crate::messaging::streams::DLQ_SUBJECTS;
 

@@ -139,6 +139,7 @@ pub fn spawn(parts: Parts, stop: &CancellationToken) -> JoinSet<Result<(), Error
         rejections,
         health,
         metrics: metrics.clone(),
+        log: Arc::default(),
     };
     let outputs = store::Outputs {
         committed: to_cache,

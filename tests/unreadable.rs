@@ -91,10 +91,11 @@ async fn what_the_client_cannot_read_is_buried_and_blocks_nothing() {
 }
 
 #[tokio::test]
-async fn a_client_that_breaks_down_on_a_message_is_replaced_and_the_message_buried() {
+async fn a_message_on_which_the_client_breaks_down_is_buried_after_another_start() {
     let stack = Stack::start().await;
     let ganesh = stack.serve(&[("GANESH_ACK_WAIT", "2s")]).await;
     let jetstream = stack.jetstream().await;
+    let pid = ganesh.pid();
     for round in 0..2 {
         publish(&jetstream, &events(&format!("before-{round}"), 50)).await;
         publish_raw(&stack, RETURN).await;
@@ -106,7 +107,9 @@ async fn a_client_that_breaks_down_on_a_message_is_replaced_and_the_message_buri
     assert_eq!(stack.dead_letters().await, 2);
     assert!(ganesh.log().contains("the NATS client broke down"));
 
-    // The new client is as good as the first one: what it holds stays its own, and it ends in time.
+    // The same process to whoever watches it, and as good as before: what it holds stays its own, and
+    // it ends in time.
+    assert_eq!(ganesh.pid(), pid);
     let redelivered = ganesh.metric(REDELIVERED).await;
     let lock = stack.lock("events", "ACCESS EXCLUSIVE").await;
     publish(&jetstream, &events("held", 100)).await;

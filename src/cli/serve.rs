@@ -42,6 +42,8 @@ type Consumer = (PullConsumer, Arc<LastSeen>);
 
 /// How long NATS may take to take the last acknowledgements, where the grace period is long.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
+/// Tells a process that it starts because the NATS client of the one before it broke down.
+pub(super) const CLIENT_WAS_LOST: &str = "GANESH_CLIENT_WAS_LOST";
 /// How often partitions are looked after.
 const PARTITION_UPKEEP_EVERY: Duration = Duration::from_secs(60);
 
@@ -119,16 +121,16 @@ async fn serve(
     let api_server = tokio::spawn(api::serve(api_listener, api, token, stop.clone()));
     let (limits, ack_wait) = (held::Limits::of(&config.pipeline), config.nats.ack_wait);
     let (held, releases) = Held::new(limits, ack_wait, metrics.clone());
-    let jetstream = jetstream::new(client.clone());
     watch(config, &pool, &metrics, background);
-    tokio::spawn(lag::watch(
-        jetstream.clone(),
-        consumer.clone(),
-        seen.clone(),
-        held.clone(),
-        metrics.clone(),
-        background.clone(),
-    ));
+    let origin = Origin {
+        jetstream: jetstream::new(client.clone()),
+        drops: drops.clone(),
+        consumer,
+        seen,
+        health: health.clone(),
+        client_was_lost: std::env::var_os(CLIENT_WAS_LOST).is_some(),
+    };
+    watch_lag(&origin, &held, &metrics, background);
     let keeper_stop = CancellationToken::new();
     let keeper = Keeper {
         held: held.clone(),
@@ -138,16 +140,11 @@ async fn serve(
         metrics: metrics.clone(),
     };
     let keeper = tokio::spawn(keeper.run(keeper_stop.clone()));
+    let lost = connection::lost(drops.clone());
     let observer = Observer::new(config, metrics.clone(), spans, slow);
     let parts = Parts {
         config: config.clone(),
-        origin: Origin {
-            jetstream,
-            drops,
-            consumer,
-            seen,
-            health: health.clone(),
-        },
+        origin,
         held: held.clone(),
         writer: EventWriter::new(pool, metrics.clone()),
         reads,
@@ -156,11 +153,24 @@ async fn serve(
         observer: config.telemetry.enabled.then_some(observer),
         metrics,
     };
-    let result = run_pipeline(parts, stop, ending, &health).await;
+    let running = run_pipeline(parts, stop, ending, &health);
+    let result = tokio::select! {
+        biased; // what waits for the client would wait for ever
+        () = lost => return Err(client_lost()),
+        result = running => result,
+    };
     keeper_stop.cancel();
     finish(&client, keeper, api_server, &held, ending).await;
     background.cancel();
     result.map_err(|error| Failure::Running(anyhow!(error)))
+}
+
+fn client_lost() -> Failure {
+    tracing::error!(
+        "the NATS client broke down, as it does on a header value with a carriage return: starting \
+         again, and looking for the message"
+    );
+    Failure::ClientLost
 }
 
 /// A cache handle, with what keeps it usable running until `background` ends.
@@ -189,6 +199,18 @@ fn watch(config: &Config, pool: &PgPool, metrics: &Metrics, background: &Cancell
     ));
     let config = config.clone();
     tokio::spawn(keep_looking_after_partitions(config, pool, metrics));
+}
+
+/// Starts what asks for the consumer's lag, until `background` ends.
+fn watch_lag(origin: &Origin, held: &Arc<Held>, metrics: &Metrics, background: &CancellationToken) {
+    tokio::spawn(lag::watch(
+        origin.jetstream.clone(),
+        origin.consumer.clone(),
+        origin.seen.clone(),
+        held.clone(),
+        metrics.clone(),
+        background.clone(),
+    ));
 }
 
 /// Until every stage has ended; after `stop`, no longer than `ending` allows.

@@ -24,9 +24,52 @@ pub(super) fn overlap(one: &str, other: &str) -> bool {
     }
 }
 
+/// Whether every message that matches `inner` matches `outer` too.
+pub fn covers(outer: &str, inner: &str) -> bool {
+    let (mut outer, mut inner) = (outer.split('.'), inner.split('.'));
+    loop {
+        match (outer.next(), inner.next()) {
+            (None, None) | (Some(">"), Some(_)) => return true,
+            (Some("*"), Some(token)) if token != ">" => {}
+            (Some(a), Some(b)) if a == b => {}
+            _ => return false,
+        }
+    }
+}
+
 /// The first of these patterns that takes a message's subject. A subject is a pattern without
 /// wildcards.
 pub fn pattern_of<'a>(patterns: &'a [String], subject: &str) -> Option<&'a str> {
     let pattern = patterns.iter().find(|pattern| overlap(pattern, subject))?;
     Some(pattern)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::covers;
+
+    #[test]
+    fn a_pattern_covers_what_it_matches_in_every_case() {
+        for (outer, inner) in [
+            (">", "a"),
+            (">", "a.>"),
+            ("a.>", "a.b.>"),
+            ("a.>", "a.*"),
+            ("a.*", "a.*"),
+            ("a.*", "a.b"),
+            ("a.*.>", "a.b.c"),
+        ] {
+            assert!(covers(outer, inner), "{outer} {inner}");
+        }
+        for (outer, inner) in [
+            ("a", "b"),
+            ("a.>", "a"),
+            ("a.b", "a.*"),
+            ("a.*", "a.>"),
+            ("a.b.>", "a.>"),
+            ("a.*", "a.b.c"),
+        ] {
+            assert!(!covers(outer, inner), "{outer} {inner}");
+        }
+    }
 }

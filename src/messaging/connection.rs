@@ -44,7 +44,7 @@ pub async fn dropped(drops: &mut Drops, seen: u64) {
 }
 
 /// Waits until the client has broken down. A connection that is gone it makes again; but where it
-/// panics, as on a message whose header value has a carriage return in it, nobody does any more.
+/// panics, as on a message whose header value has a carriage return in it, nobody does.
 pub async fn lost(mut drops: Drops) {
     while drops.changed().await.is_ok() {}
 }

@@ -13,7 +13,7 @@ use time::OffsetDateTime;
 use super::streams::{
     self, api_error, creation_error, dlq_stream, dlq_stream_unfit, event_stream, event_stream_unfit,
 };
-use crate::config::{NatsConfig, PipelineConfig};
+use crate::config::{NatsConfig, PipelineConfig, covers};
 use crate::error::{Class, Code, Dependency, Error};
 
 /// `max_ack_pending` is shared by all replicas, and one that fills it starves the
@@ -351,9 +351,9 @@ pub fn consumer_unfit(
             .to_owned(),
     );
     let filters = filters(consumer);
-    let is_taken = |subject: &String| filters.contains(&subject.as_str());
+    let is_taken = |subject: &String| filters.iter().any(|filter| covers(filter, subject));
     check(
-        !filters.is_empty() && !filters.contains(&">") && !nats.subjects.iter().all(is_taken),
+        !filters.is_empty() && !nats.subjects.iter().all(is_taken),
         format!(
             "it takes {} alone: other messages of the stream would never be stored",
             filters.join(", ")

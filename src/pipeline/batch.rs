@@ -43,8 +43,8 @@ pub struct Batch {
     pub closed_at: u64,
     /// Attempts to write it that failed before it was set aside.
     pub failures: Failures,
-    /// How often Postgres had taken rows when it was set aside, if it was:
-    /// [`crate::storage::EventWriter::successes`].
+    /// When the last attempt began that was refused for a reason that we do not know, if it was set
+    /// aside for that: [`crate::storage::EventWriter::now`].
     pub set_aside_at: Option<u64>,
 }
 

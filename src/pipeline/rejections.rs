@@ -177,6 +177,16 @@ impl Rejections {
         }
     }
 
+    /// Takes a probe back that was refused for a reason that we do not know: too many rows are
+    /// refused still, it says no less than that.
+    pub fn put_back(&self, mut batch: Batch) {
+        batch.set_aside_at = None;
+        let mut state = self.state();
+        let rows = vec![true; batch.messages.len()];
+        state.window.note(Attempt::Probe, &rows, Instant::now());
+        state.held.push_back(batch);
+    }
+
     /// Judges a batch by how its rows ended (`true` is refused): gives back those that are to
     /// become dead letters, and holds the others.
     pub fn judge(

@@ -52,8 +52,8 @@ pub struct Origin {
     pub seen: Arc<LastSeen>,
     /// Is told when the stream is gone.
     pub health: Health,
-    /// The client before this one broke down: on a message, which is to be found before it is
-    /// delivered again.
+    /// The client of the process before this one broke down: on a message, which is to be found
+    /// before it is delivered again.
     pub client_was_lost: bool,
 }
 

@@ -17,6 +17,7 @@ use crate::storage::queries::Reads;
 use crate::storage::{EventWriter, Row, RowOutcome, WriteOptions};
 use crate::telemetry::batch::BatchRecord;
 use crate::telemetry::catalogue::Outcome;
+use crate::telemetry::logs::RateLimit;
 use crate::telemetry::record::now_nanos;
 use crate::telemetry::{Health, Metrics};
 
@@ -35,6 +36,8 @@ pub struct StoreStage {
     pub health: Health,
     /// Where it counts.
     pub metrics: Metrics,
+    /// What fails again and again is mentioned now and then.
+    pub log: Arc<RateLimit>,
 }
 
 /// A batch whose rows are committed. The messages stay where they are from here to
@@ -77,7 +80,7 @@ pub async fn run(
     stage: StoreStage,
     input: Arc<Mutex<Receiver<Batch>>>,
     outputs: Outputs,
-    set_aside: UnboundedSender<Batch>,
+    set_aside: UnboundedSender<(Batch, Attempt)>,
 ) -> Result<(), Error> {
     loop {
         // The writers take turns at the queue.
@@ -89,7 +92,11 @@ pub async fn run(
         let _until_judged = (attempt == Attempt::Probe).then_some(queue);
         let ended = match stage.store(batch, attempt).await? {
             Written::Decided(committed, letters) => outputs.take(committed, letters).await,
-            Written::Unexplained(batch) => set_aside.send(batch).map_err(|_| Closed),
+            Written::Unexplained(batch) if attempt == Attempt::Probe => {
+                stage.rejections.put_back(batch);
+                Ok(())
+            }
+            Written::Unexplained(batch) => set_aside.send((batch, attempt)).map_err(|_| Closed),
         };
         if ended.is_err() {
             return Ok(());
@@ -97,26 +104,44 @@ pub async fn run(
     }
 }
 
-/// Writes what was set aside, one batch after the other, until the writers have ended: each until
-/// Postgres takes it, or until it took others since and refuses this one again. Bounded by
-/// `GANESH_MAX_IN_FLIGHT`, as everything that carries a delivery.
+/// Tries what was set aside again and again, all of it in turn, until the writers have ended; what
+/// is left then is dropped, and so released. Bounded by `GANESH_MAX_IN_FLIGHT`, as everything that
+/// carries a delivery.
 ///
 /// # Errors
 /// Fatal ones of Postgres.
 pub async fn run_set_aside(
     stage: StoreStage,
-    mut input: UnboundedReceiver<Batch>,
+    mut input: UnboundedReceiver<(Batch, Attempt)>,
     outputs: Outputs,
 ) -> Result<(), Error> {
-    while let Some(batch) = input.recv().await {
-        let written = stage.store(batch, Attempt::Fresh).await?;
-        if let Written::Decided(committed, letters) = written
-            && outputs.take(committed, letters).await.is_err()
+    let mut waiting = Vec::new();
+    let mut backoff = Backoff::new();
+    loop {
         {
-            break;
+            let mut pause = std::pin::pin!(backoff.wait());
+            loop {
+                tokio::select! {
+                    batch = input.recv() => match batch {
+                        Some(batch) => waiting.push(batch),
+                        None => return Ok(()),
+                    },
+                    () = &mut pause, if !waiting.is_empty() => break,
+                }
+            }
+        }
+        for (batch, attempt) in std::mem::take(&mut waiting) {
+            match stage.store(batch, attempt).await? {
+                Written::Unexplained(batch) => waiting.push((batch, attempt)),
+                Written::Decided(committed, letters) => {
+                    backoff = Backoff::new();
+                    if outputs.take(committed, letters).await.is_err() {
+                        return Ok(());
+                    }
+                }
+            }
         }
     }
-    Ok(())
 }
 
 /// Nobody takes our output any more.
@@ -174,7 +199,7 @@ impl StoreStage {
 
     /// Tries until every row is decided, however long Postgres is away: the keeper
     /// keeps what we hold, and the source finds no room and pauses. `None` for rows that are refused
-    /// for a reason that we do not know, unless they were set aside for it already.
+    /// for a reason that we do not know, unless others were taken since they were the last time.
     async fn write_until_durable(
         &self,
         batch: &mut Batch,
@@ -185,8 +210,9 @@ impl StoreStage {
         let mut backoff = Backoff::new();
         loop {
             let recovery = self.health.recovery(Dependency::Postgres);
-            let since = |successes| self.writer.successes() > successes;
+            let since = |moment| self.writer.has_succeeded_since(moment);
             options.others_succeed = batch.set_aside_at.is_some_and(since);
+            let began = self.writer.now();
             let written = self.writer.write(&rows, &mut outcomes, options).await;
             let Err(error) = written else { break };
             self.metrics.dependency_error(&error);
@@ -194,10 +220,14 @@ impl StoreStage {
                 tracing::error!(%error, "Postgres refuses what we do; stopping");
                 return Err(error);
             }
-            tracing::warn!(%error, events = rows.len(), "a batch was not stored; trying again");
+            // There may be as many batches as are held.
+            if let Some(suppressed) = self.log.allow() {
+                let events = rows.len();
+                tracing::warn!(%error, events, suppressed, "a batch was not stored; trying again");
+            }
             batch.failures.add(&error);
-            if error.class == Class::Poison && batch.set_aside_at.is_none() {
-                batch.set_aside_at = Some(self.writer.successes());
+            if error.class == Class::Poison {
+                batch.set_aside_at = Some(began);
                 return Ok(None);
             }
             // What failed may have been committed all the same.

@@ -42,7 +42,8 @@ pub struct EventWriter {
     pool: PgPool,
     metrics: Metrics,
     inserts_left: Arc<AtomicU32>,
-    successes: Arc<AtomicU64>,
+    attempts: Arc<AtomicU64>,
+    newest_success: Arc<AtomicU64>,
 }
 
 /// How to write one batch.
@@ -52,7 +53,7 @@ pub struct WriteOptions {
     pub expect_duplicates: bool,
     /// Advance the cache's epoch in the batch's own transaction.
     pub advance_epoch: bool,
-    /// Since this batch failed other rows were written ([`EventWriter::successes`]): what is
+    /// Since this batch failed others were taken ([`EventWriter::has_succeeded_since`]): what is
     /// refused for a reason that we do not know is then to blame for it itself.
     pub others_succeed: bool,
 }
@@ -64,13 +65,19 @@ impl EventWriter {
             pool,
             metrics,
             inserts_left: Arc::default(),
-            successes: Arc::default(),
+            attempts: Arc::default(),
+            newest_success: Arc::default(),
         }
     }
 
-    /// How often Postgres has taken rows of any batch.
-    pub fn successes(&self) -> u64 {
-        self.successes.load(Ordering::Relaxed)
+    /// A moment, for [`Self::has_succeeded_since`]: attempts that begin later have a larger number.
+    pub fn now(&self) -> u64 {
+        self.attempts.load(Ordering::Relaxed)
+    }
+
+    /// Whether an attempt at any rows that began after this moment has succeeded.
+    pub fn has_succeeded_since(&self, moment: u64) -> bool {
+        self.newest_success.load(Ordering::Relaxed) > moment
     }
 
     /// Writes the rows that have no outcome yet, and notes how each ended. `rows`
@@ -111,7 +118,6 @@ impl EventWriter {
         while let Some(range) = bisection.next_part() {
             match self.write_range(&pending[range.clone()], options).await {
                 Ok(new) => {
-                    self.successes.fetch_add(1, Ordering::Relaxed);
                     for (row, new) in round[range].iter().zip(new) {
                         outcomes[*row] = Some(if new {
                             RowOutcome::Stored
@@ -205,10 +211,14 @@ impl EventWriter {
         options: WriteOptions,
     ) -> Result<Vec<bool>, Refused> {
         let mut connection = self.pool.acquire().await.map_err(|e| Refused::by(&e))?;
+        let number = self.attempts.fetch_add(1, Ordering::Relaxed) + 1;
         self.metrics.batch_writes(method).increment(1);
         let write = write_once(&mut connection, rows, method, options.advance_epoch);
         match tokio::time::timeout(WRITE_TIMEOUT, write).await {
-            Ok(Ok(new)) => Ok(new),
+            Ok(Ok(new)) => {
+                self.newest_success.fetch_max(number, Ordering::Relaxed);
+                Ok(new)
+            }
             Ok(Err(error)) => {
                 let refused = Refused::by(&error);
                 if needs_new_connection(&error, &refused.error) {

@@ -8,7 +8,7 @@ use sqlx::Executor;
 
 use crate::support::events::{events, publish};
 use crate::support::ledger::{assert_each_is_one_row_or_one_letter, letters};
-use crate::support::{Ganesh, Stack};
+use crate::support::{Ganesh, Stack, eventually};
 
 const REDELIVERED: &str = "ganesh_messages_redelivered_total";
 /// More batches than there are writers.
@@ -83,4 +83,72 @@ async fn a_server_that_refuses_everything_for_a_while_costs_no_row() {
     assert_eq!(stack.rows().await, 105);
     assert_eq!(stack.dead_letters().await, 0);
     assert!(ganesh.metric(REDELIVERED).await < f64::EPSILON);
+}
+
+/// So many in one batch that a pause begins.
+const TOO_MANY: usize = 600;
+const LARGE_BATCHES: [(&str, &str); 2] = [
+    ("GANESH_BATCH_MAX_EVENTS", "1000"),
+    ("GANESH_BATCH_LINGER_MS", "200"),
+];
+
+async fn is_ready(ganesh: &Ganesh) -> bool {
+    ganesh.admin("/readyz").await.0 == 200
+}
+
+/// One good event after the other, until there is no backlog.
+async fn publish_good_until_drained(stack: &Stack) -> i64 {
+    let jetstream = stack.jetstream().await;
+    let mut count = 0;
+    loop {
+        publish(&jetstream, &events(&format!("good-{count}"), 1)).await;
+        count += 1;
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        if stack.backlog().await == 0 && stack.dead_letters().await > 0 {
+            return count;
+        }
+        assert!(count < 200, "{} wait", stack.backlog().await);
+    }
+}
+
+/// Too many are refused, of which others that are stored say that it is their own fault.
+async fn paused() -> (Stack, Ganesh) {
+    let stack = Stack::start().await;
+    let ganesh = stack.serve(&LARGE_BATCHES).await;
+    refuse(&stack, "guilty%").await;
+    let jetstream = stack.jetstream().await;
+    publish(&jetstream, &events("guilty", TOO_MANY)).await;
+    eventually("they are refused", || async {
+        ganesh.log().contains("not today (SQLSTATE P0001)")
+    })
+    .await;
+    publish(&jetstream, &events("good", 1)).await;
+    eventually("it pauses", || async { !is_ready(&ganesh).await }).await;
+    (stack, ganesh)
+}
+
+#[tokio::test]
+async fn after_a_pause_that_they_made_they_become_letters_and_no_second_pause() {
+    let (stack, ganesh) = paused().await;
+    assert_eq!(stack.dead_letters().await, 0);
+    let good = publish_good_until_drained(&stack).await;
+    assert_eq!(stack.dead_letters().await, TOO_MANY as u64);
+    assert_eq!(stack.rows().await, good + 1);
+    assert!(is_ready(&ganesh).await);
+    assert_eq!(ganesh.log().matches("pausing, refused rows are").count(), 1);
+}
+
+#[tokio::test]
+async fn a_pause_ends_without_another_message_when_they_are_not_refused_any_more() {
+    let (stack, ganesh) = paused().await;
+    // A probe that is refused for a reason that says nothing is a refused one.
+    tokio::time::sleep(Duration::from_secs(12)).await;
+    assert!(!is_ready(&ganesh).await);
+    let end = "DROP TRIGGER refuse ON events";
+    stack.pool.execute(end).await.unwrap();
+    stack.wait_until_drained().await;
+    eventually("it is ready", || is_ready(&ganesh)).await;
+    let all = i64::try_from(TOO_MANY + 1).unwrap();
+    assert_eq!(stack.rows().await, all);
+    assert_eq!(stack.dead_letters().await, 0);
 }
