@@ -17,6 +17,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use clap::{Arg, ArgMatches, Command, value_parser};
+use tokio_util::sync::CancellationToken;
 
 use self::ending::{Ending, Step};
 use crate::config::{Config, ConfigErrors, Setting, TracesExporter, arguments, reader};
@@ -36,7 +37,10 @@ pub enum Failure {
     Running(anyhow::Error),
     /// The NATS client has broken down, which nothing in this process can mend: the process
     /// starts again, and looks for the message that did it.
-    ClientLost,
+    ClientLost {
+        /// Told to stop meanwhile, it does that.
+        stop: CancellationToken,
+    },
 }
 
 impl<E: Into<anyhow::Error>> From<E> for Failure {
@@ -110,7 +114,8 @@ pub fn main() -> ExitCode {
             eprintln!("ganesh: {error:#}");
             ExitCode::FAILURE
         }
-        Err(Failure::ClientLost) => start_again(),
+        Err(Failure::ClientLost { stop }) if stop.is_cancelled() => ExitCode::SUCCESS,
+        Err(Failure::ClientLost { .. }) => start_again(),
     }
 }
 

@@ -18,4 +18,4 @@ pub mod write;
 pub use classify::classify;
 pub use copy::encode as encode_copy;
 pub use row::Row;
-pub use write::{EventWriter, RowOutcome, WriteOptions};
+pub use write::{EventWriter, RowOutcome, WriteError, WriteOptions};

@@ -7,6 +7,7 @@ use rustix::process::{Pid, Resource, Rlimit, prlimit};
 
 use crate::support::events::{events, publish};
 use crate::support::ledger::assert_each_is_one_row_or_one_letter;
+use crate::support::stack::kill_sessions;
 use crate::support::{Ganesh, Stack};
 
 const REDELIVERED: &str = "ganesh_messages_redelivered_total";
@@ -46,9 +47,7 @@ async fn without_a_free_file_descriptor_events_are_stored_and_what_needs_one_wai
 
     // Connections that are ended cannot be made again now; their rows wait.
     limit_files(&ganesh, 3);
-    let kill = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
-         WHERE datname = current_database() AND application_name = 'ganesh'";
-    sqlx::query(kill).execute(&stack.pool).await.unwrap();
+    kill_sessions(&stack.pool).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     let behind = events("behind", 2_000);
     publish(&jetstream, &behind).await;

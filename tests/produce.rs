@@ -1,7 +1,8 @@
-//! `ganesh produce`, as far as it needs no server: the events and the messages, and
-//! by module the schedule, what waits for its acknowledgement, and the options.
+//! `ganesh produce`: the events and the messages, and by module the schedule, what waits for its
+//! acknowledgement, the options, and reads (these with a service).
 
 mod options;
+mod reads;
 mod schedule;
 mod waiting;
 

@@ -22,8 +22,8 @@ pub(super) fn command() -> Command {
              What is not acknowledged within 5 s is sent again under the same Nats-Msg-Id, and has failed \
              after 90 s. Ctrl-C or SIGTERM ends the sending, waits 10 s for acknowledgements and reports; \
              a second one reports at once. Exit code 1 when messages failed.\n\n\
-             With --read-rate it also judges reads: stale reads are answers older than the answer of a \
-             read that had ended a second before, and there must be none; staleness is for how long, \
+             With --read-rate it also judges reads: stale reads are answers older than an event \
+             that the service had acknowledged a second before, and there must be none; staleness is for how long, \
              when a read began, the stream had held an event that the answer did not show.",
         )
         .args(OPTIONS.iter().map(argument))

@@ -16,7 +16,7 @@ use tracing::Instrument;
 
 use super::Failure;
 use super::ending::{Ending, Step};
-use super::startup::{Deadline, wait_for, wait_for_postgres};
+use super::startup::{Deadline, wait_for, wait_for_schema};
 use crate::api::{self, Api, admin};
 use crate::cache::Cache;
 use crate::config::Config;
@@ -29,7 +29,7 @@ use crate::pipeline::observe::Observer;
 use crate::pipeline::source::Origin;
 use crate::pipeline::{self, Parts};
 use crate::storage::queries::Reads;
-use crate::storage::{EventWriter, classify, partitions, pool, schema};
+use crate::storage::{EventWriter, classify, partitions, pool};
 use crate::telemetry::logs::LogFilter;
 use crate::telemetry::record;
 use crate::telemetry::recorder::{self, Recorded};
@@ -156,7 +156,7 @@ async fn serve(
     let running = run_pipeline(parts, stop, ending, &health);
     let result = tokio::select! {
         biased; // what waits for the client would wait for ever
-        () = lost => return Err(client_lost()),
+        () = lost => return client_lost(stop),
         result = running => result,
     };
     keeper_stop.cancel();
@@ -165,12 +165,12 @@ async fn serve(
     result.map_err(|error| Failure::Running(anyhow!(error)))
 }
 
-fn client_lost() -> Failure {
+fn client_lost(stop: &CancellationToken) -> Result<(), Failure> {
     tracing::error!(
         "the NATS client broke down, as it does on a header value with a carriage return: starting \
-         again, and looking for the message"
+         again, unless told to stop, and looking for the message"
     );
-    Failure::ClientLost
+    Err(Failure::ClientLost { stop: stop.clone() })
 }
 
 /// A cache handle, with what keeps it usable running until `background` ends.
@@ -318,17 +318,7 @@ async fn prepare_postgres(
     deadline: Deadline,
 ) -> Result<PgPool, Failure> {
     let pool = pool::lazy(&config.postgres, config.pipeline.writers)?;
-    wait_for_postgres(&pool, deadline).await?;
-    if config.postgres.migrate_on_start {
-        schema::migrate(&pool)
-            .await
-            .map_err(|error| Failure::Running(anyhow!(schema::migrate_error(error))))?;
-    } else if schema::missing_migrations(&pool).await? > 0 {
-        return Err(Failure::Usage(
-            "GANESH_MIGRATE_ON_START=false, and the schema is not up to date: run `ganesh migrate`"
-                .to_owned(),
-        ));
-    }
+    wait_for_schema(&pool, config.postgres.migrate_on_start, deadline).await?;
     // Before the first event, or it would land in the default partition.
     look_after_partitions(config, &pool, metrics).await;
     Ok(pool)

@@ -1,4 +1,4 @@
-//! What `serve` and `migrate` share: waiting for dependencies that are not up yet.
+//! Waiting for dependencies that are not up yet.
 
 use std::future::Future;
 use std::time::Duration;
@@ -81,5 +81,38 @@ pub(super) async fn wait_for_postgres(pool: &PgPool, deadline: Deadline) -> Resu
         Ok(())
     } else {
         Err(Failure::Usage(unfit.join("\n")))
+    }
+}
+
+/// Waits for Postgres with the schema that we need, and applies the migrations that are missing if
+/// `migrate` says so: again where Postgres goes away in the middle.
+pub(super) async fn wait_for_schema(
+    pool: &PgPool,
+    migrate: bool,
+    deadline: Deadline,
+) -> Result<(), Failure> {
+    loop {
+        wait_for_postgres(pool, deadline).await?;
+        let missing = if migrate {
+            let migrated = schema::migrate(pool).await;
+            migrated.map(|()| 0).map_err(schema::migrate_error)
+        } else {
+            let missing = schema::missing_migrations(pool).await;
+            missing.map_err(|error| classify(&error))
+        };
+        match missing {
+            Ok(0) => return Ok(()),
+            Ok(_) => {
+                return Err(Failure::Usage(
+                    "GANESH_MIGRATE_ON_START=false, and the schema is not up to date: run `ganesh migrate`"
+                        .to_owned(),
+                ));
+            }
+            Err(error) if error.class == Class::Transient && Instant::now() < deadline.at => {
+                tracing::warn!(%error, "the schema was not looked after; trying again");
+                tokio::time::sleep(ATTEMPT_EVERY).await;
+            }
+            Err(error) => return Err(Failure::Running(anyhow!(error))),
+        }
     }
 }

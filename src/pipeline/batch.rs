@@ -43,8 +43,8 @@ pub struct Batch {
     pub closed_at: u64,
     /// Attempts to write it that failed before it was set aside.
     pub failures: Failures,
-    /// When the last attempt began that was refused for a reason that we do not know, if it was set
-    /// aside for that: [`crate::storage::EventWriter::now`].
+    /// The last attempt that was refused for a reason that we do not know, if it was set aside for
+    /// that: [`crate::storage::EventWriter::has_succeeded_since`].
     pub set_aside_at: Option<u64>,
 }
 

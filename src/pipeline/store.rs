@@ -1,6 +1,7 @@
 //! Store: one of several writers, each with one batch at a time; and one that has what they set
 //! aside.
 
+use std::collections::VecDeque;
 use std::sync::Arc;
 
 use tokio::sync::Mutex;
@@ -14,7 +15,7 @@ use super::rejections::{Attempt, Refused, Rejections};
 use crate::cache::Cache;
 use crate::error::{Class, Dependency, Error};
 use crate::storage::queries::Reads;
-use crate::storage::{EventWriter, Row, RowOutcome, WriteOptions};
+use crate::storage::{EventWriter, Row, RowOutcome, WriteError, WriteOptions};
 use crate::telemetry::batch::BatchRecord;
 use crate::telemetry::catalogue::Outcome;
 use crate::telemetry::logs::RateLimit;
@@ -104,8 +105,8 @@ pub async fn run(
     }
 }
 
-/// Tries what was set aside again and again, all of it in turn, until the writers have ended; what
-/// is left then is dropped, and so released. Bounded by `GANESH_MAX_IN_FLIGHT`, as everything that
+/// Tries what was set aside again and again, one batch after the other, until the writers have ended;
+/// what is left then is dropped, and so released. Bounded by `GANESH_MAX_IN_FLIGHT`, as everything that
 /// carries a delivery.
 ///
 /// # Errors
@@ -115,7 +116,7 @@ pub async fn run_set_aside(
     mut input: UnboundedReceiver<(Batch, Attempt)>,
     outputs: Outputs,
 ) -> Result<(), Error> {
-    let mut waiting = Vec::new();
+    let mut waiting = VecDeque::new();
     let mut backoff = Backoff::new();
     loop {
         {
@@ -123,21 +124,23 @@ pub async fn run_set_aside(
             loop {
                 tokio::select! {
                     batch = input.recv() => match batch {
-                        Some(batch) => waiting.push(batch),
+                        Some(batch) => waiting.push_back(batch),
                         None => return Ok(()),
                     },
                     () = &mut pause, if !waiting.is_empty() => break,
                 }
             }
         }
-        for (batch, attempt) in std::mem::take(&mut waiting) {
-            match stage.store(batch, attempt).await? {
-                Written::Unexplained(batch) => waiting.push((batch, attempt)),
-                Written::Decided(committed, letters) => {
-                    backoff = Backoff::new();
-                    if outputs.take(committed, letters).await.is_err() {
-                        return Ok(());
-                    }
+        let Some((batch, attempt)) = waiting.pop_front() else {
+            continue;
+        };
+        match stage.store(batch, attempt).await? {
+            Written::Unexplained(batch) => waiting.push_back((batch, attempt)),
+            Written::Decided(committed, letters) => {
+                // What has made a difference to this one does to the next one.
+                backoff = Backoff::new();
+                if outputs.take(committed, letters).await.is_err() {
+                    return Ok(());
                 }
             }
         }
@@ -210,11 +213,14 @@ impl StoreStage {
         let mut backoff = Backoff::new();
         loop {
             let recovery = self.health.recovery(Dependency::Postgres);
-            let since = |moment| self.writer.has_succeeded_since(moment);
+            let since = |attempt| self.writer.has_succeeded_since(attempt);
             options.others_succeed = batch.set_aside_at.is_some_and(since);
-            let began = self.writer.now();
             let written = self.writer.write(&rows, &mut outcomes, options).await;
-            let Err(error) = written else { break };
+            let (error, refused_at) = match written {
+                Ok(()) => break,
+                Err(WriteError::Failed(error)) => (error, None),
+                Err(WriteError::Unexplained { error, attempt }) => (error, Some(attempt)),
+            };
             self.metrics.dependency_error(&error);
             if error.class == Class::Fatal {
                 tracing::error!(%error, "Postgres refuses what we do; stopping");
@@ -226,8 +232,8 @@ impl StoreStage {
                 tracing::warn!(%error, events, suppressed, "a batch was not stored; trying again");
             }
             batch.failures.add(&error);
-            if error.class == Class::Poison {
-                batch.set_aside_at = Some(began);
+            if refused_at.is_some() {
+                batch.set_aside_at = refused_at;
                 return Ok(None);
             }
             // What failed may have been committed all the same.

@@ -4,7 +4,8 @@
 //! an older state of its subject. Those that do are stale. What the service has
 //! acknowledged is what the server says of its consumer: every message up to the
 //! acknowledgement floor. (A state can be read earlier, from its commit on, and for
-//! a moment an older one again: that is no stale read.) A service that never
+//! a moment an older one again: that is no stale read. An acknowledged message that
+//! became a dead letter is taken for an event all the same.) A service that never
 //! acknowledges breaks no such rule, hence the second figure: for how long, when a
 //! read began, the stream had held an event of the subject that is newer than the
 //! answer.
@@ -18,9 +19,11 @@ use crate::event::Timestamp;
 pub const SETTLED_AFTER: Duration = Duration::from_secs(1);
 /// Only the busiest subjects are watched and read, so that memory has a limit.
 pub const WATCHED_SUBJECTS: u32 = 10_000;
-/// Events of a subject that are remembered until a read shows them, or until the
-/// service has acknowledged them.
-const REMEMBERED_MAX: usize = 64;
+/// Events of a subject that are remembered until a read shows them.
+const UNSHOWN_MAX: usize = 64;
+/// Events of a subject that are remembered until the service has acknowledged them:
+/// those of some seconds, of the busiest one.
+const STORED_MAX: usize = 1_024;
 
 /// What is known of one subject. Times that are [`Duration`]s are since the start
 /// of the run; [`Timestamp`]s are the events' own.
@@ -73,8 +76,8 @@ impl Freshness {
         }
         let subject = self.subjects.entry(rank).or_default();
         // The oldest ones say how stale an answer is; the newest one, that it is.
-        push_newest(&mut subject.unshown, (time, now));
-        push_newest(&mut subject.stored, (sequence, time));
+        push_newest(&mut subject.unshown, UNSHOWN_MAX, (time, now));
+        push_newest(&mut subject.stored, STORED_MAX, (sequence, time));
     }
 
     /// At `now` the server said that the service has acknowledged every message up to
@@ -122,8 +125,8 @@ impl Freshness {
     }
 }
 
-fn push_newest<T>(remembered: &mut VecDeque<T>, newest: T) {
-    if remembered.len() == REMEMBERED_MAX {
+fn push_newest<T>(remembered: &mut VecDeque<T>, max: usize, newest: T) {
+    if remembered.len() == max {
         remembered.pop_back();
     }
     remembered.push_back(newest);

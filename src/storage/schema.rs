@@ -1,5 +1,6 @@
 //! What a server must be, and the migrations.
 
+use sqlx::ConnectOptions;
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::{PgConnection, PgPool};
 
@@ -70,7 +71,9 @@ impl ServerFacts {
 /// # Errors
 /// When one fails; those before it stay applied.
 pub async fn migrate(pool: &PgPool) -> Result<(), MigrateError> {
-    MIGRATIONS.run(pool).await
+    // On a connection of its own: after an error it has the lock still, and only its end gives it up.
+    let mut connection = pool.connect_options().connect().await?;
+    MIGRATIONS.run(&mut connection).await
 }
 
 /// How many migrations the database lacks; all of them when it has no table for them.

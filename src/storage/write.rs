@@ -70,14 +70,9 @@ impl EventWriter {
         }
     }
 
-    /// A moment, for [`Self::has_succeeded_since`]: attempts that begin later have a larger number.
-    pub fn now(&self) -> u64 {
-        self.attempts.load(Ordering::Relaxed)
-    }
-
-    /// Whether an attempt at any rows that began after this moment has succeeded.
-    pub fn has_succeeded_since(&self, moment: u64) -> bool {
-        self.newest_success.load(Ordering::Relaxed) > moment
+    /// Whether an attempt at any rows that began after this one has succeeded.
+    pub fn has_succeeded_since(&self, attempt: u64) -> bool {
+        self.newest_success.load(Ordering::Relaxed) > attempt
     }
 
     /// Writes the rows that have no outcome yet, and notes how each ended. `rows`
@@ -85,15 +80,13 @@ impl EventWriter {
     /// same `outcomes`: what was decided stays decided.
     ///
     /// # Errors
-    /// Transient ones, to be tried again, and fatal ones. A refused row is no error; but
-    /// [`Class::Poison`] says that every row is refused for a reason that we do not know, and that
-    /// either they or the server may be to blame.
+    /// A refused row is none, unless every row is refused and nobody knows who is to blame.
     pub async fn write(
         &self,
         rows: &[Row<'_>],
         outcomes: &mut [Option<RowOutcome>],
         options: WriteOptions,
-    ) -> Result<(), Error> {
+    ) -> Result<(), WriteError> {
         loop {
             let round = next_round(rows, outcomes);
             if round.is_empty() {
@@ -110,11 +103,12 @@ impl EventWriter {
         round: &[usize],
         outcomes: &mut [Option<RowOutcome>],
         options: WriteOptions,
-    ) -> Result<(), Error> {
+    ) -> Result<(), WriteError> {
         let pending: Vec<Row<'_>> = round.iter().map(|i| rows[*i]).collect();
         let mut bisection = Bisection::new(pending.len());
         let mut unexplained = Vec::new();
         let mut inspected = false;
+        let mut first_refused = None;
         while let Some(range) = bisection.next_part() {
             match self.write_range(&pending[range.clone()], options).await {
                 Ok(new) => {
@@ -126,8 +120,11 @@ impl EventWriter {
                         });
                     }
                 }
-                Err(refused) if refused.error.class != Class::Poison => return Err(refused.error),
+                Err(refused) if refused.error.class != Class::Poison => {
+                    return Err(WriteError::Failed(refused.error));
+                }
                 Err(refused) if range.len() > 1 => {
+                    first_refused.get_or_insert(refused.attempt);
                     let searched = std::mem::replace(&mut inspected, true);
                     let (rows, places) = (&pending[range.clone()], &round[range.clone()]);
                     if refused.error.code == Code::RejectedRow
@@ -143,10 +140,18 @@ impl EventWriter {
                     let rejected = RowOutcome::Rejected(refused.error.detail);
                     outcomes[round[range.start]] = Some(rejected);
                 }
-                Err(refused) => unexplained.push((round[range.start], refused.error)),
+                Err(refused) => {
+                    first_refused.get_or_insert(refused.attempt);
+                    unexplained.push((round[range.start], refused.error));
+                }
             }
         }
-        blame(unexplained, outcomes, options.others_succeed)
+        blame(unexplained, outcomes, options.others_succeed).map_err(|error| {
+            WriteError::Unexplained {
+                error,
+                attempt: first_refused.unwrap_or_default(),
+            }
+        })
     }
 
     /// Rejects what can be found at once. False when that is nothing, or when the search itself
@@ -210,7 +215,8 @@ impl EventWriter {
         method: WriteMethod,
         options: WriteOptions,
     ) -> Result<Vec<bool>, Refused> {
-        let mut connection = self.pool.acquire().await.map_err(|e| Refused::by(&e))?;
+        let acquired = self.pool.acquire().await;
+        let mut connection = acquired.map_err(|error| Refused::by(&error, 0))?;
         let number = self.attempts.fetch_add(1, Ordering::Relaxed) + 1;
         self.metrics.batch_writes(method).increment(1);
         let write = write_once(&mut connection, rows, method, options.advance_epoch);
@@ -220,7 +226,7 @@ impl EventWriter {
                 Ok(new)
             }
             Ok(Err(error)) => {
-                let refused = Refused::by(&error);
+                let refused = Refused::by(&error, number);
                 if needs_new_connection(&error, &refused.error) {
                     drop(connection.detach());
                 }
@@ -231,23 +237,40 @@ impl EventWriter {
                 Err(Refused {
                     error: Error::timeout(Dependency::Postgres, "writing a batch"),
                     line: None,
+                    attempt: number,
                 })
             }
         }
     }
 }
 
-/// An error, and the row that it names.
+/// Why not every row of a batch is decided.
+#[derive(Debug)]
+pub enum WriteError {
+    /// To be tried again, or fatal.
+    Failed(Error),
+    /// Every row is refused for a reason that we do not know: they are to blame, or the server is.
+    Unexplained {
+        /// What the server said of the first.
+        error: Error,
+        /// The number of the first attempt that it refused: [`EventWriter::has_succeeded_since`].
+        attempt: u64,
+    },
+}
+
+/// An error, the row that it names, and the number of the attempt.
 struct Refused {
     error: Error,
     line: Option<usize>,
+    attempt: u64,
 }
 
 impl Refused {
-    fn by(error: &sqlx::Error) -> Self {
+    fn by(error: &sqlx::Error, attempt: u64) -> Self {
         Self {
             error: classify(error),
             line: copy_line(error),
+            attempt,
         }
     }
 }

@@ -9,11 +9,12 @@ use sqlx::Connection;
 use sqlx::postgres::PgConnection;
 use tokio::task::JoinSet;
 
-use super::server::{errors, kill_sessions};
+use super::server::errors;
 use super::{REDELIVERED, assert_all_are_rows_at_their_first_delivery};
 use crate::support::events::{events, publish};
 use crate::support::ledger::assert_each_is_one_row_or_one_letter;
 use crate::support::proxy::{Manner, Proxy};
+use crate::support::stack::kill_sessions;
 use crate::support::{Ganesh, Stack, eventually, servers};
 
 const DUPLICATES: &str = "ganesh_messages_settled_total{outcome=\"duplicate\"}";

@@ -8,6 +8,7 @@ use sqlx::postgres::PgExecutor;
 use super::{REDELIVERED, assert_all_are_rows_at_their_first_delivery};
 use crate::support::events::{events, publish};
 use crate::support::ledger::assert_each_is_one_row_or_one_letter;
+use crate::support::stack::kill_sessions;
 use crate::support::{Ganesh, Stack, eventually};
 
 pub fn errors(code: &str) -> String {
@@ -16,13 +17,6 @@ pub fn errors(code: &str) -> String {
 
 async fn execute<'a>(executor: impl PgExecutor<'a>, statement: &str) {
     sqlx::query(statement).execute(executor).await.unwrap();
-}
-
-/// Ends every session of this database but the test's.
-pub async fn kill_sessions<'a>(executor: impl PgExecutor<'a>) {
-    let kill = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
-         WHERE datname = current_database() AND application_name = 'ganesh'";
-    execute(executor, kill).await;
 }
 
 #[tokio::test]

@@ -89,7 +89,7 @@ async fn a_server_that_refuses_everything_for_a_while_costs_no_row() {
 const TOO_MANY: usize = 600;
 const LARGE_BATCHES: [(&str, &str); 2] = [
     ("GANESH_BATCH_MAX_EVENTS", "1000"),
-    ("GANESH_BATCH_LINGER_MS", "200"),
+    ("GANESH_BATCH_LINGER_MS", "1000"),
 ];
 
 async fn is_ready(ganesh: &Ganesh) -> bool {

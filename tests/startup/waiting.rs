@@ -5,6 +5,8 @@ use std::time::{Duration, Instant};
 
 use super::ended_with;
 use crate::support::events::{events, publish};
+use crate::support::keys::wait_until_so_many_wait;
+use crate::support::stack::kill_sessions;
 use crate::support::{Ganesh, Stack, eventually};
 
 async fn wait_for_line(ganesh: &Ganesh, words: &str) {
@@ -32,6 +34,19 @@ async fn postgres_that_comes_later_is_waited_for() {
     wait_for_line(&ganesh, "waiting for Postgres (POSTGRES_URL)").await;
     assert_eq!(ganesh.admin("/readyz").await.0, 503);
     stack.postgres.as_mut().unwrap().run();
+    ganesh.wait_until_ready().await;
+}
+
+#[tokio::test]
+async fn postgres_that_goes_away_during_the_migrations_is_waited_for() {
+    let stack = Stack::start().await;
+    ganesh::storage::schema::migrate(&stack.pool).await.unwrap();
+    let lock = stack.lock("_sqlx_migrations", "ACCESS EXCLUSIVE").await;
+    let ganesh = Ganesh::serve(&stack, &[]);
+    wait_until_so_many_wait(&stack, 1).await;
+    kill_sessions(&stack.pool).await;
+    wait_for_line(&ganesh, "the schema was not looked after; trying again").await;
+    lock.rollback().await.unwrap();
     ganesh.wait_until_ready().await;
 }
 

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use async_nats::jetstream;
-use sqlx::postgres::{PgPool, PgPoolOptions};
+use sqlx::postgres::{PgExecutor, PgPool, PgPoolOptions};
 use sqlx::{Connection, PgConnection, Postgres, Transaction};
 
 use super::servers::{self, Server};
@@ -167,6 +167,13 @@ pub async fn new_database() -> String {
         .await
         .unwrap();
     url(port, &database)
+}
+
+/// Ends every session of ganesh with this database.
+pub async fn kill_sessions<'a>(executor: impl PgExecutor<'a>) {
+    let kill = "SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity \
+         WHERE datname = current_database() AND application_name = 'ganesh'";
+    sqlx::query(kill).execute(executor).await.unwrap();
 }
 
 fn url(port: u16, database: &str) -> String {
