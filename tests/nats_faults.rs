@@ -178,6 +178,26 @@ fn stream_config() -> async_nats::jetstream::stream::Config {
 }
 
 #[tokio::test]
+async fn a_consumer_that_is_gone_when_the_connection_stands_again_is_made_again_too() {
+    let stack = Stack::start().await;
+    let proxy = Proxy::start(stack.nats.port()).await;
+    let url = format!("nats://127.0.0.1:{}", proxy.port);
+    let ganesh = stack.serve(&[("NATS_URL", &url)]).await;
+    let jetstream = stack.jetstream().await;
+    publish(&jetstream, &events("before", 50)).await;
+    stack.wait_until_drained().await;
+    // A cut by a server that runs on looks like a message that cannot be read, which is looked for.
+    proxy.behave(Manner::Hold);
+    let deleted = jetstream.delete_consumer_from_stream("ganesh", "EVENTS");
+    assert!(deleted.await.unwrap().success);
+    proxy.cut();
+    proxy.behave(Manner::Pass);
+    publish(&jetstream, &events("behind", 50)).await;
+    stack.wait_for_rows(100).await;
+    ganesh.wait_until_ready().await;
+}
+
+#[tokio::test]
 async fn a_stream_that_is_deleted_is_reported_and_not_made_again_behind_our_back() {
     let stack = Stack::start().await;
     let ganesh = stack.serve(&[]).await;

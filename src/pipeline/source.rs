@@ -93,26 +93,24 @@ pub async fn run(
             () = stop.cancelled() => break,
             room = source.room(&mut outbox) => room,
         };
-        let Ok(room) = room else { return Ok(()) };
-        let error = match looked {
-            Err(Closed) => return Ok(()),
-            Ok(Err(error)) => error,
-            Ok(Ok(())) => match source.pull(room, &mut outbox).await? {
-                PullEnd::Ordinary => {
-                    // Whoever made it again: us, another replica, or an operator.
-                    source.origin.health.set_stream_gone(false);
-                    backoff = Backoff::new();
-                    continue;
-                }
-                PullEnd::Cut => continue,
-                PullEnd::Closed => return Ok(()),
-                PullEnd::Overdue => response_error("the end of a pull did not arrive"),
-                PullEnd::Failed(why) => response_error(&why),
-                PullEnd::Gone => match source.restore().await {
-                    Ok(()) => continue,
-                    Err(error) if error.class == Class::Fatal => return Err(error),
-                    Err(error) => error,
-                },
+        let (Ok(()), Ok(room)) = (looked, room) else {
+            return Ok(());
+        };
+        let error = match source.pull(room, &mut outbox).await? {
+            PullEnd::Ordinary => {
+                // Whoever made it again: us, another replica, or an operator.
+                source.origin.health.set_stream_gone(false);
+                backoff = Backoff::new();
+                continue;
+            }
+            PullEnd::Cut => continue,
+            PullEnd::Closed => return Ok(()),
+            PullEnd::Overdue => response_error("the end of a pull did not arrive"),
+            PullEnd::Failed(why) => response_error(&why),
+            PullEnd::Gone => match source.restore().await {
+                Ok(()) => continue,
+                Err(error) if error.class == Class::Fatal => return Err(error),
+                Err(error) => error,
             },
         };
         tracing::warn!(%error, "pulling messages failed; trying again");
@@ -191,18 +189,21 @@ impl Source {
     }
 
     /// Where the connection dropped: looks whether a message made it, before that is delivered
-    /// again.
-    async fn look_into_drops(&mut self) -> Result<(), Error> {
+    /// again. Where that fails (the consumer was deleted as well, say) the next pull finds out more:
+    /// a message that drops the connection does so once more, and is looked for then.
+    async fn look_into_drops(&mut self) {
         let drops = *self.origin.drops.borrow();
         if drops > self.drops_seen {
             connection::connected(&self.client, &mut self.origin.drops).await;
             self.drops_seen = drops;
             self.unreadables.suspect();
         }
-        if self.unreadables.is_due() {
-            self.unreadables.bury().await?;
+        if self.unreadables.is_due()
+            && let Err(error) = self.unreadables.bury().await
+        {
+            tracing::warn!(%error, "looking for messages that cannot be read failed");
+            self.intake.metrics.dependency_error(&error);
         }
-        Ok(())
     }
 
     /// Looks what became of the consumer, and makes it again if it was deleted.

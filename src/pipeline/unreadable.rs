@@ -72,6 +72,7 @@ impl Unreadables {
 
     /// Looks at what is delivered and not held, and hands on what cannot be read.
     pub(super) async fn bury(&mut self) -> Result<(), Error> {
+        self.is_due = false;
         let (candidates, is_all) = self.search.candidates(&self.held).await?;
         let count = candidates.len();
         let (mut readable, mut buried) = (Vec::with_capacity(count), 0_usize);
