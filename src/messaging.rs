@@ -10,6 +10,7 @@ pub mod lag;
 pub mod letters;
 mod removed;
 pub mod streams;
+pub mod unfit;
 pub mod unreadable;
 
 pub use delivery::Delivery;

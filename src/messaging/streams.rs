@@ -8,7 +8,7 @@ use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, RetentionPolicy
 use async_nats::jetstream::{self, Context, ErrorCode};
 use time::OffsetDateTime;
 
-use super::consumer::Unfit;
+use super::unfit::Unfit;
 use crate::config::NatsConfig;
 use crate::error::{Class, Code, Dependency, Error};
 

@@ -7,7 +7,7 @@ use async_nats::jetstream::{self, Context, stream};
 use super::{ANSWER_TIMEOUT, Finding, failed, ok, warning};
 use crate::config::Config;
 use crate::error::Error;
-use crate::messaging::consumer::{Unfit, consumer_unfit};
+use crate::messaging::unfit::{Unfit, consumer_unfit};
 use crate::messaging::{connection, consumer, held, streams};
 use crate::telemetry::{Health, Histograms, Metrics};
 
