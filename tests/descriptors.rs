@@ -3,9 +3,8 @@
 use std::net::TcpStream;
 use std::time::Duration;
 
-use rustix::process::{Pid, Resource, Rlimit, prlimit};
-
 use crate::support::events::{events, publish};
+use crate::support::ganesh::FILES_MAX;
 use crate::support::ledger::assert_each_is_one_row_or_one_letter;
 use crate::support::stack::kill_sessions;
 use crate::support::{Ganesh, Stack};
@@ -15,15 +14,6 @@ const REDELIVERED: &str = "ganesh_messages_redelivered_total";
 fn open_files(ganesh: &Ganesh) -> usize {
     let open = std::fs::read_dir(format!("/proc/{}/fd", ganesh.pid()));
     open.unwrap().count()
-}
-
-fn limit_files(ganesh: &Ganesh, files: usize) {
-    let pid = i32::try_from(ganesh.pid()).ok().and_then(Pid::from_raw);
-    let limit = Rlimit {
-        current: Some(files as u64),
-        maximum: Some(1_024),
-    };
-    prlimit(pid, Resource::Nofile, limit).unwrap();
 }
 
 #[tokio::test]
@@ -36,7 +26,7 @@ async fn without_a_free_file_descriptor_events_are_stored_and_what_needs_one_wai
     stack.wait_until_drained().await;
 
     // Clients of the API take what is left, and would take more.
-    limit_files(&ganesh, open_files(&ganesh) + 8);
+    ganesh.limit_files(open_files(&ganesh) + 8);
     let api = ganesh.api.trim_start_matches("http://").to_owned();
     let clients: Vec<TcpStream> = (0..40).map(|_| TcpStream::connect(&api).unwrap()).collect();
     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -46,14 +36,14 @@ async fn without_a_free_file_descriptor_events_are_stored_and_what_needs_one_wai
     assert!(ganesh.log().contains("connection not accepted; it waits"));
 
     // Connections that are ended cannot be made again now; their rows wait.
-    limit_files(&ganesh, 3);
+    ganesh.limit_files(3);
     kill_sessions(&stack.pool).await;
     tokio::time::sleep(Duration::from_secs(1)).await;
     let behind = events("behind", 2_000);
     publish(&jetstream, &behind).await;
     tokio::time::sleep(Duration::from_secs(6)).await;
     assert_eq!(stack.rows().await, 2_100);
-    limit_files(&ganesh, 1_024);
+    ganesh.limit_files(FILES_MAX);
     drop(clients);
     stack.wait_until_drained().await;
     let all = [before, without, behind].concat();

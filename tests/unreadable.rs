@@ -4,34 +4,19 @@ use std::collections::BTreeMap;
 
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use rustix::process::Signal;
 
 use crate::support::events::{events, publish};
-use crate::support::{Ganesh, Stack, eventually, raw_nats};
+use crate::support::raw_nats::{self, Raw, UNREADABLE};
+use crate::support::servers::send_signal;
+use crate::support::{Ganesh, Stack, eventually};
 
 const BURIED: &str = "ganesh_dead_letters_total{reason=\"unreadable\"}";
 const HELD: &str = "ganesh_in_flight_messages";
 const REDELIVERED: &str = "ganesh_messages_redelivered_total";
 
-/// Subject, header block, body.
-type Raw = (&'static [u8], &'static [u8], &'static [u8]);
-
-const UNREADABLE: [Raw; 5] = [
-    (
-        b"events.header",
-        b"NATS/1.0\r\nname: \xff\xfe\r\n\r\n",
-        b"one",
-    ),
-    (
-        b"events.subject.\xff\xfe",
-        b"NATS/1.0\r\na: b\r\n\r\n",
-        b"two",
-    ),
-    (b"events.space", b"NATS/1.0\r\na name: b\r\n\r\n", b"three"),
-    (b"events.colon", b"NATS/1.0\r\nno colon\r\n\r\n", b"four"),
-    RETURN,
-];
 /// At this one the client does not only drop the connection: it panics.
-const RETURN: Raw = (b"events.return", b"NATS/1.0\r\na: b\rc\r\n\r\n", b"five");
+const RETURN: Raw = UNREADABLE[4];
 
 async fn publish_raw(stack: &Stack, (subject, headers, body): Raw) -> u64 {
     let port = stack.nats.port();
@@ -119,6 +104,34 @@ async fn a_message_on_which_the_client_breaks_down_is_buried_after_another_start
     let added = ganesh.metric(REDELIVERED).await - redelivered;
     assert!(added.abs() < f64::EPSILON, "{added}");
     assert!(ganesh.terminate().await.success());
+}
+
+#[tokio::test]
+async fn told_to_stop_while_it_ends_for_another_start_it_ends_for_good() {
+    let stack = Stack::start().await;
+    // A collector that takes spans and never says so: the first end waits for it.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let endpoint = format!("http://{}", silent.local_addr().unwrap());
+    let settings = [
+        ("GANESH_ACK_WAIT", "2s"),
+        ("GANESH_SHUTDOWN_GRACE", "6s"),
+        ("OTEL_TRACES_EXPORTER", "otlp"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", endpoint.as_str()),
+        ("GANESH_TRACE_BASELINE", "1"),
+    ];
+    let mut ganesh = stack.serve(&settings).await;
+    publish_raw(&stack, RETURN).await;
+    eventually("the client is lost", || async {
+        ganesh.log().contains("the NATS client broke down")
+    })
+    .await;
+    send_signal(ganesh.pid(), Signal::TERM);
+    assert!(ganesh.wait().await.success());
+    assert_eq!(ganesh.log().matches("\"starting\"").count(), 1);
+    // Nothing is lost by it: the next one finds the message.
+    let _next = stack.serve(&[("GANESH_ACK_WAIT", "2s")]).await;
+    stack.wait_until_drained().await;
+    assert_eq!(stack.dead_letters().await, 1);
 }
 
 #[tokio::test]

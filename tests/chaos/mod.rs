@@ -4,32 +4,29 @@
 //! `make chaos MINUTES=30 SEED=7`; a short run is among the tests.
 
 mod cache;
+mod nats;
+mod postgres;
+mod replicas;
 mod scene;
 mod schedule;
+mod special;
 mod verify;
 
 use std::collections::BTreeMap;
 use std::process::{Child, Stdio};
 use std::time::{Duration, Instant};
 
-use async_nats::HeaderMap;
-use async_nats::jetstream::Context;
-use bytes::Bytes;
-use ganesh::event::{self, Data, Event};
 use rustix::process::Signal;
 use tokio_util::sync::CancellationToken;
 
 use self::scene::Scene;
-use self::schedule::{Fault, REPLICAS, steps};
-use self::verify::{Checked, POISON, Sent};
-use crate::support::events::event as ordinary;
+use self::schedule::{Fault, steps};
+use self::verify::{Checked, Sent};
 use crate::support::ganesh::command;
 use crate::support::servers::send_signal;
 
 /// Reads of newest states a second.
 const READS_PER_SECOND: &str = "50";
-/// How often a message comes that the producer does not make.
-const SPECIAL_EVERY: Duration = Duration::from_millis(100);
 
 /// What to run.
 #[derive(Debug, Clone, Copy)]
@@ -42,6 +39,13 @@ pub struct Plan {
     pub rate: u32,
 }
 
+impl Plan {
+    /// Every other seed has a cluster of three NATS servers instead of one.
+    fn has_cluster(&self) -> bool {
+        self.seed % 2 == 1
+    }
+}
+
 /// What was seen.
 #[derive(Debug)]
 pub struct Report {
@@ -49,7 +53,8 @@ pub struct Report {
     pub faults: BTreeMap<String, u32>,
     /// What was compared at the end.
     pub checked: Checked,
-    /// Deliveries that were not the first of their message.
+    /// Deliveries that were not the first of their message, at least: a process that is killed, or at
+    /// whose message the client panics, takes its last ones with it.
     pub redelivered: f64,
     /// From the end of a fault until nothing waited any more: the longest, and after what.
     pub longest_recovery: (Duration, Option<Fault>),
@@ -72,10 +77,10 @@ impl Drop for Producer {
 /// # Panics
 /// When a promise does not hold.
 pub async fn run(plan: Plan) -> Report {
-    let mut scene = Scene::start().await;
+    let mut scene = Scene::start(plan.has_cluster()).await;
     let mut producer = produce(&scene, plan);
     let stop = CancellationToken::new();
-    let special = tokio::spawn(publish_special(scene.stack.jetstream().await, stop.clone()));
+    let special = tokio::spawn(special::publish_some(scene.jetstream().await, stop.clone()));
     let began = Instant::now();
     let mut faults = BTreeMap::new();
     let mut longest_recovery = (Duration::ZERO, None);
@@ -104,10 +109,9 @@ pub async fn run(plan: Plan) -> Report {
     // P5 speaks of reads that start a second after an acknowledgement.
     tokio::time::sleep(Duration::from_millis(1_100)).await;
     let redelivered = scene.redelivered().await;
-    let apis: Vec<String> = (0..REPLICAS).map(|replica| scene.api(replica)).collect();
     Report {
         faults,
-        checked: verify::verify(&scene.stack, &apis, sent + special).await,
+        checked: verify::verify(&scene, sent + special + scene.sent).await,
         redelivered,
         longest_recovery,
         reads,
@@ -135,7 +139,8 @@ fn produce(scene: &Scene, plan: Plan) -> Producer {
         &api,
         "--json",
     ];
-    let child = command(Some(&scene.stack), &arguments, &[])
+    let nats = scene.nats_urls();
+    let child = command(Some(&scene.stack), &arguments, &[("NATS_URL", &nats)])
         .stdin(Stdio::null())
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -164,48 +169,6 @@ fn finish(Producer(producer): &mut Producer) -> (Sent, u64) {
         letters: [0, invalid],
     };
     (sent, count("reads"))
-}
-
-/// What the producer does not make: rows that Postgres refuses, messages that are no CloudEvents.
-async fn publish_special(jetstream: Context, stop: CancellationToken) -> Sent {
-    let mut sent = Sent::default();
-    for number in 0u64.. {
-        tokio::select! {
-            () = stop.cancelled() => break,
-            () = tokio::time::sleep(SPECIAL_EVERY) => {}
-        }
-        let is_poison = number % 2 == 0;
-        let (headers, body) = if is_poison {
-            event::encode_binary(&Event {
-                data: Data::Json(Bytes::from_static(b"{\"nul\":\"\\u0000\"}")),
-                ..ordinary(&format!("{POISON}{number}"))
-            })
-        } else {
-            (
-                HeaderMap::new(),
-                Bytes::from(format!("{{\"plain\":{number}}}")),
-            )
-        };
-        let published = jetstream.publish_with_headers("events.special", headers, body);
-        let is_acknowledged = match published.await {
-            Ok(acknowledgement) => acknowledgement.await.is_ok(),
-            Err(_) => false,
-        };
-        // Without an answer it can have been stored or not.
-        let counts = [u64::from(is_acknowledged), 1];
-        let (rows, letters) = if is_poison {
-            ([0; 2], counts)
-        } else {
-            (counts, [0; 2])
-        };
-        sent = sent
-            + Sent {
-                messages: counts,
-                rows,
-                letters,
-            };
-    }
-    sent
 }
 
 impl std::fmt::Display for Report {

@@ -2,61 +2,91 @@
 
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
-use sqlx::PgConnection;
-use sqlx::{Connection, Executor};
+use async_nats::jetstream::Context;
+use tempfile::TempDir;
 
-use super::cache;
-use super::schedule::{Fault, REPLICAS, Replica, Step, Trouble};
+use super::schedule::{Fault, Link, REPLICAS, Replica, Step, Trouble};
+use super::verify::Sent;
+use super::{cache, nats, postgres, replicas};
 use crate::support::clock::Clock;
+use crate::support::cluster::Cluster;
 use crate::support::proxy::{Manner, Proxy};
-use crate::support::servers::{free_port, send_signal};
-use crate::support::{Ganesh, Stack, eventually};
+use crate::support::servers::free_port;
+use crate::support::{Ganesh, Stack};
 
 /// Short, so that a run sees many redeliveries: what a killed process held comes back after this.
 const ACK_WAIT: &str = "4s";
 /// A backlog of less is no backlog.
 const SETTLED_MAX_MESSAGES: u64 = 200;
-/// After a fault is undone. The slowest way back: a killed process's messages after `ack_wait`,
-/// and a backoff at its ceiling.
-const RECOVERY_MAX: Duration = Duration::from_secs(60);
-
-/// The server's own error: a disk that is really full has a test of its own.
-const DISK_FULL: &str = "CREATE OR REPLACE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql \
-    AS $$ BEGIN RAISE 'No space left on device' USING ERRCODE = 'disk_full'; END $$; \
-    CREATE TRIGGER full_disk BEFORE INSERT ON events \
-    FOR EACH STATEMENT EXECUTE FUNCTION full_disk()";
+/// After a fault is undone. The slowest way back: a pause that ends with its third or fourth probe.
+pub const RECOVERY_MAX: Duration = Duration::from_secs(60);
+/// Of a cluster's stream: more than half an hour makes.
+const STREAM_MAX_BYTES: i64 = 3 << 30;
 
 /// The stack.
 pub struct Scene {
     /// Servers.
     pub stack: Stack,
-    /// Between the replicas and NATS, Postgres and the cache, by [`Link`].
-    proxies: [Proxy; 3],
+    /// NATS, where it is more than one server; the stack's own is off then.
+    pub cluster: Option<Cluster>,
+    /// Between the replicas and each server of NATS.
+    nats: Vec<Proxy>,
+    /// Between them and Postgres.
+    postgres: [Proxy; 1],
+    /// Between them and the cache.
+    cache: [Proxy; 1],
+    /// Their database.
+    database_url: String,
     /// Of all replicas.
-    clock: Clock,
+    pub clock: Clock,
     replicas: Vec<Option<Ganesh>>,
     api_ports: Vec<u16>,
+    /// Where each replica has its `app.log`.
+    pub logs: Vec<TempDir>,
     /// Redeliveries that replicas counted which are gone.
     redelivered_before: f64,
+    /// What faults published.
+    pub sent: Sent,
+    /// Of that, by stream sequence, what no client can read.
+    pub unreadable: Vec<u64>,
 }
 
 impl Scene {
     /// Everything runs and is ready.
-    pub async fn start() -> Self {
-        let stack = Stack::start_with_own_postgres().await;
-        let postgres = stack.postgres.as_ref().expect("it is the run's own");
+    pub async fn start(has_cluster: bool) -> Self {
+        let mut stack = Stack::start_with_own_postgres().await;
+        let cluster = if has_cluster {
+            stack.nats.terminate();
+            let cluster = Cluster::start().await;
+            cluster.make_streams(STREAM_MAX_BYTES).await;
+            Some(cluster)
+        } else {
+            None
+        };
+        let servers = match &cluster {
+            Some(cluster) => cluster.servers.as_slice(),
+            None => std::slice::from_ref(&stack.nats),
+        };
+        let nats = servers.iter().map(|server| Proxy::forgetful(server.port()));
+        let nats = futures::future::join_all(nats).await;
+        let port = stack.postgres.as_ref().expect("it is the run's own").port();
+        let postgres = [Proxy::forgetful(port).await];
         let mut scene = Self {
-            proxies: [
-                Proxy::forgetful(stack.nats.port()).await,
-                Proxy::forgetful(postgres.port()).await,
-                Proxy::forgetful(stack.cache.port()).await,
-            ],
+            nats,
+            database_url: postgres::make_role(&stack, postgres[0].port).await,
+            postgres,
+            cache: [Proxy::forgetful(stack.cache.port()).await],
             stack,
+            cluster,
             clock: Clock::build(),
             replicas: (0..REPLICAS).map(|_| None).collect(),
             api_ports: (0..REPLICAS).map(|_| free_port()).collect(),
+            logs: (0..REPLICAS)
+                .map(|_| tempfile::tempdir().expect("the temporary folder is writable"))
+                .collect(),
             redelivered_before: 0.0,
+            sent: Sent::default(),
+            unreadable: Vec::new(),
         };
         for replica in 0..REPLICAS {
             scene.start_replica(replica);
@@ -70,17 +100,36 @@ impl Scene {
         format!("http://127.0.0.1:{}", self.api_ports[replica])
     }
 
-    fn start_replica(&mut self, replica: Replica) {
+    /// Where NATS is, without a proxy.
+    pub fn nats_urls(&self) -> String {
+        match &self.cluster {
+            Some(cluster) => cluster.urls(),
+            None => self.stack.nats_url(),
+        }
+    }
+
+    /// A client of the test's own.
+    pub async fn jetstream(&self) -> Context {
+        match &self.cluster {
+            Some(cluster) => cluster.jetstream().await,
+            None => self.stack.jetstream().await,
+        }
+    }
+
+    /// Starts it, or another process in its place.
+    pub fn start_replica(&mut self, replica: Replica) {
         let address = format!("127.0.0.1:{}", self.api_ports[replica]);
-        let [nats, postgres, cache] = self.proxies.each_ref().map(|proxy| proxy.port);
-        let nats = format!("nats://127.0.0.1:{nats}");
-        let postgres = format!("postgresql://ganesh:ganesh@127.0.0.1:{postgres}/ganesh");
-        let cache = format!("redis://127.0.0.1:{cache}");
+        let nats = self.nats.iter();
+        let nats = nats.map(|proxy| format!("nats://127.0.0.1:{}", proxy.port));
+        let nats = nats.collect::<Vec<_>>().join(",");
+        let cache = format!("redis://127.0.0.1:{}", self.cache[0].port);
+        let logs = self.logs[replica].path().to_str().expect("it is ASCII");
         let settings = [
             ("NATS_URL", nats.as_str()),
-            ("POSTGRES_URL", postgres.as_str()),
+            ("POSTGRES_URL", self.database_url.as_str()),
             ("REDIS_URL", cache.as_str()),
             ("GANESH_HTTP_ADDR", address.as_str()),
+            ("GANESH_LOG_DIR", logs),
             ("GANESH_ACK_WAIT", ACK_WAIT),
             ("GANESH_MAX_IN_FLIGHT", "4096"),
             ("GANESH_BATCH_LINGER_MS", "20"),
@@ -90,62 +139,47 @@ impl Scene {
         self.replicas[replica] = Some(Ganesh::serve(&self.stack, &settings));
     }
 
-    fn replica(&self, replica: Replica) -> &Ganesh {
+    /// It.
+    pub fn replica(&self, replica: Replica) -> &Ganesh {
         self.replicas[replica].as_ref().expect("it was started")
     }
 
-    async fn take_replica(&mut self, replica: Replica) -> Ganesh {
+    /// Takes its process, so that another one can be started.
+    pub async fn take_replica(&mut self, replica: Replica) -> Ganesh {
         self.redelivered_before += redelivered(self.replica(replica)).await;
         self.replicas[replica].take().expect("it was started")
     }
 
+    /// What is between the replicas and that server, or those.
+    pub fn proxies(&self, link: Link) -> &[Proxy] {
+        match link {
+            Link::Nats => &self.nats,
+            Link::Postgres => &self.postgres,
+            Link::Cache => &self.cache,
+        }
+    }
+
     /// Does what the step says, and undoes it.
     pub async fn strike(&mut self, step: Step) {
-        let lasts = step.lasts;
-        match step.fault {
-            Fault::ServeKilled(replica) => {
-                self.take_replica(replica).await.kill();
-                tokio::time::sleep(lasts).await;
-                self.start_replica(replica);
-            }
-            Fault::ServeTerminated(replica) => {
-                let status = self.take_replica(replica).await.terminate().await;
-                assert!(status.success(), "SIGTERM ended with {status}");
-                self.start_replica(replica);
-            }
-            Fault::ServePaused(replica) => {
-                let pid = self.replica(replica).pid();
-                send_signal(pid, Signal::STOP);
-                tokio::time::sleep(lasts * 2).await;
-                send_signal(pid, Signal::CONT);
-            }
-            Fault::NatsKilled => {
-                self.stack.nats.kill();
-                tokio::time::sleep(lasts).await;
-                self.stack.nats.run();
-            }
-            Fault::NatsTerminated => {
-                self.stack.nats.terminate();
-                tokio::time::sleep(lasts).await;
-                self.stack.nats.run();
-            }
-            Fault::NatsPaused => {
-                self.stack.nats.pause();
-                tokio::time::sleep(lasts).await;
-                self.stack.nats.resume();
-            }
-            Fault::ClocksStepped => {
-                self.clock.step(clock_step_seconds(lasts));
-                tokio::time::sleep(lasts).await;
-                self.clock.step(0);
-            }
-            Fault::ConsumerDeleted => {
-                let jetstream = self.stack.jetstream().await;
-                let deleted = jetstream.delete_consumer_from_stream("ganesh", "EVENTS");
-                assert!(deleted.await.expect("NATS is up").success);
-            }
+        let (fault, lasts) = (step.fault, step.lasts);
+        match fault {
+            Fault::ServeKilled(_)
+            | Fault::ServeTerminated(_)
+            | Fault::ServePaused(_)
+            | Fault::ServeWithoutFiles(_)
+            | Fault::LogDiskFull(_)
+            | Fault::ClocksStepped
+            | Fault::PermissionRevoked
+            | Fault::PartitionGone(_) => replicas::strike(self, fault, lasts).await,
+            Fault::NatsKilled(_)
+            | Fault::NatsTerminated(_)
+            | Fault::NatsPaused(_)
+            | Fault::LeaderMoved(_)
+            | Fault::ConsumerDeleted
+            | Fault::Unreadable
+            | Fault::TooManyRefused => nats::strike(self, fault, lasts).await,
             Fault::Network(link, trouble) => {
-                trouble_network(&self.proxies[link as usize], trouble, lasts).await;
+                trouble_network(self.proxies(link), trouble, lasts).await;
             }
             Fault::CacheKilled
             | Fault::CachePaused
@@ -153,98 +187,23 @@ impl Scene {
             | Fault::CacheFull
             | Fault::CacheEvicting
             | Fault::CacheReplica
-            | Fault::CacheForeign => cache::strike(&mut self.stack.cache, step.fault, lasts).await,
-            fault => self.strike_postgres(fault, lasts).await,
+            | Fault::CacheForeign => cache::strike(&mut self.stack.cache, fault, lasts).await,
+            Fault::PostgresCrashed
+            | Fault::PostgresPaused
+            | Fault::ConnectionsKilled
+            | Fault::EventsLocked
+            | Fault::PartitionLocked
+            | Fault::PostgresReadOnly
+            | Fault::PostgresFull
+            | Fault::ConnectionsTaken => postgres::strike(&mut self.stack, fault, lasts).await,
         }
     }
 
-    async fn strike_postgres(&mut self, fault: Fault, lasts: Duration) {
-        let postgres = self.stack.postgres.as_mut().expect("it is the run's own");
-        match fault {
-            Fault::PostgresCrashed => {
-                postgres.crash();
-                tokio::time::sleep(lasts).await;
-                postgres.run();
-            }
-            Fault::PostgresPaused => {
-                postgres.pause();
-                tokio::time::sleep(lasts).await;
-                postgres.resume();
-            }
-            Fault::EventsLocked => {
-                let mut connection = self.connect().await;
-                let mut lock = connection.begin().await.expect("Postgres is up");
-                let statement = "LOCK TABLE events IN ACCESS EXCLUSIVE MODE";
-                lock.execute(statement).await.expect("a lock comes in time");
-                tokio::time::sleep(lasts).await;
-                lock.rollback().await.expect("nothing else happens now");
-            }
-            Fault::ConnectionsKilled => self.kill_connections().await,
-            Fault::PostgresReadOnly => {
-                self.set_read_only("on").await;
-                tokio::time::sleep(lasts).await;
-                self.set_read_only("off").await;
-            }
-            Fault::PostgresFull => {
-                self.execute(DISK_FULL).await;
-                tokio::time::sleep(lasts).await;
-                self.execute("DROP TRIGGER full_disk ON events").await;
-            }
-            Fault::ConnectionsTaken => self.take_connections(lasts).await,
-            other => unreachable!("{other:?} is not about Postgres"),
-        }
-    }
-
-    async fn connect(&self) -> PgConnection {
-        let url = &self.stack.database_url;
-        // After a crash it listens before it answers.
-        eventually("Postgres answers", || async {
-            PgConnection::connect(url).await.is_ok()
-        })
-        .await;
-        PgConnection::connect(url).await.expect("Postgres is up")
-    }
-
-    async fn execute(&self, statement: &str) {
-        let mut connection = self.connect().await;
-        connection.execute(statement).await.expect("it is ours");
-    }
-
-    /// Takes all of them, and those that come free, for so long: 53300 for whoever asks.
-    async fn take_connections(&self, lasts: Duration) {
-        let url = &self.stack.database_url;
-        let mut killer = self.connect().await;
-        let (mut taken, began) = (Vec::new(), Instant::now());
-        let mut none_left_since = None;
-        while none_left_since.is_none_or(|since: Instant| since.elapsed() < lasts) {
-            assert!(began.elapsed() < RECOVERY_MAX, "{} taken", taken.len());
-            if let Ok(connection) = PgConnection::connect(url).await {
-                taken.push(connection);
-                continue;
-            }
-            none_left_since.get_or_insert_with(Instant::now);
-            let ours = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
-                WHERE application_name = 'ganesh'";
-            killer.execute(ours).await.expect("ganesh may do that");
-            tokio::time::sleep(Duration::from_millis(5)).await;
-        }
-    }
-
-    async fn kill_connections(&self) {
-        let mut connection = self.connect().await;
-        let kill = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity \
-            WHERE datname = current_database() AND pid <> pg_backend_pid()";
-        connection.execute(kill).await.expect("ganesh may do that");
-    }
-
-    /// Sessions from now on; those that are there are sent away, as a failover does.
-    async fn set_read_only(&self, value: &str) {
-        let mut connection = self.connect().await;
-        let write = "SET default_transaction_read_only = off";
-        connection.execute(write).await.expect("Postgres is up");
-        let set = format!("ALTER DATABASE ganesh SET default_transaction_read_only = {value}");
-        connection.execute(set.as_str()).await.expect("it is ours");
-        self.kill_connections().await;
+    /// Whether a replica says that too many rows are refused.
+    pub async fn is_paused(&self) -> bool {
+        let asked = self.replicas.iter().flatten();
+        let asked = asked.map(|replica| series(replica, "ganesh_rejection_pause"));
+        futures::future::join_all(asked).await.contains(&Some(1.0))
     }
 
     /// How long it took until nothing waits any more.
@@ -271,13 +230,7 @@ impl Scene {
     /// None while the server does not answer.
     async fn backlog(&self) -> Option<u64> {
         let ask = async {
-            let stream = self
-                .stack
-                .jetstream()
-                .await
-                .get_stream("EVENTS")
-                .await
-                .ok()?;
+            let stream = self.jetstream().await.get_stream("EVENTS").await.ok()?;
             let info = stream.consumer_info("ganesh").await.ok()?;
             Some(info.num_pending + info.num_ack_pending as u64)
         };
@@ -319,48 +272,44 @@ impl Scene {
     }
 }
 
-/// Forward or back, by a minute to an hour, as the schedule's random time has it.
-fn clock_step_seconds(lasts: Duration) -> i64 {
-    let millis = i64::try_from(lasts.as_millis()).expect("a few seconds");
-    match millis % 3_600 {
-        back if millis % 2 == 0 => -back.max(60),
-        forward => forward.max(60),
-    }
-}
-
-async fn trouble_network(proxy: &Proxy, trouble: Trouble, lasts: Duration) {
+async fn trouble_network(proxies: &[Proxy], trouble: Trouble, lasts: Duration) {
+    let behave = |manner| {
+        for proxy in proxies {
+            proxy.behave(manner);
+        }
+    };
     match trouble {
-        Trouble::Cut => proxy.cut(),
-        Trouble::HalfClosed => proxy.half_close(),
+        Trouble::Cut => proxies.iter().for_each(Proxy::cut),
+        Trouble::HalfClosed => proxies.iter().for_each(Proxy::half_close),
         Trouble::Held => {
-            proxy.behave(Manner::Hold);
+            behave(Manner::Hold);
             tokio::time::sleep(lasts).await;
         }
         Trouble::Swallowed => {
-            proxy.behave(Manner::Swallow);
+            behave(Manner::Swallow);
             tokio::time::sleep(lasts).await;
-            proxy.cut();
+            proxies.iter().for_each(Proxy::cut);
         }
         Trouble::Slow => {
-            proxy.behave(Manner::Delay(lasts / 40));
+            behave(Manner::Delay(lasts / 40));
             tokio::time::sleep(lasts).await;
         }
     }
-    proxy.behave(Manner::Pass);
+    behave(Manner::Pass);
 }
 
-/// 0 where it cannot be asked: a replica that has just been started.
 async fn redelivered(ganesh: &Ganesh) -> f64 {
-    let url = ganesh.admin_url("/metrics");
-    let Ok(answer) = reqwest::get(url).await else {
-        return 0.0;
-    };
-    let text = answer.text().await.unwrap_or_default();
+    let count = series(ganesh, "ganesh_messages_redelivered_total").await;
+    count.unwrap_or(0.0)
+}
+
+/// The value of a series without labels; `None` where it cannot be asked: a replica that has just
+/// been started.
+async fn series(ganesh: &Ganesh, name: &str) -> Option<f64> {
+    let answer = reqwest::get(ganesh.admin_url("/metrics")).await.ok()?;
+    let text = answer.text().await.ok()?;
     let mut values = text
         .lines()
-        .filter_map(|line| line.strip_prefix("ganesh_messages_redelivered_total "));
-    values
-        .next()
-        .and_then(|value| value.parse().ok())
-        .unwrap_or(0.0)
+        .filter_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
+    values.next()?.parse().ok()
 }

@@ -9,6 +9,10 @@ use rand::{RngExt, SeedableRng};
 pub type Replica = usize;
 /// How many there are.
 pub const REPLICAS: usize = 2;
+/// One of the servers of a NATS cluster; without one, the server.
+pub type Member = usize;
+/// How many servers a cluster has.
+pub const MEMBERS: usize = 3;
 
 /// A network connection that all replicas have through a proxy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -45,12 +49,23 @@ pub enum Fault {
     ServeTerminated(Replica),
     /// SIGSTOP: longer than `GANESH_ACK_WAIT` now and then, so that its messages go to others.
     ServePaused(Replica),
+    /// It may open no file, and loses its connections.
+    ServeWithoutFiles(Replica),
+    /// The disk of its log is full, and it has something to say.
+    LogDiskFull(Replica),
     /// `kill -9` of the server.
-    NatsKilled,
+    NatsKilled(Member),
     /// SIGTERM of the server, which says goodbye to its clients.
-    NatsTerminated,
+    NatsTerminated(Member),
     /// SIGSTOP of the server.
-    NatsPaused,
+    NatsPaused(Member),
+    /// Another server of a cluster leads the stream, or the consumer; without a cluster the server is
+    /// killed.
+    LeaderMoved(Member),
+    /// A message that the NATS client cannot read, or at which it panics.
+    Unreadable,
+    /// So many rows are refused that the writers pause.
+    TooManyRefused,
     /// A crash: all its processes end at once, and it recovers at its next start.
     PostgresCrashed,
     /// SIGSTOP of all its processes.
@@ -59,6 +74,13 @@ pub enum Fault {
     ConnectionsKilled,
     /// Somebody locks `events`.
     EventsLocked,
+    /// Somebody locks a partition that no event goes into.
+    PartitionLocked,
+    /// A partition is not there any more, and its rows are in the default one: upkeep makes it
+    /// again, and moves them, while the replica that does it is killed.
+    PartitionGone(Replica),
+    /// The role may not insert any more: both replicas end with 1, and start again when it may.
+    PermissionRevoked,
     /// Everything is read-only, as after a failover to a standby.
     PostgresReadOnly,
     /// Its disk is full (53100).
@@ -112,6 +134,7 @@ pub fn steps(seed: u64) -> impl Iterator<Item = Step> {
     let mut random = StdRng::seed_from_u64(seed);
     std::iter::repeat_with(move || {
         let replica = random.random_range(0..REPLICAS);
+        let member = random.random_range(0..MEMBERS);
         let link = LINKS[random.random_range(0..LINKS.len())];
         let trouble = TROUBLES[random.random_range(0..TROUBLES.len())];
         let network = Fault::Network(link, trouble);
@@ -119,13 +142,21 @@ pub fn steps(seed: u64) -> impl Iterator<Item = Step> {
             Fault::ServeKilled(replica),
             Fault::ServeTerminated(replica),
             Fault::ServePaused(replica),
-            Fault::NatsKilled,
-            Fault::NatsTerminated,
-            Fault::NatsPaused,
+            Fault::ServeWithoutFiles(replica),
+            Fault::LogDiskFull(replica),
+            Fault::NatsKilled(member),
+            Fault::NatsTerminated(member),
+            Fault::NatsPaused(member),
+            Fault::LeaderMoved(member),
+            Fault::Unreadable,
+            Fault::TooManyRefused,
             Fault::PostgresCrashed,
             Fault::PostgresPaused,
             Fault::ConnectionsKilled,
             Fault::EventsLocked,
+            Fault::PartitionLocked,
+            Fault::PartitionGone(replica),
+            Fault::PermissionRevoked,
             Fault::PostgresReadOnly,
             Fault::PostgresFull,
             Fault::ConnectionsTaken,

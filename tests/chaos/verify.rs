@@ -3,15 +3,27 @@
 use std::collections::{HashMap, HashSet};
 
 use async_nats::jetstream::consumer::pull::OrderedConfig;
-use async_nats::jetstream::{self, Message};
+use async_nats::jetstream::stream::Stream;
+use async_nats::jetstream::{self, Context, Message};
 use futures::{StreamExt, TryStreamExt};
 use ganesh::event::{self, Timestamp};
 
+use super::scene::Scene;
+use super::schedule::REPLICAS;
+use super::special;
 use crate::support::Stack;
 use crate::support::reads::{latest_at, newest_in_postgres};
 
 /// Events whose row Postgres refuses begin with this.
 pub const POISON: &str = "poison-";
+/// All subjects that messages are published on which a client can read.
+const READABLE: &[&str] = &[
+    "events.device.>",
+    "events.order.>",
+    "events.page.>",
+    "events.payment.>",
+    special::SUBJECT,
+];
 /// Subjects whose newest state is compared.
 const SUBJECTS_COMPARED: i64 = 300;
 
@@ -54,6 +66,24 @@ impl std::ops::Add for Sent {
 }
 
 impl Sent {
+    /// Messages that become rows.
+    pub fn rows(messages: [u64; 2]) -> Self {
+        Self {
+            messages,
+            rows: messages,
+            ..Self::default()
+        }
+    }
+
+    /// Messages that become letters.
+    pub fn letters(messages: [u64; 2]) -> Self {
+        Self {
+            messages,
+            letters: messages,
+            ..Self::default()
+        }
+    }
+
     fn assert_holds_for(&self, checked: &Checked) {
         let is_within = |[least, most]: [u64; 2], count: u64| (least..=most).contains(&count);
         assert!(
@@ -78,10 +108,12 @@ pub struct Checked {
 
 /// Every message of the stream is one row or one letter, and nothing else is there; reads of
 /// every replica give what Postgres says is newest.
-pub async fn verify(stack: &Stack, apis: &[String], sent: Sent) -> Checked {
-    let expected = expected(stack).await;
+pub async fn verify(scene: &Scene, sent: Sent) -> Checked {
+    let jetstream = scene.jetstream().await;
+    let stack = &scene.stack;
+    let expected = expected(&jetstream, &scene.unreadable).await;
     let rows = rows(stack).await;
-    let letters = letters(stack).await;
+    let letters = letters(&jetstream).await;
     let missing = expected.rows.difference(&rows).count();
     let unknown = rows.difference(&expected.rows).count();
     assert_eq!(
@@ -98,7 +130,8 @@ pub async fn verify(stack: &Stack, apis: &[String], sent: Sent) -> Checked {
         missing.is_empty() && unknown.is_empty(),
         "letters: missing {missing:?}, unknown {unknown:?}"
     );
-    newest(stack, apis).await;
+    let apis: Vec<String> = (0..REPLICAS).map(|replica| scene.api(replica)).collect();
+    newest(stack, &apis).await;
     let checked = Checked {
         messages: expected.messages,
         rows: rows.len(),
@@ -113,30 +146,33 @@ fn key(source: &str, id: &str, time: Timestamp) -> Key {
     xxhash_rust::xxh3::xxh3_128(text.as_bytes())
 }
 
+/// The messages of a stream on these subjects, and how many they are.
 async fn messages_of(
-    stack: &Stack,
-    stream: &str,
+    stream: &Stream,
+    subjects: &[&str],
 ) -> (u64, impl futures::Stream<Item = Message> + Unpin) {
-    let jetstream = stack.jetstream().await;
-    let stream = jetstream.get_stream(stream).await.unwrap();
-    let count = stream.cached_info().state.messages;
-    let consumer = stream
-        .create_consumer(OrderedConfig::default())
-        .await
-        .unwrap();
+    let config = OrderedConfig {
+        filter_subjects: subjects.iter().map(|&subject| subject.to_owned()).collect(),
+        ..OrderedConfig::default()
+    };
+    let consumer = stream.create_consumer(config).await.unwrap();
+    let count = consumer.cached_info().num_pending;
     let messages = consumer.messages().await.unwrap();
     let messages = messages.map(Result::unwrap);
-    let count_items = usize::try_from(count).unwrap();
-    (count, messages.take(count_items))
+    (count, messages.take(usize::try_from(count).unwrap()))
 }
 
-/// By the stream's own messages, decoded as ganesh does.
-async fn expected(stack: &Stack) -> Expected {
-    let (messages, mut stored) = messages_of(stack, "EVENTS").await;
+/// By the stream's own messages, decoded as ganesh does; but for those that a client cannot read,
+/// which are known.
+async fn expected(jetstream: &Context, unreadable: &[u64]) -> Expected {
+    let stream = jetstream.get_stream("EVENTS").await.unwrap();
+    let (readable, mut stored) = messages_of(&stream, READABLE).await;
     let mut expected = Expected {
-        messages,
-        ..Expected::default()
+        messages: stream.cached_info().state.messages,
+        rows: HashSet::new(),
+        letters: unreadable.iter().copied().collect(),
     };
+    assert_eq!(expected.messages, readable + unreadable.len() as u64);
     while let Some(message) = stored.next().await {
         let info = message.info().unwrap();
         let sequence = info.stream_sequence;
@@ -180,8 +216,9 @@ async fn rows(stack: &Stack) -> HashSet<Key> {
 }
 
 /// Stream sequences of the originals, and how many letters each has.
-async fn letters(stack: &Stack) -> HashMap<u64, u32> {
-    let (_, mut stored) = messages_of(stack, "EVENTS_DLQ").await;
+async fn letters(jetstream: &Context) -> HashMap<u64, u32> {
+    let stream = jetstream.get_stream("EVENTS_DLQ").await.unwrap();
+    let (_, mut stored) = messages_of(&stream, &[]).await;
     let mut letters = HashMap::new();
     while let Some(letter) = stored.next().await {
         let headers = letter.headers.as_ref().unwrap();

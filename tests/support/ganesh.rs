@@ -4,11 +4,14 @@ use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
+use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
 use tempfile::TempDir;
 
 use super::servers::{free_port, send_signal};
 use super::{PATIENCE, Stack, eventually};
+
+/// What a process may open after [`Ganesh::limit_files`], at most.
+pub const FILES_MAX: usize = 1_024;
 
 /// A running `ganesh serve`.
 pub struct Ganesh {
@@ -139,6 +142,16 @@ impl Ganesh {
     /// Resident memory in bytes.
     pub fn resident_bytes(&self) -> u64 {
         resident_bytes(self.pid())
+    }
+
+    /// Has it open no more files than that; those that are open stay.
+    pub fn limit_files(&self, files: usize) {
+        let pid = i32::try_from(self.pid()).ok().and_then(Pid::from_raw);
+        let limit = Rlimit {
+            current: Some(files as u64),
+            maximum: Some(FILES_MAX as u64),
+        };
+        prlimit(pid, Resource::Nofile, limit).unwrap();
     }
 
     /// SIGTERM, and its exit status.

@@ -2,6 +2,7 @@
 
 pub mod cache_server;
 pub mod clock;
+pub mod cluster;
 pub mod collector;
 pub mod events;
 pub mod ganesh;

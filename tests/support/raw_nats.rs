@@ -5,6 +5,38 @@ use std::net::TcpStream;
 
 use super::PATIENCE;
 
+/// Subject, header block, body.
+pub type Raw = (&'static [u8], &'static [u8], &'static [u8]);
+
+/// What async-nats cannot read. At each of them it drops the connection, at the last one it panics.
+pub const UNREADABLE: [Raw; 5] = [
+    (
+        b"events.unreadable.header",
+        b"NATS/1.0\r\nname: \xff\xfe\r\n\r\n",
+        b"one",
+    ),
+    (
+        b"events.unreadable.subject.\xff\xfe",
+        b"NATS/1.0\r\na: b\r\n\r\n",
+        b"two",
+    ),
+    (
+        b"events.unreadable.space",
+        b"NATS/1.0\r\na name: b\r\n\r\n",
+        b"three",
+    ),
+    (
+        b"events.unreadable.colon",
+        b"NATS/1.0\r\nno colon\r\n\r\n",
+        b"four",
+    ),
+    (
+        b"events.unreadable.return",
+        b"NATS/1.0\r\na: b\rc\r\n\r\n",
+        b"five",
+    ),
+];
+
 /// Publishes a message with this header block (with `NATS/1.0` and both ends of line; empty for
 /// a message without) and waits for the acknowledgement of the stream. Returns its sequence.
 pub fn publish(port: u16, subject: &[u8], headers: &[u8], body: &[u8]) -> u64 {
