@@ -30,6 +30,11 @@ impl Deadline {
             allowed,
         }
     }
+
+    /// How long it is until then.
+    pub(super) fn left(&self) -> Duration {
+        self.at.saturating_duration_since(Instant::now())
+    }
 }
 
 /// Attempts until it succeeds, fails for good, or the deadline passes.

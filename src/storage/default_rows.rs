@@ -40,7 +40,7 @@ pub(super) async fn are_waiting(
 }
 
 /// Makes the table and copies them there, each part in a transaction of its own. `false`: it
-/// is a partition by now, or another replica is at it.
+/// is a partition by now, another replica is at it, or its name is taken.
 pub(super) async fn copy_to_new_table(
     pool: &PgPool,
     partition: &Partition,
@@ -62,7 +62,10 @@ pub(super) async fn copy_to_new_table(
         transaction.rollback().await?;
         return Ok(false);
     }
-    make_table(&mut transaction, name).await?;
+    if !make_table(&mut transaction, name).await? {
+        transaction.rollback().await?;
+        return Ok(false);
+    }
     transaction.commit().await?;
     let pages: i64 = sqlx::query_scalar(
         "SELECT pg_relation_size('events_default') / current_setting('block_size')::bigint + 1",

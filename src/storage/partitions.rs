@@ -72,6 +72,10 @@ pub fn partition_of(time: Timestamp, interval: PartitionInterval) -> Partition {
     }
 }
 
+/// What a table is marked with from when it is made to when it is attached. What has no such mark is
+/// somebody's, and not dropped.
+pub const UNFINISHED: &str = "ganesh: not a partition yet, its rows are copies";
+
 const NAME_PREFIX: &str = "events_p";
 
 /// The partition of this name, if it is one that we made.
@@ -97,16 +101,18 @@ pub async fn make_ahead(
     now: Timestamp,
 ) -> Result<(), sqlx::Error> {
     let there = partitions(pool).await?;
+    let mut made = Ok(());
     for step in -PARTITIONS_BEHIND..=interval.partitions_ahead() {
         let time = Timestamp::from_micros(now.micros() + step * interval.micros());
         let partition = partition_of(time, interval);
         // Or a part of its time is another interval's.
         let is_covered = |other: &Partition| other.from < partition.to && partition.from < other.to;
         if !there.iter().any(is_covered) {
-            make(pool, &partition).await?;
+            // One that cannot be made does not keep the others.
+            made = made.and(make(pool, &partition).await);
         }
     }
-    Ok(())
+    made
 }
 
 /// Those that are there, but for the default one and those that somebody else made.
@@ -151,8 +157,8 @@ async fn make(pool: &PgPool, partition: &Partition) -> Result<(), sqlx::Error> {
     if is_attached(&mut *transaction, name).await? {
         return transaction.rollback().await;
     }
-    if !are_waiting {
-        make_table(&mut transaction, name).await?;
+    if !are_waiting && !make_table(&mut transaction, name).await? {
+        return transaction.rollback().await;
     }
     default_rows::take_over(&mut transaction, partition).await?;
     let attach = format!(
@@ -167,6 +173,7 @@ async fn make(pool: &PgPool, partition: &Partition) -> Result<(), sqlx::Error> {
         }
         Err(error) => return Err(error),
     }
+    execute(&mut transaction, format!("COMMENT ON TABLE {name} IS NULL")).await?;
     transaction.commit().await?;
     tracing::info!(partition = name, "partition made");
     Ok(())
@@ -174,14 +181,37 @@ async fn make(pool: &PgPool, partition: &Partition) -> Result<(), sqlx::Error> {
 
 /// Makes the table of a partition that is not attached, which only who holds the upkeep lock
 /// may say. What somebody left who died in the middle goes: its rows are copies, and may have
-/// been removed from where they were.
+/// been removed from where they were. `false`: there is a table of this name whose rows are none, as
+/// after somebody detached the partition.
 pub(super) async fn make_table(
     transaction: &mut PgConnection,
     name: &str,
-) -> Result<(), sqlx::Error> {
-    execute(transaction, format!("DROP TABLE IF EXISTS {name}")).await?;
+) -> Result<bool, sqlx::Error> {
+    let comment = "SELECT obj_description(oid, 'pg_class') FROM pg_class \
+         WHERE oid = to_regclass($1)";
+    let there: Option<Option<String>> = sqlx::query_scalar(comment)
+        .bind(name)
+        .fetch_optional(&mut *transaction)
+        .await?;
+    match there {
+        None => {}
+        Some(comment) if comment.as_deref() == Some(UNFINISHED) => {
+            execute(transaction, format!("DROP TABLE {name}")).await?;
+        }
+        Some(_) => {
+            tracing::error!(
+                table = name,
+                "a table has the name of a partition and is none: attach it to events, or give it \
+                 another name; until then events of its time go to the default partition"
+            );
+            return Ok(false);
+        }
+    }
     let make = format!("CREATE TABLE {name} (LIKE events INCLUDING ALL)");
-    execute(transaction, make).await
+    execute(transaction, make).await?;
+    let mark = format!("COMMENT ON TABLE {name} IS '{UNFINISHED}'");
+    execute(transaction, mark).await?;
+    Ok(true)
 }
 
 /// Drops the partitions that ended before the retention period, and removes expired

@@ -2,6 +2,7 @@
 //! for them stands here.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use sqlx::postgres::{PgPool, PgRow};
@@ -9,7 +10,7 @@ use sqlx::{FromRow, Row};
 use time::OffsetDateTime;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::limited::Limit;
+use super::limited::{Lent, Limit};
 use crate::config::PartitionInterval;
 use crate::error::{Class, Code, Error};
 use crate::event::{Data, Event, Timestamp};
@@ -52,6 +53,10 @@ const OTHERS_BY_ID: &str = "\
 const HAS_EVENT: &str =
     "SELECT EXISTS (SELECT 1 FROM events WHERE id = $1 AND source = $2 AND time = $3)";
 
+/// Which partitions there are: another number, where they are others.
+const PARTITIONS: &str = "SELECT coalesce(sum(inhrelid::bigint), 0)::bigint FROM pg_inherits \
+    WHERE inhparent = 'events'::regclass";
+
 /// An event as its row holds it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct StoredEvent {
@@ -86,6 +91,8 @@ pub struct Alternate {
 pub struct Reads {
     pool: PgPool,
     permits: Arc<Semaphore>,
+    /// Which partitions there were after the last read: [`PARTITIONS`].
+    partitions: Arc<AtomicI64>,
     /// How far back the partitions reach in which a newest state is looked for first.
     recent: Duration,
 }
@@ -100,6 +107,7 @@ impl Reads {
         Self {
             pool,
             permits: Arc::new(Semaphore::new(READS_AT_ONCE)),
+            partitions: Arc::default(),
             recent,
         }
     }
@@ -119,39 +127,16 @@ impl Reads {
         let since = OffsetDateTime::now_utc() - self.recent;
         let mut repeats = self.repeats();
         loop {
-            let found = self.newest_once(subject, since, limit).await;
-            match found {
-                Err(error) if repeats > 0 && is_worth_repeating(&error) => repeats -= 1,
-                found => return found,
+            let known = self.partitions.load(Ordering::Relaxed);
+            let once = async {
+                let mut connection = limit.connection(&self.pool).await?;
+                let found = newest(&mut connection, subject, since, limit).await?;
+                Ok((found, partitions(&mut connection, limit).await?))
+            };
+            if let Some(answer) = self.standing(once.await, known, &mut repeats) {
+                return answer;
             }
         }
-    }
-
-    async fn newest_once(
-        &self,
-        subject: &str,
-        since: OffsetDateTime,
-        limit: Limit,
-    ) -> Result<Option<StoredEvent>, Error> {
-        let mut connection = limit.connection(&self.pool).await?;
-        // Not persistent, here and below: the plan then knows the values, and touches and locks
-        // only the partitions that can hold them.
-        let recent = sqlx::query_as(NEWEST_SINCE)
-            .bind(subject)
-            .bind(since)
-            .persistent(false)
-            .fetch_optional(&mut *connection);
-        let recent = limit.apply(recent).await;
-        // What is found since then is newer than all that was before, whatever the clock says.
-        if let Some(found) = limit.answer(&mut connection, recent)? {
-            return Ok(Some(found));
-        }
-        let ever = sqlx::query_as(NEWEST)
-            .bind(subject)
-            .persistent(false)
-            .fetch_optional(&mut *connection);
-        let ever = limit.apply(ever).await;
-        limit.answer(&mut connection, ever)
     }
 
     /// The newest event that matches, and the others (the newest of them, if there are many).
@@ -166,41 +151,16 @@ impl Reads {
         let _permit = self.permit(limit).await?;
         let mut repeats = self.repeats();
         loop {
-            let found = self.event_once(key, limit).await;
-            match found {
-                Err(error) if repeats > 0 && is_worth_repeating(&error) => repeats -= 1,
-                found => return found,
+            let known = self.partitions.load(Ordering::Relaxed);
+            let once = async {
+                let mut connection = limit.connection(&self.pool).await?;
+                let found = by_id(&mut connection, key, limit).await?;
+                Ok((found, partitions(&mut connection, limit).await?))
+            };
+            if let Some(answer) = self.standing(once.await, known, &mut repeats) {
+                return answer;
             }
         }
-    }
-
-    async fn event_once(
-        &self,
-        key: &EventKey<'_>,
-        limit: Limit,
-    ) -> Result<Option<(StoredEvent, Vec<Alternate>)>, Error> {
-        let mut connection = limit.connection(&self.pool).await?;
-        let found = sqlx::query_as(BY_ID)
-            .bind(key.id)
-            .bind(key.source)
-            .bind(key.time.map(to_sql))
-            .persistent(false)
-            .fetch_optional(&mut *connection);
-        let found = limit.apply(found).await;
-        let Some(found) = limit.answer::<Option<StoredEvent>>(&mut connection, found)? else {
-            return Ok(None);
-        };
-        let others = sqlx::query_as(OTHERS_BY_ID)
-            .bind(key.id)
-            .bind(key.source)
-            .bind(&found.event.source)
-            .bind(to_sql(found.event.time))
-            .bind(ALTERNATES_MAX)
-            .persistent(false)
-            .fetch_all(&mut *connection);
-        let others = limit.apply(others).await;
-        let others = limit.answer(&mut connection, others)?;
-        Ok(Some((found, others)))
     }
 
     /// Whether an event has a row.
@@ -209,15 +169,41 @@ impl Reads {
     /// When Postgres does not answer within [`READ_LIMIT`], or with an error.
     pub async fn has_event(&self, event: &Event) -> Result<bool, Error> {
         let limit = Limit::new(READ_LIMIT, "whether an event has a row");
-        let mut connection = limit.connection(&self.pool).await?;
-        let found = sqlx::query_scalar(HAS_EVENT)
-            .bind(&event.id)
-            .bind(&event.source)
-            .bind(to_sql(event.time))
-            .persistent(false)
-            .fetch_one(&mut *connection);
-        let found = limit.apply(found).await;
-        limit.answer(&mut connection, found)
+        let mut repeats = self.repeats();
+        loop {
+            let known = self.partitions.load(Ordering::Relaxed);
+            let once = async {
+                let mut connection = limit.connection(&self.pool).await?;
+                let found = has_row(&mut connection, event, limit).await?;
+                Ok((found, partitions(&mut connection, limit).await?))
+            };
+            if let Some(answer) = self.standing(once.await, known, &mut repeats) {
+                return answer;
+            }
+        }
+    }
+
+    /// An answer, with the partitions that there were after it, as far as it stands; `None`: ask again.
+    /// The connection may have been broken, or a partition came or went meanwhile: a statement that waits
+    /// while rows move from the default partition to their own was planned without that one, and
+    /// finds them in neither.
+    fn standing<T>(
+        &self,
+        answer: Result<(T, i64), Error>,
+        known: i64,
+        repeats: &mut u32,
+    ) -> Option<Result<T, Error>> {
+        match answer {
+            Ok((answer, partitions)) => {
+                self.partitions.store(partitions, Ordering::Relaxed);
+                (partitions == known).then_some(Ok(answer))
+            }
+            Err(error) if *repeats > 0 && is_worth_repeating(&error) => {
+                *repeats -= 1;
+                None
+            }
+            Err(error) => Some(Err(error)),
+        }
     }
 
     /// How often a read is repeated: a server that was restarted shows it at the first statement
@@ -232,6 +218,78 @@ impl Reads {
             Err(_) => Err(limit.passed()),
         }
     }
+}
+
+async fn newest(
+    connection: &mut Lent,
+    subject: &str,
+    since: OffsetDateTime,
+    limit: Limit,
+) -> Result<Option<StoredEvent>, Error> {
+    // Not persistent, here and below: the plan then knows the values, and touches and locks
+    // only the partitions that can hold them.
+    let recent = sqlx::query_as(NEWEST_SINCE)
+        .bind(subject)
+        .bind(since)
+        .persistent(false)
+        .fetch_optional(&mut **connection);
+    let recent = limit.apply(recent).await;
+    // What is found since then is newer than all that was before, whatever the clock says.
+    if let Some(found) = limit.answer(connection, recent)? {
+        return Ok(Some(found));
+    }
+    let ever = sqlx::query_as(NEWEST)
+        .bind(subject)
+        .persistent(false)
+        .fetch_optional(&mut **connection);
+    let ever = limit.apply(ever).await;
+    limit.answer(connection, ever)
+}
+
+async fn by_id(
+    connection: &mut Lent,
+    key: &EventKey<'_>,
+    limit: Limit,
+) -> Result<Option<(StoredEvent, Vec<Alternate>)>, Error> {
+    let found = sqlx::query_as(BY_ID)
+        .bind(key.id)
+        .bind(key.source)
+        .bind(key.time.map(to_sql))
+        .persistent(false)
+        .fetch_optional(&mut **connection);
+    let found = limit.apply(found).await;
+    let Some(found) = limit.answer::<Option<StoredEvent>>(connection, found)? else {
+        return Ok(None);
+    };
+    let others = sqlx::query_as(OTHERS_BY_ID)
+        .bind(key.id)
+        .bind(key.source)
+        .bind(&found.event.source)
+        .bind(to_sql(found.event.time))
+        .bind(ALTERNATES_MAX)
+        .persistent(false)
+        .fetch_all(&mut **connection);
+    let others = limit.apply(others).await;
+    let others = limit.answer(connection, others)?;
+    Ok(Some((found, others)))
+}
+
+async fn has_row(connection: &mut Lent, event: &Event, limit: Limit) -> Result<bool, Error> {
+    let found = sqlx::query_scalar(HAS_EVENT)
+        .bind(&event.id)
+        .bind(&event.source)
+        .bind(to_sql(event.time))
+        .persistent(false)
+        .fetch_one(&mut **connection);
+    let found = limit.apply(found).await;
+    limit.answer(connection, found)
+}
+
+/// Which partitions there are now.
+async fn partitions(connection: &mut Lent, limit: Limit) -> Result<i64, Error> {
+    let partitions = sqlx::query_scalar(PARTITIONS).fetch_one(&mut **connection);
+    let partitions = limit.apply(partitions).await;
+    limit.answer(connection, partitions)
 }
 
 /// A broken connection, or a server that ended its sessions: the next connection may be whole.

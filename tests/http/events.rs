@@ -1,6 +1,7 @@
 //! `GET /v1/events/{id}`.
 
 use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use ganesh::event::{Data, Event, Timestamp};
@@ -8,7 +9,7 @@ use serde_json::json;
 
 use super::client::{get, store};
 use crate::support::Stack;
-use crate::support::events::event;
+use crate::support::events::{event, events, publish};
 
 /// 2023-11-14T22:13:20Z and a microsecond.
 const TIME: Timestamp = Timestamp::from_micros(1_700_000_000_000_001);
@@ -128,4 +129,27 @@ async fn an_event_is_found_in_whichever_partition_it_is() {
             assert_eq!(answer.json()["time"], time.to_string(), "{path}");
         }
     }
+}
+
+#[tokio::test]
+async fn clients_that_hang_up_keep_no_connection_from_the_writers() {
+    let stack = Stack::start().await;
+    let ganesh = stack.serve(&[]).await;
+    let lock = stack.lock("events_default", "ACCESS EXCLUSIVE").await;
+    let impatient = reqwest::Client::builder().timeout(Duration::from_millis(200));
+    let impatient = impatient.build().unwrap();
+    for number in 0..20 {
+        let read = impatient.get(format!("{}/v1/events/e-{number}", ganesh.api));
+        assert!(read.send().await.unwrap_err().is_timeout());
+    }
+    let began = Instant::now();
+    publish(&stack.jetstream().await, &events("e", 100)).await;
+    stack.wait_until_drained().await;
+    assert!(
+        began.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        began.elapsed()
+    );
+    lock.rollback().await.unwrap();
+    assert_eq!(stack.rows().await, 100);
 }

@@ -5,7 +5,9 @@ use std::time::{Duration, Instant};
 
 use ganesh::config::PartitionInterval;
 use ganesh::event::Timestamp;
-use ganesh::storage::partitions::{Partition, drop_expired, make_ahead, partition_of};
+use ganesh::storage::partitions::{Partition, UNFINISHED, drop_expired, make_ahead, partition_of};
+use ganesh::storage::queries::{EventKey, Reads};
+use sqlx::PgPool;
 
 use super::MICROS_A_DAY;
 use crate::support::events::{events, publish};
@@ -207,6 +209,7 @@ async fn a_row_that_was_removed_while_it_waited_does_not_come_back() {
     // What a replica left that died in the middle.
     let copy = format!(
         "CREATE TABLE {theirs} (LIKE events INCLUDING ALL); \
+         COMMENT ON TABLE {theirs} IS '{UNFINISHED}'; \
          INSERT INTO {theirs} SELECT * FROM events_default; \
          DELETE FROM events_default WHERE stream_seq > 4"
     );
@@ -282,4 +285,99 @@ async fn who_keeps_an_old_partition_locked_holds_up_no_event_of_today() {
     lock.rollback().await.unwrap();
     assert_eq!(stack.rows().await, 500);
     assert_eq!(stack.dead_letters().await, 0);
+}
+
+#[tokio::test]
+async fn a_partition_that_somebody_detached_keeps_its_rows_and_the_others_are_made() {
+    let stack = Stack::start().await;
+    ganesh::storage::schema::migrate(&stack.pool).await.unwrap();
+    let make = || make_ahead(&stack.pool, PartitionInterval::Day, next_week());
+    make().await.unwrap();
+    let detached = partition_of(next_week(), PartitionInterval::Day).name;
+    let after = Timestamp::from_micros(next_week().micros() + MICROS_A_DAY);
+    let missing = partition_of(after, PartitionInterval::Day).name;
+    let detach = format!(
+        "INSERT INTO events \
+         (id, source, time, type, nats_subject, stream_seq, published_at, trace_id) \
+         VALUES ('e', '/test', now() + interval '7 days', 't', 'events.test', 1, now(), ''); \
+         ALTER TABLE events DETACH PARTITION {detached}; DROP TABLE {missing}"
+    );
+    sqlx::raw_sql(&detach).execute(&stack.pool).await.unwrap();
+    // Without rows that wait for it, and with some.
+    for rows in [0, 3] {
+        fill_default(&stack, next_week(), rows).await;
+        make().await.unwrap();
+        assert_eq!(count_in(&stack, &detached).await, 1);
+        assert_eq!(count_in(&stack, &missing).await, 0);
+    }
+    assert_eq!(count_in(&stack, "events_default").await, 3);
+}
+
+#[tokio::test]
+async fn a_partition_that_cannot_be_made_does_not_keep_the_others() {
+    let stack = Stack::start().await;
+    ganesh::storage::schema::migrate(&stack.pool).await.unwrap();
+    let [before, theirs] = [-1, 0].map(|days| {
+        let time = next_week().micros() + days * MICROS_A_DAY;
+        partition_of(Timestamp::from_micros(time), PartitionInterval::Day).name
+    });
+    // A table makes a type of its name.
+    let taken = format!("CREATE TYPE {before} AS ENUM ('taken')");
+    sqlx::raw_sql(&taken).execute(&stack.pool).await.unwrap();
+    let made = make_ahead(&stack.pool, PartitionInterval::Day, next_week()).await;
+    assert!(made.is_err());
+    assert_eq!(count_in(&stack, &theirs).await, 0);
+}
+
+#[tokio::test]
+async fn a_read_that_waits_while_rows_move_to_their_partition_finds_them() {
+    let stack = Stack::start().await;
+    ganesh::storage::schema::migrate(&stack.pool).await.unwrap();
+    let row = |id: &str, days: i64| {
+        format!(
+            "INSERT INTO events \
+             (id, source, time, type, subject, nats_subject, stream_seq, published_at, trace_id) \
+             VALUES ('{id}', '/test', now() + interval '{days} days', 't', 's', 'events.test', \
+             1, now(), '')"
+        )
+    };
+    let Partition { name, from, to } = partition_of(next_week(), PartitionInterval::Day);
+    let both = format!("{}; {}", row("older", -7), row("newest", 7));
+    sqlx::raw_sql(&both).execute(&stack.pool).await.unwrap();
+    let pool = PgPool::connect(&stack.database_url).await.unwrap();
+    let reads = Reads::new(pool, PartitionInterval::Day);
+    let newest = async || {
+        let found = reads.newest_of_subject("s").await.unwrap();
+        found.expect("the subject has events").event
+    };
+    // It knows the partitions.
+    let event = newest().await;
+    assert_eq!(event.id, "newest");
+
+    let mut moving = stack.lock("events_default", "ACCESS EXCLUSIVE").await;
+    let moves = async {
+        wait_until_so_many_wait(&stack, 3).await;
+        let moved = format!(
+            "CREATE TABLE {name} (LIKE events INCLUDING ALL); \
+             INSERT INTO {name} SELECT * FROM events_default WHERE id = 'newest'; \
+             DELETE FROM events_default WHERE id = 'newest'; \
+             ALTER TABLE events ATTACH PARTITION {name} FOR VALUES FROM ('{from}') TO ('{to}')"
+        );
+        sqlx::raw_sql(&moved).execute(&mut *moving).await.unwrap();
+        moving.commit().await.unwrap();
+    };
+    let key = EventKey {
+        id: "newest",
+        source: None,
+        time: None,
+    };
+    let (found, by_id, has, ()) = tokio::join!(
+        newest(),
+        reads.event_by_id(&key),
+        reads.has_event(&event),
+        moves
+    );
+    assert_eq!(found.id, "newest");
+    assert_eq!(by_id.unwrap().unwrap().0.event.id, "newest");
+    assert!(has.unwrap());
 }
