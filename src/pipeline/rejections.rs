@@ -187,7 +187,7 @@ impl Rejections {
         state.held.push_back(batch);
     }
 
-    /// Judges a batch by how its rows ended (`true` is refused): gives back those that are to
+    /// Judges a batch by how its rows ended that were tried (`true` is refused): gives back those that are to
     /// become dead letters, and holds the others.
     pub fn judge(
         &self,

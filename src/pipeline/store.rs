@@ -186,8 +186,7 @@ impl StoreStage {
         let record = BatchRecord::new(closed_at, store_began, durable, events, failures);
         let record = Arc::new(record);
         let refused = take_refused(&mut messages, &outcomes);
-        let is_refused = |outcome| matches!(outcome, &RowOutcome::Rejected(_));
-        let rows: Vec<bool> = outcomes.iter().map(is_refused).collect();
+        let rows: Vec<bool> = outcomes.iter().filter_map(was_refused).collect();
         let dead = self.rejections.judge(attempt, &rows, refused, closed_at);
         let letters = dead.into_iter().map(|refused| letter(refused, &record));
         let letters = letters.collect();
@@ -241,6 +240,15 @@ impl StoreStage {
             backoff.wait_or(recovery).await;
         }
         Ok(Some(in_batch_order(outcomes, &order)))
+    }
+}
+
+/// `None` for a duplicate, which says nothing: Postgres did not try its row.
+fn was_refused(outcome: &RowOutcome) -> Option<bool> {
+    match outcome {
+        RowOutcome::Stored => Some(false),
+        RowOutcome::Duplicate => None,
+        RowOutcome::Rejected(_) => Some(true),
     }
 }
 

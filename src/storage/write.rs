@@ -70,7 +70,7 @@ impl EventWriter {
         }
     }
 
-    /// Whether an attempt at any rows that began after this one has succeeded.
+    /// Whether an attempt at any rows that began after this one has stored one.
     pub fn has_succeeded_since(&self, attempt: u64) -> bool {
         self.newest_success.load(Ordering::Relaxed) > attempt
     }
@@ -222,7 +222,10 @@ impl EventWriter {
         let write = write_once(&mut connection, rows, method, options.advance_epoch);
         match tokio::time::timeout(WRITE_TIMEOUT, write).await {
             Ok(Ok(new)) => {
-                self.newest_success.fetch_max(number, Ordering::Relaxed);
+                // Rows that are there already prove nothing: Postgres does not even try them.
+                if new.contains(&true) {
+                    self.newest_success.fetch_max(number, Ordering::Relaxed);
+                }
                 Ok(new)
             }
             Ok(Err(error)) => {
@@ -348,7 +351,7 @@ fn blame(
     let others_succeed = others_succeed
         || outcomes
             .iter()
-            .any(|outcome| matches!(outcome, Some(RowOutcome::Stored | RowOutcome::Duplicate)));
+            .any(|outcome| matches!(outcome, Some(RowOutcome::Stored)));
     for (row, error) in unexplained {
         if !others_succeed {
             return Err(error);

@@ -85,6 +85,37 @@ async fn a_server_that_refuses_everything_for_a_while_costs_no_row() {
     assert!(ganesh.metric(REDELIVERED).await < f64::EPSILON);
 }
 
+#[tokio::test]
+async fn duplicates_that_are_taken_meanwhile_prove_nothing() {
+    let stack = Stack::start().await;
+    let alone = ("GANESH_BATCH_MAX_EVENTS", "1");
+    let ganesh = stack.serve(&[SETTINGS.as_slice(), &[alone]].concat()).await;
+    let jetstream = stack.jetstream().await;
+    let stored = events("stored", 20);
+    publish(&jetstream, &stored).await;
+    stack.wait_until_drained().await;
+    // Only what is a new row gets so far that this refuses it.
+    let refuse = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS \
+         $$ BEGIN RAISE EXCEPTION 'not today'; END $$; \
+         CREATE TRIGGER refuse AFTER INSERT ON events FOR EACH ROW EXECUTE FUNCTION refuse()";
+    stack.pool.execute(refuse).await.unwrap();
+    let all = events("e", GUILTY);
+    publish_one_by_one(&stack, &ganesh, &all).await;
+    for duplicate in &stored {
+        publish(&jetstream, std::slice::from_ref(duplicate)).await;
+    }
+    ganesh
+        .wait_for_metric("ganesh_messages_settled_total{outcome=\"duplicate\"}", 20.0)
+        .await;
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    assert_eq!(stack.dead_letters().await, 0);
+    let end = "DROP TRIGGER refuse ON events";
+    stack.pool.execute(end).await.unwrap();
+    stack.wait_until_drained().await;
+    assert_eq!(stack.rows().await, 20 + i64::try_from(GUILTY).unwrap());
+    assert_eq!(stack.dead_letters().await, 0);
+}
+
 /// So many in one batch that a pause begins.
 const TOO_MANY: usize = 600;
 const LARGE_BATCHES: [(&str, &str); 2] = [
