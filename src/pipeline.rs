@@ -117,6 +117,7 @@ pub fn spawn(parts: Parts, stop: &CancellationToken) -> JoinSet<Result<(), Error
             jetstream: jetstream.clone(),
             stream: config.nats.stream.clone(),
             metrics: metrics.clone(),
+            health: health.clone(),
             log: RateLimit::default(),
             retries: RateLimit::new(1, Duration::from_secs(1)),
         },

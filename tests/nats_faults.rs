@@ -3,13 +3,14 @@
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::consumer::DeliverPolicy;
+use async_nats::jetstream::stream::{Config as StreamConfig, RetentionPolicy};
 use ganesh::config::Config;
 use rustix::process::Signal;
 
 use crate::support::events::{events, publish};
 use crate::support::keys::{hold_key, wait_until_so_many_wait};
 use crate::support::proxy::{Manner, Proxy, Way};
-use crate::support::servers::send_signal;
+use crate::support::servers::{Server, send_signal};
 use crate::support::{Ganesh, Stack, eventually};
 
 const HELD: &str = "ganesh_in_flight_messages";
@@ -175,6 +176,82 @@ async fn a_consumer_that_is_deleted_is_made_again_from_the_last_floor() {
 fn stream_config() -> async_nats::jetstream::stream::Config {
     let reader = ganesh::config::Reader::default();
     ganesh::messaging::streams::event_stream(&Config::read(reader).unwrap().nats)
+}
+
+#[tokio::test]
+async fn a_consumer_of_a_work_queue_that_is_deleted_is_made_again_too() {
+    let stack = Stack::start().await;
+    let jetstream = stack.jetstream().await;
+    let work_queue = StreamConfig {
+        name: "EVENTS".to_owned(),
+        subjects: vec!["events.>".to_owned()],
+        retention: RetentionPolicy::WorkQueue,
+        ..StreamConfig::default()
+    };
+    jetstream.create_stream(work_queue).await.unwrap();
+    let mut ganesh = stack.serve(&[]).await;
+    for round in 1..=2 {
+        publish(&jetstream, &events(&format!("e-{round}"), 100)).await;
+        stack.wait_for_rows(100 * round).await;
+        stack.wait_until_drained().await;
+        // Seen by the task that watches the lag: the floor is not 0 any more.
+        tokio::time::sleep(Duration::from_secs(2)).await;
+        jetstream
+            .delete_consumer_from_stream("ganesh", "EVENTS")
+            .await
+            .unwrap();
+        eventually("it is made again", || async {
+            let stream = jetstream.get_stream("EVENTS").await.unwrap();
+            stream.consumer_info("ganesh").await.is_ok()
+        })
+        .await;
+    }
+    assert_eq!(ganesh.ended(), None);
+}
+
+#[tokio::test]
+async fn a_message_too_large_for_any_pull_is_said_and_makes_the_service_unready() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("nats.conf");
+    let may_take = |bytes: u32| std::fs::write(&file, format!("max_payload: {bytes}\n")).unwrap();
+    may_take(4 << 20);
+    let mut stack = Stack::start().await;
+    stack.nats = Server::start("nats", &[("NATS_CONF", file.to_str().unwrap())]);
+    stack.make_streams().await;
+    let publish_large = async |stack: &Stack| {
+        let published = stack.jetstream().await;
+        let published = published.publish("events.large", vec![b'x'; 3 << 20].into());
+        published.await.unwrap().await.unwrap();
+    };
+    publish_large(&stack).await;
+    // Lowered afterwards.
+    may_take(1 << 20);
+    stack.nats.terminate();
+    stack.nats.run();
+    let small = [
+        ("GANESH_MAX_IN_FLIGHT_BYTES", "2097152"),
+        ("GANESH_BATCH_MAX_BYTES", "1048576"),
+    ];
+    let ganesh = stack.serve(&small).await;
+    eventually("it is not ready", || async {
+        ganesh.admin("/readyz").await.0 == 503
+    })
+    .await;
+    let (_, body) = ganesh.admin("/readyz").await;
+    assert!(
+        body.contains("pulling messages fails again and again"),
+        "{body}"
+    );
+    assert!(ganesh.log().contains("raise GANESH_MAX_IN_FLIGHT_BYTES"));
+    assert!(ganesh.terminate().await.success());
+    let large = ("GANESH_MAX_IN_FLIGHT_BYTES", "16777216");
+    let ganesh = stack.serve(&[large]).await;
+    stack.wait_until_drained().await;
+    assert_eq!(
+        stack.rows().await + i64::try_from(stack.dead_letters().await).unwrap(),
+        1
+    );
+    ganesh.wait_until_ready().await;
 }
 
 #[tokio::test]

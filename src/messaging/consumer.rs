@@ -4,7 +4,9 @@ use std::sync::{Arc, Mutex};
 
 use async_nats::jetstream::consumer::{AckPolicy, Config, DeliverPolicy, Info, PullConsumer, pull};
 use async_nats::jetstream::context::ConsumerInfoErrorKind;
-use async_nats::jetstream::stream::ConsumerCreateStrictErrorKind;
+use async_nats::jetstream::stream::{
+    ConsumerCreateStrictErrorKind, Info as StreamInfo, RetentionPolicy,
+};
 use async_nats::jetstream::{Context, ErrorCode};
 use time::OffsetDateTime;
 
@@ -107,18 +109,20 @@ impl LastSeen {
     }
 
     /// Where a consumer begins that takes the place of the last one.
-    fn start(&self, stream_created: OffsetDateTime) -> DeliverPolicy {
+    fn start(&self, stream: &StreamInfo) -> DeliverPolicy {
         let mut seen = self
             .0
             .lock()
             .expect("nothing panics while it holds this lock");
-        if seen.stream_created != Some(stream_created) {
+        if seen.stream_created != Some(stream.created) {
             // Another stream: its sequences mean other messages.
-            seen.stream_created = Some(stream_created);
+            seen.stream_created = Some(stream.created);
             seen.floor = 0;
         }
         match seen.floor {
             0 => DeliverPolicy::All,
+            // It has no other messages than those that nobody acknowledged, and allows nothing else.
+            _ if stream.config.retention == RetentionPolicy::WorkQueue => DeliverPolicy::All,
             floor => DeliverPolicy::ByStartSequence {
                 start_sequence: floor + 1,
             },
@@ -150,11 +154,11 @@ pub async fn restore(
     pipeline: &PipelineConfig,
     seen: &LastSeen,
 ) -> Result<Restored, Error> {
-    let Some(stream_created) = streams::created(jetstream, &nats.stream).await? else {
+    let Some(stream) = streams::info(jetstream, &nats.stream).await? else {
         return Ok(Restored::StreamGone);
     };
     if info(jetstream, nats).await?.is_none() {
-        let start = seen.start(stream_created);
+        let start = seen.start(&stream);
         tracing::warn!(
             stream = nats.stream,
             consumer = nats.consumer,

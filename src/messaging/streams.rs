@@ -67,7 +67,11 @@ pub async fn created(jetstream: &Context, name: &str) -> Result<Option<OffsetDat
     Ok(info(jetstream, name).await?.map(|info| info.created))
 }
 
-async fn info(jetstream: &Context, name: &str) -> Result<Option<Info>, Error> {
+/// What JetStream says of the stream; `None` when it is not there.
+///
+/// # Errors
+/// When JetStream does not answer.
+pub(super) async fn info(jetstream: &Context, name: &str) -> Result<Option<Info>, Error> {
     match jetstream.get_stream(name).await {
         Ok(stream) => Ok(Some(stream.cached_info().clone())),
         Err(error) => match error.kind() {

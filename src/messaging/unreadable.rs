@@ -6,8 +6,8 @@
 //! was. So after drops that look like it, everything that is delivered and that we do not hold
 //! is read by a plain request, whose answer is JSON with headers and body in base64.
 
-use std::collections::BTreeSet;
 use std::fmt::Display;
+use std::time::Duration;
 
 use async_nats::header::{HeaderName, HeaderValue};
 use async_nats::jetstream::consumer::{Info, PullConsumer};
@@ -38,8 +38,9 @@ pub struct Search {
     consumer: PullConsumer,
     /// Since when the consumer is there: another one has other messages.
     created_unix_nanos: i128,
-    /// Sequences above the acknowledgement floor that were looked at.
-    readable: BTreeSet<u64>,
+    /// Up to this sequence all are known: they were held here, which what cannot be read never is, or
+    /// looked at.
+    known_to: u64,
 }
 
 /// A message that cannot be read, as one that can: its headers are in
@@ -81,8 +82,13 @@ impl Search {
             client,
             consumer,
             created_unix_nanos: 0,
-            readable: BTreeSet::new(),
+            known_to: 0,
         }
+    }
+
+    /// After what time the server delivers again what nobody has acknowledged.
+    pub fn ack_wait(&self) -> Duration {
+        self.consumer.cached_info().config.ack_wait
     }
 
     /// Sequences that are delivered, not acknowledged up to the floor, not held here and not
@@ -96,22 +102,21 @@ impl Search {
         let created = info.created.unix_timestamp_nanos();
         if self.created_unix_nanos != created {
             self.created_unix_nanos = created;
-            self.readable.clear();
+            self.known_to = 0;
         }
-        let first = info.ack_floor.stream_sequence + 1;
-        self.readable = self.readable.split_off(&first);
+        let first = info.ack_floor.stream_sequence.max(self.known_to) + 1;
         let held = held.sequences();
-        let unknown = (first..=info.delivered.stream_sequence)
-            .filter(|sequence| !held.contains(sequence) && !self.readable.contains(sequence));
+        let unknown =
+            (first..=info.delivered.stream_sequence).filter(|sequence| !held.contains(sequence));
         let mut unknown: Vec<u64> = unknown.take(LOOKS_MAX + 1).collect();
         let is_all = unknown.len() <= LOOKS_MAX;
         unknown.truncate(LOOKS_MAX);
         Ok((unknown, is_all))
     }
 
-    /// Notes that the client library can read it, or that the stream does not have it any more.
-    pub fn note_readable(&mut self, sequence: u64) {
-        self.readable.insert(sequence);
+    /// Notes that these candidates up to this one were looked at, in their order.
+    pub fn note_looked_at(&mut self, sequence: u64) {
+        self.known_to = self.known_to.max(sequence);
     }
 
     /// Reads a message and says what is wrong with it; `None` when nothing is.

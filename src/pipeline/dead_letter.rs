@@ -13,11 +13,13 @@ use crate::error::{Class, Code, Dependency, Error};
 use crate::event::{DecodeReason, Event};
 use crate::messaging::Delivery;
 use crate::messaging::letters::write::{self, Original, Outgoing, Part};
-use crate::telemetry::Metrics;
 use crate::telemetry::batch::BatchRecord;
 use crate::telemetry::logs::RateLimit;
 use crate::telemetry::record::Failures;
+use crate::telemetry::{Health, Metrics};
 
+/// After so many attempts at a letter the stream is said to take none.
+const REFUSED_AFTER_ATTEMPTS: u32 = 3;
 /// Letters whose acknowledgement is awaited at the same time.
 const PUBLISHES_AT_ONCE: usize = 64;
 
@@ -99,6 +101,8 @@ pub struct DeadLetterStage {
     pub stream: String,
     /// Where it counts.
     pub metrics: Metrics,
+    /// Where it says that letters are refused.
+    pub health: Health,
     /// A stream of nothing but bad messages must not fill the log.
     pub log: RateLimit,
     /// A stream that takes no letters must not either: all that wait try again and again.
@@ -142,7 +146,12 @@ impl DeadLetterStage {
         }
         let mut failures = Failures::default();
         let mut backoff = Backoff::new();
+        let mut attempts = 0;
         while let Err(error) = self.publish(&letter).await {
+            attempts += 1;
+            if attempts >= REFUSED_AFTER_ATTEMPTS && self.health.is_up(Dependency::Nats) {
+                self.health.set_letters_refused(true);
+            }
             self.metrics.dependency_error(&error);
             failures.add(&error);
             if let Some(suppressed) = self.retries.allow() {
@@ -150,6 +159,7 @@ impl DeadLetterStage {
             }
             backoff.wait().await;
         }
+        self.health.set_letters_refused(false);
         self.metrics.dead_letters(letter.reason).increment(1);
         Buried { letter, failures }
     }

@@ -46,6 +46,8 @@ pub(super) enum PullEnd {
     Overdue,
     /// The consumer was deleted, or JetStream does not answer.
     Gone,
+    /// The next message has more bytes than the pull had room for.
+    TooLarge,
     /// The server refused it.
     Failed(String),
     /// Nobody takes our output any more.
@@ -228,12 +230,13 @@ fn end_of_pull(status: StatusCode, description: Option<&str>) -> PullEnd {
     let description = description.unwrap_or("");
     match status {
         StatusCode::TIMEOUT | StatusCode::NOT_FOUND => PullEnd::Ordinary,
-        // "Batch Completed" and "Message Size Exceeds MaxBytes": the next pull goes on.
-        StatusCode::REQUEST_TERMINATED
-            if description.eq_ignore_ascii_case("batch completed")
-                || description.eq_ignore_ascii_case("message size exceeds maxbytes") =>
-        {
+        StatusCode::REQUEST_TERMINATED if description.eq_ignore_ascii_case("batch completed") => {
             PullEnd::Ordinary
+        }
+        StatusCode::REQUEST_TERMINATED
+            if description.eq_ignore_ascii_case("message size exceeds maxbytes") =>
+        {
+            PullEnd::TooLarge
         }
         StatusCode::REQUEST_TERMINATED if description.eq_ignore_ascii_case("consumer deleted") => {
             PullEnd::Gone

@@ -40,6 +40,9 @@ const PULL_EXPIRES: Duration = Duration::from_secs(1);
 /// is late, as on a machine that is starved, or was lost.
 const PULL_END_GRACE: Duration = Duration::from_secs(4);
 
+/// After so many pulls in a row that failed the service says that it is not ready.
+const FAILURES_SAID: u32 = 3;
+
 /// Where messages come from.
 pub struct Origin {
     /// JetStream.
@@ -82,6 +85,7 @@ pub async fn run(
 ) -> Result<(), Error> {
     let mut outbox = Outbox::new(output);
     let mut backoff = Backoff::new();
+    let mut failures = 0;
     loop {
         let looked = tokio::select! {
             biased; // a stop must not wait for luck
@@ -100,10 +104,12 @@ pub async fn run(
             PullEnd::Ordinary => {
                 // Whoever made it again: us, another replica, or an operator.
                 source.origin.health.set_stream_gone(false);
-                backoff = Backoff::new();
+                source.origin.health.set_pulls_fail(false);
+                (backoff, failures) = (Backoff::new(), 0);
                 continue;
             }
             PullEnd::Cut => continue,
+            PullEnd::TooLarge => response_error("a pull without room"),
             PullEnd::Closed => return Ok(()),
             PullEnd::Overdue => response_error("the end of a pull did not arrive"),
             PullEnd::Failed(why) => response_error(&why),
@@ -113,6 +119,10 @@ pub async fn run(
                 Err(error) => error,
             },
         };
+        failures += 1;
+        if failures >= FAILURES_SAID {
+            source.origin.health.set_pulls_fail(true);
+        }
         tracing::warn!(%error, "pulling messages failed; trying again");
         source.intake.metrics.dependency_error(&error);
         tokio::select! {
@@ -198,11 +208,16 @@ impl Source {
             self.drops_seen = drops;
             self.unreadables.suspect();
         }
-        if self.unreadables.is_due()
-            && let Err(error) = self.unreadables.bury().await
-        {
-            tracing::warn!(%error, "looking for messages that cannot be read failed");
-            self.intake.metrics.dependency_error(&error);
+        while self.unreadables.is_due() {
+            if let Err(error) = self.unreadables.bury().await {
+                tracing::warn!(%error, "looking for messages that cannot be read failed");
+                self.intake.metrics.dependency_error(&error);
+                break;
+            }
+            // What the client breaks down at must not be delivered before it is found.
+            if !self.origin.client_was_lost {
+                break;
+            }
         }
     }
 
@@ -241,6 +256,7 @@ impl Source {
         if let Err(error) = sent {
             return Ok(PullEnd::Failed(error.to_string()));
         }
+        let asked = room;
         let mut room = self.intake.held.reserve(room);
         let end = tokio::select! {
             biased; // what arrived before a drop is read before it
@@ -253,6 +269,17 @@ impl Source {
             PullEnd::Cut => PULL_EXPIRES + PULL_END_GRACE,
             // Messages that are late are ours for this long.
             PullEnd::Overdue => self.intake.held.ack_wait(),
+            // The next pull has its room.
+            PullEnd::TooLarge if room.left().messages < asked.messages => {
+                return Ok(PullEnd::Ordinary);
+            }
+            PullEnd::TooLarge => {
+                return Ok(PullEnd::Failed(format!(
+                    "the next message has more bytes than a pull asks for ({}): stop ganesh and raise \
+                     GANESH_MAX_IN_FLIGHT_BYTES, a quarter of which a pull may ask for",
+                    asked.bytes
+                )));
+            }
             _ => return Ok(end),
         };
         self.give_up(room, may_last, outbox.another()).await?;

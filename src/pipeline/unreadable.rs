@@ -58,7 +58,9 @@ impl Unreadables {
     /// twice in a row, and the one that runs on has no reason to.
     pub(super) fn suspect(&mut self) {
         let server_id = self.client.server_info().server_id;
-        let soon: Duration = self.held.ack_wait() * REPEATED_WITHIN_ACK_WAITS;
+        // The server's, which may be longer than ours: it delivers again after that one.
+        let ack_wait = self.search.ack_wait().max(self.held.ack_wait());
+        let soon: Duration = ack_wait * REPEATED_WITHIN_ACK_WAITS;
         let last = self.dropped_at.replace(Instant::now());
         let is_repeated = last.is_some_and(|at| at.elapsed() < soon);
         self.is_due |= is_repeated || server_id == self.server_id;
@@ -75,34 +77,39 @@ impl Unreadables {
         self.is_due = false;
         let (candidates, is_all) = self.search.candidates(&self.held).await?;
         let count = candidates.len();
-        let (mut readable, mut buried) = (Vec::with_capacity(count), 0_usize);
-        {
+        let (mut looked_at, mut buried) = (None, 0_usize);
+        let result = {
             let search = &self.search;
             let looks = futures::stream::iter(candidates).map(|sequence| async move {
                 let found = search.look(sequence).await;
                 found.map(|found| (sequence, found))
             });
             let mut looks = std::pin::pin!(looks.buffered(LOOKS_AT_ONCE));
-            while let Some((sequence, found)) = looks.try_next().await? {
-                match found {
-                    None => readable.push(sequence),
-                    Some(unreadable) => {
-                        buried += 1;
-                        self.hand_on(unreadable).await;
+            loop {
+                match looks.try_next().await {
+                    Ok(Some((sequence, found))) => {
+                        looked_at = Some(sequence);
+                        if let Some(unreadable) = found {
+                            buried += 1;
+                            self.hand_on(unreadable).await;
+                        }
                     }
+                    Ok(None) => break Ok(()),
+                    Err(error) => break Err(error),
                 }
             }
-        }
+        };
         tracing::warn!(
-            looked_at = count,
+            candidates = count,
             unreadable = buried,
             "the connection dropped for no known reason: looked for messages that cannot be read"
         );
-        for sequence in readable {
-            self.search.note_readable(sequence);
+        if let Some(sequence) = looked_at {
+            self.search.note_looked_at(sequence);
         }
-        self.is_due = !is_all;
-        Ok(())
+        // Another go where this one came further, and not to the end.
+        self.is_due = looked_at.is_some() && (result.is_err() || !is_all);
+        result
     }
 
     async fn hand_on(&self, unreadable: Unreadable) {

@@ -20,6 +20,8 @@ struct State {
     has_served: AtomicBool,
     stream_gone: AtomicBool,
     rejection_pause: AtomicBool,
+    letters_refused: AtomicBool,
+    pulls_fail: AtomicBool,
     metrics: Metrics,
 }
 
@@ -33,6 +35,8 @@ impl Health {
             has_served: AtomicBool::new(false),
             stream_gone: AtomicBool::new(false),
             rejection_pause: AtomicBool::new(false),
+            letters_refused: AtomicBool::new(false),
+            pulls_fail: AtomicBool::new(false),
             metrics,
         }))
     }
@@ -95,6 +99,28 @@ impl Health {
         self.0.metrics.rejection_pause.set(value);
     }
 
+    /// Notes whether the dead-letter stream takes no letters; logs the moment in which that changes.
+    pub fn set_letters_refused(&self, refused: bool) {
+        if self.0.letters_refused.swap(refused, Ordering::Relaxed) != refused {
+            let value = if refused { 1.0 } else { 0.0 };
+            self.0.metrics.dead_letters_refused.set(value);
+            if refused {
+                tracing::error!(
+                    "the dead-letter stream takes no letters; their messages wait, and when some \
+                     hundred do, so does everything: raise its limits or purge it; if it was \
+                     deleted make it, or restart ganesh, which does"
+                );
+            } else {
+                tracing::info!("the dead-letter stream takes letters again");
+            }
+        }
+    }
+
+    /// Notes whether one pull after the other fails, of a server that answers.
+    pub fn set_pulls_fail(&self, fail: bool) {
+        self.0.pulls_fail.store(fail, Ordering::Relaxed);
+    }
+
     /// Why this process is not ready; empty when it is. The cache is not asked:
     /// without it reads are slower, and nothing else.
     pub fn not_ready_because(&self) -> Vec<&'static str> {
@@ -113,6 +139,12 @@ impl Health {
         }
         if self.0.rejection_pause.load(Ordering::Relaxed) {
             reasons.push("pausing: postgres refused half of the last 1000 rows");
+        }
+        if self.0.letters_refused.load(Ordering::Relaxed) {
+            reasons.push("the dead-letter stream takes no letters: it is full or gone");
+        }
+        if self.0.pulls_fail.load(Ordering::Relaxed) {
+            reasons.push("pulling messages fails again and again: the log says why");
         }
         reasons
     }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use async_nats::jetstream::AckKind;
 use async_nats::jetstream::consumer::PullConsumer;
+use async_nats::jetstream::stream::Config;
 use bytes::Bytes;
 use futures::StreamExt;
 use ganesh::event::{Data, Event};
@@ -191,6 +192,24 @@ async fn pause_by_rejections(stack: &Stack, movement: &mut Movement<'_>) {
     stack.wait_until_drained().await;
 }
 
+/// A letter for which there is no room.
+async fn refuse_letters(stack: &Stack, movement: &mut Movement<'_>) {
+    let jetstream = stack.jetstream().await;
+    let full = async |max_messages| {
+        let stream = jetstream.get_stream("EVENTS_DLQ").await.unwrap();
+        let config = Config {
+            max_messages,
+            ..stream.cached_info().config.clone()
+        };
+        jetstream.update_stream(config).await.unwrap();
+    };
+    full(1).await;
+    publish_invalid(&jetstream).await;
+    movement.wait_for(&["ganesh_dead_letters_refused"]).await;
+    full(-1).await;
+    stack.wait_until_drained().await;
+}
+
 async fn delete_stream(stack: &Stack, movement: &mut Movement<'_>) {
     let jetstream = stack.jetstream().await;
     jetstream.delete_stream("EVENTS").await.unwrap();
@@ -257,6 +276,7 @@ async fn every_metric_has_moved_after_all_that_can_happen() {
     postgres.resume();
     stack.wait_until_drained().await;
     pause_by_rejections(&stack, &mut movement).await;
+    refuse_letters(&stack, &mut movement).await;
     delete_stream(&stack, &mut movement).await;
     movement.wait_for(&MOVED).await;
     let excused = |name: &str| {

@@ -113,8 +113,16 @@ async fn a_message_whose_letter_the_stream_refuses_stays_unacknowledged_until_it
     })
     .await;
     assert_eq!(stack.backlog().await, 1, "acknowledged before its letter");
+    let is_ready = async || ganesh.admin("/readyz").await.0 == 200;
+    eventually("it says so", async || !is_ready().await).await;
+    let (_, body) = ganesh.admin("/readyz").await;
+    assert!(
+        body.contains("the dead-letter stream takes no letters"),
+        "{body}"
+    );
     full(-1).await;
     stack.wait_until_drained().await;
+    eventually("it is ready again", is_ready).await;
     assert_eq!(stack.dead_letters().await, 2);
 }
 

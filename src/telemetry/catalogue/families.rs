@@ -119,6 +119,12 @@ pub const REJECTION_PAUSE: Metric = gauge(
     &[],
     "1 while nothing is stored because Postgres refused half of the last 1,000 rows, but for one batch every 10 s.",
 );
+/// Whether letters are refused.
+pub const DEAD_LETTERS_REFUSED: Metric = gauge(
+    "ganesh_dead_letters_refused",
+    &[],
+    "1 while the dead-letter stream takes no letters: it is full or gone. Some hundred of them stop everything.",
+);
 /// Whether the stream was deleted.
 pub const STREAM_GONE: Metric = gauge(
     "ganesh_stream_gone",
