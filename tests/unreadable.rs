@@ -7,6 +7,7 @@ use base64::prelude::BASE64_STANDARD;
 use rustix::process::Signal;
 
 use crate::support::events::{events, publish};
+use crate::support::proxy::Proxy;
 use crate::support::raw_nats::{self, Raw, UNREADABLE};
 use crate::support::servers::send_signal;
 use crate::support::{Ganesh, Stack, eventually};
@@ -104,6 +105,24 @@ async fn a_message_on_which_the_client_breaks_down_is_buried_after_another_start
     let added = ganesh.metric(REDELIVERED).await - redelivered;
     assert!(added.abs() < f64::EPSILON, "{added}");
     assert!(ganesh.terminate().await.success());
+}
+
+#[tokio::test]
+async fn one_whose_acknowledgement_is_lost_is_found_again() {
+    let stack = Stack::start().await;
+    let proxy = Proxy::start(stack.nats.port()).await;
+    let url = format!("nats://127.0.0.1:{}", proxy.port);
+    let settings = [("GANESH_ACK_WAIT", "2s"), ("NATS_URL", url.as_str())];
+    let ganesh = stack.serve(&settings).await;
+    proxy.lose_of_client(b"+ACK");
+    publish_raw(&stack, UNREADABLE[0]).await;
+    eventually("it is lost", || async { proxy.trap_has_sprung() }).await;
+    publish(&stack.jetstream().await, &events("behind", 50)).await;
+    stack.wait_until_drained().await;
+    assert_eq!(ganesh.metric(BURIED).await.to_string(), "2");
+    // Written twice, it is one letter.
+    assert_eq!(stack.dead_letters().await, 1);
+    assert_eq!(stack.rows().await, 50);
 }
 
 #[tokio::test]

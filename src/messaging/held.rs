@@ -158,13 +158,13 @@ impl Held {
         }
     }
 
-    /// The stream sequences of what is held.
+    /// The stream sequences of what is held of the consumer as it is now.
     pub fn sequences(&self) -> HashSet<u64> {
-        let state = self.state();
-        let sequences = state.entries.iter().filter_map(|(_, entry)| {
-            Metadata::parse(&entry.reply).map(|metadata| metadata.stream_sequence)
-        });
-        sequences.collect()
+        let (generation, state) = (self.generation(), self.state());
+        let entries = state.entries.iter().map(|(_, entry)| entry);
+        let ours = entries.filter(|entry| entry.generation == generation);
+        let metadata = ours.filter_map(|entry| Metadata::parse(&entry.reply));
+        metadata.map(|metadata| metadata.stream_sequence).collect()
     }
 
     /// Takes deliveries into the register; returns their ids.

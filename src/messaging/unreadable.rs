@@ -6,6 +6,7 @@
 //! was. So after drops that look like it, everything that is delivered and that we do not hold
 //! is read by a plain request, whose answer is JSON with headers and body in base64.
 
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::time::Duration;
 
@@ -38,9 +39,11 @@ pub struct Search {
     consumer: PullConsumer,
     /// Since when the consumer is there: another one has other messages.
     created_unix_nanos: i128,
-    /// Up to this sequence all are known: they were held here, which what cannot be read never is, or
-    /// looked at.
+    /// Up to this sequence all are known: they had arrived here, or were looked at.
     known_to: u64,
+    /// Those of them that cannot be read. Should the acknowledgement of one be lost, it is delivered
+    /// again.
+    unreadable: BTreeSet<u64>,
 }
 
 /// A message that cannot be read, as one that can: its headers are in
@@ -83,6 +86,7 @@ impl Search {
             consumer,
             created_unix_nanos: 0,
             known_to: 0,
+            unreadable: BTreeSet::new(),
         }
     }
 
@@ -103,20 +107,29 @@ impl Search {
         if self.created_unix_nanos != created {
             self.created_unix_nanos = created;
             self.known_to = 0;
+            self.unreadable.clear();
         }
-        let first = info.ack_floor.stream_sequence.max(self.known_to) + 1;
+        let floor = info.ack_floor.stream_sequence;
+        self.unreadable = self.unreadable.split_off(&(floor + 1));
         let held = held.sequences();
-        let unknown =
-            (first..=info.delivered.stream_sequence).filter(|sequence| !held.contains(sequence));
+        let fresh = floor.max(self.known_to) + 1..=info.delivered.stream_sequence;
+        let unknown = (self.unreadable.iter().copied())
+            .chain(fresh)
+            .filter(|sequence| !held.contains(sequence));
         let mut unknown: Vec<u64> = unknown.take(LOOKS_MAX + 1).collect();
         let is_all = unknown.len() <= LOOKS_MAX;
         unknown.truncate(LOOKS_MAX);
         Ok((unknown, is_all))
     }
 
-    /// Notes that these candidates up to this one were looked at, in their order.
-    pub fn note_looked_at(&mut self, sequence: u64) {
+    /// Notes that this candidate, and all before it, were looked at.
+    pub fn note(&mut self, sequence: u64, is_readable: bool) {
         self.known_to = self.known_to.max(sequence);
+        if is_readable {
+            self.unreadable.remove(&sequence);
+        } else {
+            self.unreadable.insert(sequence);
+        }
     }
 
     /// Reads a message and says what is wrong with it; `None` when nothing is.

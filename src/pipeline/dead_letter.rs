@@ -2,6 +2,7 @@
 //! its own, durable before the original is acknowledged.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use async_nats::jetstream::Context;
 use futures::StreamExt;
@@ -18,8 +19,9 @@ use crate::telemetry::logs::RateLimit;
 use crate::telemetry::record::Failures;
 use crate::telemetry::{Health, Metrics};
 
-/// After so many attempts at a letter the stream is said to take none.
-const REFUSED_AFTER_ATTEMPTS: u32 = 3;
+/// A letter that is not taken for so long, while NATS answers, is said to be refused: elections of a
+/// cluster take seconds.
+const REFUSED_AFTER: Duration = Duration::from_secs(10);
 /// Letters whose acknowledgement is awaited at the same time.
 const PUBLISHES_AT_ONCE: usize = 64;
 
@@ -146,11 +148,15 @@ impl DeadLetterStage {
         }
         let mut failures = Failures::default();
         let mut backoff = Backoff::new();
-        let mut attempts = 0;
+        let (mut failing_since, mut is_refused) = (None, false);
         while let Err(error) = self.publish(&letter).await {
-            attempts += 1;
-            if attempts >= REFUSED_AFTER_ATTEMPTS && self.health.is_up(Dependency::Nats) {
-                self.health.set_letters_refused(true);
+            if !self.health.is_up(Dependency::Nats) {
+                failing_since = None;
+            } else if failing_since.get_or_insert_with(Instant::now).elapsed() >= REFUSED_AFTER
+                && !is_refused
+            {
+                is_refused = true;
+                self.health.add_refused_letter();
             }
             self.metrics.dependency_error(&error);
             failures.add(&error);
@@ -159,7 +165,9 @@ impl DeadLetterStage {
             }
             backoff.wait().await;
         }
-        self.health.set_letters_refused(false);
+        if is_refused {
+            self.health.remove_refused_letter();
+        }
         self.metrics.dead_letters(letter.reason).increment(1);
         Buried { letter, failures }
     }

@@ -58,6 +58,8 @@ impl Window {
     pub fn note(&mut self, attempt: Attempt, batch: &[bool], now: Instant) -> bool {
         let refused = batch.iter().filter(|refused| **refused).count();
         match (attempt, self.is_paused()) {
+            // Duplicates alone, of which no row was tried: another one is a probe, and at once.
+            (Attempt::Probe, _) if batch.is_empty() => {}
             (Attempt::Probe, _) if refused * 2 < batch.len() => *self = Self::default(),
             (Attempt::Probe, _) => self.probe_at = Some(now + PROBE_EVERY),
             (Attempt::Fresh, false) => {
@@ -118,6 +120,8 @@ struct State {
     /// Refused rows, with those of their batch. Never empty during a pause, but while a
     /// probe is under way.
     held: VecDeque<Batch>,
+    /// The last probe had duplicates alone: what is held shows more.
+    probe_held: bool,
 }
 
 impl Rejections {
@@ -164,6 +168,14 @@ impl Rejections {
     /// Waits until a batch may be tried: a new one, whose rows nobody has judged yet; or where
     /// none comes, because nothing does or because what is held leaves no room, a held one.
     async fn probe(&self, at: Instant, queue: &mut Receiver<Batch>) -> Option<Batch> {
+        let held = {
+            let mut state = self.state();
+            let is_wanted = std::mem::take(&mut state.probe_held);
+            is_wanted.then(|| state.held.pop_front()).flatten()
+        };
+        if held.is_some() {
+            return held;
+        }
         // At the end nothing is tried any more: what is held is dropped, and so released.
         if let Ok(batch) = timeout_at(at, queue.recv()).await {
             let batch = batch?;
@@ -202,6 +214,7 @@ impl Rejections {
             let mut state = self.state();
             let was_paused = state.window.is_paused();
             let hold = state.window.note(attempt, rows, Instant::now());
+            state.probe_held = attempt == Attempt::Probe && rows.is_empty();
             let letters = if hold && !refused.is_empty() {
                 let messages = refused.into_iter().map(|refused| refused.decoded);
                 let messages = messages.collect();

@@ -6,7 +6,7 @@
 //! whose end is overdue is read on beside the next ones, and keeps the room that it may fill.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use async_nats::Client;
 use async_nats::jetstream::Context;
@@ -40,8 +40,9 @@ const PULL_EXPIRES: Duration = Duration::from_secs(1);
 /// is late, as on a machine that is starved, or was lost.
 const PULL_END_GRACE: Duration = Duration::from_secs(4);
 
-/// After so many pulls in a row that failed the service says that it is not ready.
-const FAILURES_SAID: u32 = 3;
+/// When one pull after the other has failed for so long the service says that it is not ready: elections
+/// of a cluster take seconds.
+const FAILING_SAID_AFTER: Duration = Duration::from_secs(10);
 
 /// Where messages come from.
 pub struct Origin {
@@ -85,7 +86,7 @@ pub async fn run(
 ) -> Result<(), Error> {
     let mut outbox = Outbox::new(output);
     let mut backoff = Backoff::new();
-    let mut failures = 0;
+    let mut failing_since = None;
     loop {
         let looked = tokio::select! {
             biased; // a stop must not wait for luck
@@ -105,7 +106,7 @@ pub async fn run(
                 // Whoever made it again: us, another replica, or an operator.
                 source.origin.health.set_stream_gone(false);
                 source.origin.health.set_pulls_fail(false);
-                (backoff, failures) = (Backoff::new(), 0);
+                (backoff, failing_since) = (Backoff::new(), None);
                 continue;
             }
             PullEnd::Cut => continue,
@@ -119,8 +120,7 @@ pub async fn run(
                 Err(error) => error,
             },
         };
-        failures += 1;
-        if failures >= FAILURES_SAID {
+        if failing_since.get_or_insert_with(Instant::now).elapsed() >= FAILING_SAID_AFTER {
             source.origin.health.set_pulls_fail(true);
         }
         tracing::warn!(%error, "pulling messages failed; trying again");

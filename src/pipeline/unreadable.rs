@@ -77,7 +77,7 @@ impl Unreadables {
         self.is_due = false;
         let (candidates, is_all) = self.search.candidates(&self.held).await?;
         let count = candidates.len();
-        let (mut looked_at, mut buried) = (None, 0_usize);
+        let mut looked_at = Vec::with_capacity(count);
         let result = {
             let search = &self.search;
             let looks = futures::stream::iter(candidates).map(|sequence| async move {
@@ -88,9 +88,8 @@ impl Unreadables {
             loop {
                 match looks.try_next().await {
                     Ok(Some((sequence, found))) => {
-                        looked_at = Some(sequence);
+                        looked_at.push((sequence, found.is_none()));
                         if let Some(unreadable) = found {
-                            buried += 1;
                             self.hand_on(unreadable).await;
                         }
                     }
@@ -101,14 +100,18 @@ impl Unreadables {
         };
         tracing::warn!(
             candidates = count,
-            unreadable = buried,
+            looked_at = looked_at.len(),
+            unreadable = looked_at
+                .iter()
+                .filter(|(_, is_readable)| !is_readable)
+                .count(),
             "the connection dropped for no known reason: looked for messages that cannot be read"
         );
-        if let Some(sequence) = looked_at {
-            self.search.note_looked_at(sequence);
-        }
         // Another go where this one came further, and not to the end.
-        self.is_due = looked_at.is_some() && (result.is_err() || !is_all);
+        self.is_due = !looked_at.is_empty() && (result.is_err() || !is_all);
+        for (sequence, is_readable) in looked_at {
+            self.search.note(sequence, is_readable);
+        }
         result
     }
 

@@ -201,8 +201,8 @@ pub(super) async fn make_table(
         Some(_) => {
             tracing::error!(
                 table = name,
-                "a table has the name of a partition and is none: attach it to events, or give it \
-                 another name; until then events of its time go to the default partition"
+                "a table has the name of a partition and is none: give it another name (its rows can then \
+                 be inserted into events); until then events of its time go to the default partition"
             );
             return Ok(false);
         }

@@ -27,6 +27,8 @@ pub fn lazy(config: &PostgresConfig, writers: usize) -> Result<PgPool, sqlx::Err
         .options([
             ("synchronous_commit", "on"),
             ("timezone", "UTC"),
+            // A statement that nobody waits for any more ends, and its server process with it.
+            ("client_connection_check_interval", "1s"),
             (
                 "statement_timeout",
                 STATEMENT_TIMEOUT.as_millis().to_string().as_str(),

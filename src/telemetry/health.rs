@@ -1,7 +1,7 @@
 //! Which dependencies answer, and whether this process serves.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
@@ -20,7 +20,7 @@ struct State {
     has_served: AtomicBool,
     stream_gone: AtomicBool,
     rejection_pause: AtomicBool,
-    letters_refused: AtomicBool,
+    letters_refused: AtomicUsize,
     pulls_fail: AtomicBool,
     metrics: Metrics,
 }
@@ -35,7 +35,7 @@ impl Health {
             has_served: AtomicBool::new(false),
             stream_gone: AtomicBool::new(false),
             rejection_pause: AtomicBool::new(false),
-            letters_refused: AtomicBool::new(false),
+            letters_refused: AtomicUsize::new(0),
             pulls_fail: AtomicBool::new(false),
             metrics,
         }))
@@ -99,20 +99,23 @@ impl Health {
         self.0.metrics.rejection_pause.set(value);
     }
 
-    /// Notes whether the dead-letter stream takes no letters; logs the moment in which that changes.
-    pub fn set_letters_refused(&self, refused: bool) {
-        if self.0.letters_refused.swap(refused, Ordering::Relaxed) != refused {
-            let value = if refused { 1.0 } else { 0.0 };
-            self.0.metrics.dead_letters_refused.set(value);
-            if refused {
-                tracing::error!(
-                    "the dead-letter stream takes no letters; their messages wait, and when some \
-                     hundred do, so does everything: raise its limits or purge it; if it was \
-                     deleted make it, or restart ganesh, which does"
-                );
-            } else {
-                tracing::info!("the dead-letter stream takes letters again");
-            }
+    /// Notes a letter that the dead-letter stream does not take.
+    pub fn add_refused_letter(&self) {
+        if self.0.letters_refused.fetch_add(1, Ordering::Relaxed) == 0 {
+            tracing::error!(
+                "the dead-letter stream does not take a letter; its message waits, and when some \
+                 hundred do, so does everything: raise its limits or make room; if it was \
+                 deleted make it, or restart ganesh, which does"
+            );
+        }
+        self.0.metrics.dead_letters_refused.increment(1.0);
+    }
+
+    /// Notes that it was taken after all.
+    pub fn remove_refused_letter(&self) {
+        self.0.metrics.dead_letters_refused.decrement(1.0);
+        if self.0.letters_refused.fetch_sub(1, Ordering::Relaxed) == 1 {
+            tracing::info!("the dead-letter stream takes letters again");
         }
     }
 
@@ -140,8 +143,8 @@ impl Health {
         if self.0.rejection_pause.load(Ordering::Relaxed) {
             reasons.push("pausing: postgres refused half of the last 1000 rows");
         }
-        if self.0.letters_refused.load(Ordering::Relaxed) {
-            reasons.push("the dead-letter stream takes no letters: it is full or gone");
+        if self.0.letters_refused.load(Ordering::Relaxed) > 0 {
+            reasons.push("the dead-letter stream does not take letters: it is full or gone");
         }
         if self.0.pulls_fail.load(Ordering::Relaxed) {
             reasons.push("pulling messages fails again and again: the log says why");

@@ -77,7 +77,7 @@ impl Drop for Producer {
 /// # Panics
 /// When a promise does not hold.
 pub async fn run(plan: Plan) -> Report {
-    let mut scene = Scene::start(plan.has_cluster()).await;
+    let mut scene = Scene::start(plan.has_cluster(), plan.rate).await;
     let mut producer = produce(&scene, plan);
     let stop = CancellationToken::new();
     let special = tokio::spawn(special::publish_some(scene.jetstream().await, stop.clone()));

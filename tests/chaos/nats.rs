@@ -13,9 +13,10 @@ use crate::support::eventually;
 use crate::support::raw_nats::{self, UNREADABLE};
 use crate::support::servers::Server;
 
-/// Rows that are refused, at once: twice what the producer sends meanwhile.
-const REFUSED_AT_ONCE: usize = 100;
+/// How often some rows that are refused are published.
 const REFUSED_EVERY: Duration = Duration::from_millis(100);
+/// How many then, as a part of what the producer sends in a second: twice as much as it sends meanwhile.
+const REFUSED_PARTS: u32 = 5;
 
 /// Does it, and undoes it.
 pub async fn strike(scene: &mut Scene, fault: Fault, lasts: Duration) {
@@ -79,20 +80,33 @@ async fn publish_unreadable(scene: &mut Scene, lasts: Duration) {
     let (subject, headers, body) = UNREADABLE[kind % UNREADABLE.len()];
     let published = move || raw_nats::publish(port, subject, headers, body);
     let published = tokio::task::spawn_blocking(published).await;
-    scene
-        .unreadable
-        .push(published.expect("the stream answers"));
+    let sequence = published.expect("the stream answers");
+    scene.unreadable.push(sequence);
     scene.sent = scene.sent + Sent::letters([1, 1]);
+    // A restart would hide that the look for it does not find it.
+    let (jetstream, began) = (scene.jetstream().await, Instant::now());
+    while floor(&jetstream).await.is_none_or(|floor| floor < sequence) {
+        assert!(began.elapsed() < RECOVERY_MAX, "{sequence} is not settled");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+}
+
+/// All up to it is settled; `None` while the server does not answer.
+async fn floor(jetstream: &Context) -> Option<u64> {
+    let stream = jetstream.get_stream("EVENTS").await.ok()?;
+    let info = stream.consumer_info("ganesh").await.ok()?;
+    Some(info.ack_floor.stream_sequence)
 }
 
 /// More and more, until a replica finds that half of its last rows are too many.
 async fn publish_until_a_pause(scene: &mut Scene) {
     let (jetstream, began) = (scene.jetstream().await, Instant::now());
+    let at_once = usize::try_from(scene.rate.div_ceil(REFUSED_PARTS)).expect("not that many");
     while !scene.is_paused().await {
         assert!(began.elapsed() < RECOVERY_MAX, "nobody pauses");
         // No other special message has such a number.
         let first = 1_000_000_000 + usize::try_from(scene.sent.messages[1]).expect("not that many");
-        let numbers = first..first + REFUSED_AT_ONCE;
+        let numbers = first..first + at_once;
         scene.sent = scene.sent + special::publish_poison(&jetstream, numbers).await;
         tokio::time::sleep(REFUSED_EVERY).await;
     }

@@ -7,10 +7,16 @@ use sqlx::{Connection, Executor};
 
 use super::scene::RECOVERY_MAX;
 use super::schedule::Fault;
+use super::special::DAYS_AHEAD;
 use crate::support::{Stack, eventually};
 
 /// The replicas' role: it owns the database, and may do there what ganesh needs, not more.
 pub const ROLE: &str = "service";
+
+/// Source of the rows that no message made.
+pub const FILLER: &str = "/filler";
+/// So many are made at a time.
+const FILLERS: i64 = 50_000;
 
 /// The server's own error: a disk that is really full has a test of its own.
 const DISK_FULL: &str = "CREATE OR REPLACE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql \
@@ -100,6 +106,18 @@ async fn partition(stack: &Stack, which: &str) -> String {
     let mut connection = connect(stack).await;
     let partition = sqlx::query_scalar(&statement).fetch_one(&mut connection);
     partition.await.expect("the service has made some")
+}
+
+/// Rows of no message, so that to move them takes a while; how many.
+pub async fn fill_last_partition(stack: &Stack, first: i64) -> i64 {
+    let fill = format!(
+        "INSERT INTO events \
+         (id, source, time, type, nats_subject, stream_seq, published_at, trace_id) \
+         SELECT 'filler-' || n, '{FILLER}', now() + interval '{DAYS_AHEAD} days', 't', \
+         'events.filler', 1, now(), '' FROM generate_series({first}, {first} + {FILLERS} - 1) AS n"
+    );
+    execute(stack, &fill).await;
+    FILLERS
 }
 
 /// The last partition goes, and its rows into the default one. Tried again where it and the

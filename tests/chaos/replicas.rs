@@ -47,6 +47,8 @@ pub async fn strike(scene: &mut Scene, fault: Fault, lasts: Duration) {
         Fault::PermissionRevoked => revoke(scene, lasts).await,
         // Killed while it starts, and perhaps while it makes the partition again.
         Fault::PartitionGone(replica) => {
+            let first = scene.fillers;
+            scene.fillers += postgres::fill_last_partition(&scene.stack, first).await;
             postgres::lose_last_partition(&scene.stack).await;
             kill(scene, replica, Duration::ZERO).await;
             tokio::time::sleep(lasts / 4).await;

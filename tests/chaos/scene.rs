@@ -43,6 +43,10 @@ pub struct Scene {
     api_ports: Vec<u16>,
     /// Where each replica has its `app.log`.
     pub logs: Vec<TempDir>,
+    /// Messages that the producer sends a second.
+    pub rate: u32,
+    /// Rows that faults made, beside the messages.
+    pub fillers: i64,
     /// Redeliveries that replicas counted which are gone.
     redelivered_before: f64,
     /// What faults published.
@@ -53,7 +57,7 @@ pub struct Scene {
 
 impl Scene {
     /// Everything runs and is ready.
-    pub async fn start(has_cluster: bool) -> Self {
+    pub async fn start(has_cluster: bool, rate: u32) -> Self {
         let mut stack = Stack::start_with_own_postgres().await;
         let cluster = if has_cluster {
             stack.nats.terminate();
@@ -84,6 +88,8 @@ impl Scene {
             logs: (0..REPLICAS)
                 .map(|_| tempfile::tempdir().expect("the temporary folder is writable"))
                 .collect(),
+            rate,
+            fillers: 0,
             redelivered_before: 0.0,
             sent: Sent::default(),
             unreadable: Vec::new(),

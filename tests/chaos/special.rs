@@ -17,7 +17,7 @@ pub const SUBJECT: &str = "events.special";
 /// How often one comes.
 const SPECIAL_EVERY: Duration = Duration::from_millis(100);
 /// Days ahead of the last partition that is there.
-const DAYS_AHEAD: i64 = 3;
+pub const DAYS_AHEAD: i64 = 3;
 
 enum Special {
     /// Its row is refused.

@@ -8,6 +8,7 @@ use async_nats::jetstream::{self, Context, Message};
 use futures::{StreamExt, TryStreamExt};
 use ganesh::event::{self, Timestamp};
 
+use super::postgres::FILLER;
 use super::scene::Scene;
 use super::schedule::REPLICAS;
 use super::special;
@@ -112,7 +113,7 @@ pub async fn verify(scene: &Scene, sent: Sent) -> Checked {
     let jetstream = scene.jetstream().await;
     let stack = &scene.stack;
     let expected = expected(&jetstream, &scene.unreadable).await;
-    let rows = rows(stack).await;
+    let rows = rows(stack, scene.fillers).await;
     let letters = letters(&jetstream).await;
     let missing = expected.rows.difference(&rows).count();
     let unknown = rows.difference(&expected.rows).count();
@@ -202,9 +203,19 @@ fn decoded(message: &jetstream::Message, sequence: u64, stored_at: Timestamp) ->
     (!event.id.starts_with(POISON)).then(|| key(&event.source, &event.id, event.time))
 }
 
-async fn rows(stack: &Stack) -> HashSet<Key> {
-    let statement = "SELECT source, id, (extract(epoch FROM time) * 1000000)::bigint FROM events";
-    let rows: Vec<Key> = sqlx::query_as::<_, (String, String, i64)>(statement)
+/// Those of messages; beside them there are so many fillers.
+async fn rows(stack: &Stack, fillers: i64) -> HashSet<Key> {
+    let statement = format!("SELECT count(*) FROM events WHERE source = '{FILLER}'");
+    let found: i64 = sqlx::query_scalar(&statement)
+        .fetch_one(&stack.pool)
+        .await
+        .unwrap();
+    assert_eq!(found, fillers, "rows that no message made");
+    let statement = format!(
+        "SELECT source, id, (extract(epoch FROM time) * 1000000)::bigint FROM events \
+         WHERE source <> '{FILLER}'"
+    );
+    let rows: Vec<Key> = sqlx::query_as::<_, (String, String, i64)>(&statement)
         .fetch(&stack.pool)
         .map_ok(|(source, id, micros)| key(&source, &id, Timestamp::from_micros(micros)))
         .try_collect()

@@ -113,17 +113,29 @@ async fn a_message_whose_letter_the_stream_refuses_stays_unacknowledged_until_it
     })
     .await;
     assert_eq!(stack.backlog().await, 1, "acknowledged before its letter");
-    let is_ready = async || ganesh.admin("/readyz").await.0 == 200;
-    eventually("it says so", async || !is_ready().await).await;
+    let is_ready = || async { ganesh.admin("/readyz").await.0 == 200 };
+    let is_unready = || async { !is_ready().await };
+    eventually("it says so", is_unready).await;
     let (_, body) = ganesh.admin("/readyz").await;
     assert!(
-        body.contains("the dead-letter stream takes no letters"),
+        body.contains("the dead-letter stream does not take letters"),
         "{body}"
     );
     full(-1).await;
     stack.wait_until_drained().await;
     eventually("it is ready again", is_ready).await;
     assert_eq!(stack.dead_letters().await, 2);
+
+    // Deleted, and made again by somebody.
+    let stream = jetstream.get_stream("EVENTS_DLQ").await.unwrap();
+    let config = stream.cached_info().config.clone();
+    jetstream.delete_stream("EVENTS_DLQ").await.unwrap();
+    publish_invalid(&jetstream).await;
+    eventually("it says so", is_unready).await;
+    jetstream.create_stream(config).await.unwrap();
+    stack.wait_until_drained().await;
+    eventually("it is ready again", is_ready).await;
+    assert_eq!(stack.dead_letters().await, 1);
 }
 
 #[tokio::test]

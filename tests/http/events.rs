@@ -10,6 +10,7 @@ use serde_json::json;
 use super::client::{get, store};
 use crate::support::Stack;
 use crate::support::events::{event, events, publish};
+use crate::support::keys::wait_until_so_many_wait;
 
 /// 2023-11-14T22:13:20Z and a microsecond.
 const TIME: Timestamp = Timestamp::from_micros(1_700_000_000_000_001);
@@ -150,6 +151,8 @@ async fn clients_that_hang_up_keep_no_connection_from_the_writers() {
         "{:?}",
         began.elapsed()
     );
+    // Nor one of the server's.
+    wait_until_so_many_wait(&stack, 0).await;
     lock.rollback().await.unwrap();
     assert_eq!(stack.rows().await, 100);
 }

@@ -83,12 +83,13 @@ struct Shared {
     orders: watch::Sender<Orders>,
     /// None: too much would pass.
     passed: Option<Mutex<Vec<Passed>>>,
-    /// What the client must not get to see, once.
+    /// What must not arrive, once.
     trap: Mutex<Option<Trap>>,
 }
 
 #[derive(Debug)]
 struct Trap {
+    way: Way,
     text: Vec<u8>,
     cuts: bool,
 }
@@ -116,10 +117,10 @@ impl Shared {
     }
 
     /// The trap that this chunk springs, which is one no more.
-    fn spring_trap(&self, chunk: &[u8]) -> Option<Trap> {
+    fn spring_trap(&self, way: Way, chunk: &[u8]) -> Option<Trap> {
         self.trap.lock().unwrap().take_if(|trap| {
             let mut windows = chunk.windows(trap.text.len());
-            windows.any(|found| found == trap.text)
+            trap.way == way && windows.any(|found| found == trap.text)
         })
     }
 }
@@ -194,17 +195,22 @@ impl Proxy {
     /// Cuts every connection in the moment in which the server says this, before the client
     /// hears it: once.
     pub fn cut_instead_of(&self, text: &[u8]) {
-        self.set_trap(text, true);
+        self.set_trap(Way::ToClient, text, true);
     }
 
     /// Loses the chunk in which the server says this, once; the connection stands.
     pub fn lose(&self, text: &[u8]) {
-        self.set_trap(text, false);
+        self.set_trap(Way::ToClient, text, false);
     }
 
-    fn set_trap(&self, text: &[u8], cuts: bool) {
+    /// The same of what the client says.
+    pub fn lose_of_client(&self, text: &[u8]) {
+        self.set_trap(Way::ToServer, text, false);
+    }
+
+    fn set_trap(&self, way: Way, text: &[u8], cuts: bool) {
         let text = text.to_vec();
-        *self.shared.trap.lock().unwrap() = Some(Trap { text, cuts });
+        *self.shared.trap.lock().unwrap() = Some(Trap { way, text, cuts });
     }
 
     /// Whether one of these has happened.
@@ -256,9 +262,7 @@ async fn pump(shared: Arc<Shared>, way: Way, mut from: OwnedReadHalf, mut to: Ow
             read = from.read(&mut chunk), if manner != Manner::Hold => read,
         };
         let Ok(count @ 1..) = read else { return };
-        if way == Way::ToClient
-            && let Some(trap) = shared.spring_trap(&chunk[..count])
-        {
+        if let Some(trap) = shared.spring_trap(way, &chunk[..count]) {
             if trap.cuts {
                 shared.orders.send_modify(|orders| orders.cuts += 1);
                 return;

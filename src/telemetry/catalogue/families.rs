@@ -123,7 +123,7 @@ pub const REJECTION_PAUSE: Metric = gauge(
 pub const DEAD_LETTERS_REFUSED: Metric = gauge(
     "ganesh_dead_letters_refused",
     &[],
-    "1 while the dead-letter stream takes no letters: it is full or gone. Some hundred of them stop everything.",
+    "Letters that the dead-letter stream has not taken for ten seconds or more, though NATS answers: it is full or gone.",
 );
 /// Whether the stream was deleted.
 pub const STREAM_GONE: Metric = gauge(
