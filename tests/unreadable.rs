@@ -123,6 +123,12 @@ async fn one_whose_acknowledgement_is_lost_is_found_again() {
     // Written twice, it is one letter.
     assert_eq!(stack.dead_letters().await, 1);
     assert_eq!(stack.rows().await, 50);
+    // What comes later is not known because of that.
+    publish_raw(&stack, UNREADABLE[2]).await;
+    publish(&stack.jetstream().await, &events("later", 50)).await;
+    stack.wait_until_drained().await;
+    assert_eq!(stack.dead_letters().await, 2);
+    assert_eq!(stack.rows().await, 100);
 }
 
 #[tokio::test]
