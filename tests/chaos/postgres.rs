@@ -44,6 +44,8 @@ pub async fn strike(stack: &mut Stack, fault: Fault, lasts: Duration) {
             postgres.crash();
             tokio::time::sleep(lasts).await;
             postgres.run();
+            // It replays its log first: that is its own time, not ours.
+            connect(stack).await;
         }
         Fault::PostgresPaused => {
             postgres.pause();
