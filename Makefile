@@ -12,8 +12,11 @@ up: build ## Runs everything: private servers, ganesh, a producer, Prometheus, w
 	@scripts/fetch prometheus || true
 	@exec scripts/up
 
-test: fetch ## Runs all tests, against real NATS, Postgres and Redis that they start themselves
-	cargo test --locked
+# Tests wait for servers and timeouts most of the time: two at once leave two cores nearly idle.
+TEST_THREADS ?= 4
+
+test: fetch ## Runs all tests, TEST_THREADS (4) at a time, against real NATS, Postgres and Redis that they start themselves
+	cargo test --locked -- --test-threads=$(TEST_THREADS)
 
 check: ## Checks formatting, lints (warnings denied) and documentation
 	cargo fmt --check
