@@ -42,7 +42,7 @@ async fn a_line_within_a_request_carries_the_callers_trace_and_the_requests_span
         .iter()
         .filter(|line| line["trace_id"] == TRACE)
         .collect();
-    assert_eq!(within.len(), 2, "{}", ganesh.log());
+    assert!(within.len() >= 2, "{}", ganesh.log());
     let mut spans: Vec<&str> = within
         .iter()
         .map(|line| line["span_id"].as_str().unwrap())
