@@ -34,7 +34,9 @@ async fn a_crash_and_restart_under_load_cost_attempts_and_nothing_else() {
     assert!(stack.backlog().await > 0, "too late to prove anything");
     stack.wait_until_drained().await;
     assert_all_are_rows_at_their_first_delivery(&stack, &ganesh, &all).await;
-    assert!(ganesh.metric(&errors("connection")).await > 0.0);
+    // Its server processes may live a moment longer, and say why they go.
+    let attempts = ganesh.metric(&errors("connection")).await;
+    assert!(attempts + ganesh.metric(&errors("unavailable")).await > 0.0);
 }
 
 #[tokio::test]
