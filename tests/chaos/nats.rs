@@ -3,20 +3,24 @@
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::{self, Context};
+use rustix::process::Signal;
 
 use super::scene::{RECOVERY_MAX, Scene};
-use super::schedule::{Fault, Member};
+use super::schedule::{Fault, Link, Member, REPLICAS};
 use super::special;
 use super::verify::Sent;
 use crate::support::cluster::{STEPDOWNS, move_leader};
 use crate::support::eventually;
+use crate::support::proxy::{Manner, Way};
 use crate::support::raw_nats::{self, UNREADABLE};
-use crate::support::servers::Server;
+use crate::support::servers::{Server, send_signal};
 
 /// How often some rows that are refused are published.
 const REFUSED_EVERY: Duration = Duration::from_millis(100);
 /// How many then, as a part of what the producer sends in a second: twice as much as it sends meanwhile.
 const REFUSED_PARTS: u32 = 5;
+/// Large messages: more than the sockets between a server and a replica take.
+const LARGE_AT_ONCE: usize = 40;
 
 /// Does it, and undoes it.
 pub async fn strike(scene: &mut Scene, fault: Fault, lasts: Duration) {
@@ -52,6 +56,7 @@ pub async fn strike(scene: &mut Scene, fault: Fault, lasts: Duration) {
             })
             .await;
         }
+        Fault::SlowConsumer => consume_slowly(scene).await,
         Fault::Unreadable => publish_unreadable(scene, lasts).await,
         Fault::TooManyRefused => publish_until_a_pause(scene).await,
         other => unreachable!("{other:?} is not about NATS"),
@@ -71,6 +76,40 @@ async fn stream(jetstream: &Context) -> jetstream::stream::Stream {
     })
     .await;
     jetstream.get_stream("EVENTS").await.expect("it was there")
+}
+
+/// Until a server has waited for its write deadline, which is ten seconds.
+async fn consume_slowly(scene: &mut Scene) {
+    let before = slow_consumers(scene);
+    let signal_all = |scene: &Scene, signal| {
+        for replica in 0..REPLICAS {
+            send_signal(scene.replica(replica).pid(), signal);
+        }
+    };
+    let behave = |scene: &Scene, manner| {
+        for proxy in scene.proxies(Link::Nats) {
+            proxy.behave_one_way(Way::ToClient, manner);
+        }
+    };
+    // Stopped meanwhile: their next pulls have to find it all, as one that waits in vain is over in a second.
+    signal_all(scene, Signal::STOP);
+    let first = usize::try_from(scene.sent.messages[1]).expect("not that many");
+    let large = first..first + LARGE_AT_ONCE;
+    scene.sent = scene.sent + special::publish_large(&scene.jetstream().await, large).await;
+    behave(scene, Manner::Hold);
+    signal_all(scene, Signal::CONT);
+    let began = Instant::now();
+    while slow_consumers(scene) == before {
+        assert!(began.elapsed() < RECOVERY_MAX, "no consumer is too slow");
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    behave(scene, Manner::Pass);
+}
+
+/// How often servers said that they disconnect one.
+fn slow_consumers(scene: &Scene) -> usize {
+    let logs = scene.nats_servers().iter().map(Server::log);
+    logs.map(|log| log.matches("Slow Consumer").count()).sum()
 }
 
 /// One of them, as the schedule's random time has it.

@@ -11,7 +11,7 @@ use super::{cache, nats, postgres, replicas};
 use crate::support::clock::Clock;
 use crate::support::cluster::Cluster;
 use crate::support::proxy::{Manner, Proxy};
-use crate::support::servers::free_port;
+use crate::support::servers::{Server, free_port};
 use crate::support::{Ganesh, Stack};
 
 /// Short, so that a run sees many redeliveries: what a killed process held comes back after this.
@@ -67,11 +67,8 @@ impl Scene {
         } else {
             None
         };
-        let servers = match &cluster {
-            Some(cluster) => cluster.servers.as_slice(),
-            None => std::slice::from_ref(&stack.nats),
-        };
-        let nats = servers.iter().map(|server| Proxy::forgetful(server.port()));
+        let nats = nats_servers(&stack, cluster.as_ref()).iter();
+        let nats = nats.map(|server| Proxy::forgetful(server.port()));
         let nats = futures::future::join_all(nats).await;
         let port = stack.postgres.as_ref().expect("it is the run's own").port();
         let postgres = [Proxy::forgetful(port).await];
@@ -112,6 +109,11 @@ impl Scene {
             Some(cluster) => cluster.urls(),
             None => self.stack.nats_url(),
         }
+    }
+
+    /// The servers of NATS.
+    pub fn nats_servers(&self) -> &[Server] {
+        nats_servers(&self.stack, self.cluster.as_ref())
     }
 
     /// A client of the test's own.
@@ -182,6 +184,7 @@ impl Scene {
             | Fault::NatsPaused(_)
             | Fault::LeaderMoved(_)
             | Fault::ConsumerDeleted
+            | Fault::SlowConsumer
             | Fault::Unreadable
             | Fault::TooManyRefused => nats::strike(self, fault, lasts).await,
             Fault::Network(link, trouble) => {
@@ -275,6 +278,13 @@ impl Scene {
             sum += redelivered(replica).await;
         }
         sum
+    }
+}
+
+fn nats_servers<'a>(stack: &'a Stack, cluster: Option<&'a Cluster>) -> &'a [Server] {
+    match cluster {
+        Some(cluster) => &cluster.servers,
+        None => std::slice::from_ref(&stack.nats),
     }
 }
 

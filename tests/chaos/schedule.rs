@@ -62,6 +62,8 @@ pub enum Fault {
     /// Another server of a cluster leads the stream, or the consumer; without a cluster the server is
     /// killed.
     LeaderMoved(Member),
+    /// Replicas read nothing while large messages come, until a server of NATS disconnects one.
+    SlowConsumer,
     /// A message that the NATS client cannot read, or at which it panics.
     Unreadable,
     /// So many rows are refused that the writers pause.
@@ -148,6 +150,7 @@ pub fn steps(seed: u64) -> impl Iterator<Item = Step> {
             Fault::NatsTerminated(member),
             Fault::NatsPaused(member),
             Fault::LeaderMoved(member),
+            Fault::SlowConsumer,
             Fault::Unreadable,
             Fault::TooManyRefused,
             Fault::PostgresCrashed,

@@ -1,6 +1,7 @@
 //! What the producer does not make: rows that Postgres refuses, messages that are no CloudEvents,
 //! events of days to come, and what no client can read.
 
+use std::ops::Range;
 use std::time::Duration;
 
 use async_nats::HeaderMap;
@@ -16,6 +17,8 @@ use crate::support::events::event as ordinary;
 pub const SUBJECT: &str = "events.special";
 /// How often one comes.
 const SPECIAL_EVERY: Duration = Duration::from_millis(100);
+/// Of a large event's data: a message may have a megabyte.
+const LARGE_BYTES: usize = 900_000;
 /// Days ahead of the last partition that is there.
 pub const DAYS_AHEAD: i64 = 3;
 
@@ -26,6 +29,8 @@ enum Special {
     Plain,
     /// Its time is in the last partition.
     Ahead,
+    /// Almost all that a message may have.
+    Large,
 }
 
 /// Publishes them one after the other, until it is told to stop; how many.
@@ -43,8 +48,17 @@ pub async fn publish_some(jetstream: Context, stop: CancellationToken) -> Sent {
 }
 
 /// Publishes rows that are refused, all at once; how many.
-pub async fn publish_poison(jetstream: &Context, numbers: std::ops::Range<usize>) -> Sent {
-    let published = numbers.map(|number| publish(jetstream, &Special::Poison, number));
+pub async fn publish_poison(jetstream: &Context, numbers: Range<usize>) -> Sent {
+    publish_all(jetstream, &Special::Poison, numbers).await
+}
+
+/// Publishes large events, all at once; how many.
+pub async fn publish_large(jetstream: &Context, numbers: Range<usize>) -> Sent {
+    publish_all(jetstream, &Special::Large, numbers).await
+}
+
+async fn publish_all(jetstream: &Context, kind: &Special, numbers: Range<usize>) -> Sent {
+    let published = numbers.map(|number| publish(jetstream, kind, number));
     let sent = futures::future::join_all(published).await;
     sent.into_iter()
         .fold(Sent::default(), |sum, sent| sum + sent)
@@ -67,6 +81,11 @@ async fn publish(jetstream: &Context, kind: &Special, number: usize) -> Sent {
                 ..ordinary(&format!("ahead-{number}"))
             })
         }
+        Special::Large => event::encode_binary(&Event {
+            data: Data::Binary(vec![b'x'; LARGE_BYTES].into()),
+            datacontenttype: Some("application/octet-stream".to_owned()),
+            ..ordinary(&format!("large-{number}"))
+        }),
     };
     let published = jetstream.publish_with_headers(SUBJECT, headers, body);
     let is_acknowledged = match published.await {
@@ -77,6 +96,6 @@ async fn publish(jetstream: &Context, kind: &Special, number: usize) -> Sent {
     let counts = [u64::from(is_acknowledged), 1];
     match kind {
         Special::Poison => Sent::letters(counts),
-        Special::Plain | Special::Ahead => Sent::rows(counts),
+        Special::Plain | Special::Ahead | Special::Large => Sent::rows(counts),
     }
 }
