@@ -125,18 +125,12 @@ impl Reads {
         let limit = Limit::new(READ_LIMIT, "newest event of a subject");
         let _permit = self.permit(limit).await?;
         let since = OffsetDateTime::now_utc() - self.recent;
-        let mut repeats = self.repeats();
-        loop {
-            let known = self.partitions.load(Ordering::Relaxed);
-            let once = async {
-                let mut connection = limit.connection(&self.pool).await?;
-                let found = newest(&mut connection, subject, since, limit).await?;
-                Ok((found, partitions(&mut connection, limit).await?))
-            };
-            if let Some(answer) = self.standing(once.await, known, &mut repeats) {
-                return answer;
-            }
-        }
+        self.standing(|| async {
+            let mut connection = limit.connection(&self.pool).await?;
+            let found = newest(&mut connection, subject, since, limit).await?;
+            Ok((found, partitions(&mut connection, limit).await?))
+        })
+        .await
     }
 
     /// The newest event that matches, and the others (the newest of them, if there are many).
@@ -149,18 +143,12 @@ impl Reads {
     ) -> Result<Option<(StoredEvent, Vec<Alternate>)>, Error> {
         let limit = Limit::new(READ_LIMIT, "event by id");
         let _permit = self.permit(limit).await?;
-        let mut repeats = self.repeats();
-        loop {
-            let known = self.partitions.load(Ordering::Relaxed);
-            let once = async {
-                let mut connection = limit.connection(&self.pool).await?;
-                let found = by_id(&mut connection, key, limit).await?;
-                Ok((found, partitions(&mut connection, limit).await?))
-            };
-            if let Some(answer) = self.standing(once.await, known, &mut repeats) {
-                return answer;
-            }
-        }
+        self.standing(|| async {
+            let mut connection = limit.connection(&self.pool).await?;
+            let found = by_id(&mut connection, key, limit).await?;
+            Ok((found, partitions(&mut connection, limit).await?))
+        })
+        .await
     }
 
     /// Whether an event has a row.
@@ -169,47 +157,36 @@ impl Reads {
     /// When Postgres does not answer within [`READ_LIMIT`], or with an error.
     pub async fn has_event(&self, event: &Event) -> Result<bool, Error> {
         let limit = Limit::new(READ_LIMIT, "whether an event has a row");
-        let mut repeats = self.repeats();
+        self.standing(|| async {
+            let mut connection = limit.connection(&self.pool).await?;
+            let found = has_row(&mut connection, event, limit).await?;
+            Ok((found, partitions(&mut connection, limit).await?))
+        })
+        .await
+    }
+
+    /// The answer of a read that also says which partitions there were after it. Asked again where these are
+    /// not those from before: a statement that waits while rows move from the default partition to their
+    /// own was planned without that one, and finds them in neither. And where the connection was broken: a
+    /// server that was restarted shows it at the first statement on each one that the pool still has.
+    async fn standing<T, F>(&self, read: impl Fn() -> F) -> Result<T, Error>
+    where
+        F: Future<Output = Result<(T, i64), Error>>,
+    {
+        let mut repeats = self.pool.size();
         loop {
             let known = self.partitions.load(Ordering::Relaxed);
-            let once = async {
-                let mut connection = limit.connection(&self.pool).await?;
-                let found = has_row(&mut connection, event, limit).await?;
-                Ok((found, partitions(&mut connection, limit).await?))
-            };
-            if let Some(answer) = self.standing(once.await, known, &mut repeats) {
-                return answer;
+            match read().await {
+                Ok((answer, partitions)) => {
+                    self.partitions.store(partitions, Ordering::Relaxed);
+                    if partitions == known {
+                        return Ok(answer);
+                    }
+                }
+                Err(error) if repeats > 0 && is_worth_repeating(&error) => repeats -= 1,
+                Err(error) => return Err(error),
             }
         }
-    }
-
-    /// An answer, with the partitions that there were after it, as far as it stands; `None`: ask again.
-    /// The connection may have been broken, or a partition came or went meanwhile: a statement that waits
-    /// while rows move from the default partition to their own was planned without that one, and
-    /// finds them in neither.
-    fn standing<T>(
-        &self,
-        answer: Result<(T, i64), Error>,
-        known: i64,
-        repeats: &mut u32,
-    ) -> Option<Result<T, Error>> {
-        match answer {
-            Ok((answer, partitions)) => {
-                self.partitions.store(partitions, Ordering::Relaxed);
-                (partitions == known).then_some(Ok(answer))
-            }
-            Err(error) if *repeats > 0 && is_worth_repeating(&error) => {
-                *repeats -= 1;
-                None
-            }
-            Err(error) => Some(Err(error)),
-        }
-    }
-
-    /// How often a read is repeated: a server that was restarted shows it at the first statement
-    /// on each connection that the pool still has from before.
-    fn repeats(&self) -> u32 {
-        self.pool.size()
     }
 
     async fn permit(&self, limit: Limit) -> Result<SemaphorePermit<'_>, Error> {
