@@ -110,7 +110,11 @@ pub async fn run(
                 continue;
             }
             PullEnd::Cut => continue,
-            PullEnd::TooLarge => response_error("a pull without room"),
+            PullEnd::TooLarge => response_error(&format!(
+                "the next message has more bytes than a pull asks for ({}): stop ganesh and raise \
+                 GANESH_MAX_IN_FLIGHT_BYTES, a quarter of which a pull may ask for",
+                room.bytes
+            )),
             PullEnd::Closed => return Ok(()),
             PullEnd::Overdue => response_error("the end of a pull did not arrive"),
             PullEnd::Failed(why) => response_error(&why),
@@ -272,13 +276,6 @@ impl Source {
             // The next pull has its room.
             PullEnd::TooLarge if room.left().messages < asked.messages => {
                 return Ok(PullEnd::Ordinary);
-            }
-            PullEnd::TooLarge => {
-                return Ok(PullEnd::Failed(format!(
-                    "the next message has more bytes than a pull asks for ({}): stop ganesh and raise \
-                     GANESH_MAX_IN_FLIGHT_BYTES, a quarter of which a pull may ask for",
-                    asked.bytes
-                )));
             }
             _ => return Ok(end),
         };
