@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 
 use async_nats::jetstream::AckKind;
 use async_nats::jetstream::consumer::PullConsumer;
-use async_nats::jetstream::stream::Config;
 use bytes::Bytes;
 use futures::StreamExt;
 use ganesh::event::{Data, Event};
@@ -195,18 +194,10 @@ async fn pause_by_rejections(stack: &Stack, movement: &mut Movement<'_>) {
 /// A letter for which there is no room.
 async fn refuse_letters(stack: &Stack, movement: &mut Movement<'_>) {
     let jetstream = stack.jetstream().await;
-    let full = async |max_messages| {
-        let stream = jetstream.get_stream("EVENTS_DLQ").await.unwrap();
-        let config = Config {
-            max_messages,
-            ..stream.cached_info().config.clone()
-        };
-        jetstream.update_stream(config).await.unwrap();
-    };
-    full(1).await;
+    stack.limit_dead_letters(1).await;
     publish_invalid(&jetstream).await;
     movement.wait_for(&["ganesh_dead_letters_refused"]).await;
-    full(-1).await;
+    stack.limit_dead_letters(-1).await;
     stack.wait_until_drained().await;
 }
 

@@ -3,7 +3,6 @@
 use async_nats::HeaderMap;
 use async_nats::jetstream::Context;
 use async_nats::jetstream::message::StreamMessage;
-use async_nats::jetstream::stream::Config;
 use bytes::Bytes;
 use ganesh::event::Timestamp;
 use ganesh::messaging::letters::write::{DETAIL_MAX_BYTES, Outgoing, letter_subject};
@@ -98,15 +97,7 @@ async fn a_message_whose_letter_the_stream_refuses_stays_unacknowledged_until_it
     let jetstream = stack.jetstream().await;
     publish_invalid(&jetstream).await;
     stack.wait_until_drained().await;
-    let full = async |max_messages| {
-        let stream = jetstream.get_stream("EVENTS_DLQ").await.unwrap();
-        let config = Config {
-            max_messages,
-            ..stream.cached_info().config.clone()
-        };
-        jetstream.update_stream(config).await.unwrap();
-    };
-    full(1).await;
+    stack.limit_dead_letters(1).await;
     publish_invalid(&jetstream).await;
     eventually("the letter is refused", || async {
         ganesh.log().contains("a dead letter was not stored")
@@ -121,7 +112,7 @@ async fn a_message_whose_letter_the_stream_refuses_stays_unacknowledged_until_it
         body.contains("the dead-letter stream does not take letters"),
         "{body}"
     );
-    full(-1).await;
+    stack.limit_dead_letters(-1).await;
     stack.wait_until_drained().await;
     eventually("it is ready again", is_ready).await;
     assert_eq!(stack.dead_letters().await, 2);

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use async_nats::jetstream;
+use async_nats::jetstream::stream::Config as StreamConfig;
 use sqlx::postgres::{PgExecutor, PgPool, PgPoolOptions};
 use sqlx::{Connection, PgConnection, Postgres, Transaction};
 
@@ -129,6 +130,17 @@ impl Stack {
         let jetstream = self.jetstream().await;
         let stream = jetstream.get_stream("EVENTS_DLQ").await.unwrap();
         stream.cached_info().state.messages
+    }
+
+    /// Lets the dead-letter stream have so many messages; -1 is any number.
+    pub async fn limit_dead_letters(&self, max_messages: i64) {
+        let jetstream = self.jetstream().await;
+        let stream = jetstream.get_stream("EVENTS_DLQ").await.unwrap();
+        let config = StreamConfig {
+            max_messages,
+            ..stream.cached_info().config.clone()
+        };
+        jetstream.update_stream(config).await.unwrap();
     }
 
     /// Messages that the consumer has not settled: not delivered, or not acknowledged.
