@@ -3,9 +3,13 @@
 
 use std::time::Duration;
 
+use async_nats::Subject;
 use async_nats::jetstream::AckKind;
 use async_nats::jetstream::consumer::PullConsumer;
 use futures::StreamExt;
+use ganesh::messaging::Held;
+use ganesh::messaging::held::{Arrival, Limits};
+use ganesh::telemetry::{Histograms, Metrics};
 
 use crate::support::Stack;
 use crate::support::events::{event, events, publish};
@@ -130,4 +134,25 @@ async fn a_message_that_was_delivered_twice_as_often_and_has_a_row_is_a_duplicat
     assert_eq!(stack.dead_letters().await, 0);
     let duplicates = "ganesh_messages_settled_total{outcome=\"duplicate\"}";
     ganesh.wait_for_metric(duplicates, 1.0).await;
+}
+
+/// Or the look for messages that nobody can read would pass over one that the new consumer delivered.
+#[test]
+fn what_a_consumer_delivered_that_was_deleted_is_not_what_its_successor_did() {
+    let limits = Limits {
+        messages: 10,
+        bytes: 10,
+    };
+    let metrics = Metrics::register(&Histograms::default());
+    let (held, _releases) = Held::new(limits, Duration::from_secs(30), metrics);
+    let arrive = |sequence: u64| {
+        let reply = format!("$JS.ACK.EVENTS.ganesh.1.{sequence}.1.1764000000000000000.0");
+        let reply = Subject::from(reply);
+        held.hold(std::iter::once(Arrival { reply, bytes: 1 }));
+    };
+    arrive(17);
+    held.disown();
+    arrive(18);
+    assert_eq!(held.sequences().into_iter().collect::<Vec<_>>(), [18]);
+    assert_eq!(held.count(), 2, "and yet both are held");
 }
