@@ -78,8 +78,13 @@ async fn stream(jetstream: &Context) -> jetstream::stream::Stream {
     jetstream.get_stream("EVENTS").await.expect("it was there")
 }
 
-/// Until a server has waited for its write deadline, which is ten seconds.
+/// Lets replicas read nothing until a server has waited for its write deadline, which is ten seconds,
+/// and disconnects one of them.
 async fn consume_slowly(scene: &mut Scene) {
+    // One that connects just then would never have anything to read.
+    for replica in 0..REPLICAS {
+        scene.replica(replica).wait_until_ready().await;
+    }
     let before = slow_consumers(scene);
     let signal_all = |scene: &Scene, signal| {
         for replica in 0..REPLICAS {
@@ -93,6 +98,7 @@ async fn consume_slowly(scene: &mut Scene) {
     };
     // Stopped meanwhile: their next pulls have to find it all, as one that waits in vain is over in a second.
     signal_all(scene, Signal::STOP);
+    // It grows by as many as are published, so that no two events have one number.
     let first = usize::try_from(scene.sent.messages[1]).expect("not that many");
     let large = first..first + LARGE_AT_ONCE;
     scene.sent = scene.sent + special::publish_large(&scene.jetstream().await, large).await;
