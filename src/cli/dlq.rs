@@ -20,7 +20,7 @@ use super::Failure;
 use crate::config::{Config, arguments};
 use crate::error::{Class, Error};
 use crate::messaging::connection;
-use crate::messaging::letters::scan::{Bodies, Filter, Scan};
+use crate::messaging::letters::scan::{Bodies, Count, Filter, Scan};
 use crate::messaging::letters::write::printable;
 use crate::telemetry::{Health, Histograms, Metrics};
 
@@ -103,7 +103,7 @@ impl DeadLetters {
         .await
     }
 
-    async fn count(&self, filter: &Filter) -> Result<u64, Error> {
+    async fn count(&self, filter: &Filter) -> Result<Count, Error> {
         let scan = self.scan(filter, Bodies::LeftOut).await?;
         Box::pin(scan.count()).await
     }

@@ -14,6 +14,8 @@ pub mod replay;
 pub mod scan;
 pub mod write;
 
+use std::time::Duration;
+
 use async_nats::jetstream::stream::{RawMessageErrorKind, Stream};
 use async_nats::jetstream::{Context, ErrorCode};
 use async_nats::{HeaderMap, HeaderName, HeaderValue};
@@ -65,6 +67,10 @@ const OUR_PREFIX: &str = "ganesh-dlq-";
 const NATS_PREFIX: &str = "nats-";
 const FIRST_HALF: &str = "1/2";
 const SECOND_HALF: &str = "2/2";
+/// How long a first half without the second one is taken for a letter that is being written: one
+/// follows the other at once, unless the stream takes it no more; then, where it was deleted
+/// meanwhile, the first half is written again.
+const FIRST_HALF_KEPT: Duration = Duration::from_mins(10);
 /// Told by the server where a body was left out.
 const MESSAGE_SIZE: &str = "Nats-Msg-Size";
 
@@ -192,13 +198,23 @@ impl Letter {
         self.form == Form::Half(FIRST_HALF)
     }
 
+    /// Whether it is a first half whose second one may be on its way: deleted, it would be missing there.
+    pub fn is_being_written(&self) -> bool {
+        let age_micros = Timestamp::now().micros() - self.written_at.micros();
+        let kept_micros = i64::try_from(FIRST_HALF_KEPT.as_micros()).unwrap_or(i64::MAX);
+        self.is_first_half() && age_micros < kept_micros
+    }
+
     /// Whether `first` is the first half of this second one.
     fn is_continued_from(&self, first: &Self) -> bool {
         let id = |letter: &Self| letter.header("Nats-Msg-Id").map(str::to_owned);
         let ours = id(self).map(|id| first_half_id(&id));
+        // It may have been written again: `Part::instead_of`.
+        let is_its = |ours: String| {
+            id(first).is_some_and(|id| id == ours || id.starts_with(&format!("{ours}:")))
+        };
         let total = self.header(BYTES).and_then(|text| text.parse().ok());
-        ours.is_some()
-            && ours == id(first)
+        ours.is_some_and(is_its)
             && Some(first.body_bytes + self.body_bytes) == total
             && first.is_first_half()
     }

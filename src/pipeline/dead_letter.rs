@@ -5,6 +5,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::Context;
+use async_nats::jetstream::publish::PublishAck;
+use async_nats::jetstream::stream::{RawMessageErrorKind, Stream};
 use futures::StreamExt;
 use tokio::sync::mpsc::{Receiver, Sender};
 
@@ -191,7 +193,7 @@ impl DeadLetterStage {
         match write::outgoing(&original, reason, &letter.detail, payload_max_bytes) {
             Outgoing::Whole(part) => self.publish_part(&subject, part).await?,
             Outgoing::Halves(first, second) => {
-                let first_sequence = self.publish_part(&subject, first).await?;
+                let first_sequence = self.publish_first_half(&subject, first).await?;
                 self.publish_part(&subject, second.follow(first_sequence))
                     .await?
             }
@@ -199,17 +201,42 @@ impl DeadLetterStage {
         Ok(())
     }
 
-    /// The sequence at which the stream holds the part, now or from an earlier attempt.
-    async fn publish_part(&self, subject: &str, part: Part) -> Result<u64, Error> {
+    /// The sequence at which the stream holds it. What an earlier attempt stored may have been deleted
+    /// since then: the stream was full, and somebody made room.
+    async fn publish_first_half(&self, subject: &str, mut half: Part) -> Result<u64, Error> {
+        loop {
+            let published = self.publish_part(subject, half.clone()).await?;
+            if !published.duplicate || self.is_there(&published).await? {
+                return Ok(published.sequence);
+            }
+            half = half.instead_of(published.sequence);
+        }
+    }
+
+    /// Whether the dead-letter stream still holds what it acknowledged.
+    async fn is_there(&self, published: &PublishAck) -> Result<bool, Error> {
+        let stream: Stream<()> = self
+            .jetstream
+            .get_stream_no_info(&published.stream)
+            .await
+            .map_err(|error| nats_error(Code::Response, &error.to_string()))?;
+        match stream.get_raw_message(published.sequence).await {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(false),
+            Err(error) => Err(nats_error(Code::Response, &error.to_string())),
+        }
+    }
+
+    /// Where the stream holds the part, from now on or from an earlier attempt.
+    async fn publish_part(&self, subject: &str, part: Part) -> Result<PublishAck, Error> {
         let acknowledgement = self
             .jetstream
             .publish_with_headers(subject.to_owned(), part.headers, part.body)
             .await
             .map_err(|error| nats_error(Code::Connection, &error.to_string()))?;
-        let acknowledgement = acknowledgement
+        acknowledgement
             .await
-            .map_err(|error| nats_error(Code::Response, &error.to_string()))?;
-        Ok(acknowledgement.sequence)
+            .map_err(|error| nats_error(Code::Response, &error.to_string()))
     }
 }
 

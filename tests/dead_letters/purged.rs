@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{Read, Write};
 use std::process::{Output, Stdio};
 
+use async_nats::HeaderMap;
 use bytes::Bytes;
 use rustix::process::Signal;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
@@ -196,4 +197,41 @@ async fn interrupted_it_says_how_many_it_deleted_and_the_rest_is_there() {
     let deleted = LETTERS - left;
     let expected = format!("deleted: {deleted} of {LETTERS}, then interrupted\n");
     assert!(stdout(&output).ends_with(&expected), "{}", stdout(&output));
+}
+
+#[tokio::test]
+async fn a_first_half_is_not_lost_where_room_is_made_before_the_second_one_is_stored() {
+    let stack = Stack::start().await;
+    let ganesh = stack.serve(&[]).await;
+    let jetstream = stack.jetstream().await;
+    stack.limit_dead_letters(1).await;
+    // Larger, with a letter's headers, than a message may be.
+    let room = jetstream.client().max_payload() - 1_000;
+    let mut headers = HeaderMap::new();
+    headers.insert("ce-specversion", "1.0");
+    let body: Bytes = (0..room).map(|i| u8::try_from(i % 251).unwrap()).collect();
+    let published = jetstream.publish_with_headers("events.large", headers, body.clone());
+    published.await.unwrap().await.unwrap();
+    eventually("the second half is refused", || async {
+        ganesh.log().contains("a dead letter was not stored")
+    })
+    .await;
+    // Ours leaves it where it is.
+    let output = dlq(&stack, &["purge", "--yes"]);
+    assert!(output.status.success(), "{}", stderr(&output));
+    let said = stdout(&output);
+    assert!(said.contains("deleted: 0 of 1\nkept: 1"), "{said}");
+    // Somebody else's does not.
+    let stream = jetstream.get_stream("EVENTS_DLQ").await.unwrap();
+    stream.purge().await.unwrap();
+    stack.limit_dead_letters(-1).await;
+    stack.wait_until_drained().await;
+    let letters = listed(&stack, &[]);
+    assert_eq!(letters.len(), 1, "{letters:?}");
+    assert_eq!(letters[0]["bytes"], room);
+    let sequence = letters[0]["sequence"].to_string();
+    let shown = dlq(&stack, &["show", &sequence, "--raw"]);
+    assert!(shown.stdout == body, "the body is not as it was");
+    let replayed = dlq(&stack, &["replay", "--dry-run"]);
+    assert!(stdout(&replayed).contains("would be replayed: 1 of 1"));
 }

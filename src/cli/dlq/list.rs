@@ -29,7 +29,7 @@ pub(super) async fn run(config: &Config, matches: &ArgMatches) -> Result<(), Fai
     let options = (given.selection(), given.switch(&JSON));
     let (selection, as_json) = given.finish(options).map_err(Failure::Usage)?;
     let letters = DeadLetters::open(config).await?;
-    let count = letters.count(&selection.filter).await?;
+    let count = letters.count(&selection.filter).await?.letters;
     let found = letters.found(count, selection.limit);
     if as_json {
         eprintln!("{found}");

@@ -12,7 +12,7 @@ use super::{DeadLetters, Failure, stop_at_signal};
 use crate::config::Config;
 use crate::error::Error;
 use crate::messaging::letters;
-use crate::messaging::letters::scan::Bodies;
+use crate::messaging::letters::scan::{Bodies, Count};
 
 /// Deletions under way at the same time.
 const IN_FLIGHT_MAX: usize = 64;
@@ -34,7 +34,10 @@ pub(super) async fn run(config: &Config, matches: &ArgMatches) -> Result<(), Fai
         ));
     }
     let letters = DeadLetters::open(config).await?;
-    let count = letters.count(&selection.filter).await?;
+    let Count {
+        letters: count,
+        being_written,
+    } = letters.count(&selection.filter).await?;
     println!("{}", letters.found(count, selection.limit));
     let count = count.min(selection.limit);
     if count == 0 {
@@ -46,16 +49,19 @@ pub(super) async fn run(config: &Config, matches: &ArgMatches) -> Result<(), Fai
     }
     // From here on a signal must not leave it open how far this came.
     let stop = stop_at_signal()?;
-    if selection.is_by_subject_only() {
+    if selection.is_by_subject_only() && being_written == 0 {
         return at_once(&letters, &selection, count).await;
     }
-    let (deleted, ended) = one_by_one(&letters, &selection, count, &stop).await;
+    let (deleted, kept, ended) = one_by_one(&letters, &selection, count, &stop).await;
     let interrupted = if stop.is_cancelled() {
         ", then interrupted"
     } else {
         ""
     };
     println!("deleted: {deleted} of {count}{interrupted}");
+    if kept > 0 {
+        println!("kept: {kept}, first halves of letters that are being written");
+    }
     Ok(ended?)
 }
 
@@ -90,19 +96,19 @@ async fn at_once(letters: &DeadLetters, selection: &Selection, count: u64) -> Re
     Ok(())
 }
 
-/// How many were deleted, and what ended it early.
+/// How many were deleted, how many kept, and what ended it early.
 async fn one_by_one(
     letters: &DeadLetters,
     selection: &Selection,
     count: u64,
     stop: &CancellationToken,
-) -> (u64, Result<(), Error>) {
+) -> (u64, u64, Result<(), Error>) {
     let mut scan = match letters.scan(&selection.filter, Bodies::LeftOut).await {
         Ok(scan) => scan,
-        Err(error) => return (0, Err(error)),
+        Err(error) => return (0, 0, Err(error)),
     };
     let mut deletions = JoinSet::new();
-    let (mut deleted, mut ended) = (0, Ok(()));
+    let (mut deleted, mut kept, mut ended) = (0, 0, Ok(()));
     let mut settle = |settled: Result<Result<(), Error>, tokio::task::JoinError>| match settled {
         Ok(Ok(())) => {
             deleted += 1;
@@ -128,6 +134,10 @@ async fn one_by_one(
                 break;
             }
         };
+        if letter.is_being_written() {
+            kept += 1;
+            continue;
+        }
         let (jetstream, name) = (letters.jetstream.clone(), letters.name.clone());
         deletions.spawn(async move { letters::delete(&jetstream, &name, &letter).await });
     }
@@ -135,5 +145,5 @@ async fn one_by_one(
         ended = ended.and(settle(settled));
     }
     scan.close().await;
-    (deleted, ended)
+    (deleted, kept, ended)
 }

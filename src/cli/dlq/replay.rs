@@ -75,7 +75,7 @@ pub(super) async fn run(config: &Config, matches: &ArgMatches) -> Result<(), Fai
     let Some(count) = stop.run_until_cancelled(counting).await else {
         return Ok(()); // Nothing was done yet.
     };
-    let count = count?;
+    let count = count?.letters;
     println!("{}", letters.found(count, options.selection.limit));
     let mut run = Run {
         letters: &letters,

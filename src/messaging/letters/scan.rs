@@ -69,6 +69,15 @@ pub enum Bodies {
     LeftOut,
 }
 
+/// How many letters there are.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Count {
+    /// All of them.
+    pub letters: u64,
+    /// Of those, what [`Letter::is_being_written`].
+    pub being_written: u64,
+}
+
 /// The letters up to a sequence, oldest first; halves without the other one last.
 pub struct Scan {
     jetstream: Context,
@@ -159,10 +168,11 @@ impl Scan {
     ///
     /// # Errors
     /// As [`Self::next`].
-    pub async fn count(mut self) -> Result<u64, Error> {
-        let mut count = 0;
-        while self.next().await?.is_some() {
-            count += 1;
+    pub async fn count(mut self) -> Result<Count, Error> {
+        let mut count = Count::default();
+        while let Some(letter) = self.next().await? {
+            count.letters += 1;
+            count.being_written += u64::from(letter.is_being_written());
         }
         self.close().await;
         Ok(count)

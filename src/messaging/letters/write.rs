@@ -66,6 +66,16 @@ pub enum Outgoing {
 }
 
 impl Part {
+    /// The first half again, under an id that the stream does not know: the one that it stored at this
+    /// sequence was deleted, which it does not forget for as long as it knows the id.
+    #[must_use]
+    pub fn instead_of(mut self, sequence: u64) -> Self {
+        let id = self.headers.get("Nats-Msg-Id");
+        let id = id.map_or_else(String::new, |id| format!("{id}:{sequence}"));
+        self.headers.insert("Nats-Msg-Id", id);
+        self
+    }
+
     /// Says where the first half is.
     #[must_use]
     pub fn follow(mut self, first_sequence: u64) -> Self {
