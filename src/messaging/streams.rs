@@ -154,6 +154,13 @@ pub fn dlq_stream_unfit(stream: &Config) -> Vec<Unfit> {
             "set discard to new",
         ));
     }
+    if stream.storage == StorageType::Memory {
+        unfit.push(Unfit::stream(
+            name,
+            "its storage is memory: a restart of the server would lose every letter",
+            "storage cannot be edited: delete the stream, or name another with GANESH_DLQ_STREAM",
+        ));
+    }
     if stream.no_ack {
         unfit.push(Unfit::stream(
             name,

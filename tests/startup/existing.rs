@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull, push};
-use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy};
+use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
 
 use super::{inventory, refused};
 use crate::support::Stack;
@@ -219,7 +219,7 @@ fn fit_letters() -> Config {
     }
 }
 
-const UNFIT_LETTERS: [Case<Config>; 7] = [
+const UNFIT_LETTERS: [Case<Config>; 8] = [
     (
         "subjects",
         |s| s.subjects = vec!["dlq.events.>".to_owned()],
@@ -237,6 +237,14 @@ const UNFIT_LETTERS: [Case<Config>; 7] = [
         "retention",
         |s| s.retention = RetentionPolicy::WorkQueue,
         ["its retention is not limits", "use retention limits"],
+    ),
+    (
+        "storage",
+        |s| s.storage = StorageType::Memory,
+        [
+            "its storage is memory",
+            "delete the stream, or name another with GANESH_DLQ_STREAM",
+        ],
     ),
     (
         "no_ack",
