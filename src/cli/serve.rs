@@ -133,7 +133,7 @@ async fn serve(
         health: health.clone(),
         client_was_lost: std::env::var_os(CLIENT_WAS_LOST).is_some(),
     };
-    watch_lag(&origin, &held, &metrics, background);
+    watch_lag(config, &origin, &held, &metrics, background);
     let keeper_stop = CancellationToken::new();
     let keeper = Keeper {
         held: held.clone(),
@@ -205,13 +205,20 @@ fn watch(config: &Config, pool: &PgPool, metrics: &Metrics, background: &Cancell
 }
 
 /// Starts what asks for the consumer's lag, until `background` ends.
-fn watch_lag(origin: &Origin, held: &Arc<Held>, metrics: &Metrics, background: &CancellationToken) {
+fn watch_lag(
+    config: &Config,
+    origin: &Origin,
+    held: &Arc<Held>,
+    metrics: &Metrics,
+    background: &CancellationToken,
+) {
     tokio::spawn(lag::watch(
         origin.jetstream.clone(),
         origin.consumer.clone(),
         origin.seen.clone(),
         held.clone(),
         metrics.clone(),
+        config.clone(),
         background.clone(),
     ));
 }

@@ -1,6 +1,6 @@
 //! The durable pull consumer: made when missing, checked when it exists, never changed.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use async_nats::jetstream::consumer::{AckPolicy, Config, DeliverPolicy, Info, PullConsumer, pull};
 use async_nats::jetstream::context::ConsumerInfoErrorKind;
@@ -76,7 +76,10 @@ pub async fn ensure(
 
 /// What was last seen of the consumer: from where another one goes on when somebody deletes it.
 #[derive(Debug)]
-pub struct LastSeen(Mutex<Seen>);
+pub struct LastSeen {
+    seen: Mutex<Seen>,
+    unfit: OnceLock<Unfit>,
+}
 
 #[derive(Debug, Clone, Copy)]
 struct Seen {
@@ -89,17 +92,31 @@ struct Seen {
 
 impl LastSeen {
     fn new(stream_created: Option<OffsetDateTime>, info: &Info) -> Self {
-        Self(Mutex::new(Seen {
+        let seen = Mutex::new(Seen {
             stream_created,
             consumer_created: info.created,
             floor: info.ack_floor.stream_sequence,
-        }))
+        });
+        Self {
+            seen,
+            unfit: OnceLock::new(),
+        }
+    }
+
+    /// Notes that somebody edited it, or made it again, so that it breaks a promise.
+    pub fn note_unfit(&self, unfit: Unfit) {
+        let _ = self.unfit.set(unfit); // One reason is enough.
+    }
+
+    /// What of it breaks a promise.
+    pub fn unfit(&self) -> Option<&Unfit> {
+        self.unfit.get()
     }
 
     /// Notes what the server says of the consumer. Whether it is another one than before.
     pub fn note(&self, info: &Info) -> bool {
         let mut seen = self
-            .0
+            .seen
             .lock()
             .expect("nothing panics while it holds this lock");
         let is_other = seen.consumer_created != info.created;
@@ -111,7 +128,7 @@ impl LastSeen {
     /// Where a consumer begins that takes the place of the last one.
     fn start(&self, stream: &StreamInfo) -> DeliverPolicy {
         let mut seen = self
-            .0
+            .seen
             .lock()
             .expect("nothing panics while it holds this lock");
         if seen.stream_created != Some(stream.created) {
@@ -170,21 +187,20 @@ pub async fn restore(
     let Some(made) = info(jetstream, nats).await? else {
         return Err(api_error("the consumer was deleted again"));
     };
-    let unfit = consumer_unfit(&made.config, nats, pipeline);
-    if let Some(unfit) = unfit.first() {
-        let detail = format!("the consumer was made again by somebody else: {unfit}");
-        return Err(Error::new(
-            Dependency::Nats,
-            Class::Fatal,
-            Code::Setup,
-            detail,
-        ));
+    if let Some(unfit) = consumer_unfit(&made.config, nats, pipeline).first() {
+        return Err(unfit_error(unfit));
     }
     Ok(if seen.note(&made) {
         Restored::Other
     } else {
         Restored::Same
     })
+}
+
+/// What ends a service whose consumer was fit when it started.
+pub fn unfit_error(unfit: &Unfit) -> Error {
+    let detail = format!("the consumer was edited, or made again, by somebody else: {unfit}");
+    Error::new(Dependency::Nats, Class::Fatal, Code::Setup, detail)
 }
 
 /// The settings of the consumer if it exists.

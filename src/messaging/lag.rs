@@ -13,6 +13,8 @@ use super::Held;
 use super::consumer::LastSeen;
 use super::removed::{Positions, Removed};
 use super::streams::api_error;
+use super::unfit::consumer_unfit;
+use crate::config::Config;
 use crate::event::Timestamp;
 use crate::telemetry::Metrics;
 
@@ -25,7 +27,7 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// The subject of any message.
 const ANY_SUBJECT: &str = ">";
 
-/// Notes what is seen of the consumer, and exports its pending counts, the age of its oldest
+/// Notes what is seen of the consumer, whether it breaks a promise by now too, and exports its pending counts, the age of its oldest
 /// pending message, and how many messages the stream removed before they were delivered, until
 /// `stop`.
 pub async fn watch(
@@ -34,9 +36,11 @@ pub async fn watch(
     seen: Arc<LastSeen>,
     held: Arc<Held>,
     metrics: Metrics,
+    config: Config,
     stop: CancellationToken,
 ) {
     let mut lag = Lag {
+        config,
         jetstream,
         consumer,
         seen,
@@ -69,6 +73,7 @@ pub async fn watch(
 }
 
 struct Lag {
+    config: Config,
     jetstream: Context,
     consumer: PullConsumer,
     seen: Arc<LastSeen>,
@@ -84,6 +89,10 @@ impl Lag {
         if self.seen.note(&info) {
             tracing::warn!("the consumer is another one: what is held is delivered again");
             self.held.disown();
+        }
+        let Config { nats, pipeline, .. } = &self.config;
+        if let Some(unfit) = consumer_unfit(&info.config, nats, pipeline).pop() {
+            self.seen.note_unfit(unfit);
         }
         #[allow(clippy::cast_precision_loss, reason = "gauges")]
         {

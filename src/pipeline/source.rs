@@ -78,7 +78,7 @@ pub struct Source {
 /// Pulls until `stop`.
 ///
 /// # Errors
-/// When the subscription cannot be made: the client is closed.
+/// When the subscription cannot be made: the client is closed. When the consumer breaks a promise by now.
 pub async fn run(
     mut source: Source,
     output: Sender<Vec<Delivery>>,
@@ -88,6 +88,9 @@ pub async fn run(
     let mut backoff = Backoff::new();
     let mut failing_since = None;
     loop {
+        if let Some(unfit) = source.origin.seen.unfit() {
+            return Err(consumer::unfit_error(unfit));
+        }
         let looked = tokio::select! {
             biased; // a stop must not wait for luck
             () = stop.cancelled() => break,
@@ -110,6 +113,10 @@ pub async fn run(
                 continue;
             }
             PullEnd::Cut => continue,
+            PullEnd::TooLarge if room.bytes < source.pull_max_bytes() => {
+                failing_since = None; // What is held will be settled.
+                response_error("the next message has more bytes than there is room for yet")
+            }
             PullEnd::TooLarge => response_error(&format!(
                 "the next message has more bytes than a pull asks for ({}): stop ganesh and raise \
                  GANESH_MAX_IN_FLIGHT_BYTES, a quarter of which a pull may ask for",
@@ -185,7 +192,7 @@ impl Source {
         let limits = Limits::of(&self.config.pipeline);
         let least = Room {
             messages: (limits.messages / 8).clamp(1, PULL_MAX_MESSAGES / 4),
-            bytes: self.client.max_payload() + SUBJECTS_MAX_BYTES,
+            bytes: self.least_bytes(),
         };
         let ready = async {
             let room = self.intake.held.room(least).await;
@@ -193,13 +200,23 @@ impl Source {
             room
         };
         let room = outbox.while_waiting(ready).await?;
-        let part = |limit: usize, least: usize| (limit / PULL_PARTS).max(least);
         Ok(Room {
             messages: (room.messages)
-                .min(part(limits.messages, least.messages))
+                .min((limits.messages / PULL_PARTS).max(least.messages))
                 .min(PULL_MAX_MESSAGES),
-            bytes: (room.bytes).min(part(limits.bytes, least.bytes)),
+            bytes: room.bytes.min(self.pull_max_bytes()),
         })
+    }
+
+    /// What a pull asks for at most.
+    fn pull_max_bytes(&self) -> usize {
+        let part = self.config.pipeline.max_in_flight_bytes / PULL_PARTS;
+        part.max(self.least_bytes())
+    }
+
+    /// Room for any message that can be published now.
+    fn least_bytes(&self) -> usize {
+        self.client.max_payload() + SUBJECTS_MAX_BYTES
     }
 
     /// Where the connection dropped: looks whether a message made it, before that is delivered
