@@ -13,6 +13,7 @@ pub mod pool;
 pub mod queries;
 pub mod row;
 pub mod schema;
+pub mod upkeep;
 pub mod write;
 
 pub use classify::classify;

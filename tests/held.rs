@@ -37,6 +37,22 @@ async fn messages_that_trickle_in_while_nothing_is_stored_are_not_delivered_agai
     assert!(ganesh.metric(REDELIVERED).await < f64::EPSILON);
 }
 
+/// Progress is acknowledged some thousand messages at a time, as often as that takes.
+#[tokio::test]
+async fn tens_of_thousands_that_are_held_at_once_are_not_delivered_again() {
+    let stack = Stack::start().await;
+    let settings = [("GANESH_ACK_WAIT", "2s"), ("GANESH_MAX_IN_FLIGHT", "60000")];
+    let ganesh = stack.serve(&settings).await;
+    let lock = stack.lock("events", "ACCESS EXCLUSIVE").await;
+    publish(&stack.jetstream().await, &events("e", 60_000)).await;
+    ganesh.wait_for_metric(HELD, 60_000.0).await;
+    tokio::time::sleep(Duration::from_secs(6)).await;
+    lock.rollback().await.unwrap();
+    stack.wait_until_drained().await;
+    assert_eq!(stack.rows().await, 60_000);
+    assert!(ganesh.metric(REDELIVERED).await < f64::EPSILON);
+}
+
 #[tokio::test]
 async fn progress_that_was_lost_with_the_connection_is_sent_again_at_once() {
     let stack = Stack::start().await;

@@ -228,3 +228,28 @@ async fn another_interval_begins_where_partitions_that_exist_end() {
         .unwrap();
     assert!(made);
 }
+
+#[tokio::test]
+async fn upkeep_that_fails_is_counted_and_events_are_stored_all_the_same() {
+    const FAILURES: &str = "ganesh_partition_upkeep_failures";
+    let stack = Stack::start().await;
+    ganesh::storage::schema::migrate(&stack.pool).await.unwrap();
+    // That of whoever makes partitions ("ganesh" in ASCII).
+    let mut busy = stack.pool.acquire().await.unwrap();
+    sqlx::query("SELECT pg_advisory_lock(x'67616e657368'::bigint)")
+        .execute(&mut *busy)
+        .await
+        .unwrap();
+    let ganesh = stack.serve(&[]).await;
+    assert!((ganesh.metric(FAILURES).await - 1.0).abs() < f64::EPSILON);
+    let log = ganesh.log();
+    assert!(log.contains("partitions were not looked after"), "{log}");
+    publish(&stack.jetstream().await, &[event("early")]).await;
+    stack.wait_until_drained().await;
+    assert_eq!(table_of(&stack, "early").await, "events_default");
+    assert!(ganesh.terminate().await.success());
+    drop(busy.detach());
+    let ganesh = stack.serve(&[]).await;
+    assert!(ganesh.metric(FAILURES).await < f64::EPSILON);
+    assert!(table_of(&stack, "early").await.starts_with("events_p"));
+}

@@ -20,7 +20,7 @@ use super::startup::{Deadline, wait_for, wait_for_schema};
 use crate::api::{self, Api, admin};
 use crate::cache::Cache;
 use crate::config::Config;
-use crate::error::{Dependency, Error};
+use crate::error::Dependency;
 use crate::messaging::connection::Drops;
 use crate::messaging::consumer::{LastSeen, SetupError};
 use crate::messaging::keeper::Keeper;
@@ -29,7 +29,7 @@ use crate::pipeline::observe::Observer;
 use crate::pipeline::source::Origin;
 use crate::pipeline::{self, Parts};
 use crate::storage::queries::Reads;
-use crate::storage::{EventWriter, classify, partitions, pool};
+use crate::storage::{EventWriter, pool, upkeep};
 use crate::telemetry::logs::LogFilter;
 use crate::telemetry::record;
 use crate::telemetry::recorder::{self, Recorded};
@@ -44,11 +44,6 @@ type Consumer = (PullConsumer, Arc<LastSeen>);
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 /// Tells a process that it starts because the NATS client of the one before it broke down.
 pub(super) const CLIENT_WAS_LOST: &str = "GANESH_CLIENT_WAS_LOST";
-/// How often partitions are looked after.
-const PARTITION_UPKEEP_EVERY: Duration = Duration::from_secs(60);
-/// A round of it that takes longer is given up: copying millions of rows takes minutes, but a server
-/// that has vanished from the network never answers.
-const PARTITION_UPKEEP_LIMIT: Duration = Duration::from_hours(1);
 
 pub(super) fn command() -> Command {
     Command::new("serve")
@@ -200,8 +195,7 @@ fn watch(config: &Config, pool: &PgPool, metrics: &Metrics, background: &Cancell
         metrics.clone(),
         background.clone(),
     ));
-    let config = config.clone();
-    tokio::spawn(keep_looking_after_partitions(config, pool, metrics));
+    tokio::spawn(upkeep::run(config.postgres.clone(), pool, metrics));
 }
 
 /// Starts what asks for the consumer's lag, until `background` ends.
@@ -330,8 +324,7 @@ async fn prepare_postgres(
     let pool = pool::lazy(&config.postgres, config.pipeline.writers)?;
     wait_for_schema(&pool, config.postgres.migrate_on_start, deadline).await?;
     // Before the first event, or it would land in the default partition.
-    let limit = PARTITION_UPKEEP_LIMIT.min(deadline.left());
-    look_after_partitions(config, &pool, metrics, limit).await;
+    upkeep::round(&config.postgres, &pool, metrics, deadline.left()).await;
     Ok(pool)
 }
 
@@ -372,27 +365,5 @@ async fn prepare_nats(
             let lines: Vec<String> = unfit.iter().map(ToString::to_string).collect();
             Err(Failure::Usage(lines.join("\n")))
         }
-    }
-}
-
-async fn keep_looking_after_partitions(config: Config, pool: PgPool, metrics: Metrics) {
-    loop {
-        tokio::time::sleep(PARTITION_UPKEEP_EVERY).await;
-        look_after_partitions(&config, &pool, &metrics, PARTITION_UPKEEP_LIMIT)
-            .instrument(tracing::info_span!("partition upkeep"))
-            .await;
-    }
-}
-
-async fn look_after_partitions(config: &Config, pool: &PgPool, metrics: &Metrics, limit: Duration) {
-    let upkeep = partitions::upkeep(pool, &config.postgres);
-    let error = match tokio::time::timeout(limit, upkeep).await {
-        Ok(Ok(())) => None,
-        Ok(Err(error)) => Some(classify(&error)),
-        Err(_) => Some(Error::timeout(Dependency::Postgres, "upkeep of partitions")),
-    };
-    if let Some(error) = error {
-        metrics.dependency_error(&error);
-        tracing::warn!(%error, "partitions were not looked after; trying again in a minute");
     }
 }

@@ -9,7 +9,8 @@ use crate::event::Data;
 
 /// Writes the rows whose event is no row yet. Atomic. `true` for each row that is new.
 ///
-/// The rows are in write order and hold no event twice, so a sequence names one of them.
+/// The rows are in write order and hold no event twice, so a sequence names one of them; two, where the
+/// stream was deleted and made again, and both are in one batch: if one of these is new, both count as new.
 pub(super) async fn insert(
     connection: &mut PgConnection,
     rows: &[Row<'_>],

@@ -125,6 +125,12 @@ pub const DEAD_LETTERS_REFUSED: Metric = gauge(
     &[],
     "Letters that the dead-letter stream has not taken for ten seconds or more, though NATS answers: it is full or gone.",
 );
+/// Whether partitions are looked after.
+pub const PARTITION_UPKEEP_FAILURES: Metric = gauge(
+    "ganesh_partition_upkeep_failures",
+    &[],
+    "Rounds of partition upkeep that failed one after the other; 0 after one that did not. One replica of several is enough.",
+);
 /// Whether the stream was deleted.
 pub const STREAM_GONE: Metric = gauge(
     "ganesh_stream_gone",

@@ -1,0 +1,76 @@
+//! Looks after the partitions again and again, for as long as the service runs.
+
+use std::time::Duration;
+
+use sqlx::postgres::PgPool;
+use tracing::Instrument;
+
+use super::{classify, partitions};
+use crate::config::PostgresConfig;
+use crate::error::{Dependency, Error};
+use crate::telemetry::Metrics;
+
+/// How often they are looked after.
+const ROUND_EVERY: Duration = Duration::from_mins(1);
+/// Rounds that may fail before the next ones come later: a lock, a restart.
+const ROUNDS_AT_ONCE: u32 = 3;
+/// Then each one comes twice as late as the one before, up to this: millions of rows may be copied in it,
+/// in vain where they are too many to be moved.
+const PAUSE_MAX: Duration = Duration::from_hours(1);
+/// A round that takes longer is given up: copying millions of rows takes minutes, but a server that has
+/// vanished from the network never answers.
+const ROUND_LIMIT: Duration = Duration::from_hours(1);
+
+/// Rounds without an end. The first one is the start's.
+pub async fn run(config: PostgresConfig, pool: PgPool, metrics: Metrics) {
+    let mut failures = 0;
+    loop {
+        tokio::time::sleep(pause_after(failures)).await;
+        let round = round(&config, &pool, &metrics, ROUND_LIMIT);
+        let is_well = round
+            .instrument(tracing::info_span!("partition upkeep"))
+            .await;
+        failures = if is_well { 0 } else { failures + 1 };
+    }
+}
+
+fn pause_after(failures: u32) -> Duration {
+    let doublings = failures.saturating_sub(ROUNDS_AT_ONCE).min(10);
+    (ROUND_EVERY * 2_u32.pow(doublings)).min(PAUSE_MAX)
+}
+
+/// One round, no longer than `limit`: whether all is done.
+pub async fn round(
+    config: &PostgresConfig,
+    pool: &PgPool,
+    metrics: &Metrics,
+    limit: Duration,
+) -> bool {
+    let upkeep = partitions::upkeep(pool, config);
+    let error = match tokio::time::timeout(limit.min(ROUND_LIMIT), upkeep).await {
+        Ok(Ok(())) => {
+            metrics.partition_upkeep_failures.set(0.0);
+            return true;
+        }
+        Ok(Err(error)) => classify(&error),
+        Err(_) => Error::timeout(Dependency::Postgres, "upkeep of partitions"),
+    };
+    metrics.dependency_error(&error);
+    metrics.partition_upkeep_failures.increment(1.0);
+    tracing::warn!(%error, "partitions were not looked after; trying again later");
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn rounds_that_fail_come_later_and_later_up_to_an_hour_apart() {
+        let minutes = [0, 1, 3, 4, 5, 8, 9, 10, 1_000].map(|failures| {
+            let pause = pause_after(failures);
+            pause.as_secs() / 60
+        });
+        assert_eq!(minutes, [1, 1, 1, 2, 4, 32, 60, 60, 60]);
+    }
+}
