@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use ganesh::config::Config;
 use rustix::process::Signal;
+use tempfile::TempDir;
 
 use crate::support::events::{events, publish};
 use crate::support::keys::{hold_key, wait_until_so_many_wait};
@@ -144,25 +145,51 @@ fn stream_config() -> async_nats::jetstream::stream::Config {
     ganesh::messaging::streams::event_stream(&Config::read(reader).unwrap().nats)
 }
 
-#[tokio::test]
-async fn a_message_too_large_for_any_pull_is_said_and_makes_the_service_unready() {
-    let folder = tempfile::tempdir().unwrap();
+/// A stream with messages of these sizes, some of them larger than the server takes by now.
+async fn stack_with_large(folder: &TempDir, sizes: &[usize]) -> Stack {
     let file = folder.path().join("nats.conf");
     let may_take = |bytes: u32| std::fs::write(&file, format!("max_payload: {bytes}\n")).unwrap();
     may_take(4 << 20);
     let mut stack = Stack::start().await;
     stack.nats = Server::start("nats", &[("NATS_CONF", file.to_str().unwrap())]);
     stack.make_streams().await;
-    let publish_large = async |stack: &Stack| {
+    for size in sizes {
         let published = stack.jetstream().await;
-        let published = published.publish("events.large", vec![b'x'; 3 << 20].into());
+        let published = published.publish("events.large", vec![b'x'; *size].into());
         published.await.unwrap().await.unwrap();
-    };
-    publish_large(&stack).await;
-    // Lowered afterwards.
+    }
     may_take(1 << 20);
     stack.nats.terminate();
     stack.nats.run();
+    stack
+}
+
+#[tokio::test]
+async fn a_large_message_waits_for_room_while_others_are_held() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut sizes = [1 << 20; 14];
+    sizes[13] = 3 << 20;
+    let stack = stack_with_large(&folder, &sizes).await;
+    let lock = stack.lock("events", "ACCESS EXCLUSIVE").await;
+    let limit = ("GANESH_MAX_IN_FLIGHT_BYTES", "16777216");
+    let ganesh = stack.serve(&[limit]).await;
+    eventually("it waits", || async {
+        let log = ganesh.log();
+        log.contains("more bytes than there is room for yet")
+    })
+    .await;
+    tokio::time::sleep(Duration::from_secs(12)).await;
+    assert_eq!(ganesh.admin("/readyz").await.0, 200);
+    assert!(!ganesh.log().contains("raise GANESH_MAX_IN_FLIGHT_BYTES"));
+    lock.rollback().await.unwrap();
+    stack.wait_until_drained().await;
+    assert_eq!(stack.rows().await, 14);
+}
+
+#[tokio::test]
+async fn a_message_too_large_for_any_pull_is_said_and_makes_the_service_unready() {
+    let folder = tempfile::tempdir().unwrap();
+    let stack = stack_with_large(&folder, &[3 << 20]).await;
     let small = [
         ("GANESH_MAX_IN_FLIGHT_BYTES", "2097152"),
         ("GANESH_BATCH_MAX_BYTES", "1048576"),
