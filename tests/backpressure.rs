@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use async_nats::{HeaderMap, HeaderName, HeaderValue};
 use bytes::Bytes;
 use ganesh::event::{Data, Event};
 
@@ -76,6 +77,39 @@ async fn bodies_of_a_megabyte_keep_to_the_limit_in_bytes_and_memory() {
         .await
         .unwrap();
     assert_eq!(bytes, 60_000_000);
+}
+
+/// Each takes many times its bytes. A pull, which the server counts as they are, may bring a quarter of the
+/// limit before that is known.
+#[tokio::test]
+async fn thousands_of_headers_keep_to_the_limit_in_memory() {
+    const MIB: u64 = 1 << 20;
+    let stack = Stack::start_with_own_postgres().await;
+    let settings = [
+        ("GANESH_MAX_IN_FLIGHT_BYTES", "16MiB"),
+        ("GANESH_BATCH_MAX_BYTES", "4MiB"),
+    ];
+    let ganesh = stack.serve(&settings).await;
+    let jetstream = stack.jetstream().await;
+    let before = ganesh.resident_bytes();
+    let postgres = stack.postgres.as_ref().unwrap();
+    postgres.pause();
+    let headers = (0..7_000).map(|number| {
+        let name: HeaderName = format!("{number:04}").parse().unwrap();
+        (name, HeaderValue::from(1))
+    });
+    let headers: HeaderMap = headers.collect();
+    for _ in 0..600 {
+        let published = jetstream.publish_with_headers("events.test", headers.clone(), "{}".into());
+        published.await.unwrap().await.unwrap();
+    }
+    ganesh.wait_for_metric(HELD_BYTES, 16e6).await;
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let grown = ganesh.resident_bytes().saturating_sub(before);
+    assert!(grown < 160 * MIB, "grew by {grown} bytes");
+    postgres.resume();
+    stack.wait_until_drained().await;
+    assert_eq!(stack.rows().await, 600);
 }
 
 #[tokio::test]

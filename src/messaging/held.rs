@@ -50,7 +50,7 @@ pub struct Room {
 pub struct Arrival {
     /// Where its acknowledgement goes.
     pub reply: Subject,
-    /// Its size as delivered.
+    /// What it takes.
     pub bytes: usize,
 }
 

@@ -153,7 +153,7 @@ pub const IN_FLIGHT_LIMIT: Metric = gauge(
 pub const IN_FLIGHT_BYTES: Metric = gauge(
     "ganesh_in_flight_bytes",
     &[],
-    "Bytes held now, from delivery to settlement, as delivered.",
+    "Bytes held now, from delivery to settlement, as delivered; each header after the 32nd of a message counts 150 more.",
 )
 .in_unit("bytes");
 /// Bytes that may be held.
