@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)] // A test fails by panicking.
 
 mod binary;
+mod corpus;
 mod data;
 mod encode;
 mod properties;
