@@ -1,6 +1,7 @@
 //! The known answer: what the stream holds, message by message, against rows and dead letters.
 
 use std::collections::{HashMap, HashSet};
+use std::time::{Duration, Instant};
 
 use async_nats::jetstream::consumer::pull::OrderedConfig;
 use async_nats::jetstream::stream::Stream;
@@ -12,8 +13,8 @@ use super::postgres::FILLER;
 use super::scene::Scene;
 use super::schedule::REPLICAS;
 use super::special;
-use crate::support::Stack;
 use crate::support::reads::{latest_at, newest_in_postgres};
+use crate::support::{PATIENCE, Stack};
 
 /// Events whose row Postgres refuses begin with this.
 pub const POISON: &str = "poison-";
@@ -167,13 +168,24 @@ async fn messages_of(
 /// which are known.
 async fn expected(jetstream: &Context, unreadable: &[u64]) -> Expected {
     let stream = jetstream.get_stream("EVENTS").await.unwrap();
-    let (readable, mut stored) = messages_of(&stream, READABLE).await;
+    let began = Instant::now();
+    // The servers of a cluster need a moment until they say the same of it.
+    let (messages, mut stored) = loop {
+        let (readable, stored) = messages_of(&stream, READABLE).await;
+        let delivers = readable + unreadable.len() as u64;
+        let holds = stream.get_info().await.unwrap().state.messages;
+        if holds == delivers {
+            break (holds, stored);
+        }
+        println!("the stream holds {holds} messages, and delivers {delivers}");
+        assert!(began.elapsed() < PATIENCE, "which is not the same");
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    };
     let mut expected = Expected {
-        messages: stream.cached_info().state.messages,
+        messages,
         rows: HashSet::new(),
         letters: unreadable.iter().copied().collect(),
     };
-    assert_eq!(expected.messages, readable + unreadable.len() as u64);
     while let Some(message) = stored.next().await {
         let info = message.info().unwrap();
         let sequence = info.stream_sequence;
