@@ -7,7 +7,7 @@ use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull, push};
 use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
 
 use super::{inventory, refused};
-use crate::support::Stack;
+use crate::support::{Stack, eventually};
 
 const MINUTE: Duration = Duration::from_mins(1);
 
@@ -278,7 +278,11 @@ async fn an_unfit_dead_letter_stream_is_refused_with_problem_and_fix_and_left_as
     for (name, change, [problem, fix]) in UNFIT_LETTERS {
         let mut config = fit_letters();
         change(&mut config);
-        jetstream.create_stream(config).await.unwrap();
+        // The server removes the folder of the last one in its own time.
+        eventually("the stream is made", || async {
+            jetstream.create_stream(config.clone()).await.is_ok()
+        })
+        .await;
         let before = inventory(&jetstream).await;
         let said = refused(&stack, &[]).await;
         let named = said.contains("ganesh: stream EVENTS_DLQ: ");
