@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::process::{Output, Stdio};
 
 use async_nats::HeaderMap;
+use async_nats::jetstream::stream::Config;
 use bytes::Bytes;
 use rustix::process::Signal;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
@@ -204,7 +205,16 @@ async fn a_first_half_is_not_lost_where_room_is_made_before_the_second_one_is_st
     let stack = Stack::start().await;
     let ganesh = stack.serve(&[]).await;
     let jetstream = stack.jetstream().await;
-    stack.limit_dead_letters(1).await;
+    // Room for the first half, and never for the second one.
+    let limit = async |max_bytes| {
+        let stream = jetstream.get_stream("EVENTS_DLQ").await.unwrap();
+        let config = Config {
+            max_bytes,
+            ..stream.cached_info().config.clone()
+        };
+        jetstream.update_stream(config).await.unwrap();
+    };
+    limit(500_000).await;
     // Larger, with a letter's headers, than a message may be.
     let room = jetstream.client().max_payload() - 1_000;
     let mut headers = HeaderMap::new();
@@ -224,7 +234,7 @@ async fn a_first_half_is_not_lost_where_room_is_made_before_the_second_one_is_st
     // Somebody else's does not.
     let stream = jetstream.get_stream("EVENTS_DLQ").await.unwrap();
     stream.purge().await.unwrap();
-    stack.limit_dead_letters(-1).await;
+    limit(-1).await;
     stack.wait_until_drained().await;
     let letters = listed(&stack, &[]);
     assert_eq!(letters.len(), 1, "{letters:?}");
