@@ -8,10 +8,11 @@ use bytes::Bytes;
 use ganesh::event::{Data, Event};
 
 use crate::support::events::{event, events, publish};
-use crate::support::{Stack, eventually};
+use crate::support::{Ganesh, Stack, eventually};
 
 const HELD: &str = "ganesh_in_flight_messages";
 const HELD_BYTES: &str = "ganesh_in_flight_bytes";
+const MIB: u64 = 1 << 20;
 const REDELIVERED: &str = "ganesh_messages_redelivered_total";
 
 #[tokio::test]
@@ -39,19 +40,23 @@ async fn held_messages_stay_at_the_limit_and_are_kept_alive_while_postgres_is_aw
     assert!(ganesh.metric(REDELIVERED).await < f64::EPSILON);
 }
 
-#[tokio::test]
-async fn bodies_of_a_megabyte_keep_to_the_limit_in_bytes_and_memory() {
-    const MIB: usize = 1 << 20;
+/// Small limits in bytes, and nothing is stored.
+async fn with_postgres_paused() -> (Stack, Ganesh) {
     let stack = Stack::start_with_own_postgres().await;
     let settings = [
         ("GANESH_MAX_IN_FLIGHT_BYTES", "16MiB"),
         ("GANESH_BATCH_MAX_BYTES", "4MiB"),
     ];
     let ganesh = stack.serve(&settings).await;
+    stack.postgres.as_ref().unwrap().pause();
+    (stack, ganesh)
+}
+
+#[tokio::test]
+async fn bodies_of_a_megabyte_keep_to_the_limit_in_bytes_and_memory() {
+    let (stack, ganesh) = with_postgres_paused().await;
     let jetstream = stack.jetstream().await;
     let before = ganesh.resident_bytes();
-    let postgres = stack.postgres.as_ref().unwrap();
-    postgres.pause();
     let body = Bytes::from(vec![b'x'; 1_000_000]);
     let large: Vec<Event> = (0..60)
         .map(|i| Event {
@@ -68,8 +73,8 @@ async fn bodies_of_a_megabyte_keep_to_the_limit_in_bytes_and_memory() {
         tokio::time::sleep(Duration::from_millis(200)).await;
     }
     let grown = ganesh.resident_bytes().saturating_sub(before);
-    assert!(grown < 64 * MIB as u64, "grew by {grown} bytes");
-    postgres.resume();
+    assert!(grown < 64 * MIB, "grew by {grown} bytes");
+    stack.postgres.as_ref().unwrap().resume();
     stack.wait_until_drained().await;
     assert_eq!(stack.rows().await, 60);
     let bytes: i64 = sqlx::query_scalar("SELECT sum(length(data_bytes)) FROM events")
@@ -83,17 +88,9 @@ async fn bodies_of_a_megabyte_keep_to_the_limit_in_bytes_and_memory() {
 /// limit before that is known.
 #[tokio::test]
 async fn thousands_of_headers_keep_to_the_limit_in_memory() {
-    const MIB: u64 = 1 << 20;
-    let stack = Stack::start_with_own_postgres().await;
-    let settings = [
-        ("GANESH_MAX_IN_FLIGHT_BYTES", "16MiB"),
-        ("GANESH_BATCH_MAX_BYTES", "4MiB"),
-    ];
-    let ganesh = stack.serve(&settings).await;
+    let (stack, ganesh) = with_postgres_paused().await;
     let jetstream = stack.jetstream().await;
     let before = ganesh.resident_bytes();
-    let postgres = stack.postgres.as_ref().unwrap();
-    postgres.pause();
     let headers = (0..7_000).map(|number| {
         let name: HeaderName = format!("{number:04}").parse().unwrap();
         (name, HeaderValue::from(1))
@@ -107,7 +104,7 @@ async fn thousands_of_headers_keep_to_the_limit_in_memory() {
     tokio::time::sleep(Duration::from_secs(2)).await;
     let grown = ganesh.resident_bytes().saturating_sub(before);
     assert!(grown < 160 * MIB, "grew by {grown} bytes");
-    postgres.resume();
+    stack.postgres.as_ref().unwrap().resume();
     stack.wait_until_drained().await;
     assert_eq!(stack.rows().await, 600);
 }

@@ -10,13 +10,27 @@ use futures::StreamExt;
 use ganesh::messaging::Held;
 use ganesh::messaging::held::{Arrival, Limits};
 use ganesh::telemetry::{Histograms, Metrics};
+use sqlx::{Postgres, Transaction};
 
-use crate::support::Stack;
 use crate::support::events::{event, events, publish};
 use crate::support::proxy::{Manner, Proxy, Way};
+use crate::support::{Ganesh, Stack};
 
 const HELD: &str = "ganesh_in_flight_messages";
 const REDELIVERED: &str = "ganesh_messages_redelivered_total";
+
+/// All are stored when the lock goes, and none was delivered again until then.
+async fn assert_stored_once(
+    stack: &Stack,
+    ganesh: &Ganesh,
+    lock: Transaction<'static, Postgres>,
+    count: i64,
+) {
+    lock.rollback().await.unwrap();
+    stack.wait_until_drained().await;
+    assert_eq!(stack.rows().await, count);
+    assert!(ganesh.metric(REDELIVERED).await < f64::EPSILON);
+}
 
 #[tokio::test]
 async fn messages_that_trickle_in_while_nothing_is_stored_are_not_delivered_again() {
@@ -31,10 +45,7 @@ async fn messages_that_trickle_in_while_nothing_is_stored_are_not_delivered_agai
     }
     ganesh.wait_for_metric(HELD, 300.0).await;
     tokio::time::sleep(Duration::from_secs(5)).await;
-    lock.rollback().await.unwrap();
-    stack.wait_until_drained().await;
-    assert_eq!(stack.rows().await, 300);
-    assert!(ganesh.metric(REDELIVERED).await < f64::EPSILON);
+    assert_stored_once(&stack, &ganesh, lock, 300).await;
 }
 
 /// Progress is acknowledged some thousand messages at a time, as often as that takes.
@@ -47,10 +58,7 @@ async fn tens_of_thousands_that_are_held_at_once_are_not_delivered_again() {
     publish(&stack.jetstream().await, &events("e", 60_000)).await;
     ganesh.wait_for_metric(HELD, 60_000.0).await;
     tokio::time::sleep(Duration::from_secs(6)).await;
-    lock.rollback().await.unwrap();
-    stack.wait_until_drained().await;
-    assert_eq!(stack.rows().await, 60_000);
-    assert!(ganesh.metric(REDELIVERED).await < f64::EPSILON);
+    assert_stored_once(&stack, &ganesh, lock, 60_000).await;
 }
 
 #[tokio::test]
