@@ -50,7 +50,7 @@ pub struct Room {
 pub struct Arrival {
     /// Where its acknowledgement goes.
     pub reply: Subject,
-    /// What it takes.
+    /// What it takes of the limit: its size as delivered, at least.
     pub bytes: usize,
 }
 

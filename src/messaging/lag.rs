@@ -27,9 +27,9 @@ const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 /// The subject of any message.
 const ANY_SUBJECT: &str = ">";
 
-/// Notes what is seen of the consumer, whether it breaks a promise by now too, and exports its pending counts, the age of its oldest
-/// pending message, and how many messages the stream removed before they were delivered, until
-/// `stop`.
+/// Notes what is seen of the consumer, and whether it breaks a promise by now. Exports its pending
+/// counts, the age of its oldest pending message, and how many messages the stream removed before
+/// they were delivered. Until `stop`.
 pub async fn watch(
     jetstream: Context,
     consumer: PullConsumer,

@@ -125,7 +125,7 @@ impl Reads {
         let limit = Limit::new(READ_LIMIT, "newest event of a subject");
         let _permit = self.permit(limit).await?;
         let since = OffsetDateTime::now_utc() - self.recent;
-        self.standing(|| async {
+        self.read_until_it_stands(|| async {
             let mut connection = limit.connection(&self.pool).await?;
             let found = newest(&mut connection, subject, since, limit).await?;
             Ok((found, partitions(&mut connection, limit).await?))
@@ -143,7 +143,7 @@ impl Reads {
     ) -> Result<Option<(StoredEvent, Vec<Alternate>)>, Error> {
         let limit = Limit::new(READ_LIMIT, "event by id");
         let _permit = self.permit(limit).await?;
-        self.standing(|| async {
+        self.read_until_it_stands(|| async {
             let mut connection = limit.connection(&self.pool).await?;
             let found = by_id(&mut connection, key, limit).await?;
             Ok((found, partitions(&mut connection, limit).await?))
@@ -157,7 +157,7 @@ impl Reads {
     /// When Postgres does not answer within [`READ_LIMIT`], or with an error.
     pub async fn has_event(&self, event: &Event) -> Result<bool, Error> {
         let limit = Limit::new(READ_LIMIT, "whether an event has a row");
-        self.standing(|| async {
+        self.read_until_it_stands(|| async {
             let mut connection = limit.connection(&self.pool).await?;
             let found = has_row(&mut connection, event, limit).await?;
             Ok((found, partitions(&mut connection, limit).await?))
@@ -168,8 +168,9 @@ impl Reads {
     /// The answer of a read that also says which partitions there were after it. Asked again where these are
     /// not those from before: a statement that waits while rows move from the default partition to their
     /// own was planned without that one, and finds them in neither. And where the connection was broken: a
-    /// server that was restarted shows it at the first statement on each one that the pool still has.
-    async fn standing<T, F>(&self, read: impl Fn() -> F) -> Result<T, Error>
+    /// server that was restarted shows it at the first statement on each one that the pool still has. The
+    /// read's own [`Limit`] ends it.
+    async fn read_until_it_stands<T, F>(&self, read: impl Fn() -> F) -> Result<T, Error>
     where
         F: Future<Output = Result<(T, i64), Error>>,
     {
