@@ -169,7 +169,7 @@ async fn messages_of(
 async fn expected(jetstream: &Context, unreadable: &[u64]) -> Expected {
     let stream = jetstream.get_stream("EVENTS").await.unwrap();
     let began = Instant::now();
-    // The servers of a cluster need a moment until they say the same of it.
+    // In a cluster the two were once seen to differ.
     let (messages, mut stored) = loop {
         let (readable, stored) = messages_of(&stream, READABLE).await;
         let delivers = readable + unreadable.len() as u64;
