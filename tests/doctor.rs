@@ -7,7 +7,7 @@ use async_nats::jetstream::consumer::pull;
 use sqlx::Executor;
 
 use crate::support::ganesh::run;
-use crate::support::servers::Server;
+use crate::support::servers::{Server, write_nats_conf};
 use crate::support::{Ganesh, Stack};
 
 /// Its exit code, and its lines.
@@ -110,7 +110,7 @@ async fn doctor_tells_wrong_credentials_from_a_server_that_is_away() {
     let mut stack = Stack::start().await;
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("nats.conf");
-    std::fs::write(&config, "authorization { user: me, password: hunter2 }\n").unwrap();
+    write_nats_conf(&config, "authorization { user: me, password: hunter2 }");
     stack.nats = Server::start("nats", &[("NATS_CONF", config.to_str().unwrap())]);
     let wrong = stack
         .database_url

@@ -11,7 +11,7 @@ use tempfile::TempDir;
 use crate::support::events::{events, publish};
 use crate::support::keys::{hold_key, wait_until_so_many_wait};
 use crate::support::proxy::{Manner, Proxy, Way};
-use crate::support::servers::{Server, send_signal};
+use crate::support::servers::{Server, send_signal, write_nats_conf};
 use crate::support::{Ganesh, Stack, eventually};
 
 const HELD: &str = "ganesh_in_flight_messages";
@@ -148,7 +148,7 @@ fn stream_config() -> async_nats::jetstream::stream::Config {
 /// A stream with messages of these sizes, some of them larger than the server takes by now.
 async fn stack_with_large(folder: &TempDir, sizes: &[usize]) -> Stack {
     let file = folder.path().join("nats.conf");
-    let may_take = |bytes: u32| std::fs::write(&file, format!("max_payload: {bytes}\n")).unwrap();
+    let may_take = |bytes: u32| write_nats_conf(&file, &format!("max_payload: {bytes}"));
     may_take(4 << 20);
     let mut stack = Stack::start().await;
     stack.nats = Server::start("nats", &[("NATS_CONF", file.to_str().unwrap())]);

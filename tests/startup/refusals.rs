@@ -5,7 +5,7 @@ use std::net::TcpListener;
 use sqlx::Executor;
 
 use super::{ended_with, refused};
-use crate::support::servers::Server;
+use crate::support::servers::{Server, write_nats_conf};
 use crate::support::{Stack, eventually};
 
 const PASSWORD: &str = "hunter,2@swordfish";
@@ -47,8 +47,8 @@ async fn a_password_in_each_url_is_used_and_never_logged() {
     let mut stack = Stack::start().await;
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("nats.conf");
-    let text = format!("authorization {{ user: me, password: \"{PASSWORD}\" }}\n");
-    std::fs::write(&config, text).unwrap();
+    let text = format!("authorization {{ user: me, password: \"{PASSWORD}\" }}");
+    write_nats_conf(&config, &text);
     let role = format!("role_{}", std::process::id());
     let make = format!("CREATE ROLE {role} SUPERUSER LOGIN PASSWORD '{PASSWORD}'");
     stack.pool.execute(make.as_str()).await.unwrap();
@@ -80,7 +80,7 @@ async fn a_token_in_the_nats_url_is_used() {
     let mut stack = Stack::start().await;
     let folder = tempfile::tempdir().unwrap();
     let config = folder.path().join("nats.conf");
-    std::fs::write(&config, "authorization { token: \"hunter2\" }\n").unwrap();
+    write_nats_conf(&config, "authorization { token: \"hunter2\" }");
     stack.nats = Server::start("nats", &[("NATS_CONF", config.to_str().unwrap())]);
     let url = stack.nats_url().replace("://", "://hunter2@");
     let ganesh = stack.serve(&[("NATS_URL", &url)]).await;

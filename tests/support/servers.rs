@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::{TcpListener, TcpStream};
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
@@ -33,6 +34,14 @@ pub fn free_port() -> u16 {
 pub fn send_signal(pid: u32, signal: Signal) {
     let pid = i32::try_from(pid).ok().and_then(Pid::from_raw);
     let _ = kill_process(pid.expect("a child has a pid"), signal);
+}
+
+/// Writes a configuration for NATS: the project's own, and lines that add to it. What both set is
+/// set by the lines. Without the project's limits, JetStream's would follow the free disk, and on a
+/// disk with less than 14 GiB left there would be no stream of 10 GiB.
+pub fn write_nats_conf(file: &Path, lines: &str) {
+    let own = include_str!("../../deploy/nats.conf");
+    std::fs::write(file, format!("{own}\n{lines}\n")).expect("the folder is writable");
 }
 
 /// One server: a folder, a port, and a process that can be stopped and started again.
