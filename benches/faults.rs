@@ -32,6 +32,12 @@ use support::{Ganesh, Stack, events, ganesh as command};
 
 /// One message in so many is refused.
 const POISON_EVERY: u64 = 10_000;
+/// Of these kinds, in turn.
+const POISONS: [&str; 3] = [
+    r#"{"nul":"\u0000"}"#,
+    r#"{"surrogate":"\ud800"}"#,
+    r#"{"number":1e200000}"#,
+];
 /// Drained in each run.
 const MESSAGES: u64 = 300_000;
 const PAIRS: usize = 5;
@@ -216,7 +222,8 @@ async fn fill(stack: &Stack, refused: bool) {
         );
         let mut event = events::event(&format!("last-{part}"));
         if refused {
-            event.data = Data::Json(Bytes::from_static(b"{\"nul\":\"\\u0000\"}"));
+            let poison = POISONS[usize::try_from(part).unwrap() % POISONS.len()];
+            event.data = Data::Json(Bytes::from_static(poison.as_bytes()));
         }
         events::publish(&jetstream, &[event]).await;
     }

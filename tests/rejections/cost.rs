@@ -1,6 +1,7 @@
 //! What it costs to find the guilty rows of a batch.
 
-use ganesh::event::Event;
+use bytes::Bytes;
+use ganesh::event::{Data, Event};
 
 use crate::support::events::{event, events, publish};
 use crate::support::ledger::assert_each_is_one_row_or_one_letter;
@@ -72,4 +73,28 @@ async fn so_many_bad_rows_cost_their_number_times_the_logarithm_of_the_batch() {
         }
     }
     assert_each_is_one_row_or_one_letter(&stack, &all).await;
+}
+
+#[tokio::test]
+async fn a_row_whose_json_escapes_what_no_text_can_hold_costs_its_batch_no_second_write() {
+    let stack = Stack::start().await;
+    let settings = [
+        ("GANESH_BATCH_MAX_EVENTS", "2000"),
+        ("GANESH_BATCH_LINGER_MS", "5000"),
+    ];
+    let ganesh = stack.serve(&settings).await;
+    for (name, json) in [
+        ("nul", r#"{"nul":"\u0000"}"#),
+        ("half", r#"{"half":"\ud800"}"#),
+    ] {
+        let mut batch = events(name, ROWS);
+        batch[ROWS / 2].data = Data::Json(Bytes::from_static(json.as_bytes()));
+        let before = writes(&ganesh).await;
+        publish(&stack.jetstream().await, &batch).await;
+        stack.wait_until_drained().await;
+        let written = writes(&ganesh).await - before;
+        assert!((written - 1.0).abs() < f64::EPSILON, "{written} writes");
+    }
+    assert_eq!(stack.rows().await, 2 * i64::try_from(ROWS - 1).unwrap());
+    assert_eq!(stack.dead_letters().await, 2);
 }
