@@ -207,14 +207,9 @@ impl Letter {
 
     /// Whether `first` is the first half of this second one.
     fn is_continued_from(&self, first: &Self) -> bool {
-        let id = |letter: &Self| letter.header("Nats-Msg-Id").map(str::to_owned);
-        let ours = id(self).map(|id| first_half_id(&id));
-        // It may have been written again: `Part::instead_of`.
-        let is_its = |ours: String| {
-            id(first).is_some_and(|id| id == ours || id.starts_with(&format!("{ours}:")))
-        };
+        let ids = first.header("Nats-Msg-Id").zip(self.header("Nats-Msg-Id"));
         let total = self.header(BYTES).and_then(|text| text.parse().ok());
-        ours.is_some_and(is_its)
+        ids.is_some_and(|(first, second)| are_ids_of_one_letter(first, second))
             && Some(first.body_bytes + self.body_bytes) == total
             && first.is_first_half()
     }
@@ -357,4 +352,15 @@ fn is_acted_on(name: &str) -> bool {
 /// The `Nats-Msg-Id` of the first half of the letter with this one.
 fn first_half_id(id: &str) -> String {
     format!("{id}:{FIRST_HALF}")
+}
+
+/// Either half may have been written again: `Part::instead_of`.
+fn are_ids_of_one_letter(first: &str, second: &str) -> bool {
+    let is = |id: &str, whole: &str| {
+        id.strip_prefix(whole)
+            .is_some_and(|again| again.is_empty() || again.starts_with(':'))
+    };
+    first
+        .split_once(&first_half_id(""))
+        .is_some_and(|(letter, _)| is(first, &first_half_id(letter)) && is(second, letter))
 }

@@ -191,35 +191,56 @@ impl DeadLetterStage {
         let reason = letter.reason.as_str();
         let subject = write::letter_subject(original.subject);
         match write::outgoing(&original, reason, &letter.detail, payload_max_bytes) {
-            Outgoing::Whole(part) => self.publish_part(&subject, part).await?,
-            Outgoing::Halves(first, second) => {
-                let first_sequence = self.publish_first_half(&subject, first).await?;
-                self.publish_part(&subject, second.follow(first_sequence))
-                    .await?
+            Outgoing::Whole(part) => {
+                self.publish_part(&subject, part).await?;
             }
-        };
+            Outgoing::Halves(first, second) => self.publish_halves(&subject, first, second).await?,
+        }
         Ok(())
     }
 
-    /// The sequence at which the stream holds it. What an earlier attempt stored may have been deleted
-    /// since then: the stream was full, and somebody made room.
-    async fn publish_first_half(&self, subject: &str, mut half: Part) -> Result<u64, Error> {
-        loop {
-            let published = self.publish_part(subject, half.clone()).await?;
+    /// Of what earlier attempts stored something may have been deleted since then: the first half, where
+    /// the stream was full and somebody made room; or both, as whoever replays or purges does it.
+    async fn publish_halves(
+        &self,
+        subject: &str,
+        mut first: Part,
+        second: Part,
+    ) -> Result<(), Error> {
+        let mut is_instead = false;
+        let first_sequence = loop {
+            let published = self.publish_part(subject, first.clone()).await?;
             if !published.duplicate || self.is_there(&published).await? {
-                return Ok(published.sequence);
+                break published.sequence;
             }
-            half = half.instead_of(published.sequence);
+            first = first.instead_of(published.sequence);
+            is_instead = true;
+        };
+        let second = second.follow(first_sequence);
+        let published = self.publish_part(subject, second.clone()).await?;
+        if is_instead && published.duplicate {
+            if self.is_there(&published).await? {
+                // It follows a first half that is gone.
+                let instead = second.instead_of(published.sequence);
+                self.publish_part(subject, instead).await?;
+            } else {
+                // The letter was whole, and had its end: a first half alone would stay for ever.
+                let dlq_stream = self.dlq_stream(&published).await?;
+                let deleted = dlq_stream.delete_message(first_sequence).await;
+                deleted.map_err(|error| nats_error(Code::Response, &error.to_string()))?;
+            }
         }
+        Ok(())
+    }
+
+    async fn dlq_stream(&self, published: &PublishAck) -> Result<Stream<()>, Error> {
+        let stream = self.jetstream.get_stream_no_info(&published.stream).await;
+        stream.map_err(|error| nats_error(Code::Response, &error.to_string()))
     }
 
     /// Whether the dead-letter stream still holds what it acknowledged.
     async fn is_there(&self, published: &PublishAck) -> Result<bool, Error> {
-        let stream: Stream<()> = self
-            .jetstream
-            .get_stream_no_info(&published.stream)
-            .await
-            .map_err(|error| nats_error(Code::Response, &error.to_string()))?;
+        let stream = self.dlq_stream(published).await?;
         match stream.get_raw_message(published.sequence).await {
             Ok(_) => Ok(true),
             Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(false),

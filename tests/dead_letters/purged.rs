@@ -5,10 +5,12 @@ use std::io::{Read, Write};
 use std::process::{Output, Stdio};
 
 use async_nats::HeaderMap;
+use async_nats::jetstream::Context;
 use async_nats::jetstream::stream::Config;
 use bytes::Bytes;
 use rustix::process::Signal;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
+use serde_json::Value;
 
 use super::{
     Buried, dlq, listed, make_streams, messages_in, sequences, stderr, stdout, write_many,
@@ -215,13 +217,7 @@ async fn a_first_half_is_not_lost_where_room_is_made_before_the_second_one_is_st
         jetstream.update_stream(config).await.unwrap();
     };
     limit(500_000).await;
-    // Larger, with a letter's headers, than a message may be.
-    let room = jetstream.client().max_payload() - 1_000;
-    let mut headers = HeaderMap::new();
-    headers.insert("ce-specversion", "1.0");
-    let body: Bytes = (0..room).map(|i| u8::try_from(i % 251).unwrap()).collect();
-    let published = jetstream.publish_with_headers("events.large", headers, body.clone());
-    published.await.unwrap().await.unwrap();
+    let body = publish_for_two_halves(&jetstream).await;
     eventually("the second half is refused", || async {
         ganesh.log().contains("a dead letter was not stored")
     })
@@ -238,10 +234,64 @@ async fn a_first_half_is_not_lost_where_room_is_made_before_the_second_one_is_st
     stack.wait_until_drained().await;
     let letters = listed(&stack, &[]);
     assert_eq!(letters.len(), 1, "{letters:?}");
-    assert_eq!(letters[0]["bytes"], room);
-    let sequence = letters[0]["sequence"].to_string();
-    let shown = dlq(&stack, &["show", &sequence, "--raw"]);
-    assert!(shown.stdout == body, "the body is not as it was");
+    assert_is_whole(&stack, &letters[0], &body);
     let replayed = dlq(&stack, &["replay", "--dry-run"]);
     assert!(stdout(&replayed).contains("would be replayed: 1 of 1"));
+}
+
+/// Publishes no event, larger with a letter's headers than a message may be. Returns its body.
+async fn publish_for_two_halves(jetstream: &Context) -> Bytes {
+    let room = jetstream.client().max_payload() - 1_000;
+    let mut headers = HeaderMap::new();
+    headers.insert("ce-specversion", "1.0");
+    let body: Bytes = (0..room).map(|i| u8::try_from(i % 251).unwrap()).collect();
+    let published = jetstream.publish_with_headers("events.large", headers, body.clone());
+    published.await.unwrap().await.unwrap();
+    body
+}
+
+fn assert_is_whole(stack: &Stack, letter: &Value, body: &Bytes) {
+    assert_eq!(letter["bytes"], body.len());
+    let shown = dlq(stack, &["show", &letter["sequence"].to_string(), "--raw"]);
+    assert!(shown.stdout == *body, "the body is not as it was");
+}
+
+/// Has a message of two halves buried, and again by another consumer after somebody deleted some of it.
+async fn buried_again_after(deleted: &[u64]) -> (Stack, Bytes) {
+    let stack = Stack::start().await;
+    let ganesh = stack.serve(&[]).await;
+    let jetstream = stack.jetstream().await;
+    let body = publish_for_two_halves(&jetstream).await;
+    stack.wait_until_drained().await;
+    assert_eq!(messages_in(&jetstream, "EVENTS_DLQ").await, 2);
+    assert!(ganesh.terminate().await.success());
+    let stream = jetstream.get_stream("EVENTS_DLQ").await.unwrap();
+    for sequence in deleted {
+        assert!(stream.delete_message(*sequence).await.unwrap());
+    }
+    // To which everything is delivered for the first time.
+    let other = stack.serve(&[("GANESH_CONSUMER", "other")]).await;
+    other
+        .wait_for_metric(
+            "ganesh_messages_settled_total{outcome=\"dead_lettered\"}",
+            1.0,
+        )
+        .await;
+    assert!(other.terminate().await.success());
+    (stack, body)
+}
+
+#[tokio::test]
+async fn a_letter_that_somebody_deleted_leaves_no_half_when_its_message_is_delivered_again() {
+    let (stack, _) = buried_again_after(&[1, 2]).await;
+    let jetstream = stack.jetstream().await;
+    assert_eq!(messages_in(&jetstream, "EVENTS_DLQ").await, 0);
+}
+
+#[tokio::test]
+async fn a_letter_whose_first_half_somebody_deleted_is_whole_when_its_message_is_delivered_again() {
+    let (stack, body) = buried_again_after(&[1]).await;
+    let letters = listed(&stack, &[]);
+    let last = letters.last().unwrap();
+    assert_is_whole(&stack, last, &body);
 }

@@ -66,8 +66,9 @@ pub enum Outgoing {
 }
 
 impl Part {
-    /// The first half again, under an id that the stream does not know yet. The one that it stored at this
-    /// sequence was deleted, and the stream would call another one of that id a duplicate.
+    /// A half again, under an id that the stream does not know yet. The one that it stored at this
+    /// sequence was deleted, or follows one that was, and the stream would call another one of that id a
+    /// duplicate.
     #[must_use]
     pub fn instead_of(mut self, sequence: u64) -> Self {
         let id = self.headers.get("Nats-Msg-Id");
