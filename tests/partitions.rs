@@ -2,12 +2,14 @@
 
 mod upkeep;
 
+use std::time::{Duration, Instant};
+
 use ganesh::config::PartitionInterval;
 use ganesh::event::{Event, Timestamp};
-use ganesh::storage::partitions::{drop_expired, make_ahead, partition_of};
+use ganesh::storage::partitions::{Partition, Upkeep, drop_expired, make_ahead, partition_of};
 
-use crate::support::Stack;
 use crate::support::events::{event, publish};
+use crate::support::{Stack, eventually};
 
 const MICROS_A_DAY: i64 = 86_400_000_000;
 
@@ -252,4 +254,98 @@ async fn upkeep_that_fails_is_counted_and_events_are_stored_all_the_same() {
     let ganesh = stack.serve(&[]).await;
     assert!(ganesh.metric(FAILURES).await < f64::EPSILON);
     assert!(table_of(&stack, "early").await.starts_with("events_p"));
+}
+
+/// The runbook's statements for one partition.
+fn move_by_hand(partition: &Partition) -> String {
+    let runbook = include_str!("../docs/RUNBOOK.md");
+    let (_, from) = runbook
+        .split_once("`BEGIN; CREATE TABLE events_p…")
+        .unwrap();
+    let (statements, _) = from.split_once('`').unwrap();
+    let mut bounds = [&partition.from, &partition.to].into_iter().cycle();
+    let mut filled = format!("BEGIN; CREATE TABLE {}", partition.name);
+    for (i, part) in statements
+        .replace("events_p…", &partition.name)
+        .split("'…'")
+        .enumerate()
+    {
+        if i > 0 {
+            filled += &format!("'{}'", bounds.next().unwrap());
+        }
+        filled += part;
+    }
+    filled
+}
+
+#[tokio::test]
+async fn rows_of_the_default_partition_move_by_hand_as_the_runbook_says() {
+    let stack = Stack::start().await;
+    let _ganesh = stack.serve(&[]).await;
+    let next_week = Timestamp::from_micros(Timestamp::now().micros() + 7 * MICROS_A_DAY);
+    publish(&stack.jetstream().await, &[at("ahead", next_week)]).await;
+    stack.wait_until_drained().await;
+    let partition = partition_of(next_week, PartitionInterval::Day);
+    let statements = move_by_hand(&partition);
+    sqlx::raw_sql(&statements)
+        .execute(&stack.pool)
+        .await
+        .unwrap();
+    assert_eq!(table_of(&stack, "ahead").await, partition.name);
+    assert_eq!(stack.rows().await, 1);
+}
+
+#[tokio::test]
+async fn rows_that_another_replica_moves_are_left_to_it() {
+    let stack = Stack::start().await;
+    let ganesh = stack.serve(&[]).await;
+    let next_week = Timestamp::from_micros(Timestamp::now().micros() + 7 * MICROS_A_DAY);
+    publish(&stack.jetstream().await, &[at("ahead", next_week)]).await;
+    stack.wait_until_drained().await;
+    assert!(ganesh.terminate().await.success());
+    // That of whoever copies ("ganesi" in ASCII).
+    let mut other = stack.pool.acquire().await.unwrap();
+    sqlx::query("SELECT pg_advisory_lock(x'67616e657369'::bigint)")
+        .execute(&mut *other)
+        .await
+        .unwrap();
+    let make = || make_ahead(&stack.pool, PartitionInterval::Day, next_week);
+    assert_eq!(make().await.unwrap(), Upkeep::LeftToAnother);
+    assert_eq!(table_of(&stack, "ahead").await, "events_default");
+    drop(other.detach());
+    eventually("its lock is gone", || async {
+        make().await.unwrap() == Upkeep::Done
+    })
+    .await;
+    assert!(table_of(&stack, "ahead").await.starts_with("events_p"));
+}
+
+#[tokio::test]
+async fn partitions_are_looked_after_at_once_when_postgres_is_back() {
+    let mut stack = Stack::start_with_own_postgres().await;
+    let ganesh = stack.serve(&[]).await;
+    let began = Instant::now();
+    let tomorrow = partition_of(
+        Timestamp::from_micros(Timestamp::now().micros() + MICROS_A_DAY),
+        PartitionInterval::Day,
+    )
+    .name;
+    let drop = format!("DROP TABLE {tomorrow}");
+    sqlx::query(&drop).execute(&stack.pool).await.unwrap();
+    stack.postgres.as_mut().unwrap().crash();
+    eventually("it is missed", || async {
+        ganesh.log().contains("dependency does not answer")
+    })
+    .await;
+    stack.postgres.as_mut().unwrap().run();
+    eventually("the partition is made again", || async {
+        let there = sqlx::query_scalar("SELECT to_regclass($1) IS NOT NULL")
+            .bind(&tomorrow)
+            .fetch_one(&stack.pool)
+            .await;
+        there.unwrap_or(false)
+    })
+    .await;
+    // The next round would come a minute after the start.
+    assert!(began.elapsed() < Duration::from_secs(55));
 }

@@ -119,7 +119,7 @@ async fn serve(
     let api_server = tokio::spawn(api::serve(api_listener, api, token, stop.clone()));
     let (limits, ack_wait) = (held::Limits::of(&config.pipeline), config.nats.ack_wait);
     let (held, releases) = Held::new(limits, ack_wait, metrics.clone());
-    watch(config, &pool, &metrics, background);
+    watch(config, &pool, &metrics, &health, background);
     let origin = Origin {
         jetstream: jetstream::new(client.clone()),
         drops: drops.clone(),
@@ -187,7 +187,13 @@ fn start_cache(
 }
 
 /// Starts what watches Postgres and the process itself, until `background` ends.
-fn watch(config: &Config, pool: &PgPool, metrics: &Metrics, background: &CancellationToken) {
+fn watch(
+    config: &Config,
+    pool: &PgPool,
+    metrics: &Metrics,
+    health: &Health,
+    background: &CancellationToken,
+) {
     let (pool, metrics) = (pool.clone(), metrics.clone());
     tokio::spawn(runtime::watch(metrics.clone(), background.clone()));
     tokio::spawn(pool::watch(
@@ -195,7 +201,12 @@ fn watch(config: &Config, pool: &PgPool, metrics: &Metrics, background: &Cancell
         metrics.clone(),
         background.clone(),
     ));
-    tokio::spawn(upkeep::run(config.postgres.clone(), pool, metrics));
+    tokio::spawn(upkeep::run(
+        config.postgres.clone(),
+        pool,
+        metrics,
+        health.clone(),
+    ));
 }
 
 /// Starts what asks for the consumer's lag, until `background` ends.
@@ -324,7 +335,7 @@ async fn prepare_postgres(
     let pool = pool::lazy(&config.postgres, config.pipeline.writers)?;
     wait_for_schema(&pool, config.postgres.migrate_on_start, deadline).await?;
     // Before the first event, or it would land in the default partition.
-    upkeep::round(&config.postgres, &pool, metrics, deadline.left()).await;
+    let _ = upkeep::round(&config.postgres, &pool, metrics, deadline.left()).await;
     Ok(pool)
 }
 

@@ -26,6 +26,17 @@ fn range(partition: &Partition) -> String {
     format!("time >= '{from}' AND time < '{to}'")
 }
 
+/// What became of a copy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Copying {
+    /// The rows are in the new table, but for those that came meanwhile.
+    Done,
+    /// It is a partition by now, or its name is taken.
+    Needless,
+    /// Another replica copies.
+    LeftToAnother,
+}
+
 /// Whether there are any.
 pub(super) async fn are_waiting(
     executor: impl PgExecutor<'_>,
@@ -39,12 +50,11 @@ pub(super) async fn are_waiting(
     .await
 }
 
-/// Makes the table and copies them there, each part in a transaction of its own. `false`: it
-/// is a partition by now, another replica is at it, or its name is taken.
+/// Makes the table and copies them there, each part in a transaction of its own.
 pub(super) async fn copy_to_new_table(
     pool: &PgPool,
     partition: &Partition,
-) -> Result<bool, sqlx::Error> {
+) -> Result<Copying, sqlx::Error> {
     let name = &partition.name;
     let mut connection = pool.acquire().await?;
     // The lock of who copies ends with its session, however that ends.
@@ -54,17 +64,13 @@ pub(super) async fn copy_to_new_table(
         .fetch_one(&mut *connection)
         .await?;
     if !is_mine {
-        return Ok(false);
+        return Ok(Copying::LeftToAnother);
     }
     let mut transaction = connection.begin().await?;
     take_upkeep_lock(&mut transaction).await?;
-    if is_attached(&mut *transaction, name).await? {
+    if is_attached(&mut *transaction, name).await? || !make_table(&mut transaction, name).await? {
         transaction.rollback().await?;
-        return Ok(false);
-    }
-    if !make_table(&mut transaction, name).await? {
-        transaction.rollback().await?;
-        return Ok(false);
+        return Ok(Copying::Needless);
     }
     transaction.commit().await?;
     let pages: i64 = sqlx::query_scalar(
@@ -84,7 +90,7 @@ pub(super) async fn copy_to_new_table(
         execute(&mut connection, copy).await?;
         first = end;
     }
-    Ok(true)
+    Ok(Copying::Done)
 }
 
 /// Takes the rest over and removes them all from the default partition, which takes no rows

@@ -6,7 +6,7 @@ use std::time::Duration;
 use sqlx::Connection;
 use sqlx::postgres::{PgConnection, PgExecutor, PgPool};
 
-use super::default_rows;
+use super::default_rows::{self, Copying};
 use crate::config::{PartitionInterval, PostgresConfig};
 use crate::event::Timestamp;
 
@@ -91,6 +91,15 @@ fn partition_named(name: &str) -> Option<Partition> {
     Some(partition_of(from, interval))
 }
 
+/// How far upkeep came.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Upkeep {
+    /// All is as it should be.
+    Done,
+    /// Another replica copies rows of a partition that is missing: how that ends is not known.
+    LeftToAnother,
+}
+
 /// Makes the partitions around now that are missing.
 ///
 /// # Errors
@@ -99,9 +108,9 @@ pub async fn make_ahead(
     pool: &PgPool,
     interval: PartitionInterval,
     now: Timestamp,
-) -> Result<(), sqlx::Error> {
+) -> Result<Upkeep, sqlx::Error> {
     let there = partitions(pool).await?;
-    let mut made = Ok(());
+    let mut made = Ok(Upkeep::Done);
     for step in -PARTITIONS_BEHIND..=interval.partitions_ahead() {
         let time = Timestamp::from_micros(now.micros() + step * interval.micros());
         let partition = partition_of(time, interval);
@@ -109,7 +118,8 @@ pub async fn make_ahead(
         let is_covered = |other: &Partition| other.from < partition.to && partition.from < other.to;
         if !there.iter().any(is_covered) {
             // One that cannot be made does not keep the others.
-            made = made.and(make(pool, &partition).await);
+            let next = make(pool, &partition).await;
+            made = made.and_then(|so_far| Ok(so_far.max(next?)));
         }
     }
     made
@@ -145,20 +155,24 @@ pub(super) async fn is_attached(
 /// Rows of its time that wait in the default partition are copied first, without holding
 /// anything up; only then is the default partition locked, for what came meanwhile. Who dies
 /// in the middle leaves a table that is no partition, which the next one begins anew.
-async fn make(pool: &PgPool, partition: &Partition) -> Result<(), sqlx::Error> {
+async fn make(pool: &PgPool, partition: &Partition) -> Result<Upkeep, sqlx::Error> {
     let are_waiting = default_rows::are_waiting(pool, partition).await?;
-    if are_waiting && !default_rows::copy_to_new_table(pool, partition).await? {
-        return Ok(());
+    if are_waiting {
+        match default_rows::copy_to_new_table(pool, partition).await? {
+            Copying::Done => {}
+            Copying::Needless => return Ok(Upkeep::Done),
+            Copying::LeftToAnother => return Ok(Upkeep::LeftToAnother),
+        }
     }
     let Partition { name, from, to } = partition;
     let mut connection = pool.acquire().await?;
     let mut transaction = connection.begin().await?;
     take_upkeep_lock(&mut transaction).await?;
-    if is_attached(&mut *transaction, name).await? {
-        return transaction.rollback().await;
-    }
-    if !are_waiting && !make_table(&mut transaction, name).await? {
-        return transaction.rollback().await;
+    if is_attached(&mut *transaction, name).await?
+        || !are_waiting && !make_table(&mut transaction, name).await?
+    {
+        transaction.rollback().await?;
+        return Ok(Upkeep::Done);
     }
     default_rows::take_over(&mut transaction, partition).await?;
     let attach = format!(
@@ -169,14 +183,15 @@ async fn make(pool: &PgPool, partition: &Partition) -> Result<(), sqlx::Error> {
         // 42P17: a partition that somebody else made covers a part of this time already.
         Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42P17") => {
             tracing::debug!(partition = name, "time is covered already");
-            return transaction.rollback().await;
+            transaction.rollback().await?;
+            return Ok(Upkeep::Done);
         }
         Err(error) => return Err(error),
     }
     execute(&mut transaction, format!("COMMENT ON TABLE {name} IS NULL")).await?;
     transaction.commit().await?;
     tracing::info!(partition = name, "partition made");
-    Ok(())
+    Ok(Upkeep::Done)
 }
 
 /// Makes the table of a partition that is not attached, which only who holds the upkeep lock
@@ -306,11 +321,14 @@ async fn server_time(pool: &PgPool) -> Result<Timestamp, sqlx::Error> {
 ///
 /// # Errors
 /// See [`make_ahead`] and [`drop_expired`].
-pub async fn upkeep(pool: &PgPool, config: &PostgresConfig) -> Result<(), sqlx::Error> {
+pub async fn upkeep(pool: &PgPool, config: &PostgresConfig) -> Result<Upkeep, sqlx::Error> {
     let now = server_time(pool).await?;
     let made = make_ahead(pool, config.partition_interval, now).await;
     match config.retention_days {
-        Some(days) => made.and(drop_expired(pool, days, now).await),
+        Some(days) => {
+            let dropped = drop_expired(pool, days, now).await;
+            made.and_then(|made| dropped.map(|()| made))
+        }
         None => made,
     }
 }

@@ -5,10 +5,11 @@ use std::time::Duration;
 use sqlx::postgres::PgPool;
 use tracing::Instrument;
 
-use super::{classify, partitions};
+use super::classify;
+use super::partitions::{self, Upkeep};
 use crate::config::PostgresConfig;
 use crate::error::{Dependency, Error};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Health, Metrics};
 
 /// How often they are looked after.
 const ROUND_EVERY: Duration = Duration::from_mins(1);
@@ -22,15 +23,25 @@ const PAUSE_MAX: Duration = Duration::from_hours(1);
 const ROUND_LIMIT: Duration = Duration::from_hours(1);
 
 /// Rounds without an end. The first one is the start's.
-pub async fn run(config: PostgresConfig, pool: PgPool, metrics: Metrics) {
+pub async fn run(config: PostgresConfig, pool: PgPool, metrics: Metrics, health: Health) {
     let mut failures = 0;
+    let mut recovery = health.recovery(Dependency::Postgres);
     loop {
-        tokio::time::sleep(pause_after(failures)).await;
-        let round = round(&config, &pool, &metrics, ROUND_LIMIT);
-        let is_well = round
+        tokio::select! {
+            () = tokio::time::sleep(pause_after(failures)) => {}
+            // That rounds failed while Postgres was away says nothing of partitions.
+            () = recovery => failures = 0,
+        }
+        recovery = health.recovery(Dependency::Postgres);
+        let round = round(&config, &pool, &metrics, ROUND_LIMIT)
             .instrument(tracing::info_span!("partition upkeep"))
             .await;
-        failures = if is_well { 0 } else { failures + 1 };
+        failures = match round {
+            Ok(Upkeep::Done) => 0,
+            // It may be about to fail, as we did.
+            Ok(Upkeep::LeftToAnother) => failures,
+            Err(_) => failures + 1,
+        };
     }
 }
 
@@ -39,26 +50,30 @@ fn pause_after(failures: u32) -> Duration {
     (ROUND_EVERY * 2_u32.pow(doublings)).min(PAUSE_MAX)
 }
 
-/// One round, no longer than `limit`: whether all is done.
+/// One round, no longer than `limit`.
+///
+/// # Errors
+/// See [`partitions::upkeep`]; counted and logged by then.
 pub async fn round(
     config: &PostgresConfig,
     pool: &PgPool,
     metrics: &Metrics,
     limit: Duration,
-) -> bool {
+) -> Result<Upkeep, Error> {
     let upkeep = partitions::upkeep(pool, config);
     let error = match tokio::time::timeout(limit.min(ROUND_LIMIT), upkeep).await {
-        Ok(Ok(())) => {
+        Ok(Ok(Upkeep::Done)) => {
             metrics.partition_upkeep_failures.set(0.0);
-            return true;
+            return Ok(Upkeep::Done);
         }
+        Ok(Ok(Upkeep::LeftToAnother)) => return Ok(Upkeep::LeftToAnother),
         Ok(Err(error)) => classify(&error),
         Err(_) => Error::timeout(Dependency::Postgres, "upkeep of partitions"),
     };
     metrics.dependency_error(&error);
     metrics.partition_upkeep_failures.increment(1.0);
     tracing::warn!(%error, "partitions were not looked after; trying again later");
-    false
+    Err(error)
 }
 
 #[cfg(test)]
