@@ -2,6 +2,7 @@
 
 mod consumer;
 
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use ganesh::config::Config;
@@ -145,20 +146,34 @@ fn stream_config() -> async_nats::jetstream::stream::Config {
     ganesh::messaging::streams::event_stream(&Config::read(reader).unwrap().nats)
 }
 
-/// A stream with messages of these sizes, some of them larger than the server takes by now.
-async fn stack_with_large(folder: &TempDir, sizes: &[usize]) -> Stack {
+/// Has a server that takes messages of so many bytes from its next start on.
+fn may_take(folder: &TempDir, bytes: u32) -> PathBuf {
     let file = folder.path().join("nats.conf");
-    let may_take = |bytes: u32| write_nats_conf(&file, &format!("max_payload: {bytes}"));
-    may_take(4 << 20);
+    write_nats_conf(&file, &format!("max_payload: {bytes}"));
+    file
+}
+
+async fn stack_that_takes(folder: &TempDir, bytes: u32) -> Stack {
+    let file = may_take(folder, bytes);
     let mut stack = Stack::start().await;
     stack.nats = Server::start("nats", &[("NATS_CONF", file.to_str().unwrap())]);
+    stack
+}
+
+async fn publish_bytes(stack: &Stack, size: usize) {
+    let jetstream = stack.jetstream().await;
+    let published = jetstream.publish("events.large", vec![b'x'; size].into());
+    published.await.unwrap().await.unwrap();
+}
+
+/// A stream with messages of these sizes, some of them larger than the server takes by now.
+async fn stack_with_large(folder: &TempDir, sizes: &[usize]) -> Stack {
+    let mut stack = stack_that_takes(folder, 4 << 20).await;
     stack.make_streams().await;
     for size in sizes {
-        let published = stack.jetstream().await;
-        let published = published.publish("events.large", vec![b'x'; *size].into());
-        published.await.unwrap().await.unwrap();
+        publish_bytes(&stack, *size).await;
     }
-    may_take(1 << 20);
+    may_take(folder, 1 << 20);
     stack.nats.terminate();
     stack.nats.run();
     stack
@@ -214,6 +229,26 @@ async fn a_message_too_large_for_any_pull_is_said_and_makes_the_service_unready(
         1
     );
     ganesh.wait_until_ready().await;
+}
+
+#[tokio::test]
+async fn a_server_that_takes_messages_larger_than_the_limit_meanwhile_makes_the_service_unready() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut stack = stack_that_takes(&folder, 1 << 20).await;
+    let small = [
+        ("GANESH_MAX_IN_FLIGHT_BYTES", "2097152"),
+        ("GANESH_BATCH_MAX_BYTES", "1048576"),
+    ];
+    let ganesh = stack.serve(&small).await;
+    may_take(&folder, 4 << 20);
+    stack.nats.terminate();
+    stack.nats.run();
+    publish_bytes(&stack, 3 << 20).await;
+    eventually("it says what to do", || async {
+        let log = ganesh.log();
+        log.contains("raise GANESH_MAX_IN_FLIGHT_BYTES") && ganesh.admin("/readyz").await.0 == 503
+    })
+    .await;
 }
 
 #[tokio::test]

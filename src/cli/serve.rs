@@ -124,7 +124,7 @@ async fn serve(
         jetstream: jetstream::new(client.clone()),
         drops: drops.clone(),
         consumer,
-        seen,
+        seen: seen.clone(),
         health: health.clone(),
         client_was_lost: std::env::var_os(CLIENT_WAS_LOST).is_some(),
     };
@@ -139,6 +139,7 @@ async fn serve(
     };
     let keeper = tokio::spawn(keeper.run(keeper_stop.clone()));
     let lost = connection::lost(drops.clone());
+    tokio::spawn(stop_when_unfit(seen.clone(), ending.clone(), stop.clone()));
     let observer = Observer::new(config, metrics.clone(), spans, slow);
     let parts = Parts {
         config: config.clone(),
@@ -160,7 +161,17 @@ async fn serve(
     keeper_stop.cancel();
     finish(&client, keeper, api_server, &held, ending).await;
     background.cancel();
-    result.map_err(|error| Failure::Running(anyhow!(error)))
+    result
+        .and_then(|()| seen.unfit_error().map_or(Ok(()), Err))
+        .map_err(|error| Failure::Running(anyhow!(error)))
+}
+
+/// A consumer that breaks a promise ends the service as a signal does: what it delivered is still
+/// ours to store, and what is given back it may never deliver again.
+async fn stop_when_unfit(seen: Arc<LastSeen>, ending: Ending, stop: CancellationToken) {
+    seen.becomes_unfit().await;
+    ending.begin();
+    stop.cancel();
 }
 
 fn client_lost(stop: &CancellationToken) -> Result<(), Failure> {

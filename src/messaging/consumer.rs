@@ -9,6 +9,7 @@ use async_nats::jetstream::stream::{
 };
 use async_nats::jetstream::{Context, ErrorCode};
 use time::OffsetDateTime;
+use tokio_util::sync::CancellationToken;
 
 use super::streams::{
     self, api_error, creation_error, dlq_stream, dlq_stream_unfit, event_stream, event_stream_unfit,
@@ -79,6 +80,7 @@ pub async fn ensure(
 pub struct LastSeen {
     seen: Mutex<Seen>,
     unfit: OnceLock<Unfit>,
+    is_unfit: CancellationToken,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -100,17 +102,31 @@ impl LastSeen {
         Self {
             seen,
             unfit: OnceLock::new(),
+            is_unfit: CancellationToken::new(),
         }
     }
 
     /// Notes that somebody edited it, or made it again, so that it breaks a promise.
     pub fn note_unfit(&self, unfit: Unfit) {
         let _ = self.unfit.set(unfit); // One reason is enough.
+        self.is_unfit.cancel();
     }
 
-    /// What of it breaks a promise.
-    pub fn unfit(&self) -> Option<&Unfit> {
-        self.unfit.get()
+    /// Waits until it breaks a promise.
+    pub async fn becomes_unfit(&self) {
+        self.is_unfit.cancelled().await;
+    }
+
+    /// What ends a service whose consumer was fit when it started: what of it breaks a promise.
+    pub fn unfit_error(&self) -> Option<Error> {
+        let unfit = self.unfit.get()?;
+        let detail = format!("the consumer was edited, or made again, by somebody else: {unfit}");
+        Some(Error::new(
+            Dependency::Nats,
+            Class::Fatal,
+            Code::Setup,
+            detail,
+        ))
     }
 
     /// Notes what the server says of the consumer. Whether it is another one than before.
@@ -156,6 +172,8 @@ pub enum Restored {
     Other,
     /// The stream is gone, and the consumer with it.
     StreamGone,
+    /// It breaks a promise, which is noted.
+    Unfit,
 }
 
 /// Makes the consumer again if it was deleted, from the last acknowledgement floor that was
@@ -163,8 +181,7 @@ pub enum Restored {
 /// hide that they are gone.
 ///
 /// # Errors
-/// When JetStream does not answer; a fatal one when the consumer that is there by now breaks
-/// a promise.
+/// When JetStream does not answer.
 pub async fn restore(
     jetstream: &Context,
     nats: &NatsConfig,
@@ -187,20 +204,15 @@ pub async fn restore(
     let Some(made) = info(jetstream, nats).await? else {
         return Err(api_error("the consumer was deleted again"));
     };
-    if let Some(unfit) = consumer_unfit(&made.config, nats, pipeline).first() {
-        return Err(unfit_error(unfit));
+    if let Some(unfit) = consumer_unfit(&made.config, nats, pipeline).pop() {
+        seen.note_unfit(unfit);
+        return Ok(Restored::Unfit);
     }
     Ok(if seen.note(&made) {
         Restored::Other
     } else {
         Restored::Same
     })
-}
-
-/// What ends a service whose consumer was fit when it started.
-pub fn unfit_error(unfit: &Unfit) -> Error {
-    let detail = format!("the consumer was edited, or made again, by somebody else: {unfit}");
-    Error::new(Dependency::Nats, Class::Fatal, Code::Setup, detail)
 }
 
 /// The settings of the consumer if it exists.

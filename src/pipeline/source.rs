@@ -78,7 +78,7 @@ pub struct Source {
 /// Pulls until `stop`.
 ///
 /// # Errors
-/// When the subscription cannot be made: the client is closed. When the consumer breaks a promise by now.
+/// When the subscription cannot be made: the client is closed.
 pub async fn run(
     mut source: Source,
     output: Sender<Vec<Delivery>>,
@@ -88,9 +88,6 @@ pub async fn run(
     let mut backoff = Backoff::new();
     let mut failing_since = None;
     loop {
-        if let Some(unfit) = source.origin.seen.unfit() {
-            return Err(consumer::unfit_error(unfit));
-        }
         let looked = tokio::select! {
             biased; // a stop must not wait for luck
             () = stop.cancelled() => break,
@@ -115,6 +112,7 @@ pub async fn run(
             PullEnd::Cut => continue,
             PullEnd::TooLarge if room.bytes < source.pull_max_bytes() => {
                 failing_since = None; // What is held will be settled.
+                source.origin.health.set_pulls_fail(false);
                 response_error("the next message has more bytes than there is room for yet")
             }
             PullEnd::TooLarge => response_error(&format!(
@@ -127,7 +125,6 @@ pub async fn run(
             PullEnd::Failed(why) => response_error(&why),
             PullEnd::Gone => match source.restore().await {
                 Ok(()) => continue,
-                Err(error) if error.class == Class::Fatal => return Err(error),
                 Err(error) => error,
             },
         };
@@ -210,8 +207,9 @@ impl Source {
 
     /// What a pull asks for at most.
     fn pull_max_bytes(&self) -> usize {
-        let part = self.config.pipeline.max_in_flight_bytes / PULL_PARTS;
-        part.max(self.least_bytes())
+        let limit = self.config.pipeline.max_in_flight_bytes;
+        // The server may take larger messages by now than it did at the start, where this was checked.
+        (limit / PULL_PARTS).max(self.least_bytes()).min(limit)
     }
 
     /// Room for any message that can be published now.
@@ -257,6 +255,8 @@ impl Source {
             self.intake.held.disown();
         }
         match restored {
+            // Which stops us at once.
+            Restored::Unfit => Err(response_error("the consumer breaks a promise")),
             Restored::StreamGone => Err(response_error("the stream was deleted")),
             Restored::Same => Err(response_error("nobody takes a pull of the consumer")),
             Restored::Other => Ok(()),

@@ -105,12 +105,24 @@ async fn a_consumer_that_is_edited_so_that_it_breaks_a_promise_ends_the_service_
     config.description = Some("edited, and as fit as before".to_owned());
     stream.update_consumer(config.clone()).await.unwrap();
     publish(&jetstream, &events("before", 10)).await;
-    tokio::time::sleep(Duration::from_secs(3)).await;
+    stack.wait_for_rows(10).await;
+    // It is asked for every second.
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
     assert_eq!(ganesh.ended(), None);
-    config.max_deliver = 5;
+    // What is held is still stored: given back, it would never be delivered again.
+    let lock = stack.lock("events", "ACCESS EXCLUSIVE").await;
+    publish(&jetstream, &events("held", 100)).await;
+    ganesh.wait_for_metric(HELD, 100.0).await;
+    config.max_deliver = 1;
     stream.update_consumer(config).await.unwrap();
+    eventually("it is noticed", || async {
+        ganesh.log().contains("shutting down")
+    })
+    .await;
+    lock.rollback().await.unwrap();
     assert_eq!(ganesh.wait().await.code(), Some(1));
-    assert!(ganesh.log().contains("max_deliver is 5"));
+    assert!(ganesh.log().contains("max_deliver is 1"));
     assert!(ganesh.log().contains("set max_deliver to -1"));
-    assert_eq!(stack.rows().await, 10);
+    assert_eq!(stack.rows().await, 110);
+    assert_eq!(stack.backlog().await, 0);
 }
