@@ -116,6 +116,7 @@ pub fn spawn(parts: Parts, stop: &CancellationToken) -> JoinSet<Result<(), Error
         dead_letter::DeadLetterStage {
             jetstream: jetstream.clone(),
             stream: config.nats.stream.clone(),
+            dlq_stream: config.nats.dlq_stream.clone(),
             metrics: metrics.clone(),
             health: health.clone(),
             log: RateLimit::default(),

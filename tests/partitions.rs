@@ -258,24 +258,21 @@ async fn upkeep_that_fails_is_counted_and_events_are_stored_all_the_same() {
 
 /// The runbook's statements for one partition.
 fn move_by_hand(partition: &Partition) -> String {
+    let Partition { name, from, to } = partition;
     let runbook = include_str!("../docs/RUNBOOK.md");
-    let (_, from) = runbook
+    let (_, statements) = runbook
         .split_once("`BEGIN; CREATE TABLE events_p…")
         .unwrap();
-    let (statements, _) = from.split_once('`').unwrap();
-    let mut bounds = [&partition.from, &partition.to].into_iter().cycle();
-    let mut filled = format!("BEGIN; CREATE TABLE {}", partition.name);
-    for (i, part) in statements
-        .replace("events_p…", &partition.name)
-        .split("'…'")
-        .enumerate()
-    {
-        if i > 0 {
-            filled += &format!("'{}'", bounds.next().unwrap());
-        }
-        filled += part;
-    }
-    filled
+    let (statements, _) = statements.split_once('`').unwrap();
+    let statements = format!("BEGIN; CREATE TABLE {name}{statements}").replace("events_p…", name);
+    // The bounds, in turn.
+    let mut bounds = [from, to].into_iter().cycle();
+    let parts: Vec<&str> = statements.split('…').collect();
+    let (last, parts) = parts.split_last().unwrap();
+    let filled = parts
+        .iter()
+        .map(|part| format!("{part}{}", bounds.next().unwrap()));
+    filled.collect::<String>() + last
 }
 
 #[tokio::test]

@@ -1,10 +1,11 @@
 //! `ganesh serve`: start-up, the pipeline, and the end within the grace period.
 
+mod prepare;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
-use async_nats::jetstream::consumer::PullConsumer;
 use async_nats::{Client, jetstream};
 use clap::Command;
 use sqlx::PgPool;
@@ -16,15 +17,12 @@ use tracing::Instrument;
 
 use super::Failure;
 use super::ending::{Ending, Step};
-use super::startup::{Deadline, wait_for, wait_for_schema};
 use crate::api::{self, Api, admin};
 use crate::cache::Cache;
 use crate::config::Config;
-use crate::error::Dependency;
-use crate::messaging::connection::Drops;
-use crate::messaging::consumer::{LastSeen, SetupError};
+use crate::messaging::consumer::LastSeen;
 use crate::messaging::keeper::Keeper;
-use crate::messaging::{Held, connection, consumer, held, lag};
+use crate::messaging::{Held, connection, held, lag};
 use crate::pipeline::observe::Observer;
 use crate::pipeline::source::Origin;
 use crate::pipeline::{self, Parts};
@@ -36,9 +34,6 @@ use crate::telemetry::recorder::{self, Recorded};
 use crate::telemetry::slow::SlowLog;
 use crate::telemetry::span_queue::SpanQueue;
 use crate::telemetry::{Health, Histograms, Metrics, runtime};
-
-/// The consumer, and what was last seen of it.
-type Consumer = (PullConsumer, Arc<LastSeen>);
 
 /// How long NATS may take to take the last acknowledgements, where the grace period is long.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
@@ -105,7 +100,7 @@ async fn serve(
     let admin_listener = bind("GANESH_ADMIN_ADDR", config.http.admin_addr).await?;
     let api_listener = bind("GANESH_HTTP_ADDR", config.http.api_addr).await?;
     tokio::spawn(admin::serve(admin_listener, admin, background.clone()));
-    let (pool, (client, drops), (consumer, seen)) = prepare(config, &health, &metrics)
+    let (pool, (client, drops), (consumer, seen)) = prepare::prepare(config, &health, &metrics)
         .instrument(tracing::info_span!("start-up"))
         .await?;
     let reads = Reads::new(pool.clone(), config.postgres.partition_interval);
@@ -117,8 +112,6 @@ async fn serve(
     };
     let token = config.http.api_token.clone();
     let api_server = tokio::spawn(api::serve(api_listener, api, token, stop.clone()));
-    let (limits, ack_wait) = (held::Limits::of(&config.pipeline), config.nats.ack_wait);
-    let (held, releases) = Held::new(limits, ack_wait, metrics.clone());
     watch(config, &pool, &metrics, &health, background);
     let origin = Origin {
         jetstream: jetstream::new(client.clone()),
@@ -128,17 +121,10 @@ async fn serve(
         health: health.clone(),
         client_was_lost: std::env::var_os(CLIENT_WAS_LOST).is_some(),
     };
-    watch_lag(config, &origin, &held, &metrics, background);
     let keeper_stop = CancellationToken::new();
-    let keeper = Keeper {
-        held: held.clone(),
-        releases,
-        client: client.clone(),
-        drops: drops.clone(),
-        metrics: metrics.clone(),
-    };
-    let keeper = tokio::spawn(keeper.run(keeper_stop.clone()));
-    let lost = connection::lost(drops.clone());
+    let (held, keeper) = hold(config, &origin, &metrics, &keeper_stop);
+    watch_lag(config, &origin, &held, &metrics, background);
+    let lost = connection::lost(drops);
     tokio::spawn(stop_when_unfit(seen.clone(), ending.clone(), stop.clone()));
     let observer = Observer::new(config, metrics.clone(), spans, slow);
     let parts = Parts {
@@ -155,15 +141,21 @@ async fn serve(
     let running = run_pipeline(parts, stop, ending, &health);
     let result = tokio::select! {
         biased; // what waits for the client would wait for ever
-        () = lost => return client_lost(stop),
-        result = running => result,
+        () = lost => Err(client_lost(stop)),
+        result = running => result.map_err(running_failure),
     };
-    keeper_stop.cancel();
-    finish(&client, keeper, api_server, &held, ending).await;
-    background.cancel();
-    result
-        .and_then(|()| seen.unfit_error().map_or(Ok(()), Err))
-        .map_err(|error| Failure::Running(anyhow!(error)))
+    if !matches!(result, Err(Failure::ClientLost { .. })) {
+        keeper_stop.cancel();
+        finish(&client, keeper, api_server, &held, ending).await;
+        background.cancel();
+    }
+    // Said even where the client broke down on the way: to start again would not help.
+    seen.unfit_error()
+        .map_or(result, |error| Err(running_failure(error)))
+}
+
+fn running_failure(error: crate::error::Error) -> Failure {
+    Failure::Running(anyhow!(error))
 }
 
 /// A consumer that breaks a promise ends the service as a signal does: what it delivered is still
@@ -174,12 +166,12 @@ async fn stop_when_unfit(seen: Arc<LastSeen>, ending: Ending, stop: Cancellation
     stop.cancel();
 }
 
-fn client_lost(stop: &CancellationToken) -> Result<(), Failure> {
+fn client_lost(stop: &CancellationToken) -> Failure {
     tracing::error!(
         "the NATS client broke down, as it does on a header value with a carriage return: starting \
          again, unless told to stop, and looking for the message"
     );
-    Err(Failure::ClientLost { stop: stop.clone() })
+    Failure::ClientLost { stop: stop.clone() }
 }
 
 /// A cache handle, with what keeps it usable running until `background` ends.
@@ -218,6 +210,25 @@ fn watch(
         metrics,
         health.clone(),
     ));
+}
+
+/// The register of what is held, and what keeps it ours until `stop`.
+fn hold(
+    config: &Config,
+    origin: &Origin,
+    metrics: &Metrics,
+    stop: &CancellationToken,
+) -> (Arc<Held>, JoinHandle<()>) {
+    let (limits, ack_wait) = (held::Limits::of(&config.pipeline), config.nats.ack_wait);
+    let (held, releases) = Held::new(limits, ack_wait, metrics.clone());
+    let keeper = Keeper {
+        held: held.clone(),
+        releases,
+        client: origin.jetstream.client(),
+        drops: origin.drops.clone(),
+        metrics: metrics.clone(),
+    };
+    (held, tokio::spawn(keeper.run(stop.clone())))
 }
 
 /// Starts what asks for the consumer's lag, until `background` ends.
@@ -323,69 +334,4 @@ async fn bind(variable: &str, address: std::net::SocketAddr) -> Result<TcpListen
         .await
         .with_context(|| format!("{variable}={address}: cannot listen there"))
         .map_err(Failure::Running)
-}
-
-/// Waits for Postgres and for NATS, and makes what is missing there.
-async fn prepare(
-    config: &Config,
-    health: &Health,
-    metrics: &Metrics,
-) -> Result<(PgPool, (Client, Drops), Consumer), Failure> {
-    let deadline = Deadline::after(config.startup_timeout);
-    let pool = prepare_postgres(config, metrics, deadline).await?;
-    health.set(Dependency::Postgres, true);
-    let (connection, consumer) = prepare_nats(config, health, metrics, deadline).await?;
-    Ok((pool, connection, consumer))
-}
-
-async fn prepare_postgres(
-    config: &Config,
-    metrics: &Metrics,
-    deadline: Deadline,
-) -> Result<PgPool, Failure> {
-    let pool = pool::lazy(&config.postgres, config.pipeline.writers)?;
-    wait_for_schema(&pool, config.postgres.migrate_on_start, deadline).await?;
-    // Before the first event, or it would land in the default partition.
-    let _ = upkeep::round(&config.postgres, &pool, metrics, deadline.left()).await;
-    Ok(pool)
-}
-
-async fn prepare_nats(
-    config: &Config,
-    health: &Health,
-    metrics: &Metrics,
-    deadline: Deadline,
-) -> Result<((Client, Drops), Consumer), Failure> {
-    let (client, drops) = wait_for("NATS (NATS_URL)", deadline, || {
-        connection::connect(&config.nats, config.pipeline.max_in_flight, health, metrics)
-    })
-    .await?;
-    let least_bytes = client.max_payload() + held::SUBJECTS_MAX_BYTES;
-    if config.pipeline.max_in_flight_bytes < least_bytes {
-        return Err(Failure::Usage(format!(
-            "GANESH_MAX_IN_FLIGHT_BYTES={}: expected at least {least_bytes}: the server's maximum \
-             payload and its subjects, or a message of that size could never be fetched",
-            config.pipeline.max_in_flight_bytes
-        )));
-    }
-    let jetstream = jetstream::new(client.clone());
-    let ensured = wait_for(
-        "JetStream (GANESH_STREAM, GANESH_CONSUMER)",
-        deadline,
-        || async {
-            match consumer::ensure(&jetstream, &config.nats, &config.pipeline).await {
-                Ok(consumer) => Ok(Ok(consumer)),
-                Err(SetupError::Unfit(unfit)) => Ok(Err(unfit)),
-                Err(SetupError::Api(error)) => Err(error),
-            }
-        },
-    )
-    .await?;
-    match ensured {
-        Ok(consumer) => Ok(((client, drops), consumer)),
-        Err(unfit) => {
-            let lines: Vec<String> = unfit.iter().map(ToString::to_string).collect();
-            Err(Failure::Usage(lines.join("\n")))
-        }
-    }
 }

@@ -172,8 +172,6 @@ pub enum Restored {
     Other,
     /// The stream is gone, and the consumer with it.
     StreamGone,
-    /// It breaks a promise, which is noted.
-    Unfit,
 }
 
 /// Makes the consumer again if it was deleted, from the last acknowledgement floor that was
@@ -206,7 +204,6 @@ pub async fn restore(
     };
     if let Some(unfit) = consumer_unfit(&made.config, nats, pipeline).pop() {
         seen.note_unfit(unfit);
-        return Ok(Restored::Unfit);
     }
     Ok(if seen.note(&made) {
         Restored::Other

@@ -191,7 +191,7 @@ impl Letter {
 
     /// The sequence of the first half, if this is a second one.
     fn other_part(&self) -> Option<u64> {
-        self.header(OTHER_PART)?.parse().ok()
+        write::followed(&self.headers)
     }
 
     fn is_first_half(&self) -> bool {

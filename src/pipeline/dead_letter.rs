@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::Context;
+use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::stream::{RawMessageErrorKind, Stream};
 use futures::StreamExt;
@@ -103,6 +104,8 @@ pub struct DeadLetterStage {
     pub jetstream: Context,
     /// The event stream's name.
     pub stream: String,
+    /// The dead-letter stream's.
+    pub dlq_stream: String,
     /// Where it counts.
     pub metrics: Metrics,
     /// Where it says that letters are refused.
@@ -200,52 +203,78 @@ impl DeadLetterStage {
     }
 
     /// Of what earlier attempts stored something may have been deleted since then: the first half, where
-    /// the stream was full and somebody made room; or both, as whoever replays or purges does it.
+    /// the stream was full and somebody made room; or both, as whoever replays or purges a letter does.
+    /// What the stream calls a duplicate tells which, and what it still holds.
     async fn publish_halves(
         &self,
         subject: &str,
         mut first: Part,
         second: Part,
     ) -> Result<(), Error> {
-        let mut is_instead = false;
-        let first_sequence = loop {
+        let first = loop {
             let published = self.publish_part(subject, first.clone()).await?;
-            if !published.duplicate || self.is_there(&published).await? {
-                break published.sequence;
+            if !published.duplicate || self.stored(published.sequence).await?.is_some() {
+                break published;
             }
             first = first.instead_of(published.sequence);
-            is_instead = true;
         };
-        let second = second.follow(first_sequence);
-        let published = self.publish_part(subject, second.clone()).await?;
-        if is_instead && published.duplicate {
-            if self.is_there(&published).await? {
-                // It follows a first half that is gone.
-                let instead = second.instead_of(published.sequence);
-                self.publish_part(subject, instead).await?;
-            } else {
-                // The letter was whole, and had its end: a first half alone would stay for ever.
-                let dlq_stream = self.dlq_stream(&published).await?;
-                let deleted = dlq_stream.delete_message(first_sequence).await;
-                deleted.map_err(|error| nats_error(Code::Response, &error.to_string()))?;
+        let mut second = second.follow(first.sequence);
+        let mut stale = None;
+        loop {
+            let published = self.publish_part(subject, second.clone()).await?;
+            if !published.duplicate {
+                self.remove(stale).await;
+                return Ok(());
             }
+            let stored = self.stored(published.sequence).await?;
+            let Some(followed) = stored.map(|half| write::followed(&half.headers)) else {
+                break; // The letter was whole, and somebody deleted it.
+            };
+            if let Some(sequence) = followed
+                && self.stored(sequence).await?.is_some()
+            {
+                break; // It is whole, with this first half or with another one.
+            }
+            stale = Some(published.sequence);
+            second = second.instead_of(published.sequence);
         }
+        let is_ours = !first.duplicate;
+        self.remove(is_ours.then_some(first.sequence)).await;
         Ok(())
     }
 
-    async fn dlq_stream(&self, published: &PublishAck) -> Result<Stream<()>, Error> {
-        let stream = self.jetstream.get_stream_no_info(&published.stream).await;
-        stream.map_err(|error| nats_error(Code::Response, &error.to_string()))
-    }
-
-    /// Whether the dead-letter stream still holds what it acknowledged.
-    async fn is_there(&self, published: &PublishAck) -> Result<bool, Error> {
-        let stream = self.dlq_stream(published).await?;
-        match stream.get_raw_message(published.sequence).await {
-            Ok(_) => Ok(true),
-            Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(false),
+    /// What the dead-letter stream holds at this sequence.
+    async fn stored(&self, sequence: u64) -> Result<Option<StreamMessage>, Error> {
+        let stream = self.dlq_stream().await?;
+        match stream.get_raw_message(sequence).await {
+            Ok(message) => Ok(Some(message)),
+            Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(None),
             Err(error) => Err(nats_error(Code::Response, &error.to_string())),
         }
+    }
+
+    /// Removes half of a letter that nobody needs. Where that is not allowed it stays, and is listed.
+    async fn remove(&self, sequence: Option<u64>) {
+        let Some(sequence) = sequence else { return };
+        let removed = match self.dlq_stream().await {
+            Ok(stream) => stream
+                .delete_message(sequence)
+                .await
+                .map_err(|e| e.to_string()),
+            Err(error) => Err(error.to_string()),
+        };
+        if let Err(error) = removed {
+            tracing::warn!(
+                sequence,
+                error,
+                "half of a dead letter that nobody needs stays"
+            );
+        }
+    }
+
+    async fn dlq_stream(&self) -> Result<Stream<()>, Error> {
+        let stream = self.jetstream.get_stream_no_info(&self.dlq_stream).await;
+        stream.map_err(|error| nats_error(Code::Response, &error.to_string()))
     }
 
     /// Where the stream holds the part, from now on or from an earlier attempt.

@@ -255,8 +255,6 @@ impl Source {
             self.intake.held.disown();
         }
         match restored {
-            // Which stops us at once.
-            Restored::Unfit => Err(response_error("the consumer breaks a promise")),
             Restored::StreamGone => Err(response_error("the stream was deleted")),
             Restored::Same => Err(response_error("nobody takes a pull of the consumer")),
             Restored::Other => Ok(()),

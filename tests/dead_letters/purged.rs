@@ -6,7 +6,7 @@ use std::process::{Output, Stdio};
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::Context;
-use async_nats::jetstream::stream::Config;
+use async_nats::jetstream::stream::{Config, Stream};
 use bytes::Bytes;
 use rustix::process::Signal;
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
@@ -204,7 +204,7 @@ async fn interrupted_it_says_how_many_it_deleted_and_the_rest_is_there() {
 
 #[tokio::test]
 async fn a_first_half_is_not_lost_where_room_is_made_before_the_second_one_is_stored() {
-    let stack = Stack::start().await;
+    let mut stack = Stack::start().await;
     let ganesh = stack.serve(&[]).await;
     let jetstream = stack.jetstream().await;
     // Room for the first half, and never for the second one.
@@ -237,6 +237,14 @@ async fn a_first_half_is_not_lost_where_room_is_made_before_the_second_one_is_st
     assert_is_whole(&stack, &letters[0], &body);
     let replayed = dlq(&stack, &["replay", "--dry-run"]);
     assert!(stdout(&replayed).contains("would be replayed: 1 of 1"));
+    assert!(ganesh.terminate().await.success());
+    bury_again(&stack, "second").await;
+    assert_is_the_only_letter(&stack, &body).await;
+    // Then it has forgotten the first half that was deleted.
+    stack.nats.crash();
+    stack.nats.run();
+    bury_again(&stack, "third").await;
+    assert_is_the_only_letter(&stack, &body).await;
 }
 
 /// Publishes no event, larger with a letter's headers than a message may be. Returns its body.
@@ -256,8 +264,8 @@ fn assert_is_whole(stack: &Stack, letter: &Value, body: &Bytes) {
     assert!(shown.stdout == *body, "the body is not as it was");
 }
 
-/// Has a message of two halves buried, and again by another consumer after somebody deleted some of it.
-async fn buried_again_after(deleted: &[u64]) -> (Stack, Bytes) {
+/// A message of two halves, buried.
+async fn buried_in_two() -> (Stack, Stream, Bytes) {
     let stack = Stack::start().await;
     let ganesh = stack.serve(&[]).await;
     let jetstream = stack.jetstream().await;
@@ -265,12 +273,13 @@ async fn buried_again_after(deleted: &[u64]) -> (Stack, Bytes) {
     stack.wait_until_drained().await;
     assert_eq!(messages_in(&jetstream, "EVENTS_DLQ").await, 2);
     assert!(ganesh.terminate().await.success());
-    let stream = jetstream.get_stream("EVENTS_DLQ").await.unwrap();
-    for sequence in deleted {
-        assert!(stream.delete_message(*sequence).await.unwrap());
-    }
-    // To which everything is delivered for the first time.
-    let other = stack.serve(&[("GANESH_CONSUMER", "other")]).await;
+    let letters = jetstream.get_stream("EVENTS_DLQ").await.unwrap();
+    (stack, letters, body)
+}
+
+/// Has everything delivered for the first time, to another consumer, and buried again.
+async fn bury_again(stack: &Stack, consumer: &str) {
+    let other = stack.serve(&[("GANESH_CONSUMER", consumer)]).await;
     other
         .wait_for_metric(
             "ganesh_messages_settled_total{outcome=\"dead_lettered\"}",
@@ -278,20 +287,46 @@ async fn buried_again_after(deleted: &[u64]) -> (Stack, Bytes) {
         )
         .await;
     assert!(other.terminate().await.success());
-    (stack, body)
+}
+
+async fn assert_is_the_only_letter(stack: &Stack, body: &Bytes) {
+    let jetstream = stack.jetstream().await;
+    assert_eq!(messages_in(&jetstream, "EVENTS_DLQ").await, 2);
+    let letters = listed(stack, &[]);
+    assert_eq!(letters.len(), 1, "{letters:?}");
+    assert_is_whole(stack, &letters[0], body);
 }
 
 #[tokio::test]
 async fn a_letter_that_somebody_deleted_leaves_no_half_when_its_message_is_delivered_again() {
-    let (stack, _) = buried_again_after(&[1, 2]).await;
+    let (stack, letters, _) = buried_in_two().await;
+    letters.purge().await.unwrap();
+    bury_again(&stack, "other").await;
     let jetstream = stack.jetstream().await;
     assert_eq!(messages_in(&jetstream, "EVENTS_DLQ").await, 0);
 }
 
 #[tokio::test]
 async fn a_letter_whose_first_half_somebody_deleted_is_whole_when_its_message_is_delivered_again() {
-    let (stack, body) = buried_again_after(&[1]).await;
-    let letters = listed(&stack, &[]);
-    let last = letters.last().unwrap();
-    assert_is_whole(&stack, last, &body);
+    let (stack, letters, body) = buried_in_two().await;
+    assert!(letters.delete_message(1).await.unwrap());
+    for consumer in ["second", "third"] {
+        bury_again(&stack, consumer).await;
+        assert_is_the_only_letter(&stack, &body).await;
+    }
+    letters.purge().await.unwrap();
+    bury_again(&stack, "fourth").await;
+    let jetstream = stack.jetstream().await;
+    assert_eq!(messages_in(&jetstream, "EVENTS_DLQ").await, 0);
+}
+
+/// A server that starts again remembers the ids of the messages that it has.
+#[tokio::test]
+async fn a_first_half_of_which_the_server_forgot_that_it_had_it_makes_the_letter_whole() {
+    let (mut stack, letters, body) = buried_in_two().await;
+    assert!(letters.delete_message(1).await.unwrap());
+    stack.nats.crash();
+    stack.nats.run();
+    bury_again(&stack, "other").await;
+    assert_is_the_only_letter(&stack, &body).await;
 }

@@ -86,6 +86,11 @@ impl Part {
     }
 }
 
+/// The sequence of the first half that a second one follows: [`Part::follow`].
+pub fn followed(headers: &HeaderMap) -> Option<u64> {
+    headers.get(OTHER_PART)?.as_str().parse().ok()
+}
+
 /// The subject on which a letter is published. Letters have headers, and of a message with headers the
 /// client cannot read a subject with white space in it (the header has the subject as it was).
 pub fn letter_subject(subject: &str) -> String {
