@@ -86,9 +86,9 @@ lock() {
 }
 unlock() { exec 9>&-; }
 
-# stop_with_stdin SIGNAL: when standard input ends, which it does however the starter dies, sends
-# SIGNAL to this process (after `exec`: to the server), and SIGKILL ten seconds later. Detached, as
-# Postgres takes every child of its process for a backend.
+# stop_with_stdin SIGNAL [FOLDER]: when standard input ends, which it does however the starter dies,
+# sends SIGNAL to this process (after `exec`: to the server), and SIGKILL ten seconds later; then
+# removes FOLDER. Detached, as Postgres takes every child of its process for a backend.
 stop_with_stdin() {
   # Looks once a second whether the server still lives. Before bash 4, a timeout and the end of the
   # input look the same: no timeout then.
@@ -101,11 +101,13 @@ stop_with_stdin() {
       read -r "${tick[@]}" _ || status=$?
       [ "$status" -eq 1 ] && break # the end; above 128 is the timeout
     done
-    kill -s "$1" $$ || exit 0
-    for _ in 1 2 3 4 5 6 7 8 9 10; do
-      sleep 1
-      kill -0 $$ || exit 0
-    done
-    kill -s KILL $$
+    if kill -s "$1" $$; then
+      for _ in 1 2 3 4 5 6 7 8 9 10; do
+        sleep 1
+        kill -0 $$ || break
+      done
+      kill -0 $$ && kill -s KILL $$
+    fi
+    [ -z "${2-}" ] || rm -rf "$2"
   ) & ) 3<&0
 }

@@ -24,6 +24,7 @@ mod exactly_once;
 mod held;
 mod hostile;
 mod http;
+mod infrastructure;
 mod lag;
 mod logs;
 mod nats_cluster;

@@ -8,6 +8,7 @@ use async_nats::jetstream::stream::Stream;
 use async_nats::jetstream::{self, Context, Message};
 use futures::{StreamExt, TryStreamExt};
 use ganesh::event::{self, Timestamp};
+use sqlx::Executor;
 
 use super::postgres::FILLER;
 use super::scene::Scene;
@@ -216,10 +217,18 @@ fn decoded(message: &jetstream::Message, sequence: u64, stored_at: Timestamp) ->
 }
 
 /// Those of messages; beside them there are so many fillers.
+///
+/// While rows of the default partition move to a new one, a statement that was planned before it waits,
+/// and then finds them in neither; holding the default one keeps them where they are.
 async fn rows(stack: &Stack, fillers: i64) -> HashSet<Key> {
+    let mut transaction = stack.pool.begin().await.unwrap();
+    transaction
+        .execute("LOCK TABLE events_default IN ACCESS SHARE MODE")
+        .await
+        .unwrap();
     let statement = format!("SELECT count(*) FROM events WHERE source = '{FILLER}'");
     let found: i64 = sqlx::query_scalar(&statement)
-        .fetch_one(&stack.pool)
+        .fetch_one(&mut *transaction)
         .await
         .unwrap();
     assert_eq!(found, fillers, "rows that no message made");
@@ -228,7 +237,7 @@ async fn rows(stack: &Stack, fillers: i64) -> HashSet<Key> {
          WHERE source <> '{FILLER}'"
     );
     let rows: Vec<Key> = sqlx::query_as::<_, (String, String, i64)>(&statement)
-        .fetch(&stack.pool)
+        .fetch(&mut *transaction)
         .map_ok(|(source, id, micros)| key(&source, &id, Timestamp::from_micros(micros)))
         .try_collect()
         .await

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::{TcpListener, TcpStream};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::{Mutex, OnceLock};
 use std::time::{Duration, Instant};
@@ -183,6 +183,13 @@ impl Server {
         let _ = self.child.take().expect("the server runs").wait();
     }
 
+    /// Ends its standard input, as the end of this process does, and waits for its end. Its cluster or
+    /// store.
+    pub fn abandon(&mut self) -> PathBuf {
+        let _ = self.child.take().expect("the server runs").wait();
+        self.folder.path().join("data/data")
+    }
+
     /// kill -9.
     pub fn kill(&mut self) {
         let mut child = self.child.take().expect("the server runs");
@@ -218,5 +225,7 @@ pub fn postgres_with(env: &[(&'static str, &str)]) -> Server {
 /// The Postgres that all other tests share, each with a database of its own.
 pub fn shared_postgres_port() -> u16 {
     static SHARED: OnceLock<Server> = OnceLock::new();
-    SHARED.get_or_init(postgres).port()
+    // What is static is never dropped, and its folder would stay, with all databases.
+    let shared = || postgres_with(&[("REMOVE_DATA", "1")]);
+    SHARED.get_or_init(shared).port()
 }
