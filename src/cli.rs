@@ -12,6 +12,8 @@ mod serve;
 mod startup;
 
 use std::ffi::OsString;
+use std::fmt::Display;
+use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -117,6 +119,12 @@ pub fn main() -> ExitCode {
         Err(Failure::ClientLost { stop }) if stop.is_cancelled() => ExitCode::SUCCESS,
         Err(Failure::ClientLost { .. }) => start_again(),
     }
+}
+
+/// Prints a line. Whoever closed the other end wants no more of it, which is no reason to stop in the
+/// middle of work.
+fn say(line: impl Display) {
+    let _ = writeln!(io::stdout(), "{line}");
 }
 
 /// Becomes a new process under the same id. Whatever had a part in the old one is gone, as after a

@@ -1,12 +1,12 @@
 //! `ganesh doctor`: one line a finding, with the fix; the exit code says whether something
 //! failed. `ganesh healthcheck`: whether a `serve` is ready.
 
-use std::process::Output;
+use std::process::{Output, Stdio};
 
 use async_nats::jetstream::consumer::pull;
 use sqlx::Executor;
 
-use crate::support::ganesh::run;
+use crate::support::ganesh::{command, run};
 use crate::support::servers::{Server, write_nats_conf};
 use crate::support::{Ganesh, Stack};
 
@@ -24,6 +24,18 @@ fn assert_line(said: &str, verdict: &str, words: &[&str]) {
         said.lines().any(fits),
         "no line {verdict} {words:?} in\n{said}"
     );
+}
+
+#[tokio::test]
+async fn whoever_closes_its_pipe_does_not_make_it_fail() {
+    let stack = Stack::start().await;
+    let (reader, writer) = std::io::pipe().unwrap();
+    drop(reader);
+    let mut doctor = command(Some(&stack), &["doctor"], &[]);
+    let output = doctor.stdout(writer).stderr(Stdio::piped()).output();
+    let output = output.unwrap();
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    assert!(output.stderr.is_empty(), "{output:?}");
 }
 
 #[tokio::test]

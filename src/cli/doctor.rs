@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::anyhow;
 use clap::Command;
 
-use super::Failure;
+use super::{Failure, say};
 use crate::config::Config;
 
 /// How long each dependency may take to answer.
@@ -74,7 +74,7 @@ pub(super) async fn run(config: Config) -> Result<(), Failure> {
     findings.extend(postgres::check(&config).await);
     findings.extend(cache::check(&config).await);
     for finding in &findings {
-        println!("{finding}");
+        say(finding);
     }
     let failures = findings
         .iter()

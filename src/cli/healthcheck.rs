@@ -5,7 +5,7 @@ use anyhow::anyhow;
 use clap::Command;
 use reqwest::Method;
 
-use super::{Failure, admin_client};
+use super::{Failure, admin_client, say};
 use crate::config::Config;
 
 pub(super) fn command() -> Command {
@@ -19,6 +19,6 @@ pub(super) async fn run(config: Config) -> Result<(), Failure> {
     if !status.is_success() {
         return Err(Failure::Running(anyhow!("not ready: {body}")));
     }
-    println!("ready");
+    say("ready");
     Ok(())
 }

@@ -6,7 +6,7 @@ use anyhow::{Context as _, anyhow};
 use clap::{Arg, ArgMatches, Command, value_parser};
 use reqwest::{Method, StatusCode};
 
-use super::{Failure, admin_client};
+use super::{Failure, admin_client, say};
 use crate::api::log_level::{Change, FOR};
 use crate::config::{Config, given};
 use crate::telemetry::logs::FilterState;
@@ -81,7 +81,10 @@ fn detail(body: &str) -> String {
 
 fn print(state: &FilterState) {
     match &state.until {
-        Some(until) => println!("{} until {until}, then {}", state.filter, state.configured),
-        None => println!("{}", state.filter),
+        Some(until) => say(format_args!(
+            "{} until {until}, then {}",
+            state.filter, state.configured
+        )),
+        None => say(&state.filter),
     }
 }

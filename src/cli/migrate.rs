@@ -2,8 +2,8 @@
 
 use clap::Command;
 
-use super::Failure;
 use super::startup::{Deadline, wait_for_postgres};
+use super::{Failure, say};
 use crate::config::Config;
 use crate::storage::{partitions, pool, schema};
 
@@ -20,7 +20,9 @@ pub(super) async fn run(config: Config) -> Result<(), Failure> {
         .await
         .map_err(schema::migrate_error)?;
     partitions::upkeep(&pool, &config.postgres).await?;
-    println!("{missing} migrations applied; the schema is up to date");
+    say(format_args!(
+        "{missing} migrations applied; the schema is up to date"
+    ));
     pool.close().await;
     Ok(())
 }

@@ -7,7 +7,7 @@ use clap::{Arg, ArgMatches, Command};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::startup::{Deadline, wait_for};
-use super::{Failure, option_argument};
+use super::{Failure, option_argument, say};
 use crate::config::{Config, Setting, given};
 use crate::produce::options::{OPTIONS, Options, flag};
 use crate::produce::report::Report;
@@ -126,9 +126,9 @@ async fn either(interrupt: &mut Signal, terminate: &mut Signal) {
 
 fn print(report: &Report, json: bool) -> anyhow::Result<()> {
     if json {
-        println!("{}", serde_json::to_string(report)?);
+        say(serde_json::to_string(report)?);
     } else {
-        println!("{report}");
+        say(report);
     }
     Ok(())
 }

@@ -167,7 +167,7 @@ impl Reader {
     pub(super) fn nats_urls(&mut self, env: &'static str) -> SecretUrl {
         let expected = format!(
             "a URL such as {}, or several separated by commas",
-            redact(default_of(env))
+            default_of(env)
         );
         self.parse(env, &expected, |raw| {
             let good = |part| is_server_url(part, &["nats", "tls"]);
@@ -184,7 +184,7 @@ impl Reader {
         env: &'static str,
         schemes: &[&str],
     ) -> SecretUrl {
-        let expected = format!("one URL such as {}", redact(default_of(env)));
+        let expected = format!("one URL such as {}", default_of(env));
         self.parse(env, &expected, |raw| {
             let one = split(raw).len() == 1 && is_server_url(raw, schemes);
             (one && T::from_str(raw).is_ok()).then(|| SecretUrl::new(raw.to_owned()))

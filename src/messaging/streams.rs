@@ -212,6 +212,12 @@ pub(super) fn creation_error(detail: &str, refused: Option<&jetstream::Error>) -
         Some(answer)
             if answer.code() == BAD_REQUEST && !there_by_now.contains(&answer.error_code()) =>
         {
+            let fix = if answer.error_code() == ErrorCode::STREAM_SUBJECT_OVERLAP {
+                ": set GANESH_STREAM to the stream that has them, or GANESH_SUBJECTS to others"
+            } else {
+                ""
+            };
+            let detail = format!("{detail}{fix}");
             Error::new(Dependency::Nats, Class::Fatal, Code::Setup, detail)
         }
         _ => api_error(detail),

@@ -27,7 +27,7 @@ const MISTAKES: &[(&str, &str, &[&str])] = &[
     ),
     (
         "POSTGRES_URL",
-        "one URL such as postgresql://",
+        "one URL such as postgresql://ganesh:ganesh@localhost:5432/ganesh",
         &[
             "localhost",
             "mysql://localhost/db",

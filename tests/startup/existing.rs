@@ -343,7 +343,7 @@ async fn subjects_that_another_stream_has_are_refused_at_once() {
     let before = inventory(&jetstream).await;
     let said = refused(&stack, &[]).await;
     assert!(
-        said.contains("creating stream EVENTS") && said.contains("overlap"),
+        said.contains("creating stream EVENTS") && said.contains("or GANESH_SUBJECTS to others"),
         "{said}"
     );
     assert_eq!(inventory(&jetstream).await, before);

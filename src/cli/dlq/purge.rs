@@ -9,6 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::options::{FILTERS, Given, Selection, YES, argument};
 use super::{DeadLetters, Failure, stop_at_signal};
+use crate::cli::say;
 use crate::config::Config;
 use crate::error::Error;
 use crate::messaging::letters;
@@ -38,13 +39,13 @@ pub(super) async fn run(config: &Config, matches: &ArgMatches) -> Result<(), Fai
         letters: count,
         being_written,
     } = letters.count(&selection.filter).await?;
-    println!("{}", letters.found(count, selection.limit));
+    say(letters.found(count, selection.limit));
     let count = count.min(selection.limit);
     if count == 0 {
         return Ok(());
     }
     if !yes && !is_confirmed(count)? {
-        println!("nothing was deleted");
+        say("nothing was deleted");
         return Ok(());
     }
     // From here on a signal must not leave it open how far this came.
@@ -58,9 +59,11 @@ pub(super) async fn run(config: &Config, matches: &ArgMatches) -> Result<(), Fai
     } else {
         ""
     };
-    println!("deleted: {deleted} of {count}{interrupted}");
+    say(format_args!("deleted: {deleted} of {count}{interrupted}"));
     if kept > 0 {
-        println!("kept: {kept}, first halves of letters that are being written");
+        say(format_args!(
+            "kept: {kept}, first halves of letters that are being written"
+        ));
     }
     Ok(ended?)
 }
@@ -85,7 +88,10 @@ async fn at_once(letters: &DeadLetters, selection: &Selection, count: u64) -> Re
         .filter(selection.filter.letter_subjects())
         .await
         .map_err(|error| anyhow!("purging {name}: {error}"))?;
-    println!("deleted: {} of {count}", answer.purged.min(count));
+    say(format_args!(
+        "deleted: {} of {count}",
+        answer.purged.min(count)
+    ));
     if answer.purged < count {
         return Err(Failure::Running(anyhow!(
             "the server deleted {} messages of {name} where {count} letters were counted: the others \

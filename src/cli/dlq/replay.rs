@@ -22,6 +22,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::options::{DRY_RUN, FILTERS, Given, MAX_GENERATION, RATE, Selection, argument};
 use super::{DeadLetters, Failure, shown, stop_at_signal};
+use crate::cli::say;
 use crate::config::{Config, Setting};
 use crate::error::Error;
 use crate::messaging::letters::scan::Bodies;
@@ -76,7 +77,7 @@ pub(super) async fn run(config: &Config, matches: &ArgMatches) -> Result<(), Fai
         return Ok(()); // Nothing was done yet.
     };
     let count = count?.letters;
-    println!("{}", letters.found(count, options.selection.limit));
+    say(letters.found(count, options.selection.limit));
     let mut run = Run {
         letters: &letters,
         options: &options,
@@ -99,7 +100,7 @@ pub(super) async fn run(config: &Config, matches: &ArgMatches) -> Result<(), Fai
     } else {
         "replayed"
     };
-    println!("{done}: {}{interrupted}", run.tally);
+    say(format_args!("{done}: {}{interrupted}", run.tally));
     ended?;
     match run.tally.kept() {
         0 => Ok(()),
@@ -216,7 +217,10 @@ impl Run<'_> {
         if self.options.dry_run {
             self.tally.replayed += 1;
             let (sequence, subject) = (letter.sequence, shown(&replay.subject));
-            println!("{sequence:>9}  {subject}  as {}", shown(&replay.id));
+            say(format_args!(
+                "{sequence:>9}  {subject}  as {}",
+                shown(&replay.id)
+            ));
             return;
         }
         if !self.pace(started).await {
