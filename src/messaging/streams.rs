@@ -125,7 +125,7 @@ pub fn event_stream_unfit(stream: &Config) -> Vec<Unfit> {
     unfit
 }
 
-/// What of an existing dead-letter stream breaks a promise.
+/// What of an existing dead-letter stream breaks a promise. A table, and as long as one.
 pub fn dlq_stream_unfit(stream: &Config) -> Vec<Unfit> {
     let name = &stream.name;
     let mut unfit = Vec::new();
