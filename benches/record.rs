@@ -12,9 +12,9 @@ use std::hint::black_box;
 
 use batch::{BATCH, batch, config};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use ganesh::labels::{Decision, Outcome};
 use ganesh::pipeline::decode::Decoded;
 use ganesh::pipeline::observe::Observer;
-use ganesh::telemetry::catalogue::{Decision, Outcome};
 use ganesh::telemetry::passage::Passage;
 use ganesh::telemetry::record::{Moment, Record, now_nanos};
 use ganesh::telemetry::slow::SlowLog;

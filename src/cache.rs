@@ -37,6 +37,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
+use strum::VariantArray as _;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -45,8 +46,8 @@ pub use write::State;
 
 use crate::config::CacheConfig;
 use crate::error::Code;
+use crate::labels::CacheRequest;
 use crate::storage::queries::Reads;
-use crate::telemetry::catalogue::CacheRequest;
 use crate::telemetry::logs::RateLimit;
 use crate::telemetry::{Health, Metrics};
 use breaker::Breaker;
@@ -77,9 +78,9 @@ struct Inner {
     known: ArcSwapOption<epoch::Known>,
     /// Whether the connection goes on being used.
     breaker: Breaker,
-    /// For each code, in the order of [`Code::ALL`]: an outage is one line now and then, and
+    /// For each code, in the order of [`Code`]: an outage is one line now and then, and
     /// another failure on top of it is a line at once.
-    said: [RateLimit; Code::ALL.len()],
+    said: [RateLimit; Code::VARIANTS.len()],
 }
 
 impl Cache {
@@ -104,7 +105,7 @@ impl Cache {
             dropped: Notify::new(),
             known: ArcSwapOption::empty(),
             breaker: Breaker::default(),
-            said: Code::ALL.map(|_| RateLimit::new(1, SAY_EVERY)),
+            said: std::array::from_fn(|_| RateLimit::new(1, SAY_EVERY)),
         })))
     }
 

@@ -1,10 +1,15 @@
 //! One error type for the three dependencies, with a class that says what to do
 //! and a code from a closed list, which is the only error label of a metric.
 
+#![allow(missing_docs, reason = "strum writes `into_str`")]
+
 use std::fmt;
 
-/// What can be away or refuse us.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+use strum::{IntoStaticStr, VariantArray};
+
+/// What can be away or refuse us: the label `dependency`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case", const_into_str)]
 pub enum Dependency {
     /// NATS with JetStream.
     Nats,
@@ -12,20 +17,6 @@ pub enum Dependency {
     Postgres,
     /// Dragonfly or Redis.
     Cache,
-}
-
-impl Dependency {
-    /// Every dependency.
-    pub const ALL: [Self; 3] = [Self::Nats, Self::Postgres, Self::Cache];
-
-    /// Its value in the label `dependency`.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Nats => "nats",
-            Self::Postgres => "postgres",
-            Self::Cache => "cache",
-        }
-    }
 }
 
 /// What to do about an error.
@@ -39,8 +30,9 @@ pub enum Class {
     Fatal,
 }
 
-/// The closed list of the label `code`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// What went wrong: the label `code`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case", const_into_str)]
 pub enum Code {
     /// No connection, or it broke.
     Connection,
@@ -60,36 +52,6 @@ pub enum Code {
     Setup,
     /// An answer that we do not understand.
     Response,
-}
-
-impl Code {
-    /// Every code.
-    pub const ALL: [Self; 9] = [
-        Self::Connection,
-        Self::Timeout,
-        Self::Conflict,
-        Self::Resources,
-        Self::Unavailable,
-        Self::RejectedRow,
-        Self::Duplicate,
-        Self::Setup,
-        Self::Response,
-    ];
-
-    /// Its value in the label `code`.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Connection => "connection",
-            Self::Timeout => "timeout",
-            Self::Conflict => "conflict",
-            Self::Resources => "resources",
-            Self::Unavailable => "unavailable",
-            Self::RejectedRow => "rejected_row",
-            Self::Duplicate => "duplicate",
-            Self::Setup => "setup",
-            Self::Response => "response",
-        }
-    }
 }
 
 /// What a dependency answered, or did not.
@@ -160,8 +122,8 @@ impl fmt::Display for Error {
         write!(
             f,
             "{} ({}): {}",
-            self.dependency.as_str(),
-            self.code.as_str(),
+            self.dependency.into_str(),
+            self.code.into_str(),
             self.detail
         )
     }

@@ -14,6 +14,7 @@
 pub mod cli;
 pub mod config;
 pub mod error;
+pub mod labels;
 pub mod messaging;
 pub mod event;
 pub mod pipeline;

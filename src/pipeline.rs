@@ -31,10 +31,10 @@ use self::rejections::Rejections;
 use crate::cache::Cache;
 use crate::config::Config;
 use crate::error::Error;
+use crate::labels::Queue;
 use crate::messaging::Held;
 use crate::storage::EventWriter;
 use crate::storage::queries::Reads;
-use crate::telemetry::catalogue::Queue;
 use crate::telemetry::logs::RateLimit;
 use crate::telemetry::{Health, Metrics};
 

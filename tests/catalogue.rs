@@ -7,11 +7,15 @@ mod table;
 use std::collections::{BTreeMap, BTreeSet};
 
 use ganesh::error::Dependency;
-use ganesh::telemetry::catalogue::{
-    CATALOGUE, Decision, Kind, Metric, Outcome, Queue, SpanResult, Stage,
-};
+use ganesh::labels::{Decision, Outcome, Queue, SpanResult, Stage};
+use ganesh::telemetry::catalogue::{CATALOGUE, Kind, Metric};
+use strum::VariantArray;
 
 use crate::support::Stack;
+
+fn names<L: VariantArray + Copy + Into<&'static str>>() -> Vec<&'static str> {
+    L::VARIANTS.iter().map(|value| (*value).into()).collect()
+}
 
 /// One family as `/metrics` shows it.
 #[derive(Default)]
@@ -180,17 +184,17 @@ fn the_names_and_labels_that_dashboards_rely_on_are_there() {
         let metric = CATALOGUE.iter().find(|metric| metric.name == name);
         assert_eq!(metric.map(|metric| metric.labels), Some(labels), "{name}");
     }
-    let outcomes = Outcome::ALL.map(Outcome::as_str);
+    let outcomes = names::<Outcome>();
     assert_eq!(
         outcomes,
         ["stored", "duplicate", "dead_lettered", "released"]
     );
-    let stages = Stage::ALL.map(Stage::as_str);
+    let stages = names::<Stage>();
     assert_eq!(
         stages,
         ["stream", "decode", "batch", "store", "cache", "settle"]
     );
-    let decisions = Decision::ALL.map(Decision::as_str);
+    let decisions = names::<Decision>();
     assert_eq!(
         decisions,
         [
@@ -203,10 +207,10 @@ fn the_names_and_labels_that_dashboards_rely_on_are_there() {
             "unsampled"
         ]
     );
-    let results = SpanResult::ALL.map(SpanResult::as_str);
+    let results = names::<SpanResult>();
     assert_eq!(results, ["exported", "dropped", "failed"]);
-    assert!(Queue::ALL.map(Queue::as_str).contains(&"export"));
-    let dependencies = Dependency::ALL.map(Dependency::as_str);
+    assert!(names::<Queue>().contains(&"export"));
+    let dependencies = names::<Dependency>();
     assert_eq!(dependencies, ["nats", "postgres", "cache"]);
 }
 

@@ -7,6 +7,7 @@ use async_nats::{HeaderMap, Message, Subject};
 use bytes::Bytes;
 use ganesh::config::{Config, Reader};
 use ganesh::event::{self, Timestamp};
+use ganesh::labels::Outcome;
 use ganesh::messaging::delivery::Arrived;
 use ganesh::messaging::held::{Arrival, Held, Limits};
 use ganesh::pipeline::decode::Decoded;
@@ -14,7 +15,6 @@ use ganesh::pipeline::settle::Cached;
 use ganesh::pipeline::store::Committed;
 use ganesh::telemetry::Metrics;
 use ganesh::telemetry::batch::BatchRecord;
-use ganesh::telemetry::catalogue::Outcome;
 use ganesh::telemetry::record::{Failures, now_nanos};
 
 /// Messages in it.

@@ -14,7 +14,7 @@ use super::link::Link;
 use super::{Cache, STATE_MAX_BYTES};
 use crate::error::{Class, Code, Dependency, Error};
 use crate::event::{Timestamp, to_json};
-use crate::telemetry::catalogue::CacheRequest;
+use crate::labels::CacheRequest;
 
 /// An answer that takes longer is not waited for: Postgres is asked.
 const READ_LIMIT: Duration = Duration::from_millis(100);

@@ -11,9 +11,9 @@ use super::link::Link;
 use super::{Cache, STATE_MAX_BYTES, keys};
 use crate::error::{Class, Code, Dependency, Error};
 use crate::event::{Event, Timestamp, to_json};
+use crate::labels::CacheRequest;
 use crate::storage::epoch::{self, EpochRow};
 use crate::storage::limited::Limit;
-use crate::telemetry::catalogue::CacheRequest;
 
 /// A round trip takes no longer than this, nor a batch's write than this and the next together;
 /// then the epoch advances instead.

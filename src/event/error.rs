@@ -1,14 +1,18 @@
 //! Why a message is not an event: a closed list of reasons, and one sentence for a human.
 
+#![allow(missing_docs, reason = "strum writes `into_str`")]
+
 use std::borrow::Cow;
-use std::fmt;
+
+use strum::{Display, IntoStaticStr, VariantArray};
 
 /// How many characters of something a producer wrote are quoted in an error.
 const QUOTED_MAX_CHARS: usize = 40;
 
 /// The closed list of reasons for which [`super::decode`] refuses a message: a metric label, and the
 /// reason that a dead letter carries.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Display, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case", const_into_str)]
 pub enum DecodeReason {
     /// A required attribute is not there.
     MissingAttribute,
@@ -34,48 +38,6 @@ pub enum DecodeReason {
     UnsupportedBatch,
     /// Not a `CloudEvent`, and plain messages are switched off.
     PlainNotAccepted,
-}
-
-impl DecodeReason {
-    /// Every reason, each once.
-    pub const ALL: [Self; 12] = [
-        Self::MissingAttribute,
-        Self::InvalidAttribute,
-        Self::RepeatedAttribute,
-        Self::AttributeTooLong,
-        Self::TooManyExtensions,
-        Self::InvalidTime,
-        Self::InvalidJson,
-        Self::InvalidEncoding,
-        Self::UnsupportedSpecversion,
-        Self::UnsupportedFormat,
-        Self::UnsupportedBatch,
-        Self::PlainNotAccepted,
-    ];
-
-    /// The reason as it stands in metric labels and dead letters.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::MissingAttribute => "missing_attribute",
-            Self::InvalidAttribute => "invalid_attribute",
-            Self::RepeatedAttribute => "repeated_attribute",
-            Self::AttributeTooLong => "attribute_too_long",
-            Self::TooManyExtensions => "too_many_extensions",
-            Self::InvalidTime => "invalid_time",
-            Self::InvalidJson => "invalid_json",
-            Self::InvalidEncoding => "invalid_encoding",
-            Self::UnsupportedSpecversion => "unsupported_specversion",
-            Self::UnsupportedFormat => "unsupported_format",
-            Self::UnsupportedBatch => "unsupported_batch",
-            Self::PlainNotAccepted => "plain_not_accepted",
-        }
-    }
-}
-
-impl fmt::Display for DecodeReason {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(self.as_str())
-    }
 }
 
 /// A message that is not an event. Its display is one sentence that names the attribute and what was

@@ -13,8 +13,8 @@ use tokio_util::sync::CancellationToken;
 
 use super::connection::{Drops, restored};
 use super::held::{Held, HeldId};
+use crate::labels::Outcome;
 use crate::telemetry::Metrics;
-use crate::telemetry::catalogue::Outcome;
 
 /// Asks the server to restart its `ack_wait` ("work in progress").
 const PROGRESS: &[u8] = b"+WPI";

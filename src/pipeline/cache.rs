@@ -9,7 +9,7 @@ use super::settle::{Cached, Settlement};
 use super::store::Committed;
 use crate::cache::{Cache, State};
 use crate::error::{Dependency, Error};
-use crate::telemetry::catalogue::Outcome;
+use crate::labels::Outcome;
 use crate::telemetry::record::{Failures, now_nanos};
 use crate::telemetry::{Health, Metrics};
 

@@ -14,7 +14,8 @@ use tokio::sync::mpsc::{Receiver, Sender};
 use super::Backoff;
 use super::settle::Settlement;
 use crate::error::{Class, Code, Dependency, Error};
-use crate::event::{DecodeReason, Event};
+use crate::event::Event;
+use crate::labels::Reason;
 use crate::messaging::Delivery;
 use crate::messaging::letters::write::{self, Original, Outgoing, Part};
 use crate::telemetry::batch::BatchRecord;
@@ -27,54 +28,6 @@ use crate::telemetry::{Health, Metrics};
 const REFUSED_AFTER: Duration = Duration::from_secs(10);
 /// Letters whose acknowledgement is awaited at the same time.
 const PUBLISHES_AT_ONCE: usize = 64;
-
-/// Why a message became a dead letter: a closed list, and a metric label.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reason {
-    /// It could not be decoded.
-    Decode(DecodeReason),
-    /// Postgres refused its row.
-    RejectedRow,
-    /// The client library cannot read it.
-    Unreadable,
-    /// It was delivered too often, and has no row.
-    MaxDeliveries,
-}
-
-impl Reason {
-    /// Every reason.
-    pub const ALL: [Self; DecodeReason::ALL.len() + 3] = {
-        let mut all = [Self::RejectedRow; DecodeReason::ALL.len() + 3];
-        let mut i = 0;
-        while i < DecodeReason::ALL.len() {
-            all[i] = Self::Decode(DecodeReason::ALL[i]);
-            i += 1;
-        }
-        all[i + 1] = Self::Unreadable;
-        all[i + 2] = Self::MaxDeliveries;
-        all
-    };
-
-    /// Its label value.
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Decode(reason) => reason.as_str(),
-            Self::RejectedRow => "rejected_row",
-            Self::Unreadable => "unreadable",
-            Self::MaxDeliveries => "max_deliveries",
-        }
-    }
-
-    /// Its place in [`Reason::ALL`].
-    pub(crate) const fn index(self) -> usize {
-        match self {
-            Self::Decode(reason) => reason as usize,
-            Self::RejectedRow => DecodeReason::ALL.len(),
-            Self::Unreadable => DecodeReason::ALL.len() + 1,
-            Self::MaxDeliveries => DecodeReason::ALL.len() + 2,
-        }
-    }
-}
 
 /// A message to be buried.
 pub struct DeadLetter {
@@ -143,7 +96,7 @@ impl DeadLetterStage {
     async fn bury(&self, letter: DeadLetter) -> Buried {
         if let Some(suppressed) = self.log.allow() {
             tracing::warn!(
-                reason = letter.reason.as_str(),
+                reason = letter.reason.into_str(),
                 detail = letter.detail,
                 stream_seq = letter.delivery.stream_sequence,
                 trace_id = %letter.delivery.trace_id,
@@ -191,7 +144,7 @@ impl DeadLetterStage {
             trace_id: delivery.trace_id,
         };
         let payload_max_bytes = self.jetstream.client().max_payload();
-        let reason = letter.reason.as_str();
+        let reason = letter.reason.into_str();
         let subject = write::letter_subject(original.subject);
         match write::outgoing(&original, reason, &letter.detail, payload_max_bytes) {
             Outgoing::Whole(part) => {

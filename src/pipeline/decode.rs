@@ -2,9 +2,10 @@
 
 use tokio::sync::mpsc::{Receiver, Sender};
 
-use super::dead_letter::{DeadLetter, Reason};
+use super::dead_letter::DeadLetter;
 use crate::error::Error;
 use crate::event::{self, Event};
+use crate::labels::Reason;
 use crate::messaging::Delivery;
 use crate::telemetry::record::now_nanos;
 

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use super::Backoff;
 use super::batch::Batch;
-use super::dead_letter::{DeadLetter, Reason};
+use super::dead_letter::DeadLetter;
 use super::decode::Decoded;
 use super::store::{Committed, StoreStage, Written};
 use crate::error::{Class, Dependency, Error};
 use crate::event::Event;
+use crate::labels::{Outcome, Reason};
 use crate::telemetry::batch::BatchRecord;
-use crate::telemetry::catalogue::Outcome;
 use crate::telemetry::record::{Failures, now_nanos};
 
 impl StoreStage {

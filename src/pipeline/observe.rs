@@ -3,13 +3,15 @@
 
 use std::time::Duration;
 
+use strum::VariantArray as _;
+
 use super::dead_letter::{Buried, DeadLetter};
 use super::decode::Decoded;
 use super::settle::Cached;
 use crate::config::Config;
+use crate::labels::{Decision, Outcome, Stage};
 use crate::telemetry::Metrics;
 use crate::telemetry::batch::BatchRecord;
-use crate::telemetry::catalogue::{Decision, Outcome, Stage};
 use crate::telemetry::histogram::Tally;
 use crate::telemetry::keep::{Facts, TailSampler, is_kept};
 use crate::telemetry::logs::RateLimit;
@@ -47,7 +49,7 @@ const PASSED_ALONE: [Stage; 3] = {
     let first = [Stage::Stream, Stage::Decode, Stage::Batch];
     // They are found by number.
     assert!(matches!(
-        Stage::ALL,
+        Stage::VARIANTS,
         [Stage::Stream, Stage::Decode, Stage::Batch, ..]
     ));
     first
@@ -58,7 +60,7 @@ const NANOS_PER_MILLI: u64 = 1_000_000;
 
 /// Decisions of one batch, counted together.
 #[derive(Default)]
-struct Decisions([u64; Decision::ALL.len()]);
+struct Decisions([u64; Decision::VARIANTS.len()]);
 
 /// What the messages of one batch have in common.
 struct InBatch<'a> {
@@ -98,7 +100,7 @@ impl Observer {
             moment: Moment::now(),
             verdict: cached.done_without.as_ref().map(|error| Verdict {
                 stage: Stage::Cache,
-                error_type: error.code.as_str(),
+                error_type: error.code.into_str(),
                 detail: &error.detail,
             }),
         };
@@ -232,11 +234,11 @@ impl Observer {
             return;
         };
         let longest = passage.times.passed().max_by_key(Passed::nanos);
-        let longest = longest.map_or("", |passed| passed.stage.as_str());
+        let longest = longest.map_or("", |passed| passed.stage.into_str());
         tracing::info!(
             trace_id = %passage.delivery.trace_id,
             stream_seq = passage.delivery.stream_sequence,
-            keep_reason = reason.as_str(),
+            keep_reason = reason.into_str(),
             total_ms = passage.times.total_nanos() / NANOS_PER_MILLI,
             longest_stage = longest,
             suppressed,
@@ -267,7 +269,7 @@ impl Observer {
 
 impl Metrics {
     fn count(&self, decisions: &Decisions) {
-        for (decision, count) in Decision::ALL.into_iter().zip(decisions.0) {
+        for (&decision, count) in Decision::VARIANTS.iter().zip(decisions.0) {
             if count > 0 {
                 self.traces(decision).increment(count);
             }
@@ -350,7 +352,7 @@ fn passage_of_letter(buried: &Buried, moment: Moment) -> Passage<'_> {
         settle_failures: Some(&buried.failures),
         verdict: Some(Verdict {
             stage,
-            error_type: reason.as_str(),
+            error_type: reason.into_str(),
             detail,
         }),
     }

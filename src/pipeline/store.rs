@@ -9,15 +9,15 @@ use tokio::sync::mpsc::{Receiver, Sender, UnboundedReceiver, UnboundedSender};
 
 use super::Backoff;
 use super::batch::Batch;
-use super::dead_letter::{DeadLetter, Reason};
+use super::dead_letter::DeadLetter;
 use super::decode::Decoded;
 use super::rejections::{Attempt, Refused, Rejections};
 use crate::cache::Cache;
 use crate::error::{Class, Dependency, Error};
+use crate::labels::{Outcome, Reason};
 use crate::storage::queries::Reads;
 use crate::storage::{EventWriter, Row, RowOutcome, WriteError, WriteOptions};
 use crate::telemetry::batch::BatchRecord;
-use crate::telemetry::catalogue::Outcome;
 use crate::telemetry::logs::RateLimit;
 use crate::telemetry::record::now_nanos;
 use crate::telemetry::{Health, Metrics};

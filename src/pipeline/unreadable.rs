@@ -9,8 +9,9 @@ use async_nats::jetstream::consumer::PullConsumer;
 use futures::{StreamExt, TryStreamExt};
 use tokio::sync::mpsc::Sender;
 
-use super::dead_letter::{DeadLetter, Reason};
+use super::dead_letter::DeadLetter;
 use crate::error::Error;
+use crate::labels::Reason;
 use crate::messaging::Held;
 use crate::messaging::held::{Arrival, Room};
 use crate::messaging::unreadable::{Search, Unreadable};

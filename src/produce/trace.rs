@@ -61,7 +61,7 @@ impl SendSpans {
             let (subject, event) = writer.subject_and_event(&waiting.recipe);
             span.attributes = self.attributes(subject, &event);
             if sending == Sending::Failed {
-                let timeout = Code::Timeout.as_str();
+                let timeout = Code::Timeout.into_str();
                 spans::fail(&mut span, timeout, "no acknowledgement in time");
             }
             self.queue.offer(Trace {

@@ -14,8 +14,8 @@ use super::inspect::Invalid;
 use super::row::Row;
 use super::{copy, epoch, insert, inspect};
 use crate::error::{Class, Code, Dependency, Error};
+use crate::labels::WriteMethod;
 use crate::telemetry::Metrics;
-use crate::telemetry::catalogue::WriteMethod;
 
 /// After a batch with duplicates, this many batches go by `INSERT` at once. A `COPY`
 /// that fails costs its rows twice and leaves them behind as dead ones; `INSERT`

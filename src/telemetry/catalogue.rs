@@ -2,7 +2,6 @@
 //! Dashboards, alerts and documents may name what stands here and nothing else.
 
 mod families;
-mod labels;
 mod series;
 
 use std::sync::Arc;
@@ -12,9 +11,6 @@ use metrics::{Counter, Gauge, Label};
 use super::histogram::Histogram;
 use super::recorder::Histograms;
 pub use families::*;
-pub use labels::{
-    BusyWorker, CacheRequest, Decision, Outcome, Queue, SpanResult, Stage, WriteMethod,
-};
 
 /// What a metric is.
 #[derive(Debug, Clone, Copy, PartialEq)]

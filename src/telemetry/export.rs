@@ -8,10 +8,10 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::catalogue::SpanResult;
 use super::logs::RateLimit;
 use super::span_queue::{BatchSpan, Trace};
 use super::span_totals::{Room, Totals};
+use crate::labels::SpanResult;
 
 /// A request is closed at this many spans, at the end of a trace.
 const REQUEST_SPANS: usize = 512;

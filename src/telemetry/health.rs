@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
+use strum::VariantArray as _;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
@@ -14,8 +15,8 @@ use crate::error::Dependency;
 pub struct Health(Arc<State>);
 
 struct State {
-    up: [AtomicBool; Dependency::ALL.len()],
-    recovered: [Notify; Dependency::ALL.len()],
+    up: [AtomicBool; Dependency::VARIANTS.len()],
+    recovered: [Notify; Dependency::VARIANTS.len()],
     serving: AtomicBool,
     has_served: AtomicBool,
     stream_gone: AtomicBool,
@@ -45,7 +46,7 @@ impl Health {
     pub fn set(&self, dependency: Dependency, up: bool) {
         self.0.metrics.dependency_up(dependency, up);
         if self.0.up[dependency as usize].swap(up, Ordering::Relaxed) != up {
-            let name = dependency.as_str();
+            let name = dependency.into_str();
             if up {
                 tracing::info!(dependency = name, "dependency answers");
                 self.0.recovered[dependency as usize].notify_waiters();

@@ -1,9 +1,9 @@
 //! Which traces are kept: decided when a message is settled, when all is known about it.
 //! Pure: it is told the time.
 
-use super::catalogue::Decision;
 use super::trace_id::TraceId;
 use crate::config::TelemetryConfig;
+use crate::labels::Decision;
 
 /// What the decision depends on.
 #[derive(Debug, Clone, Copy)]

@@ -4,20 +4,16 @@
 use std::sync::Arc;
 
 use metrics::{Counter, Gauge};
+use strum::VariantArray;
 
-use super::catalogue::{
-    self, BusyWorker, CATALOGUE, CacheRequest, Decision, Outcome, Queue, SpanResult, Stage,
-    WriteMethod,
-};
+use super::catalogue::{self, CATALOGUE, Metric};
 use super::histogram::Histogram;
 use super::recorder::Histograms;
 use crate::error::{Code, Dependency, Error};
-use crate::pipeline::dead_letter::Reason;
-
-/// Routes of the API, as label values of `ganesh_http_requests_total`.
-pub const HTTP_ROUTES: [&str; 3] = ["/v1/events/{id}", "/v1/subjects/{subject}/latest", "other"];
-/// Classes of status, as label values.
-pub const HTTP_STATUS_CLASSES: [&str; 3] = ["2xx", "4xx", "5xx"];
+use crate::labels::{
+    BusyWorker, CacheRequest, Decision, HttpRoute, Outcome, Queue, Reason, SpanResult, Stage,
+    StatusClass, WriteMethod,
+};
 
 /// The handles. Cloning clones an `Arc`.
 #[derive(Clone)]
@@ -28,13 +24,13 @@ pub struct Metrics(Arc<Handles>);
 pub struct Handles {
     pub received: Counter,
     pub redelivered: Counter,
-    settled: [Counter; Outcome::ALL.len()],
-    dead_letters: [Counter; Reason::ALL.len()],
+    settled: Vec<Counter>,
+    dead_letters: Vec<Counter>,
     pub end_to_end_seconds: Arc<Histogram>,
-    stage_seconds: [Arc<Histogram>; Stage::ALL.len()],
+    stage_seconds: Vec<Arc<Histogram>>,
     pub batch_events: Arc<Histogram>,
     pub batch_bytes: Arc<Histogram>,
-    batch_writes: [Counter; WriteMethod::ALL.len()],
+    batch_writes: Vec<Counter>,
     pub rejection_pause: Gauge,
     pub dead_letters_refused: Gauge,
     pub partition_upkeep_failures: Gauge,
@@ -43,25 +39,25 @@ pub struct Handles {
     pub in_flight_limit: Gauge,
     pub in_flight_bytes: Gauge,
     pub in_flight_bytes_limit: Gauge,
-    queue_depth: [Gauge; Queue::ALL.len()],
-    queue_capacity: [Gauge; Queue::ALL.len()],
+    queue_depth: Vec<Gauge>,
+    queue_capacity: Vec<Gauge>,
     pub progress_acks: Counter,
     pub consumer_pending: Gauge,
     pub consumer_ack_pending: Gauge,
     pub consumer_oldest_pending: Gauge,
     pub consumer_removed: Counter,
     pub clock_skew: Gauge,
-    dependency_up: [Gauge; Dependency::ALL.len()],
+    dependency_up: Vec<Gauge>,
     dependency_errors: Vec<Counter>,
-    cache_requests: [Counter; CacheRequest::ALL.len()],
+    cache_requests: Vec<Counter>,
     pub connections_idle: Gauge,
     pub connections_used: Gauge,
     http_requests: Vec<Counter>,
-    traces: [Counter; Decision::ALL.len()],
+    traces: Vec<Counter>,
     pub spans_built: Counter,
-    spans: [Counter; SpanResult::ALL.len()],
+    spans: Vec<Counter>,
     pub runtime_workers: Gauge,
-    runtime_busy_ratio: [Gauge; BusyWorker::ALL.len()],
+    runtime_busy_ratio: Vec<Gauge>,
     pub runtime_tasks: Gauge,
     pub runtime_global_queue_depth: Gauge,
     pub process: ProcessGauges,
@@ -116,14 +112,17 @@ impl Metrics {
         Self(Arc::new(Handles {
             received: catalogue::MESSAGES_RECEIVED.counter(&[]),
             redelivered: catalogue::MESSAGES_REDELIVERED.counter(&[]),
-            settled: Outcome::ALL.map(|o| catalogue::MESSAGES_SETTLED.counter(&[o.as_str()])),
-            dead_letters: Reason::ALL.map(|r| catalogue::DEAD_LETTERS.counter(&[r.as_str()])),
+            settled: counters(&catalogue::MESSAGES_SETTLED),
+            dead_letters: counters(&catalogue::DEAD_LETTERS),
             end_to_end_seconds: catalogue::END_TO_END_SECONDS.histogram(histograms, &[]),
-            stage_seconds: Stage::ALL
-                .map(|s| catalogue::STAGE_SECONDS.histogram(histograms, &[s.as_str()])),
+            stage_seconds: catalogue::STAGE_SECONDS
+                .series()
+                .iter()
+                .map(|stage| catalogue::STAGE_SECONDS.histogram(histograms, stage))
+                .collect(),
             batch_events: catalogue::BATCH_EVENTS.histogram(histograms, &[]),
             batch_bytes: catalogue::BATCH_BYTES.histogram(histograms, &[]),
-            batch_writes: WriteMethod::ALL.map(|m| catalogue::BATCH_WRITES.counter(&[m.as_str()])),
+            batch_writes: counters(&catalogue::BATCH_WRITES),
             rejection_pause: catalogue::REJECTION_PAUSE.gauge(&[]),
             dead_letters_refused: catalogue::DEAD_LETTERS_REFUSED.gauge(&[]),
             partition_upkeep_failures: catalogue::PARTITION_UPKEEP_FAILURES.gauge(&[]),
@@ -132,37 +131,25 @@ impl Metrics {
             in_flight_limit: catalogue::IN_FLIGHT_LIMIT.gauge(&[]),
             in_flight_bytes: catalogue::IN_FLIGHT_BYTES.gauge(&[]),
             in_flight_bytes_limit: catalogue::IN_FLIGHT_BYTES_LIMIT.gauge(&[]),
-            queue_depth: Queue::ALL.map(|q| catalogue::QUEUE_DEPTH.gauge(&[q.as_str()])),
-            queue_capacity: Queue::ALL.map(|q| catalogue::QUEUE_CAPACITY.gauge(&[q.as_str()])),
+            queue_depth: gauges(&catalogue::QUEUE_DEPTH),
+            queue_capacity: gauges(&catalogue::QUEUE_CAPACITY),
             progress_acks: catalogue::PROGRESS_ACKS.counter(&[]),
             consumer_pending: catalogue::CONSUMER_PENDING.gauge(&[]),
             consumer_ack_pending: catalogue::CONSUMER_ACK_PENDING.gauge(&[]),
             consumer_oldest_pending: catalogue::CONSUMER_OLDEST_PENDING.gauge(&[]),
             consumer_removed: catalogue::CONSUMER_REMOVED.counter(&[]),
             clock_skew: catalogue::CLOCK_SKEW.gauge(&[]),
-            dependency_up: Dependency::ALL.map(|d| catalogue::DEPENDENCY_UP.gauge(&[d.as_str()])),
-            dependency_errors: Dependency::ALL
-                .into_iter()
-                .flat_map(|d| Code::ALL.map(|c| (d, c)))
-                .map(|(d, c)| catalogue::DEPENDENCY_ERRORS.counter(&[d.as_str(), c.as_str()]))
-                .collect(),
-            cache_requests: CacheRequest::ALL.map(|request| {
-                let (operation, result) = request.labels();
-                catalogue::CACHE_REQUESTS.counter(&[operation, result])
-            }),
+            dependency_up: gauges(&catalogue::DEPENDENCY_UP),
+            dependency_errors: counters(&catalogue::DEPENDENCY_ERRORS),
+            cache_requests: counters(&catalogue::CACHE_REQUESTS),
             connections_idle: catalogue::POSTGRES_CONNECTIONS.gauge(&["idle"]),
             connections_used: catalogue::POSTGRES_CONNECTIONS.gauge(&["used"]),
-            http_requests: HTTP_ROUTES
-                .iter()
-                .flat_map(|route| HTTP_STATUS_CLASSES.map(|class| (*route, class)))
-                .map(|(route, class)| catalogue::HTTP_REQUESTS.counter(&[route, class]))
-                .collect(),
-            traces: Decision::ALL.map(|d| catalogue::TRACES.counter(&[d.as_str()])),
+            http_requests: counters(&catalogue::HTTP_REQUESTS),
+            traces: counters(&catalogue::TRACES),
             spans_built: catalogue::SPANS_BUILT.counter(&[]),
-            spans: SpanResult::ALL.map(|r| catalogue::SPANS.counter(&[r.as_str()])),
+            spans: counters(&catalogue::SPANS),
             runtime_workers: catalogue::RUNTIME_WORKERS.gauge(&[]),
-            runtime_busy_ratio: BusyWorker::ALL
-                .map(|w| catalogue::RUNTIME_BUSY_RATIO.gauge(&[w.as_str()])),
+            runtime_busy_ratio: gauges(&catalogue::RUNTIME_BUSY_RATIO),
             runtime_tasks: catalogue::RUNTIME_TASKS.gauge(&[]),
             runtime_global_queue_depth: catalogue::RUNTIME_GLOBAL_QUEUE_DEPTH.gauge(&[]),
             process: ProcessGauges::register(),
@@ -176,7 +163,7 @@ impl Metrics {
 
     /// `ganesh_dead_letters_total{reason}`.
     pub fn dead_letters(&self, reason: Reason) -> &Counter {
-        &self.dead_letters[reason.index()]
+        &self.dead_letters[place(reason)]
     }
 
     /// `ganesh_stage_seconds{stage}`.
@@ -216,7 +203,7 @@ impl Metrics {
 
     /// Counts an error in `ganesh_dependency_errors_total{dependency,code}`.
     pub fn dependency_error(&self, error: &Error) {
-        let index = error.dependency as usize * Code::ALL.len() + error.code as usize;
+        let index = error.dependency as usize * Code::VARIANTS.len() + error.code as usize;
         self.dependency_errors[index].increment(1);
     }
 
@@ -232,16 +219,30 @@ impl Metrics {
 
     /// `ganesh_http_requests_total{route,status}`; an unknown route is `other`.
     pub fn http_requests(&self, route: &str, status: u16) -> &Counter {
-        let other = HTTP_ROUTES.len() - 1;
-        let route = HTTP_ROUTES
-            .iter()
-            .position(|known| *known == route)
-            .unwrap_or(other);
+        let is_it = |known: &&HttpRoute| known.into_str() == route;
+        let route = HttpRoute::VARIANTS.iter().find(is_it);
+        let route = *route.unwrap_or(&HttpRoute::Other);
         let class = match status {
-            500.. => 2,
-            400.. => 1,
-            _ => 0,
+            500.. => StatusClass::ServerError,
+            400.. => StatusClass::ClientError,
+            _ => StatusClass::Success,
         };
-        &self.http_requests[route * HTTP_STATUS_CLASSES.len() + class]
+        &self.http_requests[route as usize * StatusClass::VARIANTS.len() + class as usize]
     }
+}
+
+/// Where a value stands in its list.
+fn place<L: VariantArray + Copy + PartialEq>(value: L) -> usize {
+    let place = L::VARIANTS.iter().position(|known| *known == value);
+    place.expect("a list has all values")
+}
+
+fn counters(metric: &Metric) -> Vec<Counter> {
+    let series = metric.series();
+    series.iter().map(|values| metric.counter(values)).collect()
+}
+
+fn gauges(metric: &Metric) -> Vec<Gauge> {
+    let series = metric.series();
+    series.iter().map(|values| metric.gauge(values)).collect()
 }

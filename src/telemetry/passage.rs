@@ -1,11 +1,13 @@
 //! One settled message, borrowed from what carried it: what its spans and its entry in
 //! `/debug/slow` are made of.
 
+use strum::VariantArray as _;
+
 use super::batch::BatchRecord;
-use super::catalogue::{Outcome, Stage};
 use super::record::{Failures, Moment};
 use super::stages::StageTimes;
 use crate::event::Event;
+use crate::labels::{Outcome, Stage};
 use crate::messaging::Delivery;
 
 /// Of the words for people that come with an error, in telemetry: what is longer is cut.
@@ -54,9 +56,9 @@ impl Passage<'_> {
     /// Whether it became a dead letter, or an attempt failed on its way.
     pub fn has_failed(&self) -> bool {
         self.verdict.is_some()
-            || Stage::ALL
-                .into_iter()
-                .filter_map(|stage| self.failures(stage))
+            || Stage::VARIANTS
+                .iter()
+                .filter_map(|stage| self.failures(*stage))
                 .any(|failures| !failures.is_empty())
     }
 

@@ -114,7 +114,7 @@ mod tests {
     use opentelemetry_sdk::trace::{Sampler, SdkTracerProvider};
 
     use super::*;
-    use crate::telemetry::catalogue::SpanResult;
+    use crate::labels::SpanResult;
 
     #[test]
     fn a_trace_of_too_many_spans_keeps_the_first_ones_and_its_root_and_counts_the_rest() {

@@ -8,7 +8,7 @@ use tokio_metrics::{RuntimeMetrics, RuntimeMonitor};
 use tokio_util::sync::CancellationToken;
 
 use super::Metrics;
-use super::catalogue::BusyWorker;
+use crate::labels::BusyWorker;
 
 /// Over how long the busy shares are taken.
 const SAMPLE_EVERY: Duration = Duration::from_secs(5);

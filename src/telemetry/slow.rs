@@ -5,11 +5,12 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use serde::Serialize;
+use strum::VariantArray as _;
 
-use super::catalogue::{Decision, Stage};
 use super::passage::{DETAIL_MAX_BYTES, Passage, cut};
 use super::stages::{StageTimes, seconds};
 use crate::event::Timestamp;
+use crate::labels::{Decision, Stage};
 
 /// Entries of each list at most.
 pub const ENTRIES_MAX: usize = 50;
@@ -180,15 +181,15 @@ impl Entry {
     fn of(passage: &Passage<'_>, decision: Decision) -> Self {
         let delivery = passage.delivery;
         let settled_at = Timestamp::from_nanos(i128::from(passage.times.ended()));
-        let failed_attempts = Stage::ALL
-            .into_iter()
-            .filter_map(|stage| passage.failures(stage))
+        let failed_attempts = Stage::VARIANTS
+            .iter()
+            .filter_map(|stage| passage.failures(*stage))
             .map(|failures| failures.kept().len() + failures.left_out() as usize)
             .sum();
         Self {
             trace_id: delivery.trace_id.to_string(),
-            decision: decision.as_str(),
-            outcome: passage.outcome.as_str(),
+            decision: decision.into_str(),
+            outcome: passage.outcome.into_str(),
             settled_at: settled_at.to_string(),
             total_ms: millis(passage.times.total_nanos()),
             stages_ms: StagesMs::of(&passage.times),
@@ -198,7 +199,7 @@ impl Entry {
             event_id: passage.event.map(|event| event.id.clone()),
             failed_attempts,
             error: passage.verdict.map(|verdict| EntryError {
-                stage: verdict.stage.as_str(),
+                stage: verdict.stage.into_str(),
                 error_type: verdict.error_type,
                 detail: cut(verdict.detail, DETAIL_MAX_BYTES).to_owned(),
             }),

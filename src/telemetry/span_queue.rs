@@ -21,7 +21,6 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::Metrics;
-use super::catalogue::{Outcome, SpanResult, Stage};
 use super::export::ExportTask;
 use super::histogram::Exemplar;
 use super::span_bytes;
@@ -29,6 +28,7 @@ use super::span_totals::{Room, Totals};
 use super::stages::StageTimes;
 use super::trace_id::TraceId;
 use crate::event::Timestamp;
+use crate::labels::{Outcome, SpanResult, Stage};
 
 /// Spans that are exported together or not at all.
 #[derive(Debug)]
@@ -225,6 +225,7 @@ mod tests {
     use opentelemetry::KeyValue;
     use opentelemetry_sdk::error::OTelSdkResult;
     use opentelemetry_sdk::trace::SpanExporter;
+    use strum::VariantArray as _;
 
     use super::*;
     use crate::telemetry::span_totals::QUEUE_MAX_BYTES;
@@ -254,7 +255,7 @@ mod tests {
     fn counts(queue: &SpanQueue) -> (u64, [u64; 3]) {
         (
             queue.built(),
-            SpanResult::ALL.map(|result| queue.count(result)),
+            std::array::from_fn(|i| queue.count(SpanResult::VARIANTS[i])),
         )
     }
 

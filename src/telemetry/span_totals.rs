@@ -5,8 +5,10 @@ use std::ops::AddAssign;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
+use strum::VariantArray as _;
+
 use super::Metrics;
-use super::catalogue::{Queue, SpanResult};
+use crate::labels::{Queue, SpanResult};
 
 /// Spans that wait at most: about six seconds of the default budget.
 pub(super) const QUEUE_MAX_SPANS: usize = 8_192;
@@ -32,7 +34,7 @@ impl AddAssign for Room {
 #[derive(Default)]
 pub(super) struct Totals {
     built: AtomicU64,
-    results: [AtomicU64; SpanResult::ALL.len()],
+    results: [AtomicU64; SpanResult::VARIANTS.len()],
     pub(super) waiting_spans: AtomicUsize,
     pub(super) waiting_bytes: AtomicUsize,
     metrics: OnceLock<Metrics>,
@@ -112,10 +114,11 @@ impl Totals {
         };
         // A span is built before it has a result. So the results are read first and shown
         // last: whoever reads them before what was built never sees more of them.
-        let results = SpanResult::ALL.map(|result| self.of(result));
+        let results = SpanResult::VARIANTS.iter().map(|result| self.of(*result));
+        let results: Vec<u64> = results.collect();
         let built = self.built();
         metrics.spans_built.absolute(built);
-        for (result, spans) in SpanResult::ALL.into_iter().zip(results) {
+        for (&result, spans) in SpanResult::VARIANTS.iter().zip(results) {
             metrics.spans(result).absolute(spans);
         }
         let waiting = self.waiting_spans.load(Ordering::Relaxed);

@@ -20,15 +20,16 @@ use opentelemetry::trace::{
 };
 use opentelemetry::{InstrumentationScope, KeyValue};
 use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
+use strum::VariantArray as _;
 
 use super::batch::BatchRecord;
-use super::catalogue::{Decision, Outcome, Stage};
 use super::passage::{DETAIL_MAX_BYTES, Passage, cut};
 use super::record::{Failures, Moment};
 use super::semconv as name;
 use super::stages::Passed;
 use crate::config::{NatsConfig, pattern_of};
 use crate::event::{Event, TraceContext};
+use crate::labels::{Decision, Outcome, Stage};
 use crate::messaging::Delivery;
 
 /// Of a `Nats-Msg-Id`, which is as long as its producer likes; what is longer is cut.
@@ -62,7 +63,7 @@ impl MessageSpans {
     ) -> Vec<SpanData> {
         let process = self.process(passage, reason);
         let parent = process.span_context.clone();
-        let mut spans = Vec::with_capacity(1 + Stage::ALL.len());
+        let mut spans = Vec::with_capacity(1 + Stage::VARIANTS.len());
         spans.push(process);
         spans.extend(passage.times.passed().map(|passed| {
             let batch = batch.filter(|_| passed.stage == Stage::Store);
@@ -93,8 +94,8 @@ impl MessageSpans {
         }
         span.attributes = self.attributes(delivery, pattern);
         span.attributes.extend([
-            KeyValue::new(name::KEEP_REASON, reason.as_str()),
-            KeyValue::new(name::OUTCOME, passage.outcome.as_str()),
+            KeyValue::new(name::KEEP_REASON, reason.into_str()),
+            KeyValue::new(name::OUTCOME, passage.outcome.into_str()),
         ]);
         if let Some(batch) = passage.batch {
             span.attributes
@@ -165,7 +166,7 @@ fn stage(
 ) -> SpanData {
     let mut span = span(
         parent.trace_id().to_bytes(),
-        passed.stage.as_str(),
+        passed.stage.into_str(),
         passed.began,
         passed.ended,
     );
@@ -264,7 +265,7 @@ fn attempts(failures: &Failures, moment: &Moment) -> SpanEvents {
         .iter()
         .map(|attempt| {
             let attributes = vec![
-                KeyValue::new(name::ERROR_TYPE, attempt.code.as_str()),
+                KeyValue::new(name::ERROR_TYPE, attempt.code.into_str()),
                 KeyValue::new(name::EXCEPTION_MESSAGE, attempt.detail.clone()),
             ];
             let at = system_time(moment.unix_nanos(attempt.at));

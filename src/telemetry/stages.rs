@@ -1,13 +1,15 @@
 //! Where a settled message was when: the stages that it passed, one after the other and
 //! without a gap, so that their durations add up to its whole time.
 
-use super::catalogue::Stage;
+use strum::VariantArray as _;
+
 use super::record::Moment;
 use crate::event::Timestamp;
+use crate::labels::Stage;
 
 /// Ends of the stages in flow order, as marks ([`super::record::now_nanos`]); 0 where the
 /// message has not been.
-pub type Marks = [u64; Stage::ALL.len()];
+pub type Marks = [u64; Stage::VARIANTS.len()];
 
 /// The stages of one message, in nanoseconds since the Unix epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +48,7 @@ impl StageTimes {
     pub fn new(stored_at: Timestamp, marks: &Marks, moment: &Moment) -> Self {
         let received = moment.unix_nanos(marks[Stage::Stream as usize]);
         let began = unix_nanos(stored_at).min(received);
-        let mut ends = [0; Stage::ALL.len()];
+        let mut ends = [0; Stage::VARIANTS.len()];
         let mut last = began;
         for (end, mark) in ends.iter_mut().zip(marks) {
             if *mark != 0 {
@@ -81,8 +83,9 @@ impl StageTimes {
     /// The stages that the message passed, in flow order.
     pub fn passed(&self) -> impl Iterator<Item = Passed> {
         let mut last = self.began;
-        Stage::ALL
-            .into_iter()
+        Stage::VARIANTS
+            .iter()
+            .copied()
             .zip(self.ends)
             .filter(|(_, end)| *end != 0)
             .map(move |(stage, ended)| {

@@ -17,12 +17,12 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::registry::LookupSpan;
 
-use super::catalogue::SpanResult;
 use super::export::EXPORT_TIMEOUT;
 use super::processor::QueueProcessor;
 use super::root_sampler::RootSampler;
 use super::span_queue::SpanQueue;
 use crate::config::{TelemetryConfig, TracesExporter};
+use crate::labels::SpanResult;
 
 /// Attempts after the first one, as long as [`EXPORT_TIMEOUT`] has not passed.
 const RETRIES_MAX: usize = 3;

@@ -8,6 +8,7 @@ use ganesh::event::{
     ID_MAX_BYTES, Message, decode,
 };
 use serde_json::json;
+use strum::VariantArray as _;
 
 use super::{
     BINARY, STORED_AT, STRUCTURED, decode_map, decode_message, decode_structured, header_map,
@@ -370,11 +371,11 @@ fn errors_are_sentences_without_the_payload() {
 
 #[test]
 fn reasons_are_a_closed_list_of_distinct_labels() {
-    let labels: HashSet<&str> = DecodeReason::ALL
+    let labels: HashSet<&str> = DecodeReason::VARIANTS
         .iter()
-        .map(|reason| reason.as_str())
+        .map(DecodeReason::into_str)
         .collect();
-    assert_eq!(labels.len(), DecodeReason::ALL.len());
+    assert_eq!(labels.len(), DecodeReason::VARIANTS.len());
     for label in labels {
         assert!(
             label

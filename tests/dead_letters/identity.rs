@@ -77,13 +77,17 @@ fn headers_of_a_replay_that_do_not_agree_are_refused_and_not_guessed() {
         replay("1", "x~1", &seen, "first"),
     ] {
         let error = decode(&headers).expect_err(&format!("{headers:?}"));
-        assert_eq!(error.reason().as_str(), "invalid_attribute", "{headers:?}");
+        assert_eq!(
+            error.reason().into_str(),
+            "invalid_attribute",
+            "{headers:?}"
+        );
         assert!(error.to_string().contains("ganesh-dlq-"), "{error}");
     }
     let mut twice = replay("1", "x~1", &seen, "7").to_vec();
     twice.push(("Ganesh-Dlq-First-Seen", later));
     let error = decode(&twice).unwrap_err();
-    assert_eq!(error.reason().as_str(), "repeated_attribute");
+    assert_eq!(error.reason().into_str(), "repeated_attribute");
 }
 
 #[test]

@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 
 use ganesh::event::Timestamp;
+use ganesh::labels::Stage;
 use ganesh::telemetry::Metrics;
-use ganesh::telemetry::catalogue::{self, Stage};
+use ganesh::telemetry::catalogue;
 use ganesh::telemetry::histogram::Exemplar;
 use ganesh::telemetry::openmetrics::{Format, render};
 use ganesh::telemetry::recorder::{CatalogueRecorder, Recorded};

@@ -4,12 +4,13 @@ use std::collections::HashMap;
 use std::time::SystemTime;
 
 use clap::{Arg, ArgMatches};
+use strum::VariantArray as _;
 
 use crate::cli::option_argument;
 use crate::config::{Setting, given, is_subject, parse_duration};
 use crate::event::Timestamp;
+use crate::labels::Reason;
 use crate::messaging::letters::scan::Filter;
-use crate::pipeline::dead_letter::Reason;
 
 const fn setting(env: &'static str, default: &'static str, help: &'static str) -> Setting {
     Setting { env, default, help }
@@ -134,7 +135,8 @@ impl Given {
     }
 
     pub(super) fn selection(&mut self) -> Selection {
-        let reasons = Reason::ALL.map(Reason::as_str);
+        let reasons = Reason::VARIANTS.iter().map(|reason| reason.into_str());
+        let reasons: Vec<_> = reasons.collect();
         let expected = format!("one or several of {}", reasons.join(", "));
         Selection {
             filter: Filter {

@@ -1,11 +1,13 @@
 //! Which series a metric has: all combinations of its labels' closed values.
 
-use super::{
-    BusyWorker, CacheRequest, Decision, Metric, Outcome, Queue, SpanResult, Stage, WriteMethod,
-};
+use strum::VariantArray;
+
+use super::Metric;
 use crate::error::{Code, Dependency};
-use crate::pipeline::dead_letter::Reason;
-use crate::telemetry::metrics::{HTTP_ROUTES, HTTP_STATUS_CLASSES};
+use crate::labels::{
+    BusyWorker, CacheRequest, ConnectionState, Decision, HttpRoute, Outcome, Queue, Reason,
+    SpanResult, Stage, StatusClass, WriteMethod,
+};
 
 type LabelValues = Vec<&'static str>;
 
@@ -18,40 +20,41 @@ impl Metric {
     pub fn series(&self) -> Vec<LabelValues> {
         match self.labels {
             [] => vec![vec![]],
-            ["outcome"] => each(&Outcome::ALL.map(Outcome::as_str)),
-            ["reason"] => each(&Reason::ALL.map(Reason::as_str)),
-            ["stage"] => each(&Stage::ALL.map(Stage::as_str)),
-            ["queue"] => each(&Queue::ALL.map(Queue::as_str)),
-            ["method"] => each(&WriteMethod::ALL.map(WriteMethod::as_str)),
-            ["state"] => each(&["idle", "used"]),
-            ["decision"] => each(&Decision::ALL.map(Decision::as_str)),
-            ["result"] => each(&SpanResult::ALL.map(SpanResult::as_str)),
-            ["worker"] => each(&BusyWorker::ALL.map(BusyWorker::as_str)),
-            ["version"] => each(&[env!("CARGO_PKG_VERSION")]),
-            ["dependency"] => each(&Dependency::ALL.map(Dependency::as_str)),
-            ["dependency", "code"] => pairs(
-                &Dependency::ALL.map(Dependency::as_str),
-                &Code::ALL.map(Code::as_str),
-            ),
-            ["operation", "result"] => {
-                let pair = |request: CacheRequest| {
-                    let (operation, result) = request.labels();
-                    vec![operation, result]
-                };
-                CacheRequest::ALL.map(pair).to_vec()
-            }
-            ["route", "status"] => pairs(&HTTP_ROUTES, &HTTP_STATUS_CLASSES),
+            ["outcome"] => each::<Outcome>(),
+            ["reason"] => each::<Reason>(),
+            ["stage"] => each::<Stage>(),
+            ["queue"] => each::<Queue>(),
+            ["method"] => each::<WriteMethod>(),
+            ["state"] => each::<ConnectionState>(),
+            ["decision"] => each::<Decision>(),
+            ["result"] => each::<SpanResult>(),
+            ["worker"] => each::<BusyWorker>(),
+            ["version"] => vec![vec![env!("CARGO_PKG_VERSION")]],
+            ["dependency"] => each::<Dependency>(),
+            ["dependency", "code"] => pairs::<Dependency, Code>(),
+            ["operation", "result"] => each::<CacheRequest>(),
+            ["route", "status"] => pairs::<HttpRoute, StatusClass>(),
             unlisted => panic!("{}: no closed list for {unlisted:?}", self.name),
         }
     }
 }
 
-fn each(values: &[&'static str]) -> Vec<LabelValues> {
-    values.iter().map(|value| vec![*value]).collect()
+/// A value with a space in it is two.
+fn each<L: VariantArray + Copy + Into<&'static str>>() -> Vec<LabelValues> {
+    let values = |value: &L| {
+        let value: &'static str = (*value).into();
+        value.split(' ').collect()
+    };
+    L::VARIANTS.iter().map(values).collect()
 }
 
-fn pairs(one: &[&'static str], other: &[&'static str]) -> Vec<LabelValues> {
-    one.iter()
-        .flat_map(|a| other.iter().map(|b| vec![*a, *b]))
+fn pairs<A, B>() -> Vec<LabelValues>
+where
+    A: VariantArray + Copy + Into<&'static str>,
+    B: VariantArray + Copy + Into<&'static str>,
+{
+    each::<A>()
+        .iter()
+        .flat_map(|a| each::<B>().into_iter().map(|b| [a.clone(), b].concat()))
         .collect()
 }
