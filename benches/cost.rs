@@ -21,8 +21,8 @@ mod drain;
 #[path = "../tests/support/mod.rs"]
 mod support;
 
-use ::ganesh::pipeline::observe::Observer;
-use ::ganesh::telemetry::slow::SlowLog;
+use ::ganesh::observe::Observer;
+use ::ganesh::observe::slow_list::SlowList;
 use ::ganesh::telemetry::{Metrics, recorder, traces};
 use drain::{Cost, compare, drain, produce};
 use support::collector::Collector;
@@ -63,13 +63,13 @@ async fn memory_stays_flat() {
         &config,
         metrics.clone(),
         Some(tracing.queue.clone()),
-        SlowLog::default(),
+        SlowList::default(),
     );
-    let cached = batch::batch(&metrics, &config);
+    let (batch, cached) = batch::batch(&metrics, &config);
     let mut resident = Vec::new();
     let rounds = OBSERVED / batch::BATCH;
     for round in 1..=rounds {
-        observer.rows(&cached);
+        observer.rows(&batch, &cached);
         if round % (rounds / 12) == 0 {
             resident.push(command::resident_bytes(std::process::id()));
         }

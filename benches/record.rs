@@ -1,4 +1,4 @@
-//! What a message costs beside its way: its record, its settlement when no trace is kept,
+//! What a message costs beside its way: its timings, its settlement when no trace is kept,
 //! and the trace when one is.
 //!
 //! `cargo bench --bench record`
@@ -13,21 +13,21 @@ use std::hint::black_box;
 use batch::{BATCH, batch, config};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use ganesh::labels::{Decision, Outcome};
-use ganesh::pipeline::decode::Decoded;
-use ganesh::pipeline::observe::Observer;
-use ganesh::telemetry::passage::Passage;
-use ganesh::telemetry::record::{Moment, Record, now_nanos};
-use ganesh::telemetry::slow::SlowLog;
-use ganesh::telemetry::spans::{MessageSpans, batch_span};
-use ganesh::telemetry::stages::StageTimes;
+use ganesh::message::Decoded;
+use ganesh::message::timings::{Moment, Timings, now_nanos};
+use ganesh::observe::Observer;
+use ganesh::observe::settled_message::SettledMessage;
+use ganesh::observe::slow_list::SlowList;
+use ganesh::observe::spans::{MessageSpans, batch_span};
+use ganesh::observe::stage_times::StageTimes;
 use ganesh::telemetry::{Histograms, Metrics};
 
-fn record(criterion: &mut Criterion) {
-    criterion.bench_function("record: received and decoded", |bencher| {
+fn timings(criterion: &mut Criterion) {
+    criterion.bench_function("timings: received and decoded", |bencher| {
         bencher.iter(|| {
-            let mut record = Record::received();
-            record.mark_decoded(now_nanos());
-            black_box(record)
+            let mut timings = Timings::received();
+            timings.mark_decoded(now_nanos());
+            black_box(timings)
         });
     });
 }
@@ -39,12 +39,12 @@ fn unkept(criterion: &mut Criterion) {
         ("GANESH_TRACE_BASELINE", "0"),
     ]);
     let metrics = Metrics::register(&Histograms::default());
-    let cached = batch(&metrics, &config);
-    let mut observer = Observer::new(&config, metrics, None, SlowLog::default());
+    let (batch, cached) = batch(&metrics, &config);
+    let mut observer = Observer::new(&config, metrics, None, SlowList::default());
     let mut group = criterion.benchmark_group("settlement");
     group.throughput(Throughput::Elements(BATCH));
     group.bench_function("1,000 unkept messages", |bencher| {
-        bencher.iter(|| observer.rows(black_box(&cached)));
+        bencher.iter(|| observer.rows(black_box(&batch), &cached));
     });
     group.finish();
 }
@@ -53,22 +53,22 @@ fn unkept(criterion: &mut Criterion) {
 fn kept(criterion: &mut Criterion) {
     let config = config(&[]);
     let metrics = Metrics::register(&Histograms::default());
-    let cached = batch(&metrics, &config);
+    let (batch, cached) = batch(&metrics, &config);
     let spans = MessageSpans::new(&config.nats);
-    let Decoded { delivery, event } = &cached.committed.messages[0];
-    let batch = &cached.committed.record;
+    let Decoded { delivery, event } = &batch.messages[0];
+    let batch = &batch.timings;
     criterion.bench_function("spans of a kept message", |bencher| {
         bencher.iter(|| {
             let moment = Moment::now();
             let marks = [
-                delivery.record.taken_at(),
-                delivery.record.decoded_at(),
-                batch.closed,
+                delivery.timings.taken_at(),
+                delivery.timings.decoded_at(),
+                batch.taken,
                 batch.durable,
-                cached.cached_at,
+                cached.ended,
                 moment.monotonic(),
             ];
-            let passage = Passage {
+            let message = SettledMessage {
                 delivery,
                 event: Some(event),
                 outcome: Outcome::Stored,
@@ -79,7 +79,7 @@ fn kept(criterion: &mut Criterion) {
                 settle_failures: None,
                 verdict: None,
             };
-            black_box(spans.build(&passage, Decision::Slow, None))
+            black_box(spans.build(&message, Decision::Slow, None))
         });
     });
     criterion.bench_function("span of a batch", |bencher| {
@@ -87,5 +87,5 @@ fn kept(criterion: &mut Criterion) {
     });
 }
 
-criterion_group!(benches, record, unkept, kept);
+criterion_group!(benches, timings, unkept, kept);
 criterion_main!(benches);

@@ -17,6 +17,7 @@ pub mod replay;
 mod structured;
 mod timestamp;
 mod trace_context;
+mod trace_id;
 
 use std::collections::BTreeMap;
 
@@ -35,6 +36,7 @@ pub use self::error::{DecodeError, DecodeReason};
 pub use self::structured::{encode_structured, to_json};
 pub use self::timestamp::Timestamp;
 pub use self::trace_context::{TraceContext, trace_context};
+pub use self::trace_id::TraceId;
 
 /// How deeply arrays and objects may nest in JSON data. Postgres takes a few thousand levels, but
 /// readers do not: `serde_json` stops at 127, and the API wraps an event into a few levels more.

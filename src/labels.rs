@@ -65,8 +65,8 @@ pub enum Stage {
     Stream,
     /// Until its envelope was decoded, or refused.
     Decode,
-    /// Until its batch was closed.
-    Batch,
+    /// Until a writer took it.
+    Queue,
     /// Until its row was committed.
     Store,
     /// Until the cache was written, or skipped.
@@ -79,17 +79,9 @@ pub enum Stage {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case", const_into_str)]
 pub enum Queue {
-    /// source → decode, in chunks of deliveries.
-    Decode,
-    /// decode → batch, in chunks of events.
-    Batch,
-    /// batch → store, in batches.
-    Store,
-    /// store → cache, in batches.
-    Cache,
-    /// cache → settle, in batches.
-    Settle,
-    /// decode and store → dead letter, in messages.
+    /// source → writers, in messages.
+    Writer,
+    /// source and writers → dead letters, in messages.
     DeadLetter,
     /// Spans of kept traces that wait for the OTLP exporter.
     Export,

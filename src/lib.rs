@@ -2,24 +2,29 @@
 //! keeps the newest state of the subjects that are read in Dragonfly or Redis.
 //!
 //! ```text
-//!  JetStream ─▶ source ─16─▶ decode ─16─▶ batch ─W─▶ store ×W ─4─▶ cache ─4─▶ settle ─▶ ack
-//!                  │            │ not an event          │ refused row            ▲
-//!                  ▼            └─────────256───────────┴──▶ dead_letter ────────┘
-//!                held ◀── keeper: progress acks, releases
+//!  JetStream ─▶ source, decode ─▶ queue ─▶ writer ×W: store ─▶ cache ─▶ settle ─▶ ack
+//!                  │                │        COPY or     newest    ack after
+//!                  │ no event       │        INSERT      states    the commit
+//!                  ▼                │          │ refused row
+//!               dead letters ◀──────┼──────────┘
+//!               held ◀── keepalive: progress acks, releases
 //! ```
 //!
-//! The numbers are the channels' capacities (`pipeline.rs`); W is `GANESH_WRITERS`. The
-//! modules stand in the order in which a message, or who runs the process, meets them.
+//! W is `GANESH_WRITERS`. The queue holds no more than may be held (`GANESH_MAX_IN_FLIGHT`). The modules
+//! stand in the order in which a message, or who runs the process, meets them; imports run the other way
+//! round (tests/quick/imports.rs).
 
 pub mod cli;
-pub mod config;
-pub mod error;
-pub mod labels;
-pub mod messaging;
-pub mod event;
+pub mod produce;
+pub mod api;
 pub mod pipeline;
+pub mod observe;
+pub mod messaging;
 pub mod storage;
 pub mod cache;
-pub mod api;
 pub mod telemetry;
-pub mod produce;
+pub mod message;
+pub mod event;
+pub mod config;
+pub mod labels;
+pub mod error;

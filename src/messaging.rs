@@ -8,10 +8,10 @@ pub mod held;
 pub mod keeper;
 pub mod lag;
 pub mod letters;
+pub mod pull;
 mod removed;
 pub mod streams;
 pub mod unfit;
 pub mod unreadable;
 
-pub use delivery::Delivery;
 pub use held::Held;

@@ -1,65 +1,64 @@
-//! The pipeline: which stage hands what to which, through channels of what
-//! capacity, and how it ends.
+//! The pipeline: which task hands what to which, and how it ends.
 //!
-//! Only the source hears the shutdown. It ends, its sender is dropped, and every
-//! later stage ends when its input is empty and closed.
+//! ```text
+//!  source ── decode ──▶ queue ──▶ writer ×W: store, cache, settle
+//!     │ no event                    │ refused row
+//!     └────────▶ dead letters ◀─────┘
+//! ```
+//!
+//! The queues have no capacity of their own: everything in them is held, and the source pulls no more
+//! than may be. Only the source hears the shutdown. It ends, the queue is closed, and every later part
+//! ends when its input is empty and closed.
 
-pub mod batch;
-pub mod cache;
 pub mod dead_letter;
 pub mod decode;
-mod exhausted;
-mod inbox;
-pub mod observe;
-pub mod rejections;
-pub mod settle;
+pub mod parking;
+pub mod queue;
 pub mod source;
-pub mod store;
+
+mod cache;
+mod settle;
+mod store;
 mod unreadable;
+mod writer;
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::futures::Notified;
-use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
-use self::observe::Observer;
-use self::rejections::Rejections;
+use self::dead_letter::DeadLetterStage;
+use self::parking::Parking;
+use self::queue::Limits;
+use self::source::{Origin, Outputs, Source};
+use self::writer::Writer;
 use crate::cache::Cache;
 use crate::config::Config;
 use crate::error::Error;
 use crate::labels::Queue;
 use crate::messaging::Held;
+use crate::observe::Observer;
 use crate::storage::EventWriter;
 use crate::storage::queries::Reads;
 use crate::telemetry::logs::RateLimit;
 use crate::telemetry::{Health, Metrics};
 
-/// Capacities of the channels, in the entries that [`Queue`] names. What they can
-/// hold is bounded by `GANESH_MAX_IN_FLIGHT` all the same; they only have to be
-/// long enough that no stage waits for another one's hiccup.
-const DECODE_CAPACITY: usize = 16;
-const BATCH_CAPACITY: usize = 16;
-const CACHE_CAPACITY: usize = 4;
-const SETTLE_CAPACITY: usize = 4;
-const DEAD_LETTER_CAPACITY: usize = 256;
-
-/// How often the fill of the channels is exported.
-const EXPORT_QUEUES_EVERY: Duration = Duration::from_secs(1);
+/// How often the difference between clocks is exported.
+const EXPORT_EVERY: Duration = Duration::from_secs(1);
 
 /// What the pipeline works with; made by `serve`.
 pub struct Parts {
     /// The configuration.
     pub config: Config,
     /// Where messages come from.
-    pub origin: source::Origin,
+    pub origin: Origin,
     /// The register of what is held.
     pub held: Arc<Held>,
-    /// Writes batches.
-    pub writer: EventWriter,
+    /// Writes rows.
+    pub rows: EventWriter,
     /// Reads rows.
     pub reads: Reads,
     /// The cache.
@@ -68,126 +67,89 @@ pub struct Parts {
     pub health: Health,
     /// The metrics.
     pub metrics: Metrics,
-    /// What is told of every settled message, unless telemetry is off.
+    /// Is told of every settled message, unless telemetry is off.
     pub observer: Option<Observer>,
 }
 
-/// Starts every stage. They end by themselves after `stop`, when the last held
-/// message is settled; shutting the set down stops them where they are, and what
-/// they hold is released.
-///
-/// Long, because the wiring is one thing: who reads what the one before it writes.
+/// Starts every task. They end by themselves after `stop`, when the last held message is settled;
+/// shutting the set down stops them where they are, and what they hold is released.
 pub fn spawn(parts: Parts, stop: &CancellationToken) -> JoinSet<Result<(), Error>> {
     let Parts {
         config,
         origin,
         held,
-        writer,
-        reads,
-        cache,
-        health,
         metrics,
+        health,
         observer,
+        ..
     } = parts;
-    let jetstream = &origin.jetstream;
-    let writers = config.pipeline.writers;
-    let (to_decode, decode_input) = mpsc::channel(DECODE_CAPACITY);
-    let (to_batch, batch_input) = mpsc::channel(BATCH_CAPACITY);
-    let (to_store, store_input) = mpsc::channel(writers);
-    let (to_cache, cache_input) = mpsc::channel(CACHE_CAPACITY);
-    let (to_settle, settle_input) = mpsc::channel(SETTLE_CAPACITY);
-    let (to_dead_letter, dead_letter_input) = mpsc::channel(DEAD_LETTER_CAPACITY);
+    let (decoded, queue) = queue::queue(metrics.queue_depth(Queue::Writer).clone());
+    let (dead_letters, letters) = queue::queue(metrics.queue_depth(Queue::DeadLetter).clone());
+    for queue in [Queue::Writer, Queue::DeadLetter] {
+        #[allow(clippy::cast_precision_loss, reason = "a gauge")]
+        let capacity = config.pipeline.max_in_flight as f64;
+        metrics.queue_capacity(queue).set(capacity);
+    }
+    let limits = Limits::of(&config.pipeline);
+    let parking = Parking::new(queue, limits, health.clone(), metrics.clone());
+    let parking = Arc::new(parking);
+    let client = origin.jetstream.client();
 
-    let mut stages = JoinSet::new();
-    stages.spawn(export_queues(
-        metrics.clone(),
-        [
-            gauge(Queue::Decode, &to_decode),
-            gauge(Queue::Batch, &to_batch),
-            gauge(Queue::Store, &to_store),
-            gauge(Queue::Cache, &to_cache),
-            gauge(Queue::Settle, &to_settle),
-            gauge(Queue::DeadLetter, &to_dead_letter),
-        ],
-        stop.clone(),
-    ));
-    stages.spawn(settle::run(jetstream.client(), observer, settle_input));
-    stages.spawn(dead_letter::run(
-        dead_letter::DeadLetterStage {
-            jetstream: jetstream.clone(),
-            stream: config.nats.stream.clone(),
-            dlq_stream: config.nats.dlq_stream.clone(),
-            metrics: metrics.clone(),
-            health: health.clone(),
-            log: RateLimit::default(),
-            retries: RateLimit::new(1, Duration::from_secs(1)),
-        },
-        dead_letter_input,
-        to_settle.clone(),
-    ));
-    stages.spawn(cache::run(
-        cache.clone(),
-        health.clone(),
-        metrics.clone(),
-        cache_input,
-        to_settle,
-    ));
-    let store_input = Arc::new(Mutex::new(store_input));
-    let rejections = Arc::new(Rejections::new(health.clone()));
-    let store = store::StoreStage {
-        writer,
-        reads,
-        cache,
-        rejections,
+    let mut tasks = JoinSet::new();
+    if let Some(observer) = observer.clone() {
+        tasks.spawn(export_skew(observer, stop.clone()));
+    }
+    let buries = DeadLetterStage {
+        jetstream: origin.jetstream.clone(),
+        stream: config.nats.stream.clone(),
+        dlq_stream: config.nats.dlq_stream.clone(),
+        held: held.clone(),
+        observer: observer.clone(),
+        metrics: metrics.clone(),
+        health: health.clone(),
+        log: RateLimit::default(),
+        retries: RateLimit::new(1, Duration::from_secs(1)),
+    };
+    tasks.spawn(dead_letter::run(buries, letters));
+    let writer = Writer {
+        parking: parking.clone(),
+        rows: parts.rows,
+        reads: parts.reads,
+        cache: parts.cache,
+        client,
+        held: held.clone(),
+        dead_letters: dead_letters.clone(),
+        observer,
         health,
         metrics: metrics.clone(),
+        max_deliveries: config.pipeline.max_deliveries,
         log: Arc::default(),
     };
-    let outputs = store::Outputs {
-        committed: to_cache,
-        dead_letters: to_dead_letter.clone(),
-    };
-    let (to_set_aside, set_aside) = mpsc::unbounded_channel();
-    for _ in 0..writers {
-        stages.spawn(store::run(
-            store.clone(),
-            store_input.clone(),
-            outputs.clone(),
-            to_set_aside.clone(),
-        ));
+    for _ in 0..config.pipeline.writers {
+        tasks.spawn(writer::run(writer.clone()));
     }
-    stages.spawn(store::run_set_aside(store, set_aside, outputs));
-    stages.spawn(batch::run(
-        batch::Limits::of(&config.pipeline),
-        config.pipeline.max_deliveries,
-        metrics.clone(),
-        batch_input,
-        to_store,
-    ));
-    stages.spawn(decode::run(
-        config.nats.stream.clone(),
-        config.pipeline.accept_plain,
-        decode_input,
-        to_batch,
-        to_dead_letter.clone(),
-    ));
+    let outputs = Outputs {
+        decoded,
+        parking,
+        dead_letters,
+    };
     let stop = stop.clone();
-    stages.spawn(async move {
-        let source = source::Source::new(origin, held, metrics, to_dead_letter, config).await?;
-        source::run(source, to_decode, stop).await
+    tasks.spawn(async move {
+        let source = Source::new(origin, held, metrics, outputs, config).await?;
+        source::run(source, stop).await
     });
-    stages
+    tasks
 }
 
-/// Waits until every stage has ended.
+/// Waits until every task has ended.
 ///
 /// # Errors
-/// The first fatal error of a stage; the others are told to stop.
+/// The first fatal error of a task; the others are told to stop.
 pub async fn supervise(
-    stages: &mut JoinSet<Result<(), Error>>,
+    tasks: &mut JoinSet<Result<(), Error>>,
     stop: &CancellationToken,
 ) -> Result<(), Error> {
-    while let Some(ended) = stages.join_next().await {
+    while let Some(ended) = tasks.join_next().await {
         match ended {
             Ok(Err(error)) => {
                 stop.cancel();
@@ -201,44 +163,13 @@ pub async fn supervise(
     Ok(())
 }
 
-/// A channel's fill and capacity, without keeping it open.
-struct QueueGauge {
-    queue: Queue,
-    read: Box<dyn Fn() -> Option<(usize, usize)> + Send + Sync>,
-}
-
-fn gauge<T: Send + 'static>(queue: Queue, sender: &mpsc::Sender<T>) -> QueueGauge {
-    let sender = sender.downgrade();
-    QueueGauge {
-        queue,
-        read: Box::new(move || {
-            let sender = sender.upgrade()?;
-            let capacity = sender.max_capacity();
-            Some((capacity - sender.capacity(), capacity))
-        }),
-    }
-}
-
-async fn export_queues<const QUEUES: usize>(
-    metrics: Metrics,
-    queues: [QueueGauge; QUEUES],
-    stop: CancellationToken,
-) -> Result<(), Error> {
-    let mut ticks = tokio::time::interval(EXPORT_QUEUES_EVERY);
+async fn export_skew(observer: Observer, stop: CancellationToken) -> Result<(), Error> {
+    let mut ticks = tokio::time::interval(EXPORT_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
-            _ = ticks.tick() => {}
-        }
-        for QueueGauge { queue, read } in &queues {
-            if let Some((depth, capacity)) = read() {
-                #[allow(clippy::cast_precision_loss, reason = "gauges")]
-                {
-                    metrics.queue_depth(*queue).set(depth as f64);
-                    metrics.queue_capacity(*queue).set(capacity as f64);
-                }
-            }
+            _ = ticks.tick() => observer.export_skew(),
         }
     }
 }
@@ -258,10 +189,15 @@ impl Backoff {
         Self { next: Self::FIRST }
     }
 
-    pub(crate) async fn wait(&mut self) {
-        let jitter = rand::random_range(0.5..1.0);
-        tokio::time::sleep(self.next.mul_f64(jitter)).await;
+    /// How long to wait after the attempt that failed.
+    pub(crate) fn next_wait(&mut self) -> Duration {
+        let wait = self.next.mul_f64(rand::random_range(0.5..1.0));
         self.next = (self.next * 2).min(Self::CEILING);
+        wait
+    }
+
+    pub(crate) async fn wait(&mut self) {
+        tokio::time::sleep(self.next_wait()).await;
     }
 
     /// Waits no longer than until what was away answers again ([`Health::recovery`], of before the

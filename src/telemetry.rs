@@ -1,30 +1,23 @@
 //! What the process tells about itself: metrics, logs, spans, and the record
 //! that every message carries.
 
-pub mod batch;
+pub mod budget;
 pub mod catalogue;
 pub mod export;
 pub mod health;
 pub mod histogram;
-pub mod keep;
 pub mod logs;
 pub mod metrics;
 pub mod openmetrics;
-pub mod passage;
 pub mod processor;
-pub mod record;
 pub mod recorder;
 pub mod root_sampler;
 pub mod runtime;
 pub mod semconv;
-pub mod skew;
-pub mod slow;
 mod span_bytes;
 pub mod span_queue;
 mod span_totals;
 pub mod spans;
-pub mod stages;
-pub mod trace_id;
 pub mod traces;
 
 pub use health::Health;

@@ -1,87 +1,52 @@
-//! Linger and size of batches, and what writers do to each other.
+//! Sizes of batches, and what writers do to each other.
 
-use std::time::{Duration, Instant};
-
-use ganesh::pipeline::batch::{Batcher, Limits};
-use proptest::prelude::*;
-
+use crate::support::Stack;
 use crate::support::events::{event, events, publish};
 use crate::support::keys::{hold_key, wait_until_so_many_wait};
-use crate::support::{Stack, eventually};
 
 const COPIES: &str = "ganesh_batch_writes_total{method=\"copy\"}";
+const QUEUED: &str = "ganesh_queue_depth{queue=\"writer\"}";
 
 #[tokio::test]
-async fn a_single_event_is_stored_within_the_linger_time() {
+async fn a_single_event_does_not_wait_for_company() {
     let stack = Stack::start().await;
-    let linger = [("GANESH_BATCH_LINGER_MS", "300")];
-    let _ganesh = stack.serve(&linger).await;
+    let ganesh = stack.serve(&[]).await;
     let jetstream = stack.jetstream().await;
-    publish(&jetstream, &[event("warm-up")]).await;
-    eventually("the warm-up is stored", || async {
-        stack.rows().await == 1
-    })
-    .await;
-    let began = Instant::now();
-    publish(&jetstream, &[event("single")]).await;
-    while stack.rows().await < 2 {
-        tokio::time::sleep(Duration::from_millis(2)).await;
+    for number in 0..10 {
+        publish(&jetstream, &[event(&format!("single-{number}"))]).await;
+        stack.wait_for_rows(number + 1).await;
     }
-    let took = began.elapsed();
-    assert!(
-        took >= Duration::from_millis(290),
-        "it did not linger: {took:?}"
-    );
-    assert!(took < Duration::from_millis(600), "it took {took:?}");
+    stack.wait_until_drained().await;
+    let waited = "ganesh_stage_seconds_sum{stage=\"queue\"}";
+    let waited = ganesh.metric(waited).await;
+    assert!(waited < 0.05, "ten events waited {waited} s for a writer");
+    let inserts = ganesh
+        .metric("ganesh_batch_writes_total{method=\"insert\"}")
+        .await;
+    assert!((inserts - 10.0).abs() < f64::EPSILON, "{inserts}");
 }
 
+/// What arrives while every writer is busy is one batch for the next free one.
 #[tokio::test]
 async fn a_flood_fills_batches() {
     let stack = Stack::start().await;
     stack.make_streams().await;
-    publish(&stack.jetstream().await, &events("e", 10_000)).await;
-    let ganesh = stack
-        .serve(&[
-            ("GANESH_BATCH_MAX_EVENTS", "1000"),
-            ("GANESH_BATCH_LINGER_MS", "2000"),
-        ])
-        .await;
+    let all = events("e", 10_001);
+    // The only writer waits for this one's key.
+    let first = hold_key(&stack, &all[0]).await;
+    let jetstream = stack.jetstream().await;
+    publish(&jetstream, &all[..1]).await;
+    let settings = [("GANESH_BATCH_MAX_EVENTS", "1000"), ("GANESH_WRITERS", "1")];
+    let ganesh = stack.serve(&settings).await;
+    wait_until_so_many_wait(&stack, 1).await;
+    publish(&jetstream, &all[1..]).await;
+    ganesh.wait_for_metric(QUEUED, 10_000.0).await;
+    first.rollback().await.unwrap();
     stack.wait_until_drained().await;
-    assert_eq!(stack.rows().await, 10_000);
+    assert_eq!(stack.rows().await, 10_001);
     let copies = ganesh.metric(COPIES).await;
     assert!((copies - 10.0).abs() < f64::EPSILON, "{copies} batches");
-}
-
-proptest! {
-    #[test]
-    fn a_batch_keeps_order_and_limits(
-        sizes in prop::collection::vec(1usize..500, 0..200),
-        max_events in 1usize..50,
-        max_bytes in 1usize..2_000,
-    ) {
-        let linger = Duration::from_secs(1);
-        let limits = Limits { events: max_events, bytes: max_bytes, linger };
-        let mut batcher = Batcher::new(limits);
-        let began = tokio::time::Instant::now();
-        let arrival = |i: usize| began + Duration::from_millis(i as u64);
-        let mut closed = Vec::new();
-        for (i, bytes) in sizes.iter().enumerate() {
-            closed.extend(batcher.push((i, *bytes), *bytes, arrival(i)));
-            // The first event of the open batch starts its linger; later ones do not.
-            let first: usize = closed.iter().map(Vec::len).sum();
-            let deadline = (!batcher.is_empty()).then(|| arrival(first) + linger);
-            prop_assert_eq!(batcher.deadline(), deadline);
-        }
-        closed.extend(batcher.take());
-        prop_assert!(batcher.take().is_none());
-        for batch in &closed {
-            let bytes: usize = batch.iter().map(|(_, bytes)| bytes).sum();
-            prop_assert!(batch.len() <= max_events);
-            prop_assert!(bytes <= max_bytes || batch.len() == 1);
-        }
-        let order: Vec<usize> = closed.into_iter().flatten().map(|(i, _)| i).collect();
-        prop_assert_eq!(order, (0..sizes.len()).collect::<Vec<_>>());
-    }
+    assert!(ganesh.metric(QUEUED).await < f64::EPSILON);
 }
 
 #[tokio::test]
@@ -92,17 +57,25 @@ async fn batches_with_the_same_events_in_opposite_order_do_not_deadlock() {
     let middle = hold_key(&stack, &forward[500]).await;
     let mut all = forward.clone();
     all.extend(forward.into_iter().rev());
-    publish(&stack.jetstream().await, &all).await;
-    let settings = [
-        ("GANESH_BATCH_MAX_EVENTS", "1000"),
-        ("GANESH_BATCH_LINGER_MS", "2000"),
-        ("GANESH_WRITERS", "2"),
-    ];
+    let settings = [("GANESH_BATCH_MAX_EVENTS", "1000"), ("GANESH_WRITERS", "2")];
     let ganesh = stack.serve(&settings).await;
+    let jetstream = stack.jetstream().await;
+    // Both writers are busy until all are there.
+    let mut busy = Vec::new();
+    for (waiting, one) in (1..).zip(events("busy", 2)) {
+        busy.push(hold_key(&stack, &one).await);
+        publish(&jetstream, &[one]).await;
+        wait_until_so_many_wait(&stack, waiting).await;
+    }
+    publish(&jetstream, &all).await;
+    ganesh.wait_for_metric(QUEUED, 2_000.0).await;
+    for key in busy {
+        key.rollback().await.unwrap();
+    }
     wait_until_so_many_wait(&stack, 2).await;
     middle.rollback().await.unwrap();
     stack.wait_until_drained().await;
-    assert_eq!(stack.rows().await, 1_000);
+    assert_eq!(stack.rows().await, 1_002);
     let conflicts = "ganesh_dependency_errors_total{dependency=\"postgres\",code=\"conflict\"}";
     assert!(ganesh.metric(conflicts).await < f64::EPSILON);
 }

@@ -192,7 +192,7 @@ fn the_names_and_labels_that_dashboards_rely_on_are_there() {
     let stages = names::<Stage>();
     assert_eq!(
         stages,
-        ["stream", "decode", "batch", "store", "cache", "settle"]
+        ["stream", "decode", "queue", "store", "cache", "settle"]
     );
     let decisions = names::<Decision>();
     assert_eq!(

@@ -14,9 +14,9 @@ use async_nats::jetstream::Context;
 use async_nats::jetstream::stream::{Config, StorageType};
 use bytes::Bytes;
 use ganesh::event::Timestamp;
+use ganesh::event::TraceId;
 use ganesh::messaging::letters::write::{self, Original, Outgoing};
 use ganesh::messaging::streams::DLQ_DUPLICATE_WINDOW;
-use ganesh::telemetry::trace_id::TraceId;
 use serde_json::Value;
 
 use crate::support::Stack;

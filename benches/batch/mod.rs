@@ -1,21 +1,18 @@
 //! A batch as it comes to settlement, without servers.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_nats::{HeaderMap, Message, Subject};
 use bytes::Bytes;
 use ganesh::config::{Config, Reader};
 use ganesh::event::{self, Timestamp};
-use ganesh::labels::Outcome;
+use ganesh::labels::{Outcome, WriteMethod};
+use ganesh::message::timings::{Failures, now_nanos};
+use ganesh::message::{BatchTimings, CacheWrite, Decoded, StoredBatch};
 use ganesh::messaging::delivery::Arrived;
 use ganesh::messaging::held::{Arrival, Held, Limits};
-use ganesh::pipeline::decode::Decoded;
-use ganesh::pipeline::settle::Cached;
-use ganesh::pipeline::store::Committed;
 use ganesh::telemetry::Metrics;
-use ganesh::telemetry::batch::BatchRecord;
-use ganesh::telemetry::record::{Failures, now_nanos};
 
 /// Messages in it.
 pub(crate) const BATCH: u64 = 1_000;
@@ -56,7 +53,7 @@ fn decoded(held: &Arc<Held>, sequence: u64) -> Decoded {
         reply: arrived.reply.clone(),
         bytes: 300,
     }));
-    let mut delivery = arrived.into_delivery("EVENTS", ids[0], held);
+    let mut delivery = arrived.into_delivery("EVENTS", ids[0], held.releases());
     let event = event::decode(
         &event::Message {
             subject: &delivery.message.subject,
@@ -69,29 +66,35 @@ fn decoded(held: &Arc<Held>, sequence: u64) -> Decoded {
         true,
     )
     .unwrap();
-    delivery.record.mark_taken(now_nanos());
-    delivery.record.mark_decoded(now_nanos());
+    delivery.timings.mark_taken(now_nanos());
+    delivery.timings.mark_decoded(now_nanos());
     Decoded { delivery, event }
 }
 
 /// A batch of messages that were all stored.
-pub(crate) fn batch(metrics: &Metrics, config: &Config) -> Cached {
+pub(crate) fn batch(metrics: &Metrics, config: &Config) -> (StoredBatch, CacheWrite) {
     let limits = Limits::of(&config.pipeline);
     let (held, _) = Held::new(limits, Duration::from_secs(30), metrics.clone());
     let messages: Vec<Decoded> = (1..=BATCH).map(|seq| decoded(&held, seq)).collect();
     let outcomes = vec![Outcome::Stored; messages.len()];
-    let (closed, began, durable) = (now_nanos(), now_nanos(), now_nanos());
-    let failures = Failures::default();
-    let record = BatchRecord::new(closed, began, durable, messages.len(), failures);
-    Cached {
-        committed: Committed {
-            messages,
-            outcomes,
-            epoch_advanced: false,
-            record: Arc::new(record),
-        },
-        cached_at: now_nanos(),
+    let timings = BatchTimings {
+        taken: now_nanos(),
+        durable: now_nanos(),
+        events: messages.len(),
+        method: WriteMethod::Copy,
+        failures: Failures::default(),
+        observed: OnceLock::new(),
+    };
+    let batch = StoredBatch {
+        messages,
+        outcomes,
+        epoch_advanced: false,
+        timings: Arc::new(timings),
+    };
+    let cached = CacheWrite {
+        ended: now_nanos(),
         failures: Failures::default(),
         done_without: None,
-    }
+    };
+    (batch, cached)
 }

@@ -14,10 +14,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::problem::{self, Problem};
 use super::{log_level, server, slow};
+use crate::observe::slow_list::SlowList;
 use crate::telemetry::logs::LogFilter;
 use crate::telemetry::openmetrics::{self, Format};
 use crate::telemetry::recorder::Recorded;
-use crate::telemetry::slow::SlowLog;
 use crate::telemetry::{Health, Metrics, runtime};
 
 /// Probes and scrapers are few.
@@ -33,7 +33,7 @@ pub struct Admin {
     /// Where what the operating system says is noted at each scrape.
     pub metrics: Metrics,
     /// What `/debug/slow` shows.
-    pub slow: SlowLog,
+    pub slow: SlowList,
     /// Which lines are logged.
     pub log_filter: LogFilter,
 }

@@ -6,7 +6,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::admin::Admin;
 use super::problem::Problem;
-use crate::telemetry::record::now_nanos;
+use crate::message::timings::now_nanos;
 
 /// The answer.
 pub(super) async fn show(State(admin): State<Admin>) -> Response {

@@ -20,18 +20,18 @@ use super::ending::{Ending, Step};
 use crate::api::{self, Api, admin};
 use crate::cache::Cache;
 use crate::config::Config;
+use crate::message::timings;
 use crate::messaging::consumer::LastSeen;
 use crate::messaging::keeper::Keeper;
 use crate::messaging::{Held, connection, held, lag};
-use crate::pipeline::observe::Observer;
+use crate::observe::Observer;
+use crate::observe::slow_list::SlowList;
 use crate::pipeline::source::Origin;
 use crate::pipeline::{self, Parts};
 use crate::storage::queries::Reads;
 use crate::storage::{EventWriter, pool, upkeep};
 use crate::telemetry::logs::LogFilter;
-use crate::telemetry::record;
 use crate::telemetry::recorder::{self, Recorded};
-use crate::telemetry::slow::SlowLog;
 use crate::telemetry::span_queue::SpanQueue;
 use crate::telemetry::{Health, Histograms, Metrics, runtime};
 
@@ -66,7 +66,7 @@ pub(super) async fn run(
         health: health.clone(),
         recorded,
         metrics,
-        slow: SlowLog::default(),
+        slow: SlowList::default(),
         log_filter,
     };
     let serving = serve(&config, admin, spans, &stop, &background, ending);
@@ -82,7 +82,7 @@ fn start_recording(config: &Config) -> Result<Option<Recorded>, Failure> {
     if config.telemetry.enabled {
         return Ok(Some(recorder::install()?));
     }
-    record::stop_clock();
+    timings::stop_clock();
     tracing::warn!("OTEL_SDK_DISABLED=true: nothing is counted, timed or traced");
     Ok(None)
 }
@@ -131,7 +131,7 @@ async fn serve(
         config: config.clone(),
         origin,
         held: held.clone(),
-        writer: EventWriter::new(pool, metrics.clone()),
+        rows: EventWriter::new(pool, metrics.clone()),
         reads,
         cache,
         health: health.clone(),

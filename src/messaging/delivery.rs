@@ -1,51 +1,12 @@
-//! One delivery of a message, and the handle that gives it back when it is dropped.
+//! Reads what a delivery's ack subject says.
 
 use std::sync::Arc;
 
 use async_nats::{Message, Subject};
 
-use super::held::{Held, HeldId};
-use crate::event::{self, Timestamp, TraceContext};
-use crate::telemetry::record::Record;
-use crate::telemetry::trace_id::TraceId;
-
-/// A delivered message. Dropped on any path without [`settle`], it is
-/// released: the server delivers it again at once.
-pub struct Delivery {
-    /// Subject, headers and body.
-    pub message: Message,
-    /// Its sequence in the stream.
-    pub stream_sequence: u64,
-    /// How often it was delivered, this time included.
-    pub delivered: u64,
-    /// When the stream stored it.
-    pub published_at: Timestamp,
-    /// The producer's trace context, if it sent one.
-    pub producer: Option<TraceContext>,
-    /// The id that every trace, row, log line and dead letter of it carries.
-    pub trace_id: TraceId,
-    /// When it passed which stage.
-    pub record: Record,
-    /// Where its acknowledgement goes.
-    pub reply: Subject,
-    hold: Hold,
-}
-
-/// The place in the register of what is held.
-struct Hold {
-    id: HeldId,
-    held: Arc<Held>,
-    generation: u64,
-    settled: bool,
-}
-
-impl Drop for Hold {
-    fn drop(&mut self) {
-        if !self.settled {
-            self.held.release(self.id);
-        }
-    }
-}
+use crate::event::{self, Timestamp, TraceId};
+use crate::message::timings::Timings;
+use crate::message::{Delivery, HeldId, Hold, Releases};
 
 /// What the ack subject of a delivery says (NATS ADR-15).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -119,7 +80,7 @@ impl Arrived {
     }
 
     /// The delivery that is in the register as `id`.
-    pub fn into_delivery(self, stream: &str, id: HeldId, held: &Arc<Held>) -> Delivery {
+    pub fn into_delivery(self, stream: &str, id: HeldId, releases: &Arc<Releases>) -> Delivery {
         let Metadata {
             stream_sequence,
             delivered,
@@ -132,41 +93,10 @@ impl Arrived {
             stream_sequence,
             delivered,
             published_at,
-            record: Record::received(),
+            timings: Timings::received(),
             message: self.message,
             reply: self.reply,
-            hold: Hold {
-                id,
-                held: held.clone(),
-                generation: held.generation(),
-                settled: false,
-            },
+            hold: Hold::new(id, releases),
         }
-    }
-}
-
-impl Delivery {
-    /// Whether it was delivered before.
-    pub fn is_redelivered(&self) -> bool {
-        self.delivered > 1
-    }
-
-    /// Whether the consumer that delivered it is still there to take its acknowledgement.
-    pub fn is_ours(&self) -> bool {
-        self.hold.generation == self.hold.held.generation()
-    }
-}
-
-/// Lets deliveries go whose acknowledgements were sent: one lock for all of them.
-pub fn settle(deliveries: impl IntoIterator<Item = Delivery>) {
-    let mut ids = Vec::new();
-    let mut held = None;
-    for mut delivery in deliveries {
-        delivery.hold.settled = true;
-        ids.push(delivery.hold.id);
-        held.get_or_insert_with(|| delivery.hold.held.clone());
-    }
-    if let Some(held) = held {
-        held.forget(ids.into_iter());
     }
 }

@@ -2,17 +2,19 @@
 //! acknowledged or released. One place counts it, keeps it alive and gives it back.
 
 use std::collections::HashSet;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::ops::{Add, AddAssign, SubAssign};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use async_nats::Subject;
 use slab::Slab;
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::Notify;
+use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::Instant;
 
 use super::delivery::Metadata;
 use crate::config::PipelineConfig;
+use crate::message::{Delivery, HeldId, Releases};
 use crate::telemetry::Metrics;
 
 /// What the server counts of a message beside headers and body (its subjects), at most.
@@ -46,6 +48,28 @@ pub struct Room {
     pub bytes: usize,
 }
 
+impl Add for Room {
+    type Output = Self;
+    fn add(mut self, more: Self) -> Self {
+        self += more;
+        self
+    }
+}
+
+impl AddAssign for Room {
+    fn add_assign(&mut self, more: Self) {
+        self.messages += more.messages;
+        self.bytes += more.bytes;
+    }
+}
+
+impl SubAssign for Room {
+    fn sub_assign(&mut self, less: Self) {
+        self.messages -= less.messages;
+        self.bytes -= less.bytes;
+    }
+}
+
 /// One delivery to be held.
 pub struct Arrival {
     /// Where its acknowledgement goes.
@@ -54,28 +78,20 @@ pub struct Arrival {
     pub bytes: usize,
 }
 
-/// Identifies a held delivery within this process.
-pub type HeldId = usize;
-
 /// The register of held deliveries.
 pub struct Held {
     limits: Limits,
     ack_wait: Duration,
-    /// Counts consumers: with another one, acknowledgements of what the last one delivered would
-    /// be taken for other deliveries, perhaps of other messages.
-    generation: AtomicU64,
-    state: Mutex<State>,
+    register: Mutex<Register>,
     freed: Notify,
-    /// Unbounded, but never longer than what is held: an entry leaves `state` only
-    /// when its release was sent.
-    releases: mpsc::UnboundedSender<HeldId>,
+    releases: Arc<Releases>,
     metrics: Metrics,
 }
 
 /// A slab, whose size is the most that was ever held: a hash map cost 5 % of our
 /// processor time. A place is used again only after its one delivery has left.
 #[derive(Default)]
-struct State {
+struct Register {
     entries: Slab<Entry>,
     bytes: usize,
     /// What pulls may still bring.
@@ -99,8 +115,8 @@ impl Held {
         limits: Limits,
         ack_wait: Duration,
         metrics: Metrics,
-    ) -> (Arc<Self>, mpsc::UnboundedReceiver<HeldId>) {
-        let (releases, queue) = mpsc::unbounded_channel();
+    ) -> (Arc<Self>, UnboundedReceiver<HeldId>) {
+        let (releases, queue) = unbounded_channel();
         #[allow(clippy::cast_precision_loss, reason = "a gauge")]
         {
             metrics.in_flight_limit.set(limits.messages as f64);
@@ -109,17 +125,16 @@ impl Held {
         let held = Self {
             limits,
             ack_wait,
-            generation: AtomicU64::new(0),
-            state: Mutex::default(),
+            register: Mutex::default(),
             freed: Notify::new(),
-            releases,
+            releases: Arc::new(Releases::new(releases)),
             metrics,
         };
         (Arc::new(held), queue)
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state
+    fn register(&self) -> MutexGuard<'_, Register> {
+        self.register
             .lock()
             .expect("nothing panics while it holds this lock")
     }
@@ -139,29 +154,31 @@ impl Held {
     }
 
     fn free(&self) -> Room {
-        let state = self.state();
+        let register = self.register();
         Room {
             messages: (self.limits.messages)
-                .saturating_sub(state.entries.len() + state.reserved.messages),
-            bytes: (self.limits.bytes).saturating_sub(state.bytes + state.reserved.bytes),
+                .saturating_sub(register.entries.len() + register.reserved.messages),
+            bytes: (self.limits.bytes).saturating_sub(register.bytes + register.reserved.bytes),
         }
     }
 
-    /// Keeps room for a pull until the reservation is filled or dropped.
-    pub fn reserve(self: &Arc<Self>, room: Room) -> Reservation {
-        let reserved = &mut self.state().reserved;
-        reserved.messages += room.messages;
-        reserved.bytes += room.bytes;
-        Reservation {
-            held: self.clone(),
-            left: room,
+    /// Keeps room for what a pull may bring.
+    pub fn reserve(&self, room: Room) {
+        self.register().reserved += room;
+    }
+
+    /// Frees room that a pull filled, or will not fill any more.
+    pub fn unreserve(&self, room: Room) {
+        if room != Room::default() {
+            self.register().reserved -= room;
+            self.freed.notify_one();
         }
     }
 
     /// The stream sequences of what is held of the consumer as it is now.
     pub fn sequences(&self) -> HashSet<u64> {
-        let (generation, state) = (self.generation(), self.state());
-        let entries = state.entries.iter().map(|(_, entry)| entry);
+        let (generation, register) = (self.generation(), self.register());
+        let entries = register.entries.iter().map(|(_, entry)| entry);
         let ours = entries.filter(|entry| entry.generation == generation);
         let metadata = ours.filter_map(|entry| Metadata::parse(&entry.reply));
         metadata.map(|metadata| metadata.stream_sequence).collect()
@@ -170,11 +187,11 @@ impl Held {
     /// Takes deliveries into the register; returns their ids.
     pub fn hold(&self, arrivals: impl Iterator<Item = Arrival>) -> Vec<HeldId> {
         let (now, generation) = (Instant::now(), self.generation());
-        let mut state = self.state();
+        let mut register = self.register();
         let ids = arrivals
             .map(|Arrival { reply, bytes }| {
-                state.bytes += bytes;
-                state.entries.insert(Entry {
+                register.bytes += bytes;
+                register.entries.insert(Entry {
                     reply,
                     bytes,
                     alive_at: now,
@@ -183,38 +200,41 @@ impl Held {
                 })
             })
             .collect();
-        self.export(&state);
+        self.export(&register);
         ids
+    }
+
+    /// Where deliveries go that are dropped.
+    pub fn releases(&self) -> &Arc<Releases> {
+        &self.releases
+    }
+
+    /// Lets deliveries go whose acknowledgements were sent: one lock for all of them.
+    pub fn settle(&self, deliveries: impl Iterator<Item = Delivery>) {
+        let ids: Vec<HeldId> = deliveries.map(|delivery| delivery.hold.settle()).collect();
+        self.forget(ids.into_iter());
     }
 
     /// Lets deliveries go that were acknowledged, or whose release was sent.
     pub(super) fn forget(&self, ids: impl Iterator<Item = HeldId>) {
         {
-            let mut state = self.state();
+            let mut register = self.register();
             for id in ids {
-                if let Some(entry) = state.entries.try_remove(id) {
-                    state.bytes -= entry.bytes;
+                if let Some(entry) = register.entries.try_remove(id) {
+                    register.bytes -= entry.bytes;
                 }
             }
-            self.export(&state);
+            self.export(&register);
         }
         self.freed.notify_one();
-    }
-
-    /// Asks for a release: the keeper sends it.
-    pub(super) fn release(&self, id: HeldId) {
-        if self.releases.send(id).is_err() {
-            // The keeper is gone, the process ends: the server delivers again after ack_wait.
-            self.forget(std::iter::once(id));
-        }
     }
 
     /// Where to send the NAK of a delivery that is to be released; `None` once
     /// `ack_wait` has passed without progress: another replica may hold it by then,
     /// and a late NAK would make the server deliver it a third time.
     pub(super) fn nak_subject(&self, id: HeldId) -> Option<Subject> {
-        let state = self.state();
-        let entry = state.entries.get(id)?;
+        let register = self.register();
+        let entry = register.entries.get(id)?;
         let is_ours = entry.generation == self.generation()
             && !entry.is_maybe_elsewhere
             && entry.alive_at.elapsed() < self.ack_wait;
@@ -225,8 +245,8 @@ impl Held {
     /// from now on.
     pub(super) fn take_overdue(&self, before: Instant, limit: usize) -> Vec<Subject> {
         let (now, generation) = (Instant::now(), self.generation());
-        let mut state = self.state();
-        let overdue = state.entries.iter_mut().map(|(_, entry)| entry);
+        let mut register = self.register();
+        let overdue = register.entries.iter_mut().map(|(_, entry)| entry);
         let overdue = overdue
             .filter(|entry| entry.generation == generation && entry.alive_at <= before)
             .take(limit);
@@ -241,17 +261,17 @@ impl Held {
     /// The consumer is another one: what was held until now is stored all the same, but neither
     /// acknowledged nor released, and the new one delivers it again.
     pub fn disown(&self) {
-        self.generation.fetch_add(1, Ordering::Relaxed);
+        self.releases.begin_generation();
     }
 
     /// Says by which consumer what arrives now is delivered.
-    pub(super) fn generation(&self) -> u64 {
-        self.generation.load(Ordering::Relaxed)
+    fn generation(&self) -> u64 {
+        self.releases.generation()
     }
 
     /// Messages held now.
     pub fn count(&self) -> usize {
-        self.state().entries.len()
+        self.register().entries.len()
     }
 
     /// How long the server waits before it delivers again.
@@ -260,46 +280,10 @@ impl Held {
     }
 
     #[allow(clippy::cast_precision_loss, reason = "gauges")]
-    fn export(&self, state: &State) {
+    fn export(&self, register: &Register) {
         self.metrics
             .in_flight_messages
-            .set(state.entries.len() as f64);
-        self.metrics.in_flight_bytes.set(state.bytes as f64);
-    }
-}
-
-/// Room that a pull may still fill; free again when it is dropped.
-pub struct Reservation {
-    held: Arc<Held>,
-    left: Room,
-}
-
-impl Reservation {
-    /// What is left of it.
-    pub fn left(&self) -> Room {
-        self.left
-    }
-
-    /// So much of it arrived, and is held by now.
-    pub fn fill(&mut self, messages: usize, bytes: usize) {
-        self.give_back(Room {
-            messages: messages.min(self.left.messages),
-            bytes: bytes.min(self.left.bytes),
-        });
-    }
-
-    fn give_back(&mut self, room: Room) {
-        self.left.messages -= room.messages;
-        self.left.bytes -= room.bytes;
-        let reserved = &mut self.held.state().reserved;
-        reserved.messages -= room.messages;
-        reserved.bytes -= room.bytes;
-    }
-}
-
-impl Drop for Reservation {
-    fn drop(&mut self) {
-        self.give_back(self.left);
-        self.held.freed.notify_one();
+            .set(register.entries.len() as f64);
+        self.metrics.in_flight_bytes.set(register.bytes as f64);
     }
 }

@@ -12,8 +12,9 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::connection::{Drops, restored};
-use super::held::{Held, HeldId};
+use super::held::Held;
 use crate::labels::Outcome;
+use crate::message::HeldId;
 use crate::telemetry::Metrics;
 
 /// Asks the server to restart its `ack_wait` ("work in progress").

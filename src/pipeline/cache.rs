@@ -2,69 +2,44 @@
 
 use std::collections::HashMap;
 
-use tokio::sync::mpsc::{Receiver, Sender};
-
 use super::Backoff;
-use super::settle::{Cached, Settlement};
-use super::store::Committed;
-use crate::cache::{Cache, State};
+use super::writer::Writer;
+use crate::cache::State;
 use crate::error::{Dependency, Error};
 use crate::labels::Outcome;
-use crate::telemetry::record::{Failures, now_nanos};
-use crate::telemetry::{Health, Metrics};
+use crate::message::timings::{Failures, now_nanos};
+use crate::message::{CacheWrite, StoredBatch};
 
-/// Writes until the input closes.
-///
-/// # Errors
-/// None: Postgres is asked until the epoch is known or advanced.
-pub async fn run(
-    cache: Cache,
-    health: Health,
-    metrics: Metrics,
-    mut input: Receiver<Committed>,
-    output: Sender<Settlement>,
-) -> Result<(), Error> {
-    while let Some(committed) = input.recv().await {
-        let mut failures = Failures::default();
-        let done_without = write(&cache, &health, &metrics, &committed, &mut failures).await;
-        let cached = Cached {
-            committed,
-            cached_at: now_nanos(),
-            failures,
-            done_without,
-        };
-        if output.send(Settlement::Rows(cached)).await.is_err() {
-            break;
-        }
+/// Returns when the cache cannot answer with a state older than the batch's. Postgres is asked until
+/// the epoch is known or advanced.
+pub(crate) async fn write(writer: &Writer, batch: &StoredBatch) -> CacheWrite {
+    let mut failures = Failures::default();
+    let done_without = write_until_done(writer, batch, &mut failures).await;
+    if let Some(error) = &done_without {
+        failures.add(error);
     }
-    Ok(())
+    CacheWrite {
+        ended: now_nanos(),
+        failures,
+        done_without,
+    }
 }
 
-/// Returns when the cache cannot answer with a state older than the batch's; with the error
-/// of the cache if that had to be done without it.
-async fn write(
-    cache: &Cache,
-    health: &Health,
-    metrics: &Metrics,
-    committed: &Committed,
+/// With the error of the cache, if it had to be done without.
+async fn write_until_done(
+    writer: &Writer,
+    batch: &StoredBatch,
     failures: &mut Failures,
 ) -> Option<Error> {
-    let states = newest_states(committed);
+    let states = newest_states(batch);
     let mut backoff = Backoff::new();
     loop {
-        let recovery = health.recovery(Dependency::Postgres);
-        match cache
-            .write_committed(&states, committed.epoch_advanced)
-            .await
-        {
-            Ok(done_without) => {
-                if let Some(error) = &done_without {
-                    failures.add(error);
-                }
-                return done_without;
-            }
+        let recovery = writer.health.recovery(Dependency::Postgres);
+        let written = writer.cache.write_committed(&states, batch.epoch_advanced);
+        match written.await {
+            Ok(done_without) => return done_without,
             Err(error) => {
-                metrics.dependency_error(&error);
+                writer.metrics.dependency_error(&error);
                 tracing::warn!(%error, "the cache's epoch is not known; trying again");
                 failures.add(&error);
                 backoff.wait_or(recovery).await;
@@ -73,12 +48,11 @@ async fn write(
     }
 }
 
-/// One state for each subject: its newest event of the batch by (`time`,
-/// `stream_seq`). A duplicate's row may have been stored under another sequence, so
-/// its subject is invalidated instead.
-fn newest_states(committed: &Committed) -> Vec<State<'_>> {
+/// One state for each subject: its newest event of the batch by (`time`, `stream_seq`). A
+/// duplicate's row may have been stored under another sequence, so its subject is invalidated instead.
+fn newest_states(batch: &StoredBatch) -> Vec<State<'_>> {
     let mut by_subject: HashMap<&str, State<'_>> = HashMap::new();
-    for (decoded, outcome) in committed.messages.iter().zip(&committed.outcomes) {
+    for (decoded, outcome) in batch.messages.iter().zip(&batch.outcomes) {
         let event = &decoded.event;
         let Some(subject) = event.subject.as_deref() else {
             continue;

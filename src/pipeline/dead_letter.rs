@@ -9,18 +9,17 @@ use async_nats::jetstream::message::StreamMessage;
 use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::stream::{RawMessageErrorKind, Stream};
 use futures::StreamExt;
-use tokio::sync::mpsc::{Receiver, Sender};
 
 use super::Backoff;
-use super::settle::Settlement;
+use super::queue::Receiver;
+use super::settle;
 use crate::error::{Class, Code, Dependency, Error};
-use crate::event::Event;
-use crate::labels::Reason;
-use crate::messaging::Delivery;
+use crate::message::timings::Failures;
+use crate::message::{BuriedLetter, DeadLetter};
+use crate::messaging::Held;
 use crate::messaging::letters::write::{self, Original, Outgoing, Part};
-use crate::telemetry::batch::BatchRecord;
+use crate::observe::Observer;
 use crate::telemetry::logs::RateLimit;
-use crate::telemetry::record::Failures;
 use crate::telemetry::{Health, Metrics};
 
 /// A letter that is not taken for so long, while NATS answers, is said to be refused: elections of a
@@ -28,28 +27,6 @@ use crate::telemetry::{Health, Metrics};
 const REFUSED_AFTER: Duration = Duration::from_secs(10);
 /// Letters whose acknowledgement is awaited at the same time.
 const PUBLISHES_AT_ONCE: usize = 64;
-
-/// A message to be buried.
-pub struct DeadLetter {
-    /// The message.
-    pub delivery: Delivery,
-    /// Why, for metrics.
-    pub reason: Reason,
-    /// Why, for people; no payload.
-    pub detail: String,
-    /// Its event, if it has one: Postgres refused it.
-    pub event: Option<Event>,
-    /// The batch that it was in, if it came so far.
-    pub batch: Option<Arc<BatchRecord>>,
-}
-
-/// A letter that the stream has acknowledged.
-pub struct Buried {
-    /// The letter.
-    pub letter: DeadLetter,
-    /// Attempts to publish it that failed.
-    pub failures: Failures,
-}
 
 /// What the stage works with.
 pub struct DeadLetterStage {
@@ -59,6 +36,10 @@ pub struct DeadLetterStage {
     pub stream: String,
     /// The dead-letter stream's.
     pub dlq_stream: String,
+    /// The register of what is held.
+    pub held: Arc<Held>,
+    /// Is told of every settled message, unless telemetry is off.
+    pub observer: Option<Observer>,
     /// Where it counts.
     pub metrics: Metrics,
     /// Where it says that letters are refused.
@@ -69,31 +50,26 @@ pub struct DeadLetterStage {
     pub retries: RateLimit,
 }
 
-/// Buries until the input closes.
-///
-/// # Errors
-/// None: a letter is published until the stream has it.
-pub async fn run(
-    stage: DeadLetterStage,
-    input: Receiver<DeadLetter>,
-    settle: Sender<Settlement>,
-) -> Result<(), Error> {
-    let letters = futures::stream::unfold(input, |mut input| async move {
-        let letter = input.recv().await?;
-        Some((letter, input))
+/// Buries until the queue is closed and empty. A letter is published until the stream has it.
+pub async fn run(stage: DeadLetterStage, queue: Receiver<DeadLetter>) -> Result<(), Error> {
+    let letters = futures::stream::unfold(queue, |mut queue| async move {
+        let letters = queue.recv().await?;
+        Some((futures::stream::iter(letters), queue))
     });
     letters
+        .flatten()
         .for_each_concurrent(PUBLISHES_AT_ONCE, |letter| async {
             let buried = stage.bury(letter).await;
-            // Nobody left to settle it: dropping it releases the message.
-            let _ = settle.send(Settlement::Letter(Box::new(buried))).await;
+            let mut observer = stage.observer.clone();
+            let client = stage.jetstream.client();
+            settle::letter(&client, &stage.held, observer.as_mut(), buried).await;
         })
         .await;
     Ok(())
 }
 
 impl DeadLetterStage {
-    async fn bury(&self, letter: DeadLetter) -> Buried {
+    async fn bury(&self, letter: DeadLetter) -> BuriedLetter {
         if let Some(suppressed) = self.log.allow() {
             tracing::warn!(
                 reason = letter.reason.into_str(),
@@ -127,7 +103,7 @@ impl DeadLetterStage {
             self.health.remove_refused_letter();
         }
         self.metrics.dead_letters(letter.reason).increment(1);
-        Buried { letter, failures }
+        BuriedLetter { letter, failures }
     }
 
     /// Returns when the stream has acknowledged the letter, all of it.

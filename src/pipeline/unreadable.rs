@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 use async_nats::Client;
 use async_nats::jetstream::consumer::PullConsumer;
 use futures::{StreamExt, TryStreamExt};
-use tokio::sync::mpsc::Sender;
 
-use super::dead_letter::DeadLetter;
+use super::queue::Sender;
 use crate::error::Error;
 use crate::labels::Reason;
+use crate::message::DeadLetter;
 use crate::messaging::Held;
 use crate::messaging::held::{Arrival, Room};
 use crate::messaging::unreadable::{Search, Unreadable};
@@ -128,13 +128,12 @@ impl Unreadables {
             return;
         };
         let letter = DeadLetter {
-            delivery: arrived.into_delivery(&self.stream, id, &self.held),
+            delivery: arrived.into_delivery(&self.stream, id, self.held.releases()),
             reason: Reason::Unreadable,
             detail: why.to_owned(),
             event: None,
             batch: None,
         };
-        // Nobody takes it any more: dropping it releases it.
-        let _ = self.dead_letters.send(letter).await;
+        self.dead_letters.send(vec![letter]);
     }
 }

@@ -11,7 +11,7 @@ use super::messages::MessageWriter;
 use super::pending::Waiting;
 use crate::error::Code;
 use crate::event::{Event, TraceContext};
-use crate::telemetry::record::Moment;
+use crate::message::timings::Moment;
 use crate::telemetry::semconv as name;
 use crate::telemetry::span_queue::{SpanQueue, Trace};
 use crate::telemetry::spans;
@@ -67,7 +67,7 @@ impl SendSpans {
             self.queue.offer(Trace {
                 spans: vec![span],
                 batch: None,
-                observed: None,
+                exemplars: Vec::new(),
             });
         }
     }

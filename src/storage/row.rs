@@ -2,8 +2,7 @@
 
 use std::cmp::Ordering;
 
-use crate::event::{Event, Timestamp};
-use crate::telemetry::trace_id::TraceId;
+use crate::event::{Event, Timestamp, TraceId};
 
 /// The columns that both ways of writing fill, in this order. `stored_at` has a default.
 pub(super) const COLUMNS: &str = "id, source, time, type, subject, datacontenttype, dataschema, \

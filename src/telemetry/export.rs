@@ -114,10 +114,8 @@ impl ExportTask {
         if let Some(not_taken) = self.complaints.succeeded() {
             tracing::info!(not_taken, "the collector takes spans again");
         }
-        if let Some(metrics) = self.totals.metrics() {
-            for observed in traces.iter().filter_map(|trace| trace.observed.as_ref()) {
-                observed.attach(metrics);
-            }
+        for (histogram, exemplar) in traces.iter().flat_map(|trace| &trace.exemplars) {
+            histogram.attach_exemplar(*exemplar);
         }
     }
 }

@@ -11,8 +11,7 @@ use std::thread::available_parallelism;
 
 use metrics::HistogramFn;
 
-use super::trace_id::TraceId;
-use crate::event::Timestamp;
+use crate::event::{Timestamp, TraceId};
 
 /// More shards than this cost memory and scrape time, and save little.
 const SHARDS_MAX: usize = 16;

@@ -93,7 +93,7 @@ impl SpanProcessor for QueueProcessor {
             self.queue.offer(Trace {
                 spans,
                 batch: None,
-                observed: None,
+                exemplars: Vec::new(),
             });
         }
     }

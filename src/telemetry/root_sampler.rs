@@ -7,8 +7,8 @@ use opentelemetry::trace::{Link, SpanKind, TraceContextExt, TraceId};
 use opentelemetry::{Context, KeyValue};
 use opentelemetry_sdk::trace::{Sampler, SamplingDecision, SamplingResult, ShouldSample};
 
-use super::keep::Budget;
-use super::record::now_nanos;
+use super::budget::Budget;
+use crate::message::timings::now_nanos;
 
 /// Traces that begin here in a second, or that a caller's goes on in.
 pub const ROOTS_MAX_PER_SECOND: u32 = 20;

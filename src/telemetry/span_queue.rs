@@ -22,23 +22,19 @@ use tokio_util::sync::CancellationToken;
 
 use super::Metrics;
 use super::export::ExportTask;
-use super::histogram::Exemplar;
+use super::histogram::{Exemplar, Histogram};
 use super::span_bytes;
 use super::span_totals::{Room, Totals};
-use super::stages::StageTimes;
-use super::trace_id::TraceId;
-use crate::event::Timestamp;
-use crate::labels::{Outcome, SpanResult, Stage};
+use crate::labels::SpanResult;
 
 /// Spans that are exported together or not at all.
-#[derive(Debug)]
 pub struct Trace {
     /// Its spans; at least one.
     pub spans: Vec<SpanData>,
     /// The batch's span that one of them links to.
     pub batch: Option<Arc<BatchSpan>>,
-    /// What to attach to the histograms once the collector has accepted it.
-    pub observed: Option<Observed>,
+    /// What to attach to histograms once the collector has accepted it.
+    pub exemplars: Vec<(Arc<Histogram>, Exemplar)>,
 }
 
 impl Trace {
@@ -53,43 +49,6 @@ impl Trace {
         Room {
             spans: self.spans.len(),
             bytes: own + batch.unwrap_or(0),
-        }
-    }
-}
-
-/// What the histograms were told of a message whose trace was kept.
-#[derive(Debug)]
-pub struct Observed {
-    /// Its trace.
-    pub trace_id: TraceId,
-    /// Its stages.
-    pub times: StageTimes,
-    /// How it ended: end to end is observed for stored ones alone.
-    pub outcome: Outcome,
-}
-
-impl Observed {
-    pub(super) fn attach(&self, metrics: &Metrics) {
-        let trace_id = self.trace_id;
-        let at = Timestamp::from_nanos(i128::from(self.times.ended()));
-        for passed in self.times.passed() {
-            let value = passed.seconds();
-            metrics
-                .stage_seconds(passed.stage)
-                .attach_exemplar(Exemplar {
-                    trace_id,
-                    value,
-                    at,
-                });
-        }
-        if self.outcome == Outcome::Stored
-            && let Some(value) = self.times.seconds_until_end_of(Stage::Store)
-        {
-            metrics.end_to_end_seconds.attach_exemplar(Exemplar {
-                trace_id,
-                value,
-                at,
-            });
         }
     }
 }
@@ -248,7 +207,7 @@ mod tests {
         Trace {
             spans: vec![long, span([1; 16], "test", 1, 2)],
             batch: batch.cloned(),
-            observed: None,
+            exemplars: Vec::new(),
         }
     }
 

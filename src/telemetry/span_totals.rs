@@ -102,11 +102,6 @@ impl Totals {
         self.publish();
     }
 
-    /// The metrics, once there are any.
-    pub(super) fn metrics(&self) -> Option<&Metrics> {
-        self.metrics.get()
-    }
-
     /// Shows the counts as they are now.
     pub(super) fn publish(&self) {
         let Some(metrics) = self.metrics.get() else {

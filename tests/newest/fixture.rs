@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use ganesh::cache::{Answer, Cache, Origin, State};
 use ganesh::config::{CacheConfig, PartitionInterval, SecretUrl};
+use ganesh::event::TraceId;
 use ganesh::event::{Data, Event, Timestamp};
 use ganesh::storage::queries::Reads;
 use ganesh::storage::{EventWriter, Row, WriteOptions, epoch, schema};
-use ganesh::telemetry::trace_id::TraceId;
 use ganesh::telemetry::{Health, Histograms, Metrics};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use tokio_util::sync::{CancellationToken, DropGuard};

@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use ganesh::event::Timestamp;
+use ganesh::event::TraceId;
 use ganesh::telemetry::histogram::{Exemplar, Histogram};
-use ganesh::telemetry::trace_id::TraceId;
 use proptest::collection::vec;
 use proptest::prelude::*;
 

@@ -3,13 +3,13 @@
 use std::collections::BTreeSet;
 
 use ganesh::event::Timestamp;
+use ganesh::event::TraceId;
 use ganesh::labels::Stage;
 use ganesh::telemetry::Metrics;
 use ganesh::telemetry::catalogue;
 use ganesh::telemetry::histogram::Exemplar;
 use ganesh::telemetry::openmetrics::{Format, render};
 use ganesh::telemetry::recorder::{CatalogueRecorder, Recorded};
-use ganesh::telemetry::trace_id::TraceId;
 use metrics::with_local_recorder;
 
 use super::parser::{Labels, parse, parse_sample};

@@ -5,13 +5,15 @@ use std::time::Duration;
 
 use super::connections::proxied;
 use crate::support::events::{events, publish, publish_invalid};
-use crate::support::proxy::{Manner, Proxy, Way};
+use crate::support::keys::publish_in_one_batch;
+use crate::support::proxy::{Manner, Proxy, Way, moment};
 use crate::support::{Ganesh, Stack};
 
-/// Every batch is as large as it may be, so that its tag tells it from other statements.
+/// Events of a batch at most.
 const BATCH: usize = 100;
-const COPIED: &[u8] = b"COPY 100\0";
-const INSERTED: &[u8] = b"INSERT 0 100\0";
+/// Tags of statements that write rows; how many follows.
+const COPIED: &[u8] = b"COPY ";
+const INSERTED: &[u8] = b"INSERT 0 ";
 
 /// The server has ended a statement and is in no transaction. What was written is committed by
 /// then, and not always when its tag comes: that of a statement with parameters is sent before.
@@ -40,7 +42,6 @@ impl Scene {
             ("POSTGRES_URL", postgres_url.as_str()),
             ("NATS_URL", &format!("nats://127.0.0.1:{}", nats.port)),
             ("GANESH_BATCH_MAX_EVENTS", &BATCH.to_string()),
-            ("GANESH_BATCH_LINGER_MS", "7000"),
             ("GANESH_WRITERS", "1"),
         ];
         let ganesh = stack.serve(&settings).await;
@@ -51,17 +52,21 @@ impl Scene {
         }
     }
 
-    /// For each message of a batch whose rows had this tag, the moment at which ganesh got the
-    /// answer to the commit: the first such answer behind the tag on the same connection.
-    fn committed(&self, tag: &[u8], answer: &[u8]) -> Vec<u64> {
+    /// For each row that such statements wrote since this moment, the moment at which ganesh got the answer to
+    /// the commit: the first such answer behind the statement's tag on the same connection.
+    fn committed(&self, tags: &[&[u8]], since: u64, answer: &[u8]) -> Vec<u64> {
         let mut moments = Vec::new();
-        for connection in self.postgres.passed() {
+        let passed = self.postgres.passed();
+        for connection in passed.iter().filter(|one| one.way == Way::ToClient) {
             let answers = connection.find(answer);
-            for (_, behind) in connection.find(tag) {
+            let tags = tags.iter().flat_map(|tag| connection.find(tag));
+            for (_, behind) in tags.filter(|(moment, _)| *moment > since) {
+                let rows = behind.split(|byte| *byte == 0).next().unwrap();
+                let rows: usize = std::str::from_utf8(rows).unwrap().parse().unwrap();
                 let commit = answers.iter().find(|(_, rest)| rest.len() < behind.len());
                 // Not yet: later than all that has passed.
                 let moment = commit.map_or(u64::MAX, |(moment, _)| *moment);
-                moments.extend([moment; BATCH]);
+                moments.extend(std::iter::repeat_n(moment, rows));
             }
         }
         moments
@@ -105,9 +110,10 @@ async fn no_message_is_acknowledged_before_the_answer_to_the_commit_of_its_row()
     // Until then a batch is several statements in a transaction.
     let cache = "ganesh_dependency_up{dependency=\"cache\"}";
     scene.ganesh.wait_for_metric(cache, 1.0).await;
+    let since = moment();
     publish(&stack.jetstream().await, &events("e", EVENTS)).await;
     stack.wait_until_drained().await;
-    let committed = scene.committed(COPIED, IDLE);
+    let committed = scene.committed(&[COPIED, INSERTED], since, IDLE);
     assert_none_is_acknowledged_before_it_is_durable(EVENTS, committed, scene.acknowledged());
 }
 
@@ -117,11 +123,17 @@ async fn nor_before_that_to_the_commit_around_it_while_the_cache_is_away() {
     let mut stack = Stack::start().await;
     stack.cache.kill();
     let scene = Scene::start(&stack).await;
-    publish(&stack.jetstream().await, &events("e", EVENTS)).await;
+    let since = moment();
+    // Every batch is full, and so copied: the epoch, which advances behind the rows in the same
+    // transaction, is inserted.
+    publish_in_one_batch(&stack, &scene.ganesh, &events("e", EVENTS)).await;
     stack.wait_until_drained().await;
-    // Behind the rows the epoch advances in the same transaction.
-    let committed = scene.committed(COPIED, COMMITTED);
-    assert_none_is_acknowledged_before_it_is_durable(EVENTS, committed, scene.acknowledged());
+    let committed = scene.committed(&[COPIED], since, COMMITTED);
+    let mut acknowledged = scene.acknowledged();
+    acknowledged.sort_unstable();
+    // That of the event that kept the writer busy.
+    acknowledged.remove(0);
+    assert_none_is_acknowledged_before_it_is_durable(EVENTS, committed, acknowledged);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -136,12 +148,13 @@ async fn nor_before_that_to_the_commit_of_an_insert_after_duplicates() {
         stack.wait_until_drained().await;
     }
     let before = scene.acknowledged().len();
+    let since = moment();
     publish(&jetstream, &events("e", EVENTS)).await;
     stack.wait_until_drained().await;
     let mut acknowledged = scene.acknowledged();
     acknowledged.sort_unstable();
     let acknowledged = acknowledged.split_off(before);
-    let committed = scene.committed(INSERTED, IDLE);
+    let committed = scene.committed(&[COPIED, INSERTED], since, IDLE);
     assert_none_is_acknowledged_before_it_is_durable(EVENTS, committed, acknowledged);
 }
 

@@ -12,6 +12,7 @@ use tokio::task::JoinSet;
 use super::server::errors;
 use super::{REDELIVERED, assert_all_are_rows_at_their_first_delivery};
 use crate::support::events::{events, publish};
+use crate::support::keys::publish_in_one_batch;
 use crate::support::ledger::assert_each_is_one_row_or_one_letter;
 use crate::support::proxy::{Manner, Proxy};
 use crate::support::stack::kill_sessions;
@@ -61,18 +62,17 @@ async fn a_commit_whose_answer_is_lost_is_not_written_twice() {
     let (proxy, through) = proxied(&stack).await;
     let settings = [
         ("POSTGRES_URL", through.as_str()),
-        // All of them in one batch.
         ("GANESH_BATCH_MAX_EVENTS", "200"),
-        ("GANESH_BATCH_LINGER_MS", "5000"),
+        ("GANESH_WRITERS", "1"),
     ];
     let ganesh = stack.serve(&settings).await;
     // Until then the epoch advances in the batch's own transaction, which commits after the tag.
     let cache = "ganesh_dependency_up{dependency=\"cache\"}";
     ganesh.wait_for_metric(cache, 1.0).await;
-    let all = events("e", 200);
+    let mut all = events("e", 200);
     // The tag of a COPY that is committed.
     proxy.cut_instead_of(b"COPY 200\0");
-    publish(&stack.jetstream().await, &all).await;
+    all.push(publish_in_one_batch(&stack, &ganesh, &all).await);
     eventually("the answer is lost", || async { proxy.trap_has_sprung() }).await;
     stack.wait_until_drained().await;
     assert_each_is_one_row_or_one_letter(&stack, &all).await;

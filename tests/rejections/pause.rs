@@ -6,6 +6,7 @@ use bytes::Bytes;
 use ganesh::event::{Data, Event};
 
 use crate::support::events::{events, publish, publish_invalid};
+use crate::support::keys::publish_in_one_batch;
 use crate::support::ledger::assert_each_is_one_row_or_one_letter;
 use crate::support::{Ganesh, Stack, eventually};
 
@@ -15,8 +16,6 @@ const REDELIVERED: &str = "ganesh_messages_redelivered_total";
 const PROGRESS: &str = "ganesh_progress_acks_total";
 const COPIES: &str = "ganesh_batch_writes_total{method=\"copy\"}";
 const STILL: &str = "still pausing";
-/// So that batches are full: what fits into less than half of the window is no reason to pause.
-const FULL_BATCHES: (&str, &str) = ("GANESH_BATCH_LINGER_MS", "5000");
 
 /// A release of somebody's schema: none of our events fits any more.
 async fn break_schema(stack: &Stack) {
@@ -57,14 +56,17 @@ async fn a_broken_schema_empties_nothing_into_the_dead_letters_and_loses_nothing
     let stack = Stack::start().await;
     let settings = [
         ("GANESH_BATCH_MAX_EVENTS", "500"),
-        ("GANESH_BATCH_LINGER_MS", "1000"),
         ("GANESH_MAX_IN_FLIGHT", "2000"),
+        ("GANESH_WRITERS", "1"),
         ("GANESH_ACK_WAIT", "4s"),
     ];
     let ganesh = stack.serve(&settings).await;
     break_schema(&stack).await;
-    let all = events("e", 6_000);
-    publish(&stack.jetstream().await, &all).await;
+    let mut all = events("e", 6_000);
+    // The first batch is so large that not one of its rows becomes a letter.
+    let busy = publish_in_one_batch(&stack, &ganesh, &all[..600]).await;
+    publish(&stack.jetstream().await, &all[600..]).await;
+    all.push(busy);
     ganesh.wait_for_metric(PAUSED, 1.0).await;
     let (status, body) = ganesh.admin("/readyz").await;
     assert_eq!(status, 503);
@@ -81,7 +83,7 @@ async fn a_broken_schema_empties_nothing_into_the_dead_letters_and_loses_nothing
     repair_schema(&stack).await;
     until_it_goes_on(&ganesh).await;
     stack.wait_until_drained().await;
-    assert_eq!(stack.rows().await, 6_000);
+    assert_eq!(stack.rows().await, 6_001);
     assert_each_is_one_row_or_one_letter(&stack, &all).await;
     assert_eq!(ganesh.admin("/readyz").await.0, 200);
     assert!(ganesh.metric(REDELIVERED).await < f64::EPSILON);
@@ -116,17 +118,14 @@ async fn while_it_pauses_one_batch_is_tried_every_ten_seconds() {
 #[tokio::test]
 async fn rows_that_are_bad_themselves_become_dead_letters_after_a_better_batch() {
     let stack = Stack::start().await;
-    let settings = [
-        ("GANESH_BATCH_MAX_EVENTS", "100"),
-        FULL_BATCHES,
-        ("GANESH_WRITERS", "1"),
-    ];
+    let settings = [("GANESH_BATCH_MAX_EVENTS", "100"), ("GANESH_WRITERS", "1")];
     let ganesh = stack.serve(&settings).await;
     let jetstream = stack.jetstream().await;
     let mut all = poisons("bad", 500);
-    publish(&jetstream, &all).await;
+    let busy = publish_in_one_batch(&stack, &ganesh, &all).await;
+    all.push(busy);
     ganesh.wait_for_metric(PAUSED, 1.0).await;
-    // The batch with which it became too many is held.
+    // The batch with which it became too many is parked.
     eventually("four batches are letters", || async {
         stack.dead_letters().await == 400
     })
@@ -136,34 +135,32 @@ async fn rows_that_are_bad_themselves_become_dead_letters_after_a_better_batch()
     all.extend(good);
     until_it_goes_on(&ganesh).await;
     stack.wait_until_drained().await;
-    assert_eq!(stack.rows().await, 50);
+    assert_eq!(stack.rows().await, 51);
     assert_each_is_one_row_or_one_letter(&stack, &all).await;
 }
 
 #[tokio::test]
 async fn without_new_messages_what_is_held_shows_that_the_cause_has_gone() {
     let stack = Stack::start().await;
-    let settings = [("GANESH_BATCH_MAX_EVENTS", "500"), FULL_BATCHES];
-    let ganesh = stack.serve(&settings).await;
+    let ganesh = stack.serve(&[("GANESH_WRITERS", "1")]).await;
     break_schema(&stack).await;
-    let all = events("e", 500);
-    publish(&stack.jetstream().await, &all).await;
+    publish_in_one_batch(&stack, &ganesh, &events("e", 500)).await;
     ganesh.wait_for_metric(PAUSED, 1.0).await;
     repair_schema(&stack).await;
     until_it_goes_on(&ganesh).await;
     stack.wait_until_drained().await;
-    assert_eq!(stack.rows().await, 500);
+    assert_eq!(stack.rows().await, 501);
     assert_eq!(stack.dead_letters().await, 0);
 }
 
 #[tokio::test]
 async fn a_stop_during_the_pause_gives_everything_back_at_once() {
     let stack = Stack::start().await;
-    let settings = [("GANESH_SHUTDOWN_GRACE", "6s"), FULL_BATCHES];
+    let settings = [("GANESH_SHUTDOWN_GRACE", "6s"), ("GANESH_WRITERS", "1")];
     let ganesh = stack.serve(&settings).await;
     break_schema(&stack).await;
-    let all = events("e", 8_000);
-    publish(&stack.jetstream().await, &all).await;
+    let mut all = events("e", 8_000);
+    all.push(publish_in_one_batch(&stack, &ganesh, &all).await);
     ganesh.wait_for_metric(PAUSED, 1.0).await;
     let began = Instant::now();
     assert!(ganesh.terminate().await.success());
@@ -178,7 +175,7 @@ async fn a_stop_during_the_pause_gives_everything_back_at_once() {
     let _again = stack.serve(&[]).await;
     stack.wait_until_drained().await;
     assert!(restarted.elapsed() < Duration::from_secs(20));
-    assert_eq!(stack.rows().await, 8_000);
+    assert_eq!(stack.rows().await, 8_001);
     assert_each_is_one_row_or_one_letter(&stack, &all).await;
 }
 

@@ -6,12 +6,10 @@ use ganesh::event::{self, Data, Event};
 
 use crate::support::Stack;
 use crate::support::events::{event, events, publish};
+use crate::support::keys::publish_in_one_batch;
 use crate::support::ledger::{Letter, assert_each_is_one_row_or_one_letter, letters};
 
-const BATCH: [(&str, &str); 2] = [
-    ("GANESH_BATCH_MAX_EVENTS", "1000"),
-    ("GANESH_BATCH_LINGER_MS", "500"),
-];
+const BATCH: [(&str, &str); 2] = [("GANESH_BATCH_MAX_EVENTS", "1000"), ("GANESH_WRITERS", "1")];
 
 fn json(id: &str, body: String) -> Event {
     Event {
@@ -24,18 +22,17 @@ fn json(id: &str, body: String) -> Event {
 /// dead letters by the poisons' order.
 async fn letters_of(poisons: &[Event]) -> Vec<Letter> {
     let stack = Stack::start().await;
-    stack.make_streams().await;
     let mut all = Vec::new();
     for (i, poison) in poisons.iter().enumerate() {
         all.extend(events(&format!("good-{i}"), 10));
         all.push(poison.clone());
     }
-    publish(&stack.jetstream().await, &all).await;
-    let _ganesh = stack.serve(&BATCH).await;
+    let ganesh = stack.serve(&BATCH).await;
+    all.push(publish_in_one_batch(&stack, &ganesh, &all).await);
     stack.wait_until_drained().await;
     assert_eq!(
         stack.rows().await,
-        10 * i64::try_from(poisons.len()).unwrap()
+        10 * i64::try_from(poisons.len()).unwrap() + 1
     );
     assert_each_is_one_row_or_one_letter(&stack, &all).await;
     let found = letters(&stack).await;

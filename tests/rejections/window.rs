@@ -2,12 +2,8 @@
 
 use std::time::Duration;
 
-use ganesh::pipeline::batch::Batch;
-use ganesh::pipeline::rejections::{Attempt, PROBE_EVERY, Rejections, WINDOW_ROWS, Window};
-use ganesh::telemetry::record::Failures;
-use ganesh::telemetry::{Health, Histograms, Metrics};
+use ganesh::pipeline::parking::{Attempt, PROBE_EVERY, WINDOW_ROWS, Window};
 use proptest::prelude::*;
-use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 const TAKEN: bool = false;
@@ -47,47 +43,11 @@ fn refusals_that_a_thousand_rows_have_pushed_out_are_forgotten() {
 }
 
 #[test]
-fn a_batch_in_which_it_becomes_too_many_is_held_as_a_whole() {
+fn a_batch_in_which_it_becomes_too_many_is_parked_as_a_whole() {
     let now = Instant::now();
     let mut window = Window::default();
     // Its last thousand are fine.
     assert!(window.note(Attempt::Fresh, &batch(5_000, 600), now));
-}
-
-/// No message is needed to see which batch is next.
-fn numbered(number: u64) -> Batch {
-    Batch {
-        messages: Vec::new(),
-        is_exhausted: false,
-        closed_at: number,
-        failures: Failures::default(),
-        set_aside_at: None,
-    }
-}
-
-/// However fast more of them come.
-#[tokio::test(start_paused = true)]
-async fn after_a_batch_that_has_duplicates_alone_what_is_held_is_tried() {
-    let metrics = Metrics::register(&Histograms::default());
-    let rejections = Rejections::new(Health::new(metrics));
-    rejections.judge(Attempt::Fresh, &batch(500, 500), Vec::new(), 0);
-    rejections.put_back(numbered(100));
-    let (sender, mut queue) = mpsc::channel(10);
-    for number in 1..=9 {
-        assert!(sender.try_send(numbered(number)).is_ok());
-    }
-    let mut next = async || {
-        let (batch, attempt) = rejections.next(&mut queue).await.expect("there are more");
-        (batch.closed_at, attempt)
-    };
-    let began = Instant::now();
-    assert_eq!(next().await, (1, Attempt::Probe));
-    assert!(began.elapsed() >= PROBE_EVERY);
-    rejections.judge(Attempt::Probe, &[], Vec::new(), 1);
-    assert_eq!(next().await, (100, Attempt::Probe));
-    assert!(began.elapsed() < PROBE_EVERY * 2, "at once");
-    rejections.judge(Attempt::Probe, &[TAKEN], Vec::new(), 100);
-    assert_eq!(next().await, (2, Attempt::Fresh));
 }
 
 #[test]
@@ -112,7 +72,7 @@ fn a_batch_is_tried_every_ten_seconds_until_less_than_half_of_one_is_refused() {
 }
 
 #[test]
-fn a_batch_that_was_under_way_when_the_pause_began_is_held_and_ends_nothing() {
+fn a_batch_that_was_under_way_when_the_pause_began_is_parked_and_ends_nothing() {
     let now = Instant::now();
     let mut window = paused(now);
     let later = now + Duration::from_secs(5);

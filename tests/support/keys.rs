@@ -3,7 +3,8 @@
 use ganesh::event::Event;
 use sqlx::{Postgres, Transaction};
 
-use super::{Stack, eventually};
+use super::events::{event, publish};
+use super::{Ganesh, Stack, eventually};
 
 /// Inserts an event's key, and holds it until the transaction ends.
 pub async fn hold_key(stack: &Stack, event: &Event) -> Transaction<'static, Postgres> {
@@ -34,4 +35,24 @@ pub async fn wait_until_so_many_wait(stack: &Stack, writers: i64) {
         count == writers
     })
     .await;
+}
+
+/// Publishes events so that they are one batch, while the only writer (`GANESH_WRITERS=1`) is kept busy by
+/// one more event, which this returns. `GANESH_BATCH_MAX_EVENTS` has to be large enough.
+pub async fn publish_in_one_batch(stack: &Stack, ganesh: &Ganesh, all: &[Event]) -> Event {
+    let busy = Event {
+        event_type: "com.example.busy".to_owned(),
+        ..event(&format!("busy-{:032x}", rand::random::<u128>()))
+    };
+    let received = "ganesh_messages_received_total";
+    #[allow(clippy::cast_precision_loss, reason = "few events")]
+    let expected = ganesh.metric(received).await + 1.0 + all.len() as f64;
+    let key = hold_key(stack, &busy).await;
+    let jetstream = stack.jetstream().await;
+    publish(&jetstream, std::slice::from_ref(&busy)).await;
+    wait_until_so_many_wait(stack, 1).await;
+    publish(&jetstream, all).await;
+    ganesh.wait_for_metric(received, expected).await;
+    key.rollback().await.unwrap();
+    busy
 }

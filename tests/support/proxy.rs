@@ -133,7 +133,7 @@ pub struct Proxy {
 }
 
 /// Moments of all proxies of the process are in one order.
-fn moment() -> u64 {
+pub fn moment() -> u64 {
     static MOMENTS: AtomicU64 = AtomicU64::new(0);
     MOMENTS.fetch_add(1, Ordering::SeqCst)
 }

@@ -114,7 +114,7 @@ impl Stack {
     pub async fn wait_until_writers_wait(&self) {
         let writing = "SELECT count(*) > 0 AND bool_and(wait_event_type = 'Lock') \
              FROM pg_stat_activity WHERE datname = current_database() \
-             AND state = 'active' AND query LIKE 'COPY events%'";
+             AND state = 'active' AND (query LIKE 'COPY events%' OR query LIKE 'INSERT INTO events%')";
         eventually("the writers wait for the lock", || async {
             let waits: Option<bool> = sqlx::query_scalar(writing)
                 .fetch_one(&self.pool)

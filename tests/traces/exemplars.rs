@@ -54,7 +54,7 @@ async fn every_exemplar_names_a_trace_that_was_accepted() {
         .iter()
         .map(|whole| whole.process.trace_id.as_str())
         .collect();
-    let stages = ["stream", "decode", "batch", "store", "cache", "settle"];
+    let stages = ["stream", "decode", "queue", "store", "cache", "settle"];
     let mut families: BTreeSet<String> = stages
         .map(|stage| format!("ganesh_stage_seconds_bucket{{stage=\"{stage}\""))
         .into();

@@ -58,7 +58,7 @@ async fn every_dead_letter_is_a_trace_with_the_stage_that_refused_it() {
     let rejected = rejected.expect("the refused row's trace has its event");
     assert_eq!(
         rejected.names(),
-        ["stream", "decode", "batch", "store", "settle"]
+        ["stream", "decode", "queue", "store", "settle"]
     );
     assert!(rejected.stage("store").is_error && rejected.process.is_error);
     assert_eq!(

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ganesh::event::Event;
 
-use super::shape::{COPY, Whole, traces, wait_for_traces};
+use super::shape::{BATCH, Whole, traces, wait_for_traces};
 use crate::support::collector::Collector;
 use crate::support::events::{events, publish};
 use crate::support::{Stack, eventually};
@@ -53,7 +53,7 @@ async fn every_message_slowed_by_a_lock_is_a_whole_trace_that_shows_where_it_wai
         assert_eq!(whole.keep_reason(), "slow");
         assert_eq!(whole.names().len(), 6);
         let stage = whole.longest().name.as_str();
-        assert!(["store", "batch", "stream"].contains(&stage), "{whole:#?}");
+        assert!(["store", "queue", "stream"].contains(&stage), "{whole:#?}");
         longest.insert(stage);
         let store = whole.stage("store");
         if store.duration() > 2_500_000_000 {
@@ -65,7 +65,7 @@ async fn every_message_slowed_by_a_lock_is_a_whole_trace_that_shows_where_it_wai
         "{longest:?}"
     );
     // One span for each batch, however many of its messages are kept.
-    let batches = collector.named(COPY);
+    let batches = BATCH.map(|name| collector.named(name)).concat();
     let distinct: BTreeSet<&str> = batches.iter().map(|batch| batch.id.as_str()).collect();
     assert_eq!(distinct.len(), batches.len());
     assert!((12..60).contains(&batches.len()), "{}", batches.len());

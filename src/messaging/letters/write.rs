@@ -10,10 +10,9 @@ use super::{
     PART, REASON, SECOND_HALF, STREAM, STREAM_SEQUENCE, SUBJECT, TRACE_ID, UNREADABLE,
     first_half_id, is_acted_on,
 };
-use crate::event::Timestamp;
 use crate::event::replay::{self, FIRST_SEEN, FIRST_SEQUENCE, GENERATION};
+use crate::event::{Timestamp, TraceId};
 use crate::messaging::streams::DLQ_SUBJECT_PREFIX;
-use crate::telemetry::trace_id::TraceId;
 
 /// A detail that is longer is cut: it is for people.
 pub const DETAIL_MAX_BYTES: usize = 512;

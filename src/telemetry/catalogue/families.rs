@@ -89,7 +89,7 @@ pub const STAGE_SECONDS: Metric = histogram(
     "ganesh_stage_seconds",
     &["stage"],
     STAGE_BUCKETS_SECONDS,
-    "Time that each settled message spent in a stage: stream (waiting in JetStream), decode, batch (waiting for it to close), store (waiting for a writer included), cache, settle.",
+    "Time that each settled message spent in a stage: stream (waiting in JetStream), decode, queue (waiting for a writer), store, cache, settle.",
 )
 .in_unit("seconds");
 /// Events of a batch.

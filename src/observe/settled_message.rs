@@ -1,22 +1,12 @@
 //! One settled message, borrowed from what carried it: what its spans and its entry in
 //! `/debug/slow` are made of.
 
-use strum::VariantArray as _;
-
-use super::batch::BatchRecord;
-use super::record::{Failures, Moment};
-use super::stages::StageTimes;
+use super::stage_times::StageTimes;
 use crate::event::Event;
 use crate::labels::{Outcome, Stage};
-use crate::messaging::Delivery;
-
-/// Of the words for people that come with an error, in telemetry: what is longer is cut.
-pub const DETAIL_MAX_BYTES: usize = 512;
-
-/// The beginning of a text, of `max_bytes` at most, and of whole characters.
-pub fn cut(text: &str, max_bytes: usize) -> &str {
-    &text[..text.floor_char_boundary(max_bytes)]
-}
+use crate::message::timings::{Failures, Moment};
+use crate::message::{BatchTimings, Delivery};
+use strum::VariantArray as _;
 
 /// A stage that failed.
 #[derive(Debug, Clone, Copy)]
@@ -31,7 +21,7 @@ pub struct Verdict<'a> {
 
 /// One settled message.
 #[derive(Clone, Copy)]
-pub struct Passage<'a> {
+pub struct SettledMessage<'a> {
     /// The message.
     pub delivery: &'a Delivery,
     /// Its event, if it could be decoded.
@@ -43,7 +33,7 @@ pub struct Passage<'a> {
     /// What converts marks to the times of [`Self::times`].
     pub moment: Moment,
     /// The batch that it was written with, if it came so far.
-    pub batch: Option<&'a BatchRecord>,
+    pub batch: Option<&'a BatchTimings>,
     /// Failed attempts of the cache stage.
     pub cache_failures: Option<&'a Failures>,
     /// Failed attempts to publish its dead letter.
@@ -52,7 +42,7 @@ pub struct Passage<'a> {
     pub verdict: Option<Verdict<'a>>,
 }
 
-impl Passage<'_> {
+impl SettledMessage<'_> {
     /// Whether it became a dead letter, or an attempt failed on its way.
     pub fn has_failed(&self) -> bool {
         self.verdict.is_some()
@@ -68,7 +58,7 @@ impl Passage<'_> {
             Stage::Store => self.batch.map(|batch| &batch.failures),
             Stage::Cache => self.cache_failures,
             Stage::Settle => self.settle_failures,
-            Stage::Stream | Stage::Decode | Stage::Batch => None,
+            Stage::Stream | Stage::Decode | Stage::Queue => None,
         }
     }
 }

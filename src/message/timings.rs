@@ -1,28 +1,30 @@
-//! The timing record that every message carries, and the one that its batch carries:
-//! a few numbers, no span, no lock, no allocation for a message. Settlement reads them.
+//! When a message was where: a few numbers, no span, no lock, no allocation. They are read when the
+//! message is settled.
 //!
-//! What a message passes by itself is marked on the message (received, decoded); what a
-//! batch passes as a whole is marked once, on the batch (closed, durable, cached).
+//! What a message passes by itself is noted on the message (received, decoded); what a batch passes
+//! as a whole is noted once, on the batch (taken, durable, cached).
 
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Instant, SystemTime};
 
-use super::passage::{DETAIL_MAX_BYTES, cut};
 use crate::error::{Code, Error};
 
 /// Where the process's monotonic clock starts; marks count from here.
 static PROCESS_START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
+/// The words for people that come with an error are cut at this length in telemetry.
+pub const DETAIL_MAX_BYTES: usize = 512;
+
 /// Set at start, where nothing is to be timed.
 static STOPPED: AtomicBool = AtomicBool::new(false);
 
-/// Failed attempts of which a record keeps the particulars; an outage can make thousands.
+/// Failed attempts of which the particulars are kept; an outage can make thousands.
 pub const FAILURES_KEPT_MAX: usize = 16;
 
 /// When a message was where: nanoseconds of [`now_nanos`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Record {
+pub struct Timings {
     received: u64,
     /// 0 until then.
     taken: u64,
@@ -30,8 +32,8 @@ pub struct Record {
     decoded: u64,
 }
 
-impl Record {
-    /// A record of a message that was received now.
+impl Timings {
+    /// A message that was received now.
     pub fn received() -> Self {
         Self {
             received: now_nanos(),
@@ -152,6 +154,11 @@ impl Moment {
             self.unix.saturating_add(mark - self.monotonic)
         }
     }
+}
+
+/// The beginning of a text, of `max_bytes` at most, and of whole characters.
+pub fn cut(text: &str, max_bytes: usize) -> &str {
+    &text[..text.floor_char_boundary(max_bytes)]
 }
 
 /// From now on [`now_nanos`] asks no clock: records stay empty (`OTEL_SDK_DISABLED`).

@@ -1,13 +1,12 @@
 //! Where a settled message was when: the stages that it passed, one after the other and
 //! without a gap, so that their durations add up to its whole time.
 
-use strum::VariantArray as _;
-
-use super::record::Moment;
 use crate::event::Timestamp;
 use crate::labels::Stage;
+use crate::message::timings::Moment;
+use strum::VariantArray as _;
 
-/// Ends of the stages in flow order, as marks ([`super::record::now_nanos`]); 0 where the
+/// Ends of the stages in flow order, as marks ([`crate::message::timings::now_nanos`]); 0 where the
 /// message has not been.
 pub type Marks = [u64; Stage::VARIANTS.len()];
 

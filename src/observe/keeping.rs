@@ -1,9 +1,12 @@
 //! Which traces are kept: decided when a message is settled, when all is known about it.
 //! Pure: it is told the time.
 
-use super::trace_id::TraceId;
+use std::sync::{Mutex, PoisonError};
+
 use crate::config::TelemetryConfig;
+use crate::event::TraceId;
 use crate::labels::Decision;
+use crate::telemetry::budget::Budget;
 
 /// What the decision depends on.
 #[derive(Debug, Clone, Copy)]
@@ -26,7 +29,8 @@ pub struct TailSampler {
     slow_nanos: u64,
     /// One in so many; 0 is none.
     baseline: u32,
-    budget: Budget,
+    /// Locked for a message that is worth a trace.
+    budget: Mutex<Budget>,
 }
 
 impl TailSampler {
@@ -35,17 +39,19 @@ impl TailSampler {
         Self {
             slow_nanos: u64::try_from(config.trace_slow.as_nanos()).unwrap_or(u64::MAX),
             baseline: config.trace_baseline,
-            budget: Budget::new(config.trace_max_per_second, now_nanos),
+            budget: Mutex::new(Budget::new(config.trace_max_per_second, now_nanos)),
         }
     }
 
     /// The decision about one message, at `now_nanos`. A kept one is paid for.
-    pub fn decide(&mut self, facts: &Facts, now_nanos: u64) -> Decision {
+    pub fn decide(&self, facts: &Facts, now_nanos: u64) -> Decision {
         let Some(reason) = self.reason(facts) else {
             return Decision::Unsampled;
         };
         let urgent = matches!(reason, Decision::Failed | Decision::Redelivered);
-        if self.budget.take(urgent, now_nanos) {
+        // Whoever panicked has left a whole budget behind.
+        let mut budget = self.budget.lock().unwrap_or_else(PoisonError::into_inner);
+        if budget.take(urgent, now_nanos) {
             reason
         } else {
             Decision::OverBudget
@@ -86,52 +92,6 @@ pub fn is_kept(decision: Decision) -> bool {
     !matches!(decision, Decision::OverBudget | Decision::Unsampled)
 }
 
-/// A token bucket that holds the traces of one second. The lower half of it is for urgent
-/// ones alone: others take only what is above, however many they are.
-#[derive(Debug)]
-pub(super) struct Budget {
-    /// Tokens that come back in a second; a full bucket holds as many.
-    per_second: u64,
-    /// In billionths of a token: what comes back in a nanosecond is a whole number of them.
-    level: u64,
-    filled_at_nanos: u64,
-}
-
-const TOKEN: u64 = 1_000_000_000;
-
-impl Budget {
-    /// A full bucket.
-    pub(super) fn new(per_second: u32, now_nanos: u64) -> Self {
-        let per_second = u64::from(per_second);
-        Self {
-            per_second,
-            level: per_second * TOKEN,
-            filled_at_nanos: now_nanos,
-        }
-    }
-
-    /// Takes a token, if there is one for it.
-    pub(super) fn take(&mut self, urgent: bool, now_nanos: u64) -> bool {
-        let elapsed = now_nanos.saturating_sub(self.filled_at_nanos);
-        self.filled_at_nanos = self.filled_at_nanos.max(now_nanos);
-        let gained = elapsed.saturating_mul(self.per_second);
-        self.level = self
-            .level
-            .saturating_add(gained)
-            .min(self.per_second * TOKEN);
-        // Rounded down, so that a budget of one is not reserved altogether.
-        let reserved = if urgent { 0 } else { self.per_second / 2 };
-        let Some(left) = self.level.checked_sub(TOKEN) else {
-            return false;
-        };
-        if left < reserved * TOKEN {
-            return false;
-        }
-        self.level = left;
-        true
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -144,7 +104,7 @@ mod tests {
         TailSampler {
             slow_nanos: SLOW,
             baseline,
-            budget: Budget::new(per_second, 0),
+            budget: Mutex::new(Budget::new(per_second, 0)),
         }
     }
 
@@ -183,7 +143,7 @@ mod tests {
 
     #[test]
     fn slow_ones_leave_half_of_the_budget_to_failed_and_redelivered_ones() {
-        let mut sampler = sampler(0, 10);
+        let sampler = sampler(0, 10);
         let slow = Facts {
             total_nanos: SLOW + 1,
             ..facts(1)
@@ -192,7 +152,7 @@ mod tests {
             failed: true,
             ..slow
         };
-        let mut count = |facts: &Facts, now| {
+        let count = |facts: &Facts, now| {
             let kept = |_: &usize| is_kept(sampler.decide(facts, now));
             (0..1_000).filter(kept).count()
         };
@@ -210,7 +170,7 @@ mod tests {
             total_nanos: SLOW + 1,
             ..facts(1)
         };
-        let mut one = sampler(0, 1);
+        let one = sampler(0, 1);
         assert_eq!(one.decide(&slow, 0), Decision::Slow);
         assert_eq!(one.decide(&slow, SECOND / 2), Decision::OverBudget);
         assert_eq!(one.decide(&slow, SECOND), Decision::Slow);
@@ -219,8 +179,8 @@ mod tests {
 
     #[test]
     fn the_baseline_is_about_one_in_n_and_the_same_at_every_delivery() {
-        let mut sampler = sampler(50, 1_000_000);
-        let mut kept = |sequence| sampler.decide(&facts(sequence), 0) == Decision::Baseline;
+        let sampler = sampler(50, 1_000_000);
+        let kept = |sequence| sampler.decide(&facts(sequence), 0) == Decision::Baseline;
         let count = (0..100_000).filter(|sequence| kept(*sequence)).count();
         assert!((1_700..2_300).contains(&count), "{count}");
         assert!((0..1_000).all(|sequence| kept(sequence) == kept(sequence)));

@@ -1,21 +1,21 @@
 //! How far the clock of the stream's host is ahead of ours. Behind cannot be told from
 //! waiting; ahead shows in messages that seem to arrive before they were stored.
 
-use super::stages::seconds;
+use super::stage_times::seconds;
 
 /// Each half of the window that is looked back on.
 const HALF_WINDOW_NANOS: u64 = 5_000_000_000;
 
 /// The most of the last ten seconds, five at least.
 #[derive(Debug, Default)]
-pub struct Skew {
+pub struct ClockSkew {
     /// Number of the half window that `now` is of.
     half: u64,
     now_nanos: u64,
     before_nanos: u64,
 }
 
-impl Skew {
+impl ClockSkew {
     /// Notes how far ahead a message was, at `at` on the monotonic clock.
     pub fn note(&mut self, skew_nanos: u64, at: u64) {
         self.advance(at);
@@ -48,7 +48,7 @@ mod tests {
 
     #[test]
     fn the_most_is_remembered_for_a_while_and_then_forgotten() {
-        let mut skew = Skew::default();
+        let mut skew = ClockSkew::default();
         skew.note(2 * SECOND, 101 * SECOND);
         skew.note(SECOND, 102 * SECOND);
         let close = |a: f64, b: f64| (a - b).abs() < 1e-9;

@@ -5,7 +5,7 @@ use std::fmt;
 
 use xxhash_rust::xxh3::Xxh3;
 
-use crate::event::{Timestamp, TraceContext};
+use super::{Timestamp, TraceContext};
 
 /// A W3C trace id: 16 bytes, not all zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

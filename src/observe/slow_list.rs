@@ -3,14 +3,15 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
-
-use serde::Serialize;
 use strum::VariantArray as _;
 
-use super::passage::{DETAIL_MAX_BYTES, Passage, cut};
-use super::stages::{StageTimes, seconds};
+use serde::Serialize;
+
+use super::settled_message::SettledMessage;
+use super::stage_times::{StageTimes, seconds};
 use crate::event::Timestamp;
 use crate::labels::{Decision, Stage};
+use crate::message::timings::{DETAIL_MAX_BYTES, cut};
 
 /// Entries of each list at most.
 pub const ENTRIES_MAX: usize = 50;
@@ -48,7 +49,7 @@ struct StagesMs {
     #[serde(skip_serializing_if = "Option::is_none")]
     decode: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
-    batch: Option<f64>,
+    queue: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
     store: Option<f64>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -64,7 +65,7 @@ impl StagesMs {
             match passed.stage {
                 Stage::Stream => stages.stream = spent,
                 Stage::Decode => stages.decode = Some(spent),
-                Stage::Batch => stages.batch = Some(spent),
+                Stage::Queue => stages.queue = Some(spent),
                 Stage::Store => stages.store = Some(spent),
                 Stage::Cache => stages.cache = Some(spent),
                 Stage::Settle => stages.settle = spent,
@@ -91,10 +92,10 @@ pub struct Lately {
 
 /// The lists. Cloning clones an `Arc`.
 #[derive(Debug, Clone, Default)]
-pub struct SlowLog(Arc<Mutex<State>>);
+pub struct SlowList(Arc<Mutex<Lists>>);
 
 #[derive(Debug, Default)]
-struct State {
+struct Lists {
     /// Number of the window that `slowest` is of.
     window: u64,
     slowest: Vec<Entry>,
@@ -103,18 +104,18 @@ struct State {
     failed: VecDeque<Entry>,
 }
 
-impl SlowLog {
+impl SlowList {
     /// Takes the message into the lists where it belongs there.
-    pub fn offer(&self, passage: &Passage<'_>, decision: Decision) {
-        let failed = passage.has_failed();
-        let window = passage.moment.monotonic() / WINDOW_NANOS;
+    pub fn offer(&self, message: &SettledMessage<'_>, decision: Decision) {
+        let failed = message.has_failed();
+        let window = message.moment.monotonic() / WINDOW_NANOS;
         let threshold = self.state_of(window).threshold_nanos();
-        if !failed && passage.times.total_nanos() <= threshold {
+        if !failed && message.times.total_nanos() <= threshold {
             return;
         }
         // Not under the lock. Only this task offers; should another one, the slowest are
         // sorted and cut all the same.
-        let entry = Entry::of(passage, decision);
+        let entry = Entry::of(message, decision);
         let mut state = self.state_of(window);
         if failed {
             if state.failed.len() == ENTRIES_MAX {
@@ -144,7 +145,7 @@ impl SlowLog {
     }
 
     /// The lists, after the windows were moved on.
-    fn state_of(&self, window: u64) -> MutexGuard<'_, State> {
+    fn state_of(&self, window: u64) -> MutexGuard<'_, Lists> {
         let state = self.0.lock();
         let mut state = state.expect("nothing panics while it holds this lock");
         if window > state.window {
@@ -160,7 +161,7 @@ impl SlowLog {
     }
 }
 
-impl State {
+impl Lists {
     /// What a message has to exceed to be among the slowest.
     fn threshold_nanos(&self) -> u64 {
         let last = self.slowest.get(ENTRIES_MAX - 1);
@@ -178,32 +179,32 @@ impl State {
 }
 
 impl Entry {
-    fn of(passage: &Passage<'_>, decision: Decision) -> Self {
-        let delivery = passage.delivery;
-        let settled_at = Timestamp::from_nanos(i128::from(passage.times.ended()));
+    fn of(message: &SettledMessage<'_>, decision: Decision) -> Self {
+        let delivery = message.delivery;
+        let settled_at = Timestamp::from_nanos(i128::from(message.times.ended()));
         let failed_attempts = Stage::VARIANTS
             .iter()
-            .filter_map(|stage| passage.failures(*stage))
+            .filter_map(|stage| message.failures(*stage))
             .map(|failures| failures.kept().len() + failures.left_out() as usize)
             .sum();
         Self {
             trace_id: delivery.trace_id.to_string(),
             decision: decision.into_str(),
-            outcome: passage.outcome.into_str(),
+            outcome: message.outcome.into_str(),
             settled_at: settled_at.to_string(),
-            total_ms: millis(passage.times.total_nanos()),
-            stages_ms: StagesMs::of(&passage.times),
+            total_ms: millis(message.times.total_nanos()),
+            stages_ms: StagesMs::of(&message.times),
             subject: delivery.message.subject.to_string(),
             stream_sequence: delivery.stream_sequence,
             deliveries: delivery.delivered,
-            event_id: passage.event.map(|event| event.id.clone()),
+            event_id: message.event.map(|event| event.id.clone()),
             failed_attempts,
-            error: passage.verdict.map(|verdict| EntryError {
+            error: message.verdict.map(|verdict| EntryError {
                 stage: verdict.stage.into_str(),
                 error_type: verdict.error_type,
                 detail: cut(verdict.detail, DETAIL_MAX_BYTES).to_owned(),
             }),
-            total_nanos: passage.times.total_nanos(),
+            total_nanos: message.times.total_nanos(),
         }
     }
 }

@@ -1,0 +1,222 @@
+//! What travels between the parts of the pipeline. No part owns it, and nothing here does I/O.
+//!
+//! ```text
+//!  Delivery ─ decode ─▶ Decoded ─ queue ─▶ Batch ─ store ─▶ StoredBatch ─ cache, settle ─▶ acknowledged
+//!      │ not an event                        │ RefusedRow
+//!      └──────────▶ DeadLetter ◀─────────────┘
+//! ```
+
+pub mod timings;
+
+use std::any::Any;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+
+use async_nats::{Message, Subject};
+use tokio::sync::mpsc::UnboundedSender;
+
+use self::timings::{Failures, Timings};
+use crate::error::Error;
+use crate::event::{Event, Timestamp, TraceContext, TraceId};
+use crate::labels::{Outcome, Reason, WriteMethod};
+
+/// Identifies a held delivery within this process.
+pub type HeldId = usize;
+
+/// A delivered message. Dropped on any path before it is settled, it is released: the server
+/// delivers it again at once.
+pub struct Delivery {
+    /// Subject, headers and body.
+    pub message: Message,
+    /// Its sequence in the stream.
+    pub stream_sequence: u64,
+    /// How often it was delivered, this time included.
+    pub delivered: u64,
+    /// When the stream stored it.
+    pub published_at: Timestamp,
+    /// The producer's trace context, if it sent one.
+    pub producer: Option<TraceContext>,
+    /// The id that every trace, row, log line and dead letter of it carries.
+    pub trace_id: TraceId,
+    /// When it was where.
+    pub timings: Timings,
+    /// Where its acknowledgement goes.
+    pub reply: Subject,
+    /// Its place in the register of what is held.
+    pub hold: Hold,
+}
+
+impl Delivery {
+    /// Whether it was delivered before.
+    pub fn is_redelivered(&self) -> bool {
+        self.delivered > 1
+    }
+
+    /// Whether the consumer that delivered it is still there to take its acknowledgement.
+    pub fn is_ours(&self) -> bool {
+        self.hold.generation == self.hold.releases.generation()
+    }
+}
+
+/// A delivery's place in the register of what is held (`messaging::held`).
+pub struct Hold {
+    id: HeldId,
+    generation: u64,
+    releases: Arc<Releases>,
+    is_settled: bool,
+}
+
+impl Hold {
+    /// The place with this id; of the consumer as it is now.
+    pub fn new(id: HeldId, releases: &Arc<Releases>) -> Self {
+        Self {
+            id,
+            generation: releases.generation(),
+            releases: releases.clone(),
+            is_settled: false,
+        }
+    }
+
+    /// The id of a place whose message is acknowledged: it is not released any more.
+    pub fn settle(mut self) -> HeldId {
+        self.is_settled = true;
+        self.id
+    }
+}
+
+impl Drop for Hold {
+    fn drop(&mut self) {
+        if !self.is_settled {
+            // Nobody listens when the process ends: the server delivers again after ack_wait.
+            let _ = self.releases.ids.send(self.id);
+        }
+    }
+}
+
+/// Where deliveries go that are dropped before they are settled.
+pub struct Releases {
+    /// Unbounded, but never longer than what is held: an entry leaves the register only after its
+    /// release was sent.
+    ids: UnboundedSender<HeldId>,
+    /// Counts consumers: another one would take an acknowledgement of the last one's delivery for one
+    /// of its own, perhaps of another message.
+    generation: AtomicU64,
+}
+
+impl Releases {
+    /// Sends the ids of dropped deliveries there.
+    pub fn new(ids: UnboundedSender<HeldId>) -> Self {
+        Self {
+            ids,
+            generation: AtomicU64::new(0),
+        }
+    }
+
+    /// The number of the consumer that delivers now.
+    pub fn generation(&self) -> u64 {
+        self.generation.load(Ordering::Relaxed)
+    }
+
+    /// The consumer is another one.
+    pub fn begin_generation(&self) {
+        self.generation.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// A delivery with the event that it carries.
+pub struct Decoded {
+    /// The delivery.
+    pub delivery: Delivery,
+    /// Its event.
+    pub event: Event,
+}
+
+/// Events that are written together.
+pub struct Batch {
+    /// In the order in which they arrived.
+    pub messages: Vec<Decoded>,
+    /// When a writer took it first (nanoseconds of [`timings::now_nanos`]).
+    pub taken: u64,
+    /// Attempts to write it that failed.
+    pub failures: Failures,
+}
+
+impl Batch {
+    /// Bytes of its messages, as delivered.
+    pub fn bytes(&self) -> usize {
+        self.messages
+            .iter()
+            .map(|decoded| decoded.delivery.message.length)
+            .sum()
+    }
+}
+
+/// A batch whose rows are committed. The messages stay where they are until they are settled: they
+/// are large, and moving them was a tenth of ganesh's processor time.
+pub struct StoredBatch {
+    /// Its messages, without those whose row Postgres refused.
+    pub messages: Vec<Decoded>,
+    /// For each of them [`Outcome::Stored`] or [`Outcome::Duplicate`].
+    pub outcomes: Vec<Outcome>,
+    /// Whether its transaction advanced the cache's epoch.
+    pub epoch_advanced: bool,
+    /// When it was where, and what failed on the way.
+    pub timings: Arc<BatchTimings>,
+}
+
+/// When a batch was where (nanoseconds of [`timings::now_nanos`]), and what failed.
+#[derive(Debug)]
+pub struct BatchTimings {
+    /// When a writer took it first.
+    pub taken: u64,
+    /// When every row of it was decided: committed, or refused.
+    pub durable: u64,
+    /// Its messages.
+    pub events: usize,
+    /// How it was written at last.
+    pub method: WriteMethod,
+    /// Attempts to write it that failed.
+    pub failures: Failures,
+    /// What `observe` makes once for all messages of the batch.
+    pub observed: OnceLock<Arc<dyn Any + Send + Sync>>,
+}
+
+/// A message whose row Postgres refused.
+pub struct RefusedRow {
+    /// The message.
+    pub decoded: Decoded,
+    /// SQLSTATE and message.
+    pub detail: String,
+}
+
+/// A message to be buried.
+pub struct DeadLetter {
+    /// The message.
+    pub delivery: Delivery,
+    /// Why, for metrics.
+    pub reason: Reason,
+    /// Why, for people; no payload.
+    pub detail: String,
+    /// Its event, if it could be decoded.
+    pub event: Option<Event>,
+    /// The batch that it was in, if it came so far.
+    pub batch: Option<Arc<BatchTimings>>,
+}
+
+/// How a stored batch passed the cache.
+pub struct CacheWrite {
+    /// When it was in the cache, or nothing of it had to be (nanoseconds of [`timings::now_nanos`]).
+    pub ended: u64,
+    /// Attempts that failed.
+    pub failures: Failures,
+    /// The cache's error, if it had to be done without.
+    pub done_without: Option<Error>,
+}
+
+/// A letter that the dead-letter stream has acknowledged.
+pub struct BuriedLetter {
+    /// The letter.
+    pub letter: DeadLetter,
+    /// Attempts to publish it that failed.
+    pub failures: Failures,
+}

@@ -1,0 +1,475 @@
+//! Which batch is written next, and where messages wait that may not be judged yet. A refused row
+//! becomes a dead letter only when it is to blame for it, and that shows in whether Postgres takes
+//! other rows. Until then it is parked, with the others of its batch:
+//!
+//! ```text
+//!            queue                     parked: ├ half of the last 1,000 rows are refused
+//!              │                               ├ refused for an unknown reason, and no row was stored since
+//!              ▼ a batch        ◀── again ──   └ delivered too often: tried alone
+//!            store ─▶ refused ─▶ judged: dead letter, or parked
+//! ```
+//!
+//! Half of the last 1,000 rows refused is no bad message but a schema, or a release. Dead letters would
+//! then empty the stream, so the writers pause: every 10 s one batch is tried, until less than half of
+//! it is refused. Then what is parked is tried again, and what is refused again is to blame.
+//!
+//! Parked messages stay in the register of what is held, which keeps them alive, counts them against
+//! the limits, and releases them when they are dropped. So nothing has to tell the source: writers
+//! that take no batches leave it no room.
+
+use std::collections::VecDeque;
+use std::future::pending;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use tokio::sync::{Mutex as AsyncMutex, Notify, OwnedMutexGuard};
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use super::queue::{Limits, Receiver};
+use crate::message::timings::{Failures, now_nanos};
+use crate::message::{Batch, Decoded, RefusedRow};
+use crate::telemetry::{Health, Metrics};
+
+/// Rows that are remembered; half of them refused is too many.
+pub const WINDOW_ROWS: usize = 1_000;
+/// How often a batch is tried while too many are refused.
+pub const PROBE_EVERY: Duration = Duration::from_secs(10);
+/// How soon a batch that nobody can explain is tried again: from the first to the second, doubling.
+const RETRY_AFTER: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
+
+/// Why a batch is written, which decides what its refused rows mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attempt {
+    /// Its rows have not been judged.
+    Fresh,
+    /// Too many rows are refused, and it shows whether they still are.
+    Probe,
+    /// Its rows were refused while too many were.
+    Again,
+}
+
+/// The last rows, and whether too many of them were refused. Pure: it is told the time.
+#[derive(Debug, Default)]
+pub struct Window {
+    /// Whether each of the last rows was refused, the oldest first.
+    rows: VecDeque<bool>,
+    refused: usize,
+    /// While too many are refused: when the next batch may be tried.
+    probe_at: Option<Instant>,
+}
+
+impl Window {
+    /// Notes how the rows of a batch ended: `true` is refused. Says whether those that were
+    /// are to be parked.
+    pub fn note(&mut self, attempt: Attempt, batch: &[bool], now: Instant) -> bool {
+        let refused = batch.iter().filter(|refused| **refused).count();
+        match (attempt, self.is_paused()) {
+            // Duplicates alone, of which no row was tried: another one is a probe, and at once.
+            (Attempt::Probe, _) if batch.is_empty() => {}
+            (Attempt::Probe, _) if refused * 2 < batch.len() => *self = Self::default(),
+            (Attempt::Probe, _) => self.probe_at = Some(now + PROBE_EVERY),
+            (Attempt::Fresh, false) => {
+                for refused in batch {
+                    self.push(*refused);
+                    if self.refused * 2 >= WINDOW_ROWS {
+                        self.probe_at = Some(now + PROBE_EVERY);
+                    }
+                }
+            }
+            // Begun before the pause, which it says nothing about; or refused once before,
+            // and counted then.
+            (Attempt::Fresh, true) | (Attempt::Again, _) => {}
+        }
+        // Of a batch that ends the pause too: they get their second try like the others.
+        self.is_paused() || attempt == Attempt::Probe
+    }
+
+    fn push(&mut self, refused: bool) {
+        if self.rows.len() == WINDOW_ROWS && self.rows.pop_front() == Some(true) {
+            self.refused -= 1;
+        }
+        self.rows.push_back(refused);
+        self.refused += usize::from(refused);
+    }
+
+    /// Whether too many rows are refused.
+    pub fn is_paused(&self) -> bool {
+        self.probe_at.is_some()
+    }
+
+    /// When the next batch may be tried; `None` when every batch may be written.
+    pub fn probe_at(&self) -> Option<Instant> {
+        self.probe_at
+    }
+}
+
+/// A batch to be written.
+pub struct Work {
+    /// Its messages.
+    pub batch: Batch,
+    /// To be given back with what became of it.
+    pub ticket: Ticket,
+}
+
+/// Why a batch is written, and what was seen of it before.
+pub struct Ticket {
+    attempt: Attempt,
+    /// The last attempt that refused all of it for a reason that we do not know
+    /// ([`crate::storage::EventWriter::has_succeeded_since`]).
+    pub refused_at: Option<u64>,
+    was_parked: bool,
+    /// Kept by a probe until it is judged, so that nobody tries another one meanwhile.
+    _turn: Option<OwnedMutexGuard<Receiver<Decoded>>>,
+}
+
+/// What all writers share.
+pub struct Parking {
+    /// The writers take turns at it.
+    queue: Arc<AsyncMutex<Receiver<Decoded>>>,
+    limits: Limits,
+    state: Mutex<State>,
+    /// Wakes the writer whose turn it is: there is something parked now.
+    parked: Notify,
+    health: Health,
+    metrics: Metrics,
+}
+
+/// Bounded by what may be held, as everything that carries a delivery.
+#[derive(Default)]
+struct State {
+    window: Window,
+    parked: VecDeque<Parked>,
+    /// One parked batch at a time: it may take long, and others go on with what is fresh.
+    is_trying: bool,
+    /// The last batch was a parked one: one that is fresh comes before the next one.
+    was_parked: bool,
+    /// The last probe had duplicates alone: what is parked shows more.
+    probe_parked: bool,
+    /// Batches in a row that nobody could explain.
+    unexplained: u32,
+}
+
+struct Parked {
+    batch: Batch,
+    due: Instant,
+    attempt: Attempt,
+    refused_at: Option<u64>,
+}
+
+/// What the writer whose turn it is does next.
+enum Next {
+    /// Tries a parked batch.
+    Parked(Work),
+    /// Waits until one batch may be tried.
+    Probe(Instant),
+    /// Waits for a fresh batch, or until a parked one is due.
+    Fresh(Option<Instant>),
+}
+
+impl Parking {
+    /// Nothing is parked yet.
+    pub fn new(queue: Receiver<Decoded>, limits: Limits, health: Health, metrics: Metrics) -> Self {
+        Self {
+            queue: Arc::new(AsyncMutex::new(queue)),
+            limits,
+            state: Mutex::default(),
+            parked: Notify::new(),
+            health,
+            metrics,
+        }
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state
+            .lock()
+            .expect("nothing panics while it holds this lock")
+    }
+
+    /// The batch to be written next; `None` when the queue is closed and empty. What is parked then and
+    /// not due is dropped, and so released.
+    pub async fn next(&self) -> Option<Work> {
+        let mut turn = self.queue.clone().lock_owned().await;
+        loop {
+            let next = self.state().next(Instant::now());
+            match next {
+                Next::Parked(work) => {
+                    return Some(match self.fresh_before(&mut turn) {
+                        None => work,
+                        Some(fresh) => {
+                            self.put_back(work);
+                            fresh
+                        }
+                    });
+                }
+                Next::Probe(at) => return self.probe(at, turn).await,
+                Next::Fresh(due) => {
+                    let is_due = async {
+                        match due {
+                            Some(due) => sleep_until(due).await,
+                            None => pending().await,
+                        }
+                    };
+                    tokio::select! {
+                        biased; // a pause that has begun comes before another batch
+                        () = self.parked.notified() => {}
+                        () = is_due => {}
+                        batch = turn.batch(&self.limits) => return Some(self.fresh(batch?)),
+                    }
+                }
+            }
+        }
+    }
+
+    fn fresh(&self, messages: Vec<Decoded>) -> Work {
+        self.state().was_parked = false;
+        Work {
+            batch: self.batch(messages),
+            ticket: Ticket {
+                attempt: Attempt::Fresh,
+                refused_at: None,
+                was_parked: false,
+                _turn: None,
+            },
+        }
+    }
+
+    fn batch(&self, messages: Vec<Decoded>) -> Batch {
+        let batch = Batch {
+            messages,
+            taken: now_nanos(),
+            failures: Failures::default(),
+        };
+        #[allow(clippy::cast_precision_loss, reason = "a batch is far below 2^53")]
+        {
+            self.metrics
+                .batch_events
+                .record(batch.messages.len() as f64);
+            self.metrics.batch_bytes.record(batch.bytes() as f64);
+        }
+        batch
+    }
+
+    /// A fresh batch, if it is its turn and there is one.
+    fn fresh_before(&self, queue: &mut Receiver<Decoded>) -> Option<Work> {
+        let was_parked = std::mem::replace(&mut self.state().was_parked, true);
+        let messages = was_parked
+            .then(|| queue.try_batch(&self.limits))
+            .flatten()?;
+        Some(self.fresh(messages))
+    }
+
+    fn put_back(&self, work: Work) {
+        let Work { batch, ticket } = work;
+        let mut state = self.state();
+        state.is_trying = false;
+        state.parked.push_front(Parked {
+            batch,
+            due: Instant::now(),
+            attempt: ticket.attempt,
+            refused_at: ticket.refused_at,
+        });
+    }
+
+    /// Waits until a batch may be tried: a fresh one, whose rows nobody has judged yet; or where none
+    /// comes, because nothing does or because what is parked leaves no room, a parked one.
+    async fn probe(
+        &self,
+        at: Instant,
+        mut turn: OwnedMutexGuard<Receiver<Decoded>>,
+    ) -> Option<Work> {
+        let parked = {
+            let mut state = self.state();
+            let is_wanted = std::mem::take(&mut state.probe_parked);
+            is_wanted.then(|| state.take_parked()).flatten()
+        };
+        let mut work = match parked {
+            Some(work) => work,
+            None => match timeout_at(at, turn.batch(&self.limits)).await {
+                // At the end nothing is tried any more.
+                Ok(messages) => {
+                    let work = self.fresh(messages?);
+                    sleep_until(at).await;
+                    work
+                }
+                Err(_) => {
+                    let parked = self.state().take_parked();
+                    match parked {
+                        Some(work) => work,
+                        None => self.fresh(turn.batch(&self.limits).await?),
+                    }
+                }
+            },
+        };
+        work.ticket.attempt = Attempt::Probe;
+        work.ticket._turn = Some(turn);
+        Some(work)
+    }
+
+    /// Parks messages that were delivered too often: each is tried alone, so that whatever it does to
+    /// those who store it, it does not do to others.
+    pub fn park_alone(&self, messages: Vec<Decoded>) {
+        if messages.is_empty() {
+            return;
+        }
+        let due = Instant::now();
+        let parked = messages.into_iter().map(|decoded| Parked {
+            batch: self.batch(vec![decoded]),
+            due,
+            attempt: Attempt::Fresh,
+            refused_at: None,
+        });
+        self.state().parked.extend(parked);
+        self.parked.notify_one();
+    }
+
+    /// Parks a batch of which every row was refused for a reason that we do not know, by the attempt
+    /// of this number. A probe says no less by it than that too many rows are refused still.
+    pub fn park_unexplained(&self, batch: Batch, ticket: Ticket, attempt: u64) {
+        let now = Instant::now();
+        let mut state = self.state();
+        state.is_trying &= !ticket.was_parked;
+        let is_probe = ticket.attempt == Attempt::Probe;
+        if is_probe {
+            let rows = vec![true; batch.messages.len()];
+            state.window.note(Attempt::Probe, &rows, now);
+        }
+        let doublings = 1 << state.unexplained.min(10);
+        state.unexplained += 1;
+        let due = now + (RETRY_AFTER.0 * doublings).min(RETRY_AFTER.1);
+        state.parked.push_back(Parked {
+            batch,
+            due,
+            attempt: if is_probe {
+                Attempt::Again
+            } else {
+                ticket.attempt
+            },
+            refused_at: (!is_probe).then_some(attempt),
+        });
+        drop(state);
+        self.parked.notify_one();
+    }
+
+    /// Judges a batch by how its rows ended that were tried (`true` is refused): gives back those that
+    /// are to become dead letters, and parks the others.
+    pub fn judge(
+        &self,
+        ticket: Ticket,
+        rows: &[bool],
+        refused: Vec<RefusedRow>,
+        taken: u64,
+    ) -> Vec<RefusedRow> {
+        let example = refused.first().map(|refused| refused.detail.clone());
+        let count = refused.len();
+        let (was_paused, is_paused, letters) = {
+            let mut state = self.state();
+            if ticket.was_parked {
+                state.is_trying = false;
+                // What has made a difference to this one does to the next one.
+                state.unexplained = 0;
+            }
+            let was_paused = state.window.is_paused();
+            let park = state.window.note(ticket.attempt, rows, Instant::now());
+            state.probe_parked = ticket.attempt == Attempt::Probe && rows.is_empty();
+            let letters = if park && !refused.is_empty() {
+                state.park_refused(refused, taken);
+                Vec::new()
+            } else {
+                refused
+            };
+            (was_paused, state.window.is_paused(), letters)
+        };
+        self.parked.notify_one();
+        if was_paused != is_paused {
+            self.health.set_rejection_pause(is_paused);
+        }
+        say(
+            ticket.attempt,
+            (was_paused, is_paused),
+            count,
+            rows.len(),
+            &example.unwrap_or_default(),
+        );
+        letters
+    }
+}
+
+impl State {
+    fn next(&mut self, now: Instant) -> Next {
+        if let Some(at) = self.window.probe_at() {
+            return Next::Probe(at);
+        }
+        if self.is_trying {
+            return Next::Fresh(None);
+        }
+        let due = self.parked.iter().map(|parked| parked.due).min();
+        match due {
+            Some(due) if due <= now => match self.take_parked() {
+                Some(work) => Next::Parked(work),
+                None => Next::Fresh(None),
+            },
+            due => Next::Fresh(due),
+        }
+    }
+
+    /// The parked batch that is due first.
+    fn take_parked(&mut self) -> Option<Work> {
+        let places = 0..self.parked.len();
+        let first = places.min_by_key(|place| self.parked[*place].due)?;
+        let Parked {
+            batch,
+            attempt,
+            refused_at,
+            ..
+        } = self.parked.remove(first)?;
+        self.is_trying = true;
+        Some(Work {
+            batch,
+            ticket: Ticket {
+                attempt,
+                refused_at,
+                was_parked: true,
+                _turn: None,
+            },
+        })
+    }
+
+    fn park_refused(&mut self, refused: Vec<RefusedRow>, taken: u64) {
+        let messages = refused.into_iter().map(|refused| refused.decoded).collect();
+        self.parked.push_back(Parked {
+            batch: Batch {
+                messages,
+                taken,
+                failures: Failures::default(),
+            },
+            due: Instant::now(),
+            attempt: Attempt::Again,
+            refused_at: None,
+        });
+    }
+}
+
+/// Says when the writers pause, and when they go on.
+fn say(attempt: Attempt, paused: (bool, bool), refused: usize, rows: usize, example: &str) {
+    match paused {
+        (false, true) => tracing::error!(
+            example,
+            "Postgres refused half of the last {WINDOW_ROWS} rows: pausing. Refused rows are parked, \
+             and a batch is tried every {} s. Look for a change of the schema, of ganesh or of a \
+             producer",
+            PROBE_EVERY.as_secs()
+        ),
+        (true, true) if attempt == Attempt::Probe => tracing::warn!(
+            refused,
+            rows,
+            example,
+            "still pausing: Postgres refuses half of a batch or more"
+        ),
+        (true, false) => tracing::info!(
+            refused,
+            rows,
+            "Postgres takes most rows of a batch again: going on"
+        ),
+        _ => {}
+    }
+}

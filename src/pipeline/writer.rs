@@ -1,0 +1,64 @@
+//! Writers: each takes what the queue holds, and carries it to its acknowledgements.
+
+use std::sync::Arc;
+
+use super::parking::Parking;
+use super::queue::Sender;
+use super::{cache, settle, store};
+use crate::cache::Cache;
+use crate::error::Error;
+use crate::message::DeadLetter;
+use crate::messaging::Held;
+use crate::observe::Observer;
+use crate::storage::EventWriter;
+use crate::storage::queries::Reads;
+use crate::telemetry::logs::RateLimit;
+use crate::telemetry::{Health, Metrics};
+
+/// One writer. All of them share what is behind an `Arc`.
+#[derive(Clone)]
+pub(crate) struct Writer {
+    /// The batch to be written next, and what may not be judged yet.
+    pub(crate) parking: Arc<Parking>,
+    /// Writes rows.
+    pub(crate) rows: EventWriter,
+    /// Says whether a message that is given up has a row.
+    pub(crate) reads: Reads,
+    /// Gets the newest states.
+    pub(crate) cache: Cache,
+    /// Takes the acknowledgements.
+    pub(crate) client: async_nats::Client,
+    /// The register of what is held.
+    pub(crate) held: Arc<Held>,
+    /// Where refused rows go.
+    pub(crate) dead_letters: Sender<DeadLetter>,
+    /// Is told of every settled message, unless telemetry is off.
+    pub(crate) observer: Option<Observer>,
+    /// Tells when Postgres answers again.
+    pub(crate) health: Health,
+    /// Where it counts.
+    pub(crate) metrics: Metrics,
+    /// `GANESH_MAX_DELIVERIES`.
+    pub(crate) max_deliveries: u64,
+    /// What fails again and again is mentioned now and then.
+    pub(crate) log: Arc<RateLimit>,
+}
+
+/// Writes until the queue is closed and empty.
+///
+/// # Errors
+/// Fatal ones of Postgres.
+pub(crate) async fn run(mut writer: Writer) -> Result<(), Error> {
+    while let Some(work) = writer.parking.next().await {
+        let Some((batch, letters)) = store::store(&writer, work).await? else {
+            continue; // It is parked.
+        };
+        writer.dead_letters.send(letters);
+        if batch.messages.is_empty() {
+            continue;
+        }
+        let cached = cache::write(&writer, &batch).await;
+        settle::rows(&mut writer, batch, &cached).await;
+    }
+    Ok(())
+}
