@@ -1,7 +1,7 @@
 # make help lists everything. Nothing here needs Docker, root or installed servers.
 
 .DEFAULT_GOAL := help
-.PHONY: help up test check chaos measure faults fetch build clean-local
+.PHONY: help up quick test check chaos measure faults fetch build clean-local
 
 help: ## Lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -11,6 +11,9 @@ up: build ## Runs everything: private servers, ganesh, a producer, Prometheus, w
 	@scripts/fetch nats-server postgres redis-server
 	@scripts/fetch prometheus || true
 	@exec scripts/up
+
+quick: ## Runs the tests that need no server
+	cargo test --locked --lib --test quick
 
 # Tests wait for servers and timeouts most of the time: two at once leave two cores nearly idle.
 TEST_THREADS ?= 4

@@ -1,10 +1,4 @@
-//! `/metrics`: two formats with the same names, histograms that count right and stay
-//! small, exemplars that never go back in time.
+//! `/metrics` of a serving process.
 
-mod accept;
-mod exemplars;
-mod exposition;
-mod histogram;
-mod parser;
 mod process;
-mod strict;
+mod served;

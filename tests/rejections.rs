@@ -6,4 +6,3 @@ mod cost;
 mod pause;
 mod poison;
 mod unexplained;
-mod window;

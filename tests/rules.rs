@@ -1,7 +1,5 @@
-//! Prometheus' configuration, its rules, and the runbook that they lead to; then all of it
-//! in a real Prometheus that scrapes a real ganesh.
+//! Prometheus' own tool reads its configuration and the rules; then all of it in a real Prometheus
+//! that scrapes a real ganesh.
 
-mod alerts;
-mod configuration;
 mod promtool;
 mod scrape;

@@ -87,7 +87,7 @@ impl Reader {
         let raw = self.raw(env).trim().to_owned();
         parse(&raw).unwrap_or_else(|| {
             self.mistake(env, &presentable(env, &raw), expected);
-            // `defaults_are_valid` in tests/configuration.rs parses every default.
+            // `defaults_are_valid` in tests/quick/configuration.rs parses every default.
             parse(default_of(env)).expect("the default of a setting is valid")
         })
     }

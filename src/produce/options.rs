@@ -278,7 +278,7 @@ impl OptionReader<'_> {
     }
 
     fn parse<T>(&mut self, env: &str, expected: &str, parse: impl Fn(&str) -> Option<T>) -> T {
-        // `the_defaults_are_valid` in tests/produce.rs parses every default.
+        // `the_defaults_are_valid` in tests/quick/produce.rs parses every default.
         self.optional(env, expected, parse)
             .expect("an option with a valid default")
     }

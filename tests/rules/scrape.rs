@@ -81,8 +81,8 @@ fn may_be_empty(expr: &str) -> bool {
 }
 
 fn is_about_what_runs_here(query: &Query) -> bool {
-    let mut selectors = query.read.selectors.iter();
-    selectors.all(|s| !OTHERS.iter().any(|start| s.metric.starts_with(start)))
+    let mut words = query.expr.split(|c: char| !c.is_alphanumeric() && c != '_');
+    words.all(|word| !OTHERS.iter().any(|start| word.starts_with(start)))
 }
 
 /// What has no data now: panels without any, expressions that must have some, and rules.

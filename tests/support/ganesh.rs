@@ -1,4 +1,4 @@
-//! The real binary.
+//! The real binary, and `ganesh serve`.
 
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
@@ -8,7 +8,7 @@ use rustix::process::{Pid, Resource, Rlimit, Signal, prlimit};
 use tempfile::TempDir;
 
 use super::servers::{free_port, send_signal};
-use super::{PATIENCE, Stack, eventually};
+use super::{PATIENCE, Stack, binary, eventually};
 
 /// What a process may open after [`Ganesh::limit_files`], at most.
 pub const FILES_MAX: usize = 1_024;
@@ -23,13 +23,9 @@ pub struct Ganesh {
     log: PathBuf,
 }
 
-/// A command of the binary that sees these settings and no others of this machine.
+/// A command of the binary that sees these servers and settings, and no others of this machine.
 pub fn command(stack: Option<&Stack>, arguments: &[&str], settings: &[(&str, &str)]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ganesh"));
-    command
-        .args(arguments)
-        .env_clear()
-        .env("OTEL_TRACES_EXPORTER", "none");
+    let mut command = binary::command(arguments, &[]);
     if let Some(stack) = stack {
         command
             .env("NATS_URL", stack.nats_url())
@@ -42,12 +38,7 @@ pub fn command(stack: Option<&Stack>, arguments: &[&str], settings: &[(&str, &st
 
 /// Runs a command of the binary to its end.
 pub fn run(stack: Option<&Stack>, arguments: &[&str], settings: &[(&str, &str)]) -> Output {
-    let folder = tempfile::tempdir().unwrap();
-    command(stack, arguments, settings)
-        // No .env of the checkout.
-        .current_dir(folder.path())
-        .output()
-        .unwrap()
+    binary::output(command(stack, arguments, settings))
 }
 
 /// Resident memory of a process in bytes.

@@ -1,15 +1,16 @@
 //! What the tests share: real servers on free ports, the real binary, and events.
 
+pub mod binary;
 pub mod cache_server;
 pub mod clock;
 pub mod cluster;
 pub mod collector;
 pub mod events;
+pub mod exposition;
 pub mod ganesh;
 pub mod keys;
 pub mod ledger;
 pub mod monitoring;
-pub mod promql;
 pub mod proxy;
 pub mod raw_nats;
 pub mod reads;

@@ -4,8 +4,6 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::promql::{self, Expression};
-
 /// A path of the repository.
 pub fn at(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
@@ -63,7 +61,6 @@ pub struct Query {
     /// Dashboard file and panel title.
     pub place: String,
     pub expr: String,
-    pub read: Expression,
 }
 
 /// Everything that the dashboards ask Prometheus.
@@ -78,7 +75,6 @@ pub fn queries() -> Vec<Query> {
                 queries.push(Query {
                     place: format!("{file}: {}", word(&panel["title"])),
                     expr: expr.to_owned(),
-                    read: promql::read(expr),
                 });
             }
         }

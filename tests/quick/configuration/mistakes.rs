@@ -7,7 +7,7 @@ use std::os::unix::ffi::OsStrExt;
 use ganesh::config::SETTINGS;
 
 use super::{read, stderr};
-use crate::support::ganesh::{command, run};
+use crate::support::binary::{command, output};
 
 /// Variable, what the message says was expected, bad values.
 const MISTAKES: &[(&str, &str, &[&str])] = &[
@@ -205,7 +205,7 @@ fn each_mistake_ends_with_2_and_names_the_variable_and_what_was_expected() {
             .collect::<Vec<_>>()
     };
     for (variable, value, expected) in MISTAKES.iter().flat_map(each) {
-        let output = run(None, &["healthcheck"], &[(variable, value)]);
+        let output = output(command(&["healthcheck"], &[(variable, value)]));
         let said = stderr(&output);
         assert_eq!(output.status.code(), Some(2), "{variable}={value}: {said}");
         let lines: Vec<&str> = said.lines().collect();
@@ -236,7 +236,7 @@ fn all_mistakes_are_reported_at_once() {
         }
     }
     mistakes.push(("GANESH_API_TOKEN_FILE", "/nowhere/token"));
-    let output = run(None, &["healthcheck"], &mistakes);
+    let output = output(command(&["healthcheck"], &mistakes));
     let said = stderr(&output);
     assert_eq!(output.status.code(), Some(2), "{said}");
     assert_eq!(said.lines().count(), mistakes.len(), "{said}");
@@ -251,7 +251,7 @@ fn all_mistakes_are_reported_at_once() {
 #[test]
 fn every_subcommand_refuses_a_bad_configuration() {
     for name in ["serve", "produce", "migrate", "doctor", "healthcheck"] {
-        let output = run(None, &[name], &[("GANESH_WRITERS", "none")]);
+        let output = output(command(&[name], &[("GANESH_WRITERS", "none")]));
         assert_eq!(output.status.code(), Some(2), "{name}");
         assert!(
             stderr(&output).contains("GANESH_WRITERS=\"none\""),
@@ -333,7 +333,7 @@ fn what_is_wrong_by_itself_is_in_no_conflict() {
 #[test]
 fn what_is_not_utf_8_is_refused_by_its_variable() {
     let folder = tempfile::tempdir().unwrap();
-    let output = command(None, &["healthcheck"], &[])
+    let output = command(&["healthcheck"], &[])
         .env("GANESH_STREAM", OsStr::from_bytes(b"\xff"))
         .current_dir(folder.path())
         .output()

@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::Path;
 
-#[path = "../../fuzz/round_trip.rs"]
+#[path = "../../../fuzz/round_trip.rs"]
 mod round_trip;
 
 #[test]

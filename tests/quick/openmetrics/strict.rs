@@ -1,6 +1,6 @@
 //! The parser refuses what OpenMetrics refuses, so that what it takes means something.
 
-use super::parser::parse;
+use crate::support::exposition::parse;
 
 const GOOD: &str = "\
 # TYPE a counter

@@ -47,7 +47,10 @@ fn has_label(series: &str, metric: &Metric, label: &str) -> bool {
 
 /// Every expression of dashboards, rules and data sources, with its place.
 fn expressions() -> Vec<(String, Expression)> {
-    let mut all: Vec<_> = queries().into_iter().map(|q| (q.place, q.read)).collect();
+    let mut all: Vec<_> = queries()
+        .into_iter()
+        .map(|q| (q.place, promql::read(&q.expr)))
+        .collect();
     for rule in rules() {
         let name = rule["alert"].as_str().or(rule["record"].as_str());
         let expression = promql::read(word(&rule["expr"]));

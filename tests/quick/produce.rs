@@ -2,7 +2,6 @@
 //! acknowledgement, the options, and reads (these with a service).
 
 mod options;
-mod reads;
 mod schedule;
 mod waiting;
 

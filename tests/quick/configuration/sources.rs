@@ -143,7 +143,7 @@ fn dotenv_is_read_in_the_working_directory_and_not_above_it() {
     let here = above.path().join("here");
     std::fs::create_dir(&here).unwrap();
     let run = |folder: &std::path::Path| {
-        let mut command = crate::support::ganesh::command(None, &["healthcheck"], &[]);
+        let mut command = crate::support::binary::command(&["healthcheck"], &[]);
         command.env("GANESH_ADMIN_ADDR", "127.0.0.1:1");
         command.current_dir(folder).output().unwrap().status.code()
     };

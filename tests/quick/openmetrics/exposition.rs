@@ -1,39 +1,15 @@
-//! The two formats, rendered from a recorder of the test's own and from a real `serve`.
-
-use std::collections::BTreeSet;
+//! The two formats, rendered from a recorder of the test's own.
 
 use ganesh::event::Timestamp;
 use ganesh::event::TraceId;
-use ganesh::labels::Stage;
 use ganesh::telemetry::Metrics;
-use ganesh::telemetry::catalogue;
+use ganesh::labels::Stage;
 use ganesh::telemetry::histogram::Exemplar;
 use ganesh::telemetry::openmetrics::{Format, render};
 use ganesh::telemetry::recorder::{CatalogueRecorder, Recorded};
 use metrics::with_local_recorder;
 
-use super::parser::{Labels, parse, parse_sample};
-use crate::support::Stack;
-use crate::support::events::{events, publish};
-
-type Names = BTreeSet<(String, Labels)>;
-
-fn names_in_openmetrics(text: &str) -> Names {
-    let families = parse(text).unwrap_or_else(|why| panic!("{why}\n{text}"));
-    let samples = families.into_iter().flat_map(|family| family.samples);
-    samples.map(|sample| (sample.name, sample.labels)).collect()
-}
-
-fn names_in_text(text: &str) -> Names {
-    let lines = text.lines().filter(|line| !line.starts_with('#'));
-    let samples = lines.map(|line| parse_sample(line).unwrap_or_else(|w| panic!("{w}: {line}")));
-    samples
-        .map(|sample| {
-            assert_eq!(sample.exemplar, None, "the text format has no exemplars");
-            (sample.name, sample.labels)
-        })
-        .collect()
-}
+use crate::support::exposition::{names_in_openmetrics, names_in_text, parse};
 
 /// A recorder with the whole catalogue in it, and its handles.
 fn registered() -> (CatalogueRecorder, Recorded, Metrics) {
@@ -119,51 +95,4 @@ fn a_counter_of_fractions_is_a_counter_in_both_formats() {
     for rendered in [open_metrics, text] {
         assert!(rendered.contains("\nprocess_cpu_seconds_total 1.25\n"));
     }
-}
-
-/// GET /metrics as a scraper does it: content type and body.
-async fn scrape(url: &str, accept: &str) -> (String, String) {
-    let request = reqwest::Client::new().get(url).header("accept", accept);
-    let answer = request.send().await.unwrap();
-    let content_type = answer.headers()["content-type"]
-        .to_str()
-        .unwrap()
-        .to_owned();
-    (content_type, answer.text().await.unwrap())
-}
-
-#[tokio::test]
-async fn a_serving_process_passes_the_strict_parser() {
-    let stack = Stack::start().await;
-    let ganesh = stack.serve(&[]).await;
-    publish(&stack.jetstream().await, &events("e", 500)).await;
-    stack.wait_until_drained().await;
-    let url = ganesh.admin_url("/metrics");
-    let prometheus =
-        "application/openmetrics-text;version=1.0.0;q=0.5,text/plain;version=0.0.4;q=0.3,*/*;q=0.2";
-    let (content_type, open_metrics) = scrape(&url, prometheus).await;
-    assert_eq!(
-        content_type,
-        "application/openmetrics-text; version=1.0.0; charset=utf-8"
-    );
-    let (content_type, text) = scrape(&url, "*/*").await;
-    assert_eq!(content_type, "text/plain; version=0.0.4; charset=utf-8");
-    assert_eq!(names_in_openmetrics(&open_metrics), names_in_text(&text));
-    let families = parse(&open_metrics).unwrap();
-    for family in &families {
-        let name = match family.kind.as_str() {
-            "counter" => format!("{}_total", family.name),
-            _ => family.name.clone(),
-        };
-        let metric = catalogue::find(&name).unwrap_or_else(|| panic!("{name} is unknown"));
-        assert_eq!(family.kind, metric.kind.as_str(), "{name}");
-        assert_eq!(family.help.as_deref(), Some(metric.help), "{name}");
-        assert_eq!(family.unit.as_deref().unwrap_or(""), metric.unit, "{name}");
-    }
-    assert_eq!(families.len(), catalogue::CATALOGUE.len());
-    let mut stored = families
-        .iter()
-        .filter(|f| f.name == "ganesh_end_to_end_seconds");
-    let count = stored.next().unwrap().with_suffix("_count").next().unwrap();
-    assert!((count.value - 500.0).abs() < f64::EPSILON, "{count:?}");
 }

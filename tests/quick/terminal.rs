@@ -7,12 +7,11 @@ use std::thread;
 
 use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
-use super::objects;
-use crate::support::ganesh::command;
+use crate::support::binary::{command, objects};
 
 /// `serve` that finds no Postgres and gives up at once, having logged a little.
 fn serve(settings: &[(&str, &str)]) -> std::process::Command {
-    let mut command = command(None, &["serve"], settings);
+    let mut command = command(&["serve"], settings);
     command
         .env("POSTGRES_URL", "postgresql://127.0.0.1:1/db")
         .env("GANESH_HTTP_ADDR", "127.0.0.1:0")

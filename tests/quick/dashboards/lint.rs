@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use crate::support::monitoring::{dashboards, list, panels, queries, rules_that, word};
-use crate::support::promql::Selector;
+use crate::support::promql::{self, Selector};
 
 /// Units of Grafana that mean something here.
 const UNITS: [&str; 12] = [
@@ -127,7 +127,7 @@ fn is_alerts(selector: &Selector) -> bool {
 #[test]
 fn every_selector_follows_the_job_and_the_instance_that_are_chosen() {
     for query in queries() {
-        for selector in &query.read.selectors {
+        for selector in &promql::read(&query.expr).selectors {
             let job = is_alerts(selector) || selector.matches("job", "=~", "$job");
             let instance =
                 lacks_instance(selector) || selector.matches("instance", "=~", "$instance");
@@ -139,7 +139,7 @@ fn every_selector_follows_the_job_and_the_instance_that_are_chosen() {
 #[test]
 fn every_rate_goes_over_the_interval_that_grafana_computes() {
     for query in queries() {
-        for selector in &query.read.selectors {
+        for selector in &promql::read(&query.expr).selectors {
             if let Some(range) = &selector.range {
                 assert_eq!(range, "$__rate_interval", "{}: {}", query.place, query.expr);
             }
@@ -150,7 +150,7 @@ fn every_rate_goes_over_the_interval_that_grafana_computes() {
 #[test]
 fn counters_are_only_shown_as_rates() {
     for query in queries() {
-        for selector in &query.read.selectors {
+        for selector in &promql::read(&query.expr).selectors {
             let counter = ["_total", "_bucket", "_count", "_sum"]
                 .iter()
                 .any(|ending| selector.metric.ends_with(ending));
@@ -167,12 +167,9 @@ fn counters_are_only_shown_as_rates() {
 fn recorded_series_are_recorded() {
     let records: Vec<_> = rules_that("record");
     for query in queries() {
-        for selector in query
-            .read
-            .selectors
-            .iter()
-            .filter(|s| s.metric.contains(':'))
-        {
+        let read = promql::read(&query.expr);
+        let recorded = read.selectors.iter().filter(|s| s.metric.contains(':'));
+        for selector in recorded {
             let known = records
                 .iter()
                 .any(|rule| rule["record"] == selector.metric.as_str());
@@ -188,7 +185,7 @@ fn recorded_series_are_recorded() {
 #[test]
 fn what_replicas_report_alike_is_not_added_up() {
     for query in queries() {
-        for selector in &query.read.selectors {
+        for selector in &promql::read(&query.expr).selectors {
             if selector.metric.starts_with("ganesh_consumer_") {
                 let outer = selector.inside.first().map(String::as_str);
                 assert_eq!(outer, Some("max"), "{}: {}", query.place, query.expr);

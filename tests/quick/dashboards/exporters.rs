@@ -6,7 +6,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::support::monitoring::{names, queries, rules, text, word};
 use crate::support::promql;
 
-const CAPTURED: &str = "tests/dashboards/captured";
+const CAPTURED: &str = "tests/quick/dashboards/captured";
 /// Series that Prometheus makes itself for each scrape and alert.
 const MADE: [&str; 4] = [
     "up",
@@ -47,7 +47,10 @@ fn is_somebody_elses(metric: &str) -> bool {
 #[test]
 fn every_metric_and_label_of_an_exporter_was_seen_in_its_real_output() {
     let captured = captured();
-    let mut places: Vec<_> = queries().into_iter().map(|q| (q.place, q.read)).collect();
+    let mut places: Vec<_> = queries()
+        .into_iter()
+        .map(|q| (q.place, promql::read(&q.expr)))
+        .collect();
     for rule in rules() {
         places.push((rule.to_string(), promql::read(word(&rule["expr"]))));
     }

@@ -244,7 +244,7 @@ fn check_buckets(buckets: &[(f64, &Sample)], count: f64) -> Result<(), String> {
 }
 
 /// One sample line; the text format's are the same, but for exemplars.
-pub fn parse_sample(line: &str) -> Result<Sample, String> {
+fn parse_sample(line: &str) -> Result<Sample, String> {
     let end = line.find(['{', ' ']).ok_or("no value")?;
     let (name, rest) = line.split_at(end);
     if !is_name(name, ":") {
@@ -355,4 +355,26 @@ fn number(text: &str) -> Result<f64, String> {
         }
         text => Err(format!("no number: {text:?}")),
     }
+}
+
+/// The series, each as a name and labels.
+pub type Names = BTreeSet<(String, Labels)>;
+
+/// Those of OpenMetrics.
+pub fn names_in_openmetrics(text: &str) -> Names {
+    let families = parse(text).unwrap_or_else(|why| panic!("{why}\n{text}"));
+    let samples = families.into_iter().flat_map(|family| family.samples);
+    samples.map(|sample| (sample.name, sample.labels)).collect()
+}
+
+/// Those of the text format.
+pub fn names_in_text(text: &str) -> Names {
+    let lines = text.lines().filter(|line| !line.starts_with('#'));
+    let samples = lines.map(|line| parse_sample(line).unwrap_or_else(|w| panic!("{w}: {line}")));
+    samples
+        .map(|sample| {
+            assert_eq!(sample.exemplar, None, "the text format has no exemplars");
+            (sample.name, sample.labels)
+        })
+        .collect()
 }

@@ -3,9 +3,7 @@
 use std::collections::BTreeSet;
 
 use serde_json::Value;
-use sqlx::Executor;
 
-use crate::support::Stack;
 use crate::support::monitoring::{dashboards, list, panels, text, word, yaml};
 
 const SOURCES: &str = "grafana/provisioning/datasources/datasources.yml";
@@ -112,31 +110,4 @@ fn every_data_source_of_a_dashboard_is_provisioned() {
         let uid = word(&chosen.expect("it has one")["current"]["value"]);
         assert!(known.contains(uid), "{name} starts with {uid}");
     }
-}
-
-#[tokio::test]
-async fn what_panels_ask_postgres_is_answered_to_a_role_that_may_read_events_and_no_more() {
-    let stack = Stack::start().await;
-    let _ganesh = stack.serve(&[]).await;
-    let mut role = stack.pool.begin().await.unwrap();
-    for statement in [
-        "CREATE ROLE panel_reader",
-        "GRANT SELECT ON events TO panel_reader",
-        "SET LOCAL ROLE panel_reader",
-        "SET LOCAL statement_timeout = '5s'",
-    ] {
-        role.execute(statement).await.unwrap();
-    }
-    let mut asked = 0;
-    for (_, dashboard) in dashboards() {
-        for panel in panels(&dashboard).filter(|p| p["datasource"]["uid"] == "postgres") {
-            for target in list(&panel["targets"]) {
-                let rows = role.fetch_all(word(&target["rawSql"])).await.unwrap();
-                assert!(!rows.is_empty(), "{}", panel["title"]);
-                asked += 1;
-            }
-        }
-    }
-    assert!(asked > 0, "a data source that no panel asks");
-    role.rollback().await.unwrap();
 }

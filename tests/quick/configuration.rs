@@ -11,7 +11,7 @@ use std::process::Output;
 
 use ganesh::config::{Config, ConfigErrors, Reader};
 
-use crate::support::ganesh::command;
+use crate::support::binary::command;
 
 /// Reads these values in this process.
 fn read(values: &[(&'static str, &str)]) -> Result<Config, ConfigErrors> {
@@ -35,7 +35,7 @@ fn started_with(arguments: &[&str], settings: &[(&str, &str)], dotenv: &str) -> 
 fn in_folder_with(dotenv: &str, arguments: &[&str], settings: &[(&str, &str)]) -> Output {
     let folder = tempfile::tempdir().unwrap();
     std::fs::write(folder.path().join(".env"), dotenv).unwrap();
-    command(None, arguments, settings)
+    command(arguments, settings)
         // Nobody listens on port 1.
         .env("POSTGRES_URL", "postgresql://127.0.0.1:1/db")
         .env("GANESH_HTTP_ADDR", "127.0.0.1:0")
