@@ -1,6 +1,7 @@
 //! A TCP proxy that stands for the network: it delays, holds, swallows, cuts and half-closes
 //! on demand, and remembers what passed in which order.
 
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -9,6 +10,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
+use tokio::time::Instant;
 
 const CHUNK_BYTES: usize = 64 * 1024;
 
@@ -50,6 +52,12 @@ impl Orders {
             Way::ToServer => self.to_server,
             Way::ToClient => self.to_client,
         }
+    }
+
+    /// Whether they end this way of a connection that was made under those.
+    fn end(&self, way: Way, made: Self) -> bool {
+        let half_closed = way == Way::ToClient && self.half_closes > made.half_closes;
+        self.cuts > made.cuts || half_closed
     }
 }
 
@@ -246,39 +254,51 @@ async fn pump(shared: Arc<Shared>, way: Way, mut from: OwnedReadHalf, mut to: Ow
     let log = shared.open_log(way);
     let mut orders = shared.orders.subscribe();
     let made = *orders.borrow_and_update();
-    let over = |now: Orders| {
-        let half_closed = way == Way::ToClient && now.half_closes > made.half_closes;
-        now.cuts > made.cuts || half_closed
-    };
     let mut chunk = vec![0; CHUNK_BYTES];
+    let mut late: VecDeque<(Instant, Vec<u8>)> = VecDeque::new();
+    let mut ended = false;
     loop {
         let now = *orders.borrow_and_update();
-        if over(now) {
+        if now.end(way, made) || (ended && late.is_empty()) {
             return; // dropping the writing half ends the other side's stream
         }
         let manner = now.manner(way);
-        let read = tokio::select! {
+        let due = late.front().map_or_else(Instant::now, |(due, _)| *due);
+        let arrived = tokio::select! {
             _ = orders.changed() => continue,
-            read = from.read(&mut chunk), if manner != Manner::Hold => read,
-        };
-        let Ok(count @ 1..) = read else { return };
-        if let Some(trap) = shared.spring_trap(way, &chunk[..count]) {
-            if trap.cuts {
-                shared.orders.send_modify(|orders| orders.cuts += 1);
-                return;
+            () = tokio::time::sleep_until(due), if !late.is_empty() => {
+                late.pop_front().expect("it is not empty").1
             }
-            continue;
-        }
-        match manner {
-            Manner::Swallow => continue,
-            Manner::Delay(delay) => tokio::time::sleep(delay).await,
-            Manner::Pass | Manner::Hold => {}
-        }
-        shared.remember(log, &chunk[..count]);
+            read = from.read(&mut chunk), if manner != Manner::Hold && !ended => {
+                let Ok(count @ 1..) = read else {
+                    ended = true;
+                    continue;
+                };
+                let chunk = &chunk[..count];
+                if let Some(trap) = shared.spring_trap(way, chunk) {
+                    if trap.cuts {
+                        shared.orders.send_modify(|orders| orders.cuts += 1);
+                        return;
+                    }
+                    continue;
+                }
+                let delay = match manner {
+                    Manner::Swallow => continue,
+                    Manner::Delay(delay) => delay,
+                    Manner::Pass | Manner::Hold => Duration::ZERO,
+                };
+                if !delay.is_zero() || !late.is_empty() {
+                    late.push_back((Instant::now() + delay, chunk.to_vec()));
+                    continue;
+                }
+                chunk.to_vec()
+            }
+        };
+        shared.remember(log, &arrived);
         // Who does not read must not keep a connection from being cut.
         tokio::select! {
-            written = to.write_all(&chunk[..count]) => if written.is_err() { return },
-            _ = orders.wait_for(|orders| over(*orders)) => return,
+            written = to.write_all(&arrived) => if written.is_err() { return },
+            _ = orders.wait_for(|now| now.end(way, made)) => return,
         }
     }
 }
