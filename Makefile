@@ -1,7 +1,7 @@
 # make help lists everything. Nothing here needs Docker, root or installed servers.
 
 .DEFAULT_GOAL := help
-.PHONY: help up quick test check chaos measure faults fetch build clean-local
+.PHONY: help up quick test check chaos measure faults compare fetch build clean-local
 
 help: ## Lists the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -37,6 +37,10 @@ measure: ## Measures what telemetry costs, and fails when that is more than prom
 faults: ## Measures what outages and refused rows cost, and fails when that is more than promised (alone on the machine)
 	@scripts/fetch nats-server postgres redis-server
 	cargo bench --locked --bench faults
+
+compare: ## Measures two builds side by side, OLD=path and NEW=path: latency, drain, processor time (alone on the machine)
+	@scripts/fetch nats-server postgres redis-server
+	cargo bench --locked --profile dev --bench compare
 
 fetch: ## Puts the servers that are missing into .tools/
 	@scripts/fetch

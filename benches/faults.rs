@@ -22,12 +22,11 @@ mod drain;
 mod support;
 
 use std::process::Child;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ::ganesh::event::Data;
-use async_nats::jetstream::stream::Stream;
 use bytes::Bytes;
-use drain::{compare, drain, produce};
+use drain::{compare, drain, produce, wait_until_empty};
 use support::{Ganesh, Stack, events, ganesh as command};
 
 /// One message in so many is refused.
@@ -87,14 +86,6 @@ fn producer(stack: &Stack, rate: u64, time: Duration) -> Child {
         .stdout(std::process::Stdio::null())
         .spawn()
         .unwrap()
-}
-
-async fn wait_until_empty(stack: &Stack, stream: &Stream) -> Duration {
-    let began = Instant::now();
-    while stack.backlog_of(stream).await > 0 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    began.elapsed()
 }
 
 /// Messages of the stream, which came at this rate, and each of which has to be a row, delivered once.

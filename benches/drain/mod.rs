@@ -2,7 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use crate::support::{Ganesh, Stack, ganesh as command};
+use async_nats::jetstream::stream::Stream;
+
+use crate::support::{Stack, ganesh as command};
 
 /// One drain of the stream.
 #[derive(Debug, Clone, Copy)]
@@ -77,25 +79,17 @@ pub fn produce(stack: &Stack, arguments: &[&str]) {
 /// Drains the whole stream into an empty table, scraped every second where there is something to
 /// scrape; so many messages become rows.
 pub async fn drain(stack: &Stack, settings: &[(&str, &str)], messages: u64, rows: u64) -> Run {
-    sqlx::query("TRUNCATE events")
-        .execute(&stack.pool)
-        .await
-        .unwrap();
-    let jetstream = stack.jetstream().await;
-    let stream = jetstream.get_stream("EVENTS").await.unwrap();
-    let _ = stream.delete_consumer("ganesh").await;
+    let stream = start_over(stack).await;
     let ganesh = stack.serve(settings).await;
     let scraping = tokio::spawn(scrape(ganesh.admin_url("/metrics")));
     let (began, cpu, waiting) = loop {
         let waiting = stack.backlog_of(&stream).await;
         if waiting < messages {
-            break (Instant::now(), cpu_seconds(&ganesh), waiting);
+            break (Instant::now(), cpu_seconds(&[ganesh.pid()]), waiting);
         }
     };
-    while stack.backlog_of(&stream).await > 0 {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    let (took, cpu) = (began.elapsed(), cpu_seconds(&ganesh) - cpu);
+    wait_until_empty(stack, &stream).await;
+    let (took, cpu) = (began.elapsed(), cpu_seconds(&[ganesh.pid()]) - cpu);
     scraping.abort();
     assert!(ganesh.terminate().await.success());
     assert_eq!(stack.rows().await, i64::try_from(rows).unwrap());
@@ -105,7 +99,29 @@ pub async fn drain(stack: &Stack, settings: &[(&str, &str)], messages: u64, rows
     }
 }
 
-async fn scrape(url: String) {
+/// Empties the table, and lets the stream be read from its start.
+pub async fn start_over(stack: &Stack) -> Stream {
+    sqlx::query("TRUNCATE events")
+        .execute(&stack.pool)
+        .await
+        .unwrap();
+    let jetstream = stack.jetstream().await;
+    let stream = jetstream.get_stream("EVENTS").await.unwrap();
+    let _ = stream.delete_consumer("ganesh").await;
+    stream
+}
+
+/// Waits until every message of the stream is acknowledged. How long that took.
+pub async fn wait_until_empty(stack: &Stack, stream: &Stream) -> Duration {
+    let began = Instant::now();
+    while stack.backlog_of(stream).await > 0 {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    began.elapsed()
+}
+
+/// Scrapes every second.
+pub async fn scrape(url: String) {
     let client = reqwest::Client::new();
     loop {
         let asked = client
@@ -118,11 +134,17 @@ async fn scrape(url: String) {
     }
 }
 
-/// User and system time that the process has taken.
-fn cpu_seconds(ganesh: &Ganesh) -> f64 {
-    let stat = std::fs::read_to_string(format!("/proc/{}/stat", ganesh.pid())).unwrap();
-    let (_, fields) = stat.rsplit_once(") ").unwrap();
-    let ticks = |field: usize| -> f64 { fields.split(' ').nth(field).unwrap().parse().unwrap() };
-    // The 14th and the 15th field of the whole line, of which two stand before the bracket.
-    (ticks(11) + ticks(12)) / rustix::param::clock_ticks_per_second() as f64
+/// User and system time that processes have taken, and children of theirs that have ended.
+pub fn cpu_seconds(processes: &[u32]) -> f64 {
+    let ticks: f64 = processes.iter().map(|pid| cpu_ticks(*pid)).sum();
+    ticks / rustix::param::clock_ticks_per_second() as f64
+}
+
+fn cpu_ticks(pid: u32) -> f64 {
+    // One that ends meanwhile counts as its parent's.
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
+    let (_, fields) = stat.rsplit_once(") ").unwrap_or_default();
+    // The 14th to the 17th field of the whole line, of which two stand before the bracket.
+    let times = fields.split(' ').skip(11).take(4);
+    times.map(|ticks| ticks.parse::<f64>().unwrap()).sum()
 }

@@ -4,9 +4,17 @@ use std::process::{Command, Output};
 
 use serde_json::Value;
 
+/// Where the binary is.
+pub const GANESH: &str = env!("CARGO_BIN_EXE_ganesh");
+
 /// A command of the binary that sees these settings and no others of this machine.
 pub fn command(arguments: &[&str], settings: &[(&str, &str)]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_ganesh"));
+    command_of(GANESH, arguments, settings)
+}
+
+/// The same of another build.
+pub fn command_of(program: &str, arguments: &[&str], settings: &[(&str, &str)]) -> Command {
+    let mut command = Command::new(program);
     command
         .args(arguments)
         .env_clear()

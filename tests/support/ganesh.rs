@@ -25,7 +25,24 @@ pub struct Ganesh {
 
 /// A command of the binary that sees these servers and settings, and no others of this machine.
 pub fn command(stack: Option<&Stack>, arguments: &[&str], settings: &[(&str, &str)]) -> Command {
-    let mut command = binary::command(arguments, &[]);
+    with(binary::command(arguments, &[]), stack, settings)
+}
+
+/// The same of another build.
+pub fn command_of(
+    program: &str,
+    stack: &Stack,
+    arguments: &[&str],
+    settings: &[(&str, &str)],
+) -> Command {
+    with(
+        binary::command_of(program, arguments, &[]),
+        Some(stack),
+        settings,
+    )
+}
+
+fn with(mut command: Command, stack: Option<&Stack>, settings: &[(&str, &str)]) -> Command {
     if let Some(stack) = stack {
         command
             .env("NATS_URL", stack.nats_url())
@@ -52,11 +69,16 @@ pub fn resident_bytes(pid: u32) -> u64 {
 impl Ganesh {
     /// Starts `ganesh serve`; it may not be ready yet.
     pub fn serve(stack: &Stack, settings: &[(&str, &str)]) -> Self {
+        Self::serve_of(binary::GANESH, stack, settings)
+    }
+
+    /// The same of another build.
+    pub fn serve_of(program: &str, stack: &Stack, settings: &[(&str, &str)]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let (api_port, admin_port) = (free_port(), free_port());
         let log = folder.path().join("log");
         let file = std::fs::File::create(&log).unwrap();
-        let child = command(Some(stack), &["serve"], &[])
+        let child = command_of(program, stack, &["serve"], &[])
             .env("GANESH_HTTP_ADDR", format!("127.0.0.1:{api_port}"))
             .env("GANESH_ADMIN_ADDR", format!("127.0.0.1:{admin_port}"))
             .envs(settings.iter().copied())

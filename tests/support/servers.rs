@@ -122,7 +122,7 @@ impl Server {
     }
 
     /// Its process and those that it forked.
-    fn family(&self) -> Vec<u32> {
+    pub fn family(&self) -> Vec<u32> {
         let mut family = vec![self.pid()];
         let processes = std::fs::read_dir("/proc").into_iter().flatten().flatten();
         for entry in processes {
