@@ -49,16 +49,17 @@ fn main() {
 
 /// Settles messages of a batch again and again; the spans of kept ones go to nobody.
 async fn memory_stays_flat() {
-    let recorded = recorder::install().unwrap();
-    let metrics = Metrics::register(&recorded.histograms);
+    recorder::install().unwrap();
+    let metrics = Metrics::register();
     let nowhere = format!("http://127.0.0.1:{}", support::servers::free_port());
     let config = batch::config(&[
         ("OTEL_EXPORTER_OTLP_ENDPOINT", nowhere.leak()),
         ("GANESH_TRACE_SLOW_MS", "0"),
         ("GANESH_TRACE_MAX_PER_SEC", TRACES_PER_SECOND),
     ]);
-    let tracing = traces::start(&config.telemetry).unwrap().unwrap();
-    tracing.queue.count_in(&metrics);
+    let tracing = traces::start(&config.telemetry, metrics.clone())
+        .unwrap()
+        .unwrap();
     let mut observer = Observer::new(
         &config,
         metrics.clone(),

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use criterion::{Criterion, criterion_group, criterion_main};
-use ganesh::telemetry::catalogue::STAGE_BUCKETS_SECONDS;
 use ganesh::telemetry::histogram::Histogram;
+use ganesh::telemetry::metrics::STAGE_SECONDS;
 use metrics::with_local_recorder;
 use metrics_exporter_prometheus::PrometheusBuilder;
 
@@ -24,7 +24,7 @@ fn values() -> impl Iterator<Item = f64> {
 
 fn observations(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("observation");
-    let histogram = Histogram::new(STAGE_BUCKETS_SECONDS);
+    let histogram = Histogram::new(STAGE_SECONDS);
     let mut next = values();
     group.bench_function("the values alone", |b| b.iter(|| next.next()));
     group.bench_function("record", |b| {
@@ -38,7 +38,7 @@ fn observations(criterion: &mut Criterion) {
 }
 
 fn contended(criterion: &mut Criterion) {
-    let histogram = Arc::new(Histogram::new(STAGE_BUCKETS_SECONDS));
+    let histogram = Arc::new(Histogram::new(STAGE_SECONDS));
     let stop = Arc::new(AtomicBool::new(false));
     let other = std::thread::spawn({
         let (histogram, stop) = (histogram.clone(), stop.clone());

@@ -126,6 +126,6 @@ impl Cache {
     }
 
     fn count(&self, request: CacheRequest) {
-        self.0.metrics.cache_requests(request).increment(1);
+        self.0.metrics.cache_requests[request].increment(1);
     }
 }

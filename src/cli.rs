@@ -24,7 +24,7 @@ use tokio_util::sync::CancellationToken;
 use self::ending::{Ending, Step};
 use crate::config::{Config, ConfigErrors, Setting, TracesExporter, arguments, reader};
 use crate::telemetry::logs::{self, LogFile};
-use crate::telemetry::traces;
+use crate::telemetry::{Metrics, recorder, traces};
 
 /// How long the end waits for tasks in the background, which usually takes less than a millisecond.
 const TASKS_END_TIMEOUT: Duration = Duration::from_millis(100);
@@ -174,12 +174,15 @@ fn run(name: &str, matches: &ArgMatches) -> Result<(), Failure> {
         .enable_all()
         .build()?;
     let result = runtime.block_on(async {
-        let tracing = traces::start(&config.telemetry)?;
+        let records = name == "serve" && config.telemetry.enabled;
+        let recorder = records.then(recorder::install).transpose()?;
+        let metrics = Metrics::register();
+        let tracing = traces::start(&config.telemetry, metrics.clone())?;
         let provider = tracing.as_ref().map(|tracing| &tracing.provider);
         let log_filter = logs::install(&config.telemetry, provider, log_file.clone())?;
         let spans = tracing.as_ref().map(|tracing| tracing.queue.clone());
         let result = match name {
-            "serve" => serve::run(config, spans, log_filter, &ending).await,
+            "serve" => serve::run(config, (recorder, metrics), spans, log_filter, &ending).await,
             "produce" => produce::run(config, matches, spans).await,
             "migrate" => migrate::run(config).await,
             "dlq" => Box::pin(dlq::run(config, matches)).await,

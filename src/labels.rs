@@ -157,6 +157,14 @@ pub enum HttpRoute {
     Other,
 }
 
+impl HttpRoute {
+    /// The route that is written so.
+    pub fn of(path: &str) -> Self {
+        let route = Self::VARIANTS.iter().find(|route| route.into_str() == path);
+        *route.unwrap_or(&Self::Other)
+    }
+}
+
 /// Classes of HTTP status: the label `status`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, VariantArray)]
 #[strum(const_into_str)]
@@ -170,6 +178,17 @@ pub enum StatusClass {
     /// 500 and above.
     #[strum(serialize = "5xx")]
     ServerError,
+}
+
+impl StatusClass {
+    /// The class of a status.
+    pub const fn of(status: u16) -> Self {
+        match status {
+            500.. => Self::ServerError,
+            400.. => Self::ClientError,
+            _ => Self::Success,
+        }
+    }
 }
 
 /// Whether a settled message is kept as a trace, the first that applies: the label `decision`.

@@ -24,9 +24,9 @@ use crate::labels::{Decision, Outcome, Stage};
 use crate::message::timings::{Moment, now_nanos};
 use crate::message::{BatchTimings, BuriedLetter, CacheWrite, DeadLetter, Decoded, StoredBatch};
 use crate::telemetry::Metrics;
-use crate::telemetry::histogram::{Exemplar, Histogram, Tally};
+use crate::telemetry::histogram::{Exemplar, Tally};
 use crate::telemetry::logs::RateLimit;
-use crate::telemetry::span_queue::{BatchSpan, SpanQueue, Trace};
+use crate::telemetry::span_queue::{BatchSpan, SpanQueue, Timed, Trace};
 
 /// Observes settled messages. Each task that settles some has one of its own; they share what is
 /// kept, and lock it for single messages and once for each batch.
@@ -166,7 +166,7 @@ impl Observer {
         }
         let metrics = &self.shared.metrics;
         metrics.count(&decisions);
-        metrics.settled(Outcome::DeadLettered).increment(1);
+        metrics.settled[Outcome::DeadLettered].increment(1);
     }
 
     fn add_tallies(&mut self, moment: &Moment) {
@@ -191,15 +191,12 @@ impl Observer {
         let is_stored = |outcome: &&Outcome| **outcome == Outcome::Stored;
         let stored = outcomes.iter().filter(is_stored).count() as u64;
         let metrics = &self.shared.metrics;
-        metrics.settled(Outcome::Stored).increment(stored);
-        metrics
-            .settled(Outcome::Duplicate)
-            .increment(count - stored);
+        metrics.settled[Outcome::Stored].increment(stored);
+        metrics.settled[Outcome::Duplicate].increment(count - stored);
     }
 
     fn observe_stage(&self, stage: Stage, nanos: u64, count: u64) {
-        let histogram = self.shared.metrics.stage_seconds(stage);
-        histogram.record_many(seconds(nanos), count);
+        self.shared.metrics.stage_seconds[stage].record_many(seconds(nanos), count);
     }
 }
 
@@ -270,7 +267,7 @@ impl Shared {
         queue.offer(Trace {
             spans: self.spans.build(message, reason, context),
             batch,
-            exemplars: exemplars(&self.metrics, message),
+            exemplars: exemplars(message),
         });
     }
 }
@@ -285,7 +282,7 @@ fn span_of_batch(queue: &SpanQueue, batch: &BatchTimings, moment: &Moment) -> Ar
 }
 
 /// What the histograms were told of a message.
-fn exemplars(metrics: &Metrics, message: &SettledMessage<'_>) -> Vec<(Arc<Histogram>, Exemplar)> {
+fn exemplars(message: &SettledMessage<'_>) -> Vec<(Timed, Exemplar)> {
     let at = Timestamp::from_nanos(i128::from(message.times.ended()));
     let trace_id = message.delivery.trace_id;
     let exemplar = |value| Exemplar {
@@ -293,13 +290,12 @@ fn exemplars(metrics: &Metrics, message: &SettledMessage<'_>) -> Vec<(Arc<Histog
         value,
         at,
     };
-    let stages = message.times.passed().map(|passed| {
-        let histogram = metrics.stage_seconds(passed.stage);
-        (histogram.clone(), exemplar(passed.seconds()))
-    });
-    let end_to_end = end_to_end_seconds(message)
-        .map(|seconds| (metrics.end_to_end_seconds.clone(), exemplar(seconds)));
-    stages.chain(end_to_end).collect()
+    let stages = message.times.passed();
+    let stages = stages.map(|passed| (Timed::Stage(passed.stage), exemplar(passed.seconds())));
+    let end_to_end = end_to_end_seconds(message);
+    stages
+        .chain(end_to_end.map(|seconds| (Timed::EndToEnd, exemplar(seconds))))
+        .collect()
 }
 
 /// From the stream's timestamp to the commit, of a message whose row is new.
@@ -313,7 +309,7 @@ impl Metrics {
     fn count(&self, decisions: &Decisions) {
         for (&decision, count) in Decision::VARIANTS.iter().zip(decisions.0) {
             if count > 0 {
-                self.traces(decision).increment(count);
+                self.traces[decision].increment(count);
             }
         }
     }
@@ -322,7 +318,7 @@ impl Metrics {
 impl Tallies {
     fn of(metrics: &Metrics) -> Self {
         Self {
-            stages: PASSED_ALONE.map(|stage| metrics.stage_seconds(stage).tally()),
+            stages: PASSED_ALONE.map(|stage| metrics.stage_seconds[stage].tally()),
             end_to_end: metrics.end_to_end_seconds.tally(),
             skew_nanos: 0,
         }
@@ -345,7 +341,7 @@ impl Tallies {
 
     fn add_to(&mut self, metrics: &Metrics) {
         for (stage, tally) in PASSED_ALONE.into_iter().zip(&mut self.stages) {
-            metrics.stage_seconds(stage).take(tally);
+            metrics.stage_seconds[stage].take(tally);
         }
         metrics.end_to_end_seconds.take(&mut self.end_to_end);
     }

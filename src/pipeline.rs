@@ -83,12 +83,12 @@ pub fn spawn(parts: Parts, stop: &CancellationToken) -> JoinSet<Result<(), Error
         observer,
         ..
     } = parts;
-    let (decoded, queue) = queue::queue(metrics.queue_depth(Queue::Writer).clone());
-    let (dead_letters, letters) = queue::queue(metrics.queue_depth(Queue::DeadLetter).clone());
+    let (decoded, queue) = queue::queue(metrics.queue_depth[Queue::Writer].clone());
+    let (dead_letters, letters) = queue::queue(metrics.queue_depth[Queue::DeadLetter].clone());
     for queue in [Queue::Writer, Queue::DeadLetter] {
         #[allow(clippy::cast_precision_loss, reason = "a gauge")]
         let capacity = config.pipeline.max_in_flight as f64;
-        metrics.queue_capacity(queue).set(capacity);
+        metrics.queue_capacity[queue].set(capacity);
     }
     let limits = Limits::of(&config.pipeline);
     let parking = Parking::new(queue, limits, health.clone(), metrics.clone());
@@ -217,11 +217,10 @@ mod tests {
 
     use super::*;
     use crate::error::Dependency;
-    use crate::telemetry::recorder::Histograms;
 
     /// A health that has seen Postgres go away.
     fn away() -> Health {
-        let health = Health::new(Metrics::register(&Histograms::default()));
+        let health = Health::new(Metrics::register());
         health.set(Dependency::Postgres, true);
         health.set(Dependency::Postgres, false);
         health

@@ -2,7 +2,6 @@
 //! that every message carries.
 
 pub mod budget;
-pub mod catalogue;
 pub mod export;
 pub mod health;
 pub mod histogram;
@@ -22,4 +21,3 @@ pub mod traces;
 
 pub use health::Health;
 pub use metrics::Metrics;
-pub use recorder::Histograms;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use ganesh::event::{Data, Event, Timestamp, TraceId};
 use ganesh::storage::{EventWriter, Row, RowOutcome, WriteOptions};
-use ganesh::telemetry::{Histograms, Metrics};
+use ganesh::telemetry::Metrics;
 
 use crate::support::Stack;
 use crate::support::events::{event, events, publish};
@@ -43,10 +43,7 @@ async fn write(writer: &EventWriter, events: &[Event], options: WriteOptions) ->
 
 async fn writer(stack: &Stack) -> EventWriter {
     ganesh::storage::schema::migrate(&stack.pool).await.unwrap();
-    EventWriter::new(
-        stack.pool.clone(),
-        Metrics::register(&Histograms::default()),
-    )
+    EventWriter::new(stack.pool.clone(), Metrics::register())
 }
 
 fn poison(id: &str) -> Event {

@@ -17,7 +17,7 @@ use super::{log_level, server, slow};
 use crate::observe::slow_list::SlowList;
 use crate::telemetry::logs::LogFilter;
 use crate::telemetry::openmetrics::{self, Format};
-use crate::telemetry::recorder::Recorded;
+use crate::telemetry::recorder::Recorder;
 use crate::telemetry::{Health, Metrics, runtime};
 
 /// Probes and scrapers are few.
@@ -28,9 +28,9 @@ const CONNECTIONS_MAX: usize = 64;
 pub struct Admin {
     /// Which dependencies answer.
     pub health: Health,
-    /// What `/metrics` shows; none where telemetry is off.
-    pub recorded: Option<Recorded>,
-    /// Where what the operating system says is noted at each scrape.
+    /// Where counters and gauges count; none where telemetry is off.
+    pub recorder: Option<Recorder>,
+    /// What `/metrics` shows.
     pub metrics: Metrics,
     /// What `/debug/slow` shows.
     pub slow: SlowList,
@@ -67,12 +67,12 @@ async fn readyz(State(admin): State<Admin>) -> Response {
 }
 
 async fn metrics(State(admin): State<Admin>, headers: HeaderMap) -> Response {
-    let Some(recorded) = &admin.recorded else {
+    let Some(recorder) = &admin.recorder else {
         return Problem::telemetry_is_off().into_response();
     };
     let accept = headers.get_all(ACCEPT).iter();
     let format = Format::asked_for(accept.filter_map(|value| value.to_str().ok()));
     runtime::export_process(&admin.metrics);
-    let text = openmetrics::render(recorded, format);
+    let text = openmetrics::render(recorder, &admin.metrics, format);
     ([(CONTENT_TYPE, format.content_type())], text).into_response()
 }

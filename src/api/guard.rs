@@ -16,6 +16,8 @@ use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use super::problem::Problem;
 use crate::config::Secret;
+use crate::labels::{HttpRoute, StatusClass};
+use crate::telemetry::metrics::Both;
 use crate::telemetry::{Metrics, semconv};
 
 /// A request's target may have this many bytes: id and source at their limits, every byte
@@ -69,7 +71,8 @@ pub(super) async fn pass(State(guard): State<Guard>, request: Request, next: Nex
         span.record("otel.status_code", "ERROR");
         span.record(semconv::ERROR_TYPE, status);
     }
-    guard.metrics.http_requests(route, status).increment(1);
+    let labels = Both(HttpRoute::of(route), StatusClass::of(status));
+    guard.metrics.http_requests[labels].increment(1);
     response
 }
 

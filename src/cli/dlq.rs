@@ -22,7 +22,7 @@ use crate::error::{Class, Error};
 use crate::messaging::connection;
 use crate::messaging::letters::scan::{Bodies, Count, Filter, Scan};
 use crate::messaging::letters::write::printable;
-use crate::telemetry::{Health, Histograms, Metrics};
+use crate::telemetry::{Health, Metrics};
 
 /// A column or a header of a letter that is longer is cut where a person reads it.
 const SHOWN_MAX_BYTES: usize = 1_024;
@@ -66,7 +66,7 @@ struct DeadLetters {
 impl DeadLetters {
     async fn open(config: &Config) -> Result<Self, Failure> {
         // Handles without a recorder: nobody scrapes a command.
-        let metrics = Metrics::register(&Histograms::default());
+        let metrics = Metrics::register();
         let health = Health::new(metrics.clone());
         let (client, _) = connection::connect(&config.nats, 1, &health, &metrics)
             .await

@@ -31,9 +31,9 @@ use crate::pipeline::{self, Parts};
 use crate::storage::queries::Reads;
 use crate::storage::{EventWriter, pool, upkeep};
 use crate::telemetry::logs::LogFilter;
-use crate::telemetry::recorder::{self, Recorded};
+use crate::telemetry::recorder::Recorder;
 use crate::telemetry::span_queue::SpanQueue;
-use crate::telemetry::{Health, Histograms, Metrics, runtime};
+use crate::telemetry::{Health, Metrics, runtime};
 
 /// How long NATS may take to take the last acknowledgements, where the grace period is long.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
@@ -47,15 +47,14 @@ pub(super) fn command() -> Command {
 
 pub(super) async fn run(
     config: Config,
+    (recorder, metrics): (Option<Recorder>, Metrics),
     spans: Option<SpanQueue>,
     log_filter: LogFilter,
     ending: &Ending,
 ) -> Result<(), Failure> {
-    let recorded = start_recording(&config)?;
-    let histograms = recorded.as_ref().map(|recorded| &recorded.histograms);
-    let metrics = Metrics::register(histograms.unwrap_or(&Histograms::default()));
-    if let Some(spans) = &spans {
-        spans.count_in(&metrics);
+    if !config.telemetry.enabled {
+        timings::stop_clock();
+        tracing::warn!("OTEL_SDK_DISABLED=true: nothing is counted, timed or traced");
     }
     let health = Health::new(metrics.clone());
     tracing::info!(?config, "starting");
@@ -64,7 +63,7 @@ pub(super) async fn run(
     let background = CancellationToken::new();
     let admin = admin::Admin {
         health: health.clone(),
-        recorded,
+        recorder,
         metrics,
         slow: SlowList::default(),
         log_filter,
@@ -75,16 +74,6 @@ pub(super) async fn run(
         result = serving => result,
         () = stopped_before_start(&stop, &health, ending) => Ok(()),
     }
-}
-
-/// The recorder of metrics. None where telemetry is off: then handles lead nowhere.
-fn start_recording(config: &Config) -> Result<Option<Recorded>, Failure> {
-    if config.telemetry.enabled {
-        return Ok(Some(recorder::install()?));
-    }
-    timings::stop_clock();
-    tracing::warn!("OTEL_SDK_DISABLED=true: nothing is counted, timed or traced");
-    Ok(None)
 }
 
 async fn serve(

@@ -198,17 +198,16 @@ mod tests {
 
     use super::*;
     use crate::telemetry::openmetrics::{Format, render};
-    use crate::telemetry::recorder::CatalogueRecorder;
+    use crate::telemetry::recorder::Recorder;
 
     #[test]
     fn messages_that_the_client_drops_are_an_error_of_resources_and_no_outage() {
-        let recorder = CatalogueRecorder::new();
-        let shown = recorder.recorded();
-        let metrics = with_local_recorder(&recorder, || Metrics::register(&shown.histograms));
+        let recorder = Recorder::default();
+        let metrics = with_local_recorder(&recorder, Metrics::register);
         let health = Health::new(metrics.clone());
         let observer = EventObserver {
             health: health.clone(),
-            metrics,
+            metrics: metrics.clone(),
             log: RateLimit::default(),
             drops: watch::Sender::new(0),
         };
@@ -216,7 +215,7 @@ mod tests {
         observer.observe(&Event::SlowConsumer(1));
         assert!(health.is_up(Dependency::Nats));
         let counted = "ganesh_dependency_errors_total{dependency=\"nats\",code=\"resources\"} 1\n";
-        let text = render(&shown, Format::Text);
+        let text = render(&recorder, &metrics, Format::Text);
         assert!(text.contains(counted), "{text}");
     }
 }

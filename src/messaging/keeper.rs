@@ -105,9 +105,7 @@ impl Keeper {
                 let _ = self.client.publish(reply, Bytes::from_static(NAK)).await;
             }
         }
-        self.metrics
-            .settled(Outcome::Released)
-            .increment(ids.len() as u64);
+        self.metrics.settled[Outcome::Released].increment(ids.len() as u64);
         self.held.forget(ids.drain(..));
     }
 }
@@ -131,7 +129,6 @@ mod tests {
 
     use super::*;
     use crate::messaging::held::{Arrival, Limits};
-    use crate::telemetry::recorder::Histograms;
 
     /// One delivery: when it arrives, and how long after that it is settled.
     #[derive(Debug, Clone, Copy)]
@@ -150,7 +147,7 @@ mod tests {
             messages: 1_000,
             bytes: 1_000_000,
         };
-        let metrics = Metrics::register(&Histograms::default());
+        let metrics = Metrics::register();
         Held::new(limits, ack_wait, metrics).0
     }
 

@@ -102,7 +102,7 @@ impl DeadLetterStage {
         if is_refused {
             self.health.remove_refused_letter();
         }
-        self.metrics.dead_letters(letter.reason).increment(1);
+        self.metrics.dead_letters[letter.reason].increment(1);
         BuriedLetter { letter, failures }
     }
 

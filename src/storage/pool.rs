@@ -8,6 +8,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::PostgresConfig;
+use crate::labels::ConnectionState;
 use crate::telemetry::Metrics;
 
 /// A statement that takes longer is cancelled by the server.
@@ -62,8 +63,8 @@ pub async fn watch(pool: PgPool, metrics: Metrics, stop: CancellationToken) {
             _ = ticks.tick() => {}
         }
         let idle = u32::try_from(pool.num_idle()).unwrap_or(u32::MAX);
-        metrics.connections_idle.set(f64::from(idle));
+        metrics.connections[ConnectionState::Idle].set(f64::from(idle));
         let used = pool.size().saturating_sub(idle);
-        metrics.connections_used.set(f64::from(used));
+        metrics.connections[ConnectionState::Used].set(f64::from(used));
     }
 }

@@ -234,7 +234,7 @@ impl EventWriter {
         let acquired = self.pool.acquire().await;
         let mut connection = acquired.map_err(|error| Refused::by(&error, 0))?;
         let number = self.attempts.fetch_add(1, Ordering::Relaxed) + 1;
-        self.metrics.batch_writes(method).increment(1);
+        self.metrics.batch_writes[method].increment(1);
         let write = write_once(&mut connection, rows, method, options.advance_epoch);
         match tokio::time::timeout(WRITE_TIMEOUT, write).await {
             Ok(Ok(new)) => {

@@ -9,7 +9,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::logs::RateLimit;
-use super::span_queue::{BatchSpan, Trace};
+use super::span_queue::{BatchSpan, Timed, Trace};
 use super::span_totals::{Room, Totals};
 use crate::labels::SpanResult;
 
@@ -114,8 +114,12 @@ impl ExportTask {
         if let Some(not_taken) = self.complaints.succeeded() {
             tracing::info!(not_taken, "the collector takes spans again");
         }
-        for (histogram, exemplar) in traces.iter().flat_map(|trace| &trace.exemplars) {
-            histogram.attach_exemplar(*exemplar);
+        let metrics = &self.totals.metrics;
+        for (timed, exemplar) in traces.iter().flat_map(|trace| &trace.exemplars) {
+            match timed {
+                Timed::Stage(stage) => metrics.stage_seconds[*stage].attach_exemplar(*exemplar),
+                Timed::EndToEnd => metrics.end_to_end_seconds.attach_exemplar(*exemplar),
+            }
         }
     }
 }

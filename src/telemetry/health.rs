@@ -44,7 +44,7 @@ impl Health {
 
     /// Notes whether a dependency answers; logs the moment in which that changes.
     pub fn set(&self, dependency: Dependency, up: bool) {
-        self.0.metrics.dependency_up(dependency, up);
+        self.0.metrics.dependency_up[dependency].set(f64::from(up));
         if self.0.up[dependency as usize].swap(up, Ordering::Relaxed) != up {
             let name = dependency.into_str();
             if up {
@@ -80,8 +80,7 @@ impl Health {
     /// Notes whether the event stream was deleted; logs the moment in which that changes.
     pub fn set_stream_gone(&self, gone: bool) {
         if self.0.stream_gone.swap(gone, Ordering::Relaxed) != gone {
-            let value = if gone { 1.0 } else { 0.0 };
-            self.0.metrics.stream_gone.set(value);
+            self.0.metrics.stream_gone.set(f64::from(gone));
             if gone {
                 tracing::error!(
                     "the stream was deleted, with every event that was not stored; it is not made \
@@ -96,8 +95,7 @@ impl Health {
     /// Notes whether Postgres refuses so many rows that the pipeline pauses.
     pub fn set_rejection_pause(&self, paused: bool) {
         self.0.rejection_pause.store(paused, Ordering::Relaxed);
-        let value = if paused { 1.0 } else { 0.0 };
-        self.0.metrics.rejection_pause.set(value);
+        self.0.metrics.rejection_pause.set(f64::from(paused));
     }
 
     /// Notes a letter that the dead-letter stream does not take.

@@ -1,248 +1,237 @@
-//! The handles of the metrics: made once at start, indexed by closed enums,
-//! never looked up by name on the message path.
+//! Every metric, in the order in which a message meets what it measures. To add one, add an entry:
+//! its handle, its series, its HELP and its line in docs/TELEMETRY.md come from it.
 
+mod table;
+
+use std::fmt;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use metrics::{Counter, Gauge};
-use strum::VariantArray;
 
-use super::catalogue::{self, CATALOGUE, Metric};
 use super::histogram::Histogram;
-use super::recorder::Histograms;
 use crate::error::{Code, Dependency, Error};
 use crate::labels::{
-    BusyWorker, CacheRequest, Decision, HttpRoute, Outcome, Queue, Reason, SpanResult, Stage,
-    StatusClass, WriteMethod,
+    BusyWorker, CacheRequest, ConnectionState, Decision, HttpRoute, Outcome, Queue, Reason,
+    SpanResult, Stage, StatusClass, WriteMethod,
 };
+pub use table::{Both, Family, Kind, Metric};
+use table::{Fractions, Version, table};
 
-/// The handles. Cloning clones an `Arc`.
+/// From a millisecond to the hour that a backlog may take. 0.25 s is the objective's boundary.
+const END_TO_END_SECONDS: &[f64] = &[
+    0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+    30.0, 60.0, 300.0, 900.0, 3600.0,
+];
+/// From a decode of 100 µs to an outage of a minute.
+pub const STAGE_SECONDS: &[f64] = &[
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
+    5.0, 10.0, 30.0, 60.0,
+];
+/// From one event to far more than a batch has by default.
+const BATCH_EVENTS: &[f64] = &[
+    1.0, 2.0, 5.0, 10.0, 25.0, 50.0, 100.0, 250.0, 500.0, 1_000.0, 2_500.0, 5_000.0, 10_000.0,
+    50_000.0,
+];
+/// 1 KiB to 64 MiB, in steps of four.
+const BATCH_BYTES: &[f64] = &[
+    1_024.0,
+    4_096.0,
+    16_384.0,
+    65_536.0,
+    262_144.0,
+    1_048_576.0,
+    4_194_304.0,
+    16_777_216.0,
+    67_108_864.0,
+];
+
+table! {
+    /// Deliveries fetched from JetStream.
+    received: Counter = "ganesh_messages_received_total";
+
+    /// Deliveries fetched whose delivery count was above one.
+    redelivered: Counter = "ganesh_messages_redelivered_total";
+
+    /// Messages settled, by outcome: stored, duplicate, dead_lettered, released.
+    settled: Counter = "ganesh_messages_settled_total" [outcome: Outcome];
+
+    /// Dead letters written, by reason.
+    dead_letters: Counter = "ganesh_dead_letters_total" [reason: Reason];
+
+    /// From the time at which the stream stored a message to the commit of its row, once per message
+    /// settled as stored.
+    end_to_end_seconds: Histogram(END_TO_END_SECONDS) = "ganesh_end_to_end_seconds";
+
+    /// Time that each settled message spent in a stage: stream (waiting in JetStream), decode, queue
+    /// (waiting for a writer), store, cache, settle.
+    stage_seconds: Histogram(STAGE_SECONDS) = "ganesh_stage_seconds" [stage: Stage];
+
+    /// Events of each batch.
+    batch_events: Histogram(BATCH_EVENTS) = "ganesh_batch_events";
+
+    /// Bytes of each batch, as delivered.
+    batch_bytes: Histogram(BATCH_BYTES) = "ganesh_batch_bytes";
+
+    /// Statements that wrote a batch or a part of one: copy, or insert (ON CONFLICT DO NOTHING).
+    batch_writes: Counter = "ganesh_batch_writes_total" [method: WriteMethod];
+
+    /// 1 while nothing is stored because Postgres rejected half of the last 1,000 rows, except one
+    /// batch every 10 s.
+    rejection_pause: Gauge = "ganesh_rejection_pause";
+
+    /// Letters that the dead-letter stream has not accepted for 10 s or more although NATS answers:
+    /// the stream is full or gone.
+    dead_letters_refused: Gauge = "ganesh_dead_letters_refused";
+
+    /// Rounds of partition upkeep that have failed in a row. It is enough that one replica succeeds.
+    partition_upkeep_failures: Gauge = "ganesh_partition_upkeep_failures";
+
+    /// 1 after the stream was deleted, until it is made again.
+    stream_gone: Gauge = "ganesh_stream_gone";
+
+    /// Messages held now, from delivery to settlement.
+    in_flight_messages: Gauge = "ganesh_in_flight_messages";
+
+    /// Messages that may be held (GANESH_MAX_IN_FLIGHT).
+    in_flight_limit: Gauge = "ganesh_in_flight_limit";
+
+    /// Bytes held now, from delivery to settlement, as delivered; each header after the 32nd of a
+    /// message counts 150 more.
+    in_flight_bytes: Gauge = "ganesh_in_flight_bytes";
+
+    /// Bytes that may be held (GANESH_MAX_IN_FLIGHT_BYTES).
+    in_flight_bytes_limit: Gauge = "ganesh_in_flight_bytes_limit";
+
+    /// Entries waiting in a bounded queue, by what reads it.
+    queue_depth: Gauge = "ganesh_queue_depth" [queue: Queue];
+
+    /// Entries that a bounded queue can hold, by what reads it.
+    queue_capacity: Gauge = "ganesh_queue_capacity" [queue: Queue];
+
+    /// Progress acknowledgements (+WPI) sent for messages held longer than half of GANESH_ACK_WAIT.
+    progress_acks: Counter = "ganesh_progress_acks_total";
+
+    /// Messages in the stream that the consumer has not delivered yet.
+    consumer_pending: Gauge = "ganesh_consumer_pending_messages";
+
+    /// Messages delivered to any replica and not acknowledged yet.
+    consumer_ack_pending: Gauge = "ganesh_consumer_ack_pending_messages";
+
+    /// Age of the oldest message that the consumer has not acknowledged, held ones included; 0 when
+    /// there is none. Every replica exports the same value.
+    consumer_oldest_pending: Gauge = "ganesh_consumer_oldest_pending_seconds";
+
+    /// Messages that the stream removed (limits, purge, deletion) before they were delivered: they are
+    /// not stored. Every replica exports what it has seen.
+    consumer_removed: Counter = "ganesh_consumer_removed_messages_total";
+
+    /// How far the stream's timestamp of a message was ahead of this process's clock: the most in the
+    /// last 10 s, 0 when it was never ahead.
+    clock_skew: Gauge = "ganesh_clock_skew_seconds";
+
+    /// 1 while the dependency answers, 0 while it does not.
+    dependency_up: Gauge = "ganesh_dependency_up" [dependency: Dependency];
+
+    /// Errors that a dependency answered with, or that kept it from answering.
+    dependency_errors: Counter = "ganesh_dependency_errors_total"
+        [dependency, code: Both<Dependency, Code>];
+
+    /// Cache operations: read (hit, miss, wait, bypass), fill (stored, voided, error), write (ok,
+    /// skipped, error).
+    cache_requests: Counter = "ganesh_cache_requests_total" [operation, result: CacheRequest];
+
+    /// Connections of the Postgres pool: idle, used.
+    connections: Gauge = "ganesh_postgres_connections" [state: ConnectionState];
+
+    /// Requests answered by the API, by route and class of status.
+    http_requests: Counter = "ganesh_http_requests_total"
+        [route, status: Both<HttpRoute, StatusClass>];
+
+    /// Settled messages, by the first that applies. Kept as a trace: failed, redelivered, slow,
+    /// upstream (sampled by the producer), baseline (1 in N). Not kept: over_budget, unsampled.
+    traces: Counter = "ganesh_traces_total" [decision: Decision];
+
+    /// Spans built for export; after a flush the sum of ganesh_spans_total.
+    spans_built: Counter = "ganesh_spans_built_total";
+
+    /// Spans by what became of them: exported (the collector answered Ok), dropped (no room in the
+    /// queue), failed (the collector did not take them).
+    spans: Counter = "ganesh_spans_total" [result: SpanResult];
+
+    /// Worker threads of the tokio runtime.
+    runtime_workers: Gauge = "ganesh_runtime_workers";
+
+    /// Share of the last 5 s in which worker threads of the tokio runtime were busy, 0 to 1: their
+    /// mean, the busiest, the idlest.
+    runtime_busy_ratio: Gauge = "ganesh_runtime_busy_ratio" [worker: BusyWorker];
+
+    /// Tasks of the tokio runtime that have not ended.
+    runtime_tasks: Gauge = "ganesh_runtime_tasks";
+
+    /// Tasks waiting in the tokio runtime's global queue.
+    runtime_global_queue_depth: Gauge = "ganesh_runtime_global_queue_depth";
+
+    /// Always 1; the version is the label.
+    build_info: Gauge = "ganesh_build_info" [version: Version];
+
+    // The names without `ganesh_` are those that every Prometheus client uses.
+
+    /// User and system processor time of the process.
+    process_cpu: Fractions = "process_cpu_seconds_total";
+
+    /// File descriptors that the process has open.
+    process_open_fds: Gauge = "process_open_fds";
+
+    /// File descriptors that the process may have open (soft limit); 0 without limit.
+    process_max_fds: Gauge = "process_max_fds";
+
+    /// Resident memory of the process.
+    process_resident_memory: Gauge = "process_resident_memory_bytes";
+
+    /// Virtual memory of the process.
+    process_virtual_memory: Gauge = "process_virtual_memory_bytes";
+
+    /// Virtual memory that the process may use (soft limit); 0 without limit.
+    process_virtual_memory_max: Gauge = "process_virtual_memory_max_bytes";
+
+    /// Start of the process, since the Unix epoch.
+    process_start_time: Gauge = "process_start_time_seconds";
+
+    /// Operating-system threads of the process.
+    process_threads: Gauge = "process_threads";
+}
+
+/// The handles of all metrics. Cloning clones an `Arc`.
 #[derive(Clone)]
 pub struct Metrics(Arc<Handles>);
 
-/// See the catalogue for what each one means.
-#[allow(missing_docs)]
-pub struct Handles {
-    pub received: Counter,
-    pub redelivered: Counter,
-    settled: Vec<Counter>,
-    dead_letters: Vec<Counter>,
-    pub end_to_end_seconds: Arc<Histogram>,
-    stage_seconds: Vec<Arc<Histogram>>,
-    pub batch_events: Arc<Histogram>,
-    pub batch_bytes: Arc<Histogram>,
-    batch_writes: Vec<Counter>,
-    pub rejection_pause: Gauge,
-    pub dead_letters_refused: Gauge,
-    pub partition_upkeep_failures: Gauge,
-    pub stream_gone: Gauge,
-    pub in_flight_messages: Gauge,
-    pub in_flight_limit: Gauge,
-    pub in_flight_bytes: Gauge,
-    pub in_flight_bytes_limit: Gauge,
-    queue_depth: Vec<Gauge>,
-    queue_capacity: Vec<Gauge>,
-    pub progress_acks: Counter,
-    pub consumer_pending: Gauge,
-    pub consumer_ack_pending: Gauge,
-    pub consumer_oldest_pending: Gauge,
-    pub consumer_removed: Counter,
-    pub clock_skew: Gauge,
-    dependency_up: Vec<Gauge>,
-    dependency_errors: Vec<Counter>,
-    cache_requests: Vec<Counter>,
-    pub connections_idle: Gauge,
-    pub connections_used: Gauge,
-    http_requests: Vec<Counter>,
-    traces: Vec<Counter>,
-    pub spans_built: Counter,
-    spans: Vec<Counter>,
-    pub runtime_workers: Gauge,
-    runtime_busy_ratio: Vec<Gauge>,
-    pub runtime_tasks: Gauge,
-    pub runtime_global_queue_depth: Gauge,
-    pub process: ProcessGauges,
-}
-
-/// What the operating system says about the process.
-#[allow(missing_docs, reason = "see the catalogue")]
-pub struct ProcessGauges {
-    pub cpu_seconds: Gauge,
-    pub open_fds: Gauge,
-    pub max_fds: Gauge,
-    pub resident_memory: Gauge,
-    pub virtual_memory: Gauge,
-    pub virtual_memory_max: Gauge,
-    pub start_time: Gauge,
-    pub threads: Gauge,
-}
-
-impl ProcessGauges {
-    fn register() -> Self {
-        Self {
-            cpu_seconds: catalogue::PROCESS_CPU_SECONDS.gauge(&[]),
-            open_fds: catalogue::PROCESS_OPEN_FDS.gauge(&[]),
-            max_fds: catalogue::PROCESS_MAX_FDS.gauge(&[]),
-            resident_memory: catalogue::PROCESS_RESIDENT_MEMORY.gauge(&[]),
-            virtual_memory: catalogue::PROCESS_VIRTUAL_MEMORY.gauge(&[]),
-            virtual_memory_max: catalogue::PROCESS_VIRTUAL_MEMORY_MAX.gauge(&[]),
-            start_time: catalogue::PROCESS_START_TIME.gauge(&[]),
-            threads: catalogue::PROCESS_THREADS.gauge(&[]),
-        }
+/// Handles cannot be read.
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
     }
 }
 
-impl std::ops::Deref for Metrics {
+impl Deref for Metrics {
     type Target = Handles;
+
     fn deref(&self) -> &Handles {
         &self.0
     }
 }
 
 impl Metrics {
-    /// Makes every handle, so that every series is visible before its first event. Counters
-    /// and gauges go to the installed recorder, if there is one; histograms stand in
-    /// `histograms`.
-    pub fn register(histograms: &Histograms) -> Self {
-        for metric in CATALOGUE {
-            metric.describe();
-        }
-        catalogue::BUILD_INFO
-            .gauge(&[env!("CARGO_PKG_VERSION")])
-            .set(1.0);
-        Self(Arc::new(Handles {
-            received: catalogue::MESSAGES_RECEIVED.counter(&[]),
-            redelivered: catalogue::MESSAGES_REDELIVERED.counter(&[]),
-            settled: counters(&catalogue::MESSAGES_SETTLED),
-            dead_letters: counters(&catalogue::DEAD_LETTERS),
-            end_to_end_seconds: catalogue::END_TO_END_SECONDS.histogram(histograms, &[]),
-            stage_seconds: catalogue::STAGE_SECONDS
-                .series()
-                .iter()
-                .map(|stage| catalogue::STAGE_SECONDS.histogram(histograms, stage))
-                .collect(),
-            batch_events: catalogue::BATCH_EVENTS.histogram(histograms, &[]),
-            batch_bytes: catalogue::BATCH_BYTES.histogram(histograms, &[]),
-            batch_writes: counters(&catalogue::BATCH_WRITES),
-            rejection_pause: catalogue::REJECTION_PAUSE.gauge(&[]),
-            dead_letters_refused: catalogue::DEAD_LETTERS_REFUSED.gauge(&[]),
-            partition_upkeep_failures: catalogue::PARTITION_UPKEEP_FAILURES.gauge(&[]),
-            stream_gone: catalogue::STREAM_GONE.gauge(&[]),
-            in_flight_messages: catalogue::IN_FLIGHT_MESSAGES.gauge(&[]),
-            in_flight_limit: catalogue::IN_FLIGHT_LIMIT.gauge(&[]),
-            in_flight_bytes: catalogue::IN_FLIGHT_BYTES.gauge(&[]),
-            in_flight_bytes_limit: catalogue::IN_FLIGHT_BYTES_LIMIT.gauge(&[]),
-            queue_depth: gauges(&catalogue::QUEUE_DEPTH),
-            queue_capacity: gauges(&catalogue::QUEUE_CAPACITY),
-            progress_acks: catalogue::PROGRESS_ACKS.counter(&[]),
-            consumer_pending: catalogue::CONSUMER_PENDING.gauge(&[]),
-            consumer_ack_pending: catalogue::CONSUMER_ACK_PENDING.gauge(&[]),
-            consumer_oldest_pending: catalogue::CONSUMER_OLDEST_PENDING.gauge(&[]),
-            consumer_removed: catalogue::CONSUMER_REMOVED.counter(&[]),
-            clock_skew: catalogue::CLOCK_SKEW.gauge(&[]),
-            dependency_up: gauges(&catalogue::DEPENDENCY_UP),
-            dependency_errors: counters(&catalogue::DEPENDENCY_ERRORS),
-            cache_requests: counters(&catalogue::CACHE_REQUESTS),
-            connections_idle: catalogue::POSTGRES_CONNECTIONS.gauge(&["idle"]),
-            connections_used: catalogue::POSTGRES_CONNECTIONS.gauge(&["used"]),
-            http_requests: counters(&catalogue::HTTP_REQUESTS),
-            traces: counters(&catalogue::TRACES),
-            spans_built: catalogue::SPANS_BUILT.counter(&[]),
-            spans: counters(&catalogue::SPANS),
-            runtime_workers: catalogue::RUNTIME_WORKERS.gauge(&[]),
-            runtime_busy_ratio: gauges(&catalogue::RUNTIME_BUSY_RATIO),
-            runtime_tasks: catalogue::RUNTIME_TASKS.gauge(&[]),
-            runtime_global_queue_depth: catalogue::RUNTIME_GLOBAL_QUEUE_DEPTH.gauge(&[]),
-            process: ProcessGauges::register(),
-        }))
+    /// Makes every handle, so that every series is visible before its first event. Counters and gauges
+    /// count in the installed recorder; without one they lead nowhere.
+    pub fn register() -> Self {
+        let handles = Handles::register();
+        handles.build_info[Version].set(1.0);
+        Self(Arc::new(handles))
     }
 
-    /// `ganesh_messages_settled_total{outcome}`.
-    pub fn settled(&self, outcome: Outcome) -> &Counter {
-        &self.settled[outcome as usize]
-    }
-
-    /// `ganesh_dead_letters_total{reason}`.
-    pub fn dead_letters(&self, reason: Reason) -> &Counter {
-        &self.dead_letters[place(reason)]
-    }
-
-    /// `ganesh_stage_seconds{stage}`.
-    pub fn stage_seconds(&self, stage: Stage) -> &Arc<Histogram> {
-        &self.stage_seconds[stage as usize]
-    }
-
-    /// `ganesh_traces_total{decision}`.
-    pub fn traces(&self, decision: Decision) -> &Counter {
-        &self.traces[decision as usize]
-    }
-
-    /// `ganesh_spans_total{result}`.
-    pub fn spans(&self, result: SpanResult) -> &Counter {
-        &self.spans[result as usize]
-    }
-
-    /// `ganesh_runtime_busy_ratio{worker}`.
-    pub fn runtime_busy_ratio(&self, worker: BusyWorker) -> &Gauge {
-        &self.runtime_busy_ratio[worker as usize]
-    }
-
-    /// `ganesh_queue_depth{queue}`.
-    pub fn queue_depth(&self, queue: Queue) -> &Gauge {
-        &self.queue_depth[queue as usize]
-    }
-
-    /// `ganesh_queue_capacity{queue}`.
-    pub fn queue_capacity(&self, queue: Queue) -> &Gauge {
-        &self.queue_capacity[queue as usize]
-    }
-
-    /// `ganesh_dependency_up{dependency}`.
-    pub fn dependency_up(&self, dependency: Dependency, up: bool) {
-        self.dependency_up[dependency as usize].set(if up { 1.0 } else { 0.0 });
-    }
-
-    /// Counts an error in `ganesh_dependency_errors_total{dependency,code}`.
+    /// Counts an error of a dependency.
     pub fn dependency_error(&self, error: &Error) {
-        let index = error.dependency as usize * Code::VARIANTS.len() + error.code as usize;
-        self.dependency_errors[index].increment(1);
+        self.dependency_errors[Both(error.dependency, error.code)].increment(1);
     }
-
-    /// `ganesh_batch_writes_total{method}`.
-    pub fn batch_writes(&self, method: WriteMethod) -> &Counter {
-        &self.batch_writes[method as usize]
-    }
-
-    /// `ganesh_cache_requests_total{operation,result}`.
-    pub fn cache_requests(&self, request: CacheRequest) -> &Counter {
-        &self.cache_requests[request as usize]
-    }
-
-    /// `ganesh_http_requests_total{route,status}`; an unknown route is `other`.
-    pub fn http_requests(&self, route: &str, status: u16) -> &Counter {
-        let is_it = |known: &&HttpRoute| known.into_str() == route;
-        let route = HttpRoute::VARIANTS.iter().find(is_it);
-        let route = *route.unwrap_or(&HttpRoute::Other);
-        let class = match status {
-            500.. => StatusClass::ServerError,
-            400.. => StatusClass::ClientError,
-            _ => StatusClass::Success,
-        };
-        &self.http_requests[route as usize * StatusClass::VARIANTS.len() + class as usize]
-    }
-}
-
-/// Where a value stands in its list.
-fn place<L: VariantArray + Copy + PartialEq>(value: L) -> usize {
-    let place = L::VARIANTS.iter().position(|known| *known == value);
-    place.expect("a list has all values")
-}
-
-fn counters(metric: &Metric) -> Vec<Counter> {
-    let series = metric.series();
-    series.iter().map(|values| metric.counter(values)).collect()
-}
-
-fn gauges(metric: &Metric) -> Vec<Gauge> {
-    let series = metric.series();
-    series.iter().map(|values| metric.gauge(values)).collect()
 }

@@ -2,19 +2,23 @@
 //! and every series under the same name in both.
 //!
 //! Both formats are specified at <https://prometheus.io/docs/instrumenting/exposition_formats/>
-//! and <https://prometheus.io/docs/specs/om/open_metrics_spec/>.
+//! and <https://prometheus.io/docs/specs/om/open_metrics_spec/>. The lines that they share are
+//! written by metrics-exporter-prometheus.
 
 mod accept;
-mod scalars;
 
-use std::fmt::Write as _;
+use std::fmt::{Display, Write as _};
 
-use super::catalogue::Kind;
-use super::histogram::{Exemplar, Snapshot};
-use super::recorder::{Entry, Recorded};
+use metrics::Key;
+use metrics_exporter_prometheus::LabelSet;
+use metrics_exporter_prometheus::formatting::{
+    write_help_line, write_metric_line, write_type_line,
+};
 
-/// What ends the names of counters.
-const TOTAL: &str = "_total";
+use super::Metrics;
+use super::histogram::{Exemplar, Histogram};
+use super::metrics::{Kind, Metric, TABLE};
+use super::recorder::Recorder;
 
 /// In which format `/metrics` answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,37 +39,27 @@ impl Format {
     }
 }
 
-/// The series of one name.
-struct Family {
-    /// As it stands in the catalogue: a counter's ends with `_total`.
-    name: String,
-    kind: Kind,
-    unit: &'static str,
-    /// Not escaped.
-    help: String,
-    series: Vec<Series>,
-}
-
-struct Series {
-    /// What stands between the braces, escaped; empty without labels.
-    labels: String,
-    value: Value,
-}
-
-enum Value {
-    /// As it is written.
-    Scalar(String),
-    Histogram(Snapshot),
-}
-
-/// Everything that was recorded, as it stands now.
-pub fn render(recorded: &Recorded, format: Format) -> String {
-    let mut families = scalars::families(&recorded.scalars.render());
-    families.extend(histogram_families(recorded.histograms.entries()));
-    families.sort_by(|one, other| one.name.cmp(&other.name));
+/// Every metric of the table as it stands now: counters and gauges from `recorder`, histograms from
+/// `metrics`.
+pub fn render(recorder: &Recorder, metrics: &Metrics, format: Format) -> String {
+    let mut histograms = metrics.histograms().into_iter();
     let mut text = String::new();
-    for family in &families {
-        write_family(&mut text, family, format);
+    for metric in TABLE {
+        write_head(&mut text, metric, format);
+        for key in metric.keys() {
+            let mut line = |value: &dyn Display| {
+                let labels = labels(&key);
+                write_metric_line(&mut text, metric.name, None, &labels, NO_BOUND, value, None);
+            };
+            match metric.kind {
+                Kind::Counter => line(&recorder.counter(&key)),
+                Kind::Gauge | Kind::Fractions => line(&number(recorder.gauge(&key))),
+                Kind::Histogram(_) => {
+                    let histogram = histograms.next().expect("each series has a histogram");
+                    write_histogram(&mut text, &key, histogram, format);
+                }
+            }
+        }
     }
     if format == Format::OpenMetrics {
         text.push_str("# EOF\n");
@@ -73,95 +67,60 @@ pub fn render(recorded: &Recorded, format: Format) -> String {
     text
 }
 
-fn histogram_families(entries: Vec<Entry>) -> Vec<Family> {
-    let mut families: Vec<Family> = Vec::new();
-    for entry in entries {
-        let labels = entry.labels.iter().map(|label| {
-            let value = escape_label(label.value());
-            format!("{}=\"{value}\"", label.key())
-        });
-        let series = Series {
-            labels: labels.collect::<Vec<_>>().join(","),
-            value: Value::Histogram(entry.histogram.snapshot()),
-        };
-        let name = entry.metric.name;
-        if let Some(family) = families.iter_mut().find(|family| family.name == name) {
-            family.series.push(series);
-        } else {
-            families.push(Family {
-                name: name.to_owned(),
-                kind: entry.metric.kind,
-                unit: entry.metric.unit,
-                help: entry.metric.help.to_owned(),
-                series: vec![series],
-            });
-        }
-    }
-    families
-}
-
-fn write_family(text: &mut String, family: &Family, format: Format) {
-    let Family { name, kind, .. } = family;
-    // OpenMetrics: the family is named without the suffix that its samples have.
-    let family_name = match (format, kind) {
-        (Format::OpenMetrics, Kind::Counter) => name.strip_suffix(TOTAL).unwrap_or(name),
-        _ => name,
+/// The lines above the series. In OpenMetrics the family of a counter is named without the suffix of
+/// its samples.
+fn write_head(text: &mut String, metric: &Metric, format: Format) {
+    let name = match format {
+        Format::Text => metric.name,
+        Format::OpenMetrics => metric.name.trim_end_matches("_total"),
     };
-    let help = escape_help(&family.help, format);
-    line(text, format_args!("# HELP {family_name} {help}"));
-    line(text, format_args!("# TYPE {family_name} {}", kind.as_str()));
-    if format == Format::OpenMetrics && !family.unit.is_empty() {
-        line(text, format_args!("# UNIT {family_name} {}", family.unit));
-    }
-    for Series { labels, value } in &family.series {
-        match value {
-            Value::Scalar(value) => {
-                line(text, format_args!("{name}{} {value}", braces(labels)));
-            }
-            Value::Histogram(snapshot) => write_histogram(text, name, labels, snapshot, format),
-        }
+    write_help_line(text, name, None, None, metric.help);
+    write_type_line(text, name, None, None, metric.kind.as_str());
+    let unit = metric.unit();
+    if format == Format::OpenMetrics && !unit.is_empty() {
+        writeln!(text, "# UNIT {name} {unit}").expect("writing to a String does not fail");
     }
 }
 
-fn write_histogram(
-    text: &mut String,
-    name: &str,
-    labels: &str,
-    snapshot: &Snapshot,
-    format: Format,
-) {
-    let separator = if labels.is_empty() { "" } else { "," };
-    let bounds = snapshot.bounds.iter().map(|bound| bound_text(*bound));
+fn write_histogram(text: &mut String, key: &Key, histogram: &Histogram, format: Format) {
+    let (name, labels) = (key.name(), labels(key));
+    let snapshot = histogram.snapshot();
+    let bounds = histogram.bounds().iter().map(|bound| bound_text(*bound));
     let bounds = bounds.chain(["+Inf".to_owned()]);
     let mut cumulative = 0;
     for ((bound, count), exemplar) in bounds.zip(&snapshot.counts).zip(&snapshot.exemplars) {
         cumulative += count;
-        let exemplar = match (format, exemplar) {
-            (Format::OpenMetrics, Some(exemplar)) => exemplar_text(exemplar),
-            _ => String::new(),
-        };
-        line(
-            text,
-            format_args!(
-                "{name}_bucket{{{labels}{separator}le=\"{bound}\"}} {cumulative}{exemplar}"
-            ),
-        );
+        let exemplar = exemplar.filter(|_| format == Format::OpenMetrics);
+        let exemplar = exemplar.map_or_else(String::new, |exemplar| exemplar_text(&exemplar));
+        let value = format_args!("{cumulative}{exemplar}");
+        let bound = Some(("le", bound));
+        write_metric_line(text, name, Some("bucket"), &labels, bound, value, None);
     }
-    let (labels, sum) = (braces(labels), snapshot.sum);
-    line(text, format_args!("{name}_sum{labels} {sum}"));
-    line(text, format_args!("{name}_count{labels} {cumulative}"));
+    let sum = snapshot.sum;
+    write_metric_line(text, name, Some("sum"), &labels, NO_BOUND, sum, None);
+    write_metric_line(
+        text,
+        name,
+        Some("count"),
+        &labels,
+        NO_BOUND,
+        cumulative,
+        None,
+    );
 }
 
-fn line(text: &mut String, line: std::fmt::Arguments<'_>) {
-    writeln!(text, "{line}").expect("writing to a String does not fail");
+const NO_BOUND: Option<(&str, &str)> = None;
+
+#[allow(clippy::default_trait_access, reason = "its crate is not ours to name")]
+fn labels(key: &Key) -> LabelSet {
+    LabelSet::from_key_and_global(key, &Default::default())
 }
 
-fn braces(labels: &str) -> String {
-    if labels.is_empty() {
-        String::new()
-    } else {
-        format!("{{{labels}}}")
+fn number(value: f64) -> String {
+    if value.is_infinite() {
+        return format!("{value:+}").replace("inf", "Inf");
     }
+    value.to_string()
 }
 
 /// A bucket's bound as OpenMetrics wants it: with a decimal point, and with an exponent
@@ -186,20 +145,4 @@ fn exemplar_text(exemplar: &Exemplar) -> String {
     let seconds = at.micros().div_euclid(MICROS_PER_SECOND);
     let micros = at.micros().rem_euclid(MICROS_PER_SECOND);
     format!(" # {{trace_id=\"{trace_id}\"}} {value} {seconds}.{micros:06}")
-}
-
-fn escape_label(value: &str) -> String {
-    escape_lines(value).replace('"', "\\\"")
-}
-
-/// Quotes stand in a HELP text as they are in the text format, and escaped in OpenMetrics.
-fn escape_help(help: &str, format: Format) -> String {
-    match format {
-        Format::Text => escape_lines(help),
-        Format::OpenMetrics => escape_label(help),
-    }
-}
-
-fn escape_lines(text: &str) -> String {
-    text.replace('\\', "\\\\").replace('\n', "\\n")
 }

@@ -34,10 +34,10 @@ fn export_interval(metrics: &Metrics, interval: &RuntimeMetrics) {
     // A worker's busy time is added when it parks, so an interval may get more than its own.
     let share = |busy: Duration| (busy.as_secs_f64() / elapsed).clamp(0.0, 1.0);
     let mean = (interval.total_busy_duration.as_secs_f64() / workers / elapsed).clamp(0.0, 1.0);
-    let busy = |worker| metrics.runtime_busy_ratio(worker);
-    busy(BusyWorker::Mean).set(mean);
-    busy(BusyWorker::Busiest).set(share(interval.max_busy_duration));
-    busy(BusyWorker::Idlest).set(share(interval.min_busy_duration));
+    let busy = &metrics.runtime_busy_ratio;
+    busy[BusyWorker::Mean].set(mean);
+    busy[BusyWorker::Busiest].set(share(interval.max_busy_duration));
+    busy[BusyWorker::Idlest].set(share(interval.min_busy_duration));
     set_whole(&metrics.runtime_workers, interval.workers_count as u64);
     set_whole(&metrics.runtime_tasks, interval.live_tasks_count as u64);
     set_whole(
@@ -49,20 +49,22 @@ fn export_interval(metrics: &Metrics, interval: &RuntimeMetrics) {
 /// Exports what the operating system says now. Called at each scrape, because the rate of
 /// a processor time that is older than its scrape is wrong.
 pub fn export_process(metrics: &Metrics) {
-    let process = &metrics.process;
     let now = metrics_process::collector::collect();
     // What the system does not say stays as it is.
     if let Some(seconds) = now.cpu_seconds_total {
-        process.cpu_seconds.set(seconds);
+        metrics.process_cpu.set(seconds);
     }
     let wholes = [
-        (&process.open_fds, now.open_fds),
-        (&process.max_fds, now.max_fds),
-        (&process.resident_memory, now.resident_memory_bytes),
-        (&process.virtual_memory, now.virtual_memory_bytes),
-        (&process.virtual_memory_max, now.virtual_memory_max_bytes),
-        (&process.start_time, now.start_time_seconds),
-        (&process.threads, now.threads),
+        (&metrics.process_open_fds, now.open_fds),
+        (&metrics.process_max_fds, now.max_fds),
+        (&metrics.process_resident_memory, now.resident_memory_bytes),
+        (&metrics.process_virtual_memory, now.virtual_memory_bytes),
+        (
+            &metrics.process_virtual_memory_max,
+            now.virtual_memory_max_bytes,
+        ),
+        (&metrics.process_start_time, now.start_time_seconds),
+        (&metrics.process_threads, now.threads),
     ];
     for (gauge, value) in wholes {
         if let Some(value) = value {

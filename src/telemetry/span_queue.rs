@@ -22,10 +22,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::Metrics;
 use super::export::ExportTask;
-use super::histogram::{Exemplar, Histogram};
+use super::histogram::Exemplar;
 use super::span_bytes;
 use super::span_totals::{Room, Totals};
-use crate::labels::SpanResult;
+use crate::labels::{SpanResult, Stage};
 
 /// Spans that are exported together or not at all.
 pub struct Trace {
@@ -34,7 +34,7 @@ pub struct Trace {
     /// The batch's span that one of them links to.
     pub batch: Option<Arc<BatchSpan>>,
     /// What to attach to histograms once the collector has accepted it.
-    pub exemplars: Vec<(Arc<Histogram>, Exemplar)>,
+    pub exemplars: Vec<(Timed, Exemplar)>,
 }
 
 impl Trace {
@@ -51,6 +51,15 @@ impl Trace {
             bytes: own + batch.unwrap_or(0),
         }
     }
+}
+
+/// Which histogram an exemplar is for.
+#[derive(Debug, Clone, Copy)]
+pub enum Timed {
+    /// `ganesh_stage_seconds` of this stage.
+    Stage(Stage),
+    /// `ganesh_end_to_end_seconds`.
+    EndToEnd,
 }
 
 /// The span of a batch, to which the traces of its messages link. It goes with each of them
@@ -114,20 +123,15 @@ pub struct SpanQueue {
 
 impl SpanQueue {
     /// An empty queue, and the task that empties it.
-    pub fn new() -> (Self, ExportTask) {
+    pub fn new(metrics: Metrics) -> (Self, ExportTask) {
         let (input, output) = mpsc::unbounded_channel();
         let queue = Self {
-            totals: Arc::default(),
+            totals: Arc::new(Totals::new(metrics)),
             input,
             closing: CancellationToken::new(),
         };
         let task = ExportTask::new(queue.totals.clone(), output, queue.closing.clone());
         (queue, task)
-    }
-
-    /// Exports the counts from now on, and those of before.
-    pub fn count_in(&self, metrics: &Metrics) {
-        self.totals.count_in(metrics);
     }
 
     /// Hands in a trace; dropped, and counted so, when there is no room for all of it.
@@ -221,7 +225,7 @@ mod tests {
     #[test]
     fn what_waits_is_bounded_in_bytes_and_what_is_left_is_counted() {
         const TEXT: usize = 100_000;
-        let (queue, task) = SpanQueue::new();
+        let (queue, task) = SpanQueue::new(Metrics::register());
         for _ in 0..1_000 {
             queue.offer(trace(TEXT, None));
         }
@@ -240,7 +244,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_request_that_is_given_up_has_failed_and_the_rest_was_dropped() {
-        let (queue, task) = SpanQueue::new();
+        let (queue, task) = SpanQueue::new(Metrics::register());
         let batch = Arc::new(queue.batch_span(span([2; 16], "batch", 1, 2)));
         // More than one request.
         for _ in 0..300 {

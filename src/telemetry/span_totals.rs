@@ -1,8 +1,6 @@
 //! The counts of the span queue: what was built, what became of it, and what waits.
 
-use std::fmt;
 use std::ops::AddAssign;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use strum::VariantArray as _;
@@ -30,36 +28,29 @@ impl AddAssign for Room {
     }
 }
 
-/// Counts of spans since the process started. They are exported once there are metrics.
-#[derive(Default)]
+/// Counts of spans since the process started. Handles of metrics cannot be read, so they are kept here.
+#[derive(Debug)]
 pub(super) struct Totals {
     built: AtomicU64,
     results: [AtomicU64; SpanResult::VARIANTS.len()],
     pub(super) waiting_spans: AtomicUsize,
     pub(super) waiting_bytes: AtomicUsize,
-    metrics: OnceLock<Metrics>,
-}
-
-impl fmt::Debug for Totals {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Totals")
-            .field("built", &self.built)
-            .field("results", &self.results)
-            .field("waiting_spans", &self.waiting_spans)
-            .field("waiting_bytes", &self.waiting_bytes)
-            .finish_non_exhaustive()
-    }
+    pub(super) metrics: Metrics,
 }
 
 impl Totals {
-    /// Exports the counts from now on, and those of before.
-    pub(super) fn count_in(&self, metrics: &Metrics) {
+    /// No spans yet.
+    pub(super) fn new(metrics: Metrics) -> Self {
         #[allow(clippy::cast_precision_loss, reason = "a gauge")]
         let capacity = QUEUE_MAX_SPANS as f64;
-        metrics.queue_capacity(Queue::Export).set(capacity);
-        // A second time it would count elsewhere what the first one knows; nobody does that.
-        let _ = self.metrics.set(metrics.clone());
-        self.publish();
+        metrics.queue_capacity[Queue::Export].set(capacity);
+        Self {
+            built: AtomicU64::default(),
+            results: Default::default(),
+            waiting_spans: AtomicUsize::default(),
+            waiting_bytes: AtomicUsize::default(),
+            metrics,
+        }
     }
 
     /// Counts spans that were built; their fate makes them show.
@@ -104,21 +95,18 @@ impl Totals {
 
     /// Shows the counts as they are now.
     pub(super) fn publish(&self) {
-        let Some(metrics) = self.metrics.get() else {
-            return;
-        };
         // A span is built before it has a result. So the results are read first and shown
         // last: whoever reads them before what was built never sees more of them.
         let results = SpanResult::VARIANTS.iter().map(|result| self.of(*result));
         let results: Vec<u64> = results.collect();
         let built = self.built();
-        metrics.spans_built.absolute(built);
+        self.metrics.spans_built.absolute(built);
         for (&result, spans) in SpanResult::VARIANTS.iter().zip(results) {
-            metrics.spans(result).absolute(spans);
+            self.metrics.spans[result].absolute(spans);
         }
         let waiting = self.waiting_spans.load(Ordering::Relaxed);
         #[allow(clippy::cast_precision_loss, reason = "a gauge")]
-        metrics.queue_depth(Queue::Export).set(waiting as f64);
+        self.metrics.queue_depth[Queue::Export].set(waiting as f64);
     }
 }
 

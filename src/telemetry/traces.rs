@@ -17,6 +17,7 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::registry::LookupSpan;
 
+use super::Metrics;
 use super::export::EXPORT_TIMEOUT;
 use super::processor::QueueProcessor;
 use super::root_sampler::RootSampler;
@@ -45,7 +46,10 @@ pub struct Tracing {
 ///
 /// # Errors
 /// When the exporter cannot be built from its endpoint.
-pub fn start(config: &TelemetryConfig) -> Result<Option<Tracing>, ExporterBuildError> {
+pub fn start(
+    config: &TelemetryConfig,
+    metrics: Metrics,
+) -> Result<Option<Tracing>, ExporterBuildError> {
     if config.traces == TracesExporter::None {
         return Ok(None);
     }
@@ -62,7 +66,7 @@ pub fn start(config: &TelemetryConfig) -> Result<Option<Tracing>, ExporterBuildE
     // Without it the spans would belong to no service.
     exporter.set_resource(&resource);
     opentelemetry::global::set_text_map_propagator(TraceContextPropagator::new());
-    let (queue, task) = SpanQueue::new();
+    let (queue, task) = SpanQueue::new(metrics);
     let provider = SdkTracerProvider::builder()
         .with_span_processor(QueueProcessor::new(queue.clone()))
         .with_sampler(RootSampler::new(config.trace_baseline))

@@ -1,5 +1,5 @@
 //! P9: a metric that never moves tells nobody anything. After all that can happen to messages,
-//! reads and dependencies, every one of the catalogue has moved, but for those listed here.
+//! reads and dependencies, every one has moved, but for those listed here.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -9,7 +9,7 @@ use async_nats::jetstream::consumer::PullConsumer;
 use bytes::Bytes;
 use futures::StreamExt;
 use ganesh::event::{Data, Event};
-use ganesh::telemetry::catalogue::{CATALOGUE, Kind, Metric};
+use ganesh::telemetry::metrics::{Kind, Metric, TABLE};
 use rustix::process::Signal;
 
 use crate::support::collector::Collector;
@@ -124,7 +124,7 @@ impl<'a> Movement<'a> {
         loop {
             self.look().await;
             let still = |name: &&&str| {
-                let metric = CATALOGUE.iter().find(|metric| metric.name == **name);
+                let metric = TABLE.iter().find(|metric| metric.name == **name);
                 !metric.map_or_else(|| self.moved.contains(**name), |m| self.has_moved(m))
             };
             let still: Vec<_> = expected.iter().filter(still).collect();
@@ -278,14 +278,11 @@ async fn every_metric_has_moved_after_all_that_can_happen() {
         let by_chance = BY_CHANCE.iter().any(|(excused, _)| *excused == name);
         by_chance || FIXED.contains(&name)
     };
-    let names = CATALOGUE.iter().map(|metric| metric.name);
+    let names = TABLE.iter().map(|metric| metric.name);
     let others: Vec<_> = names.filter(|name| !excused(name)).collect();
-    assert_eq!(
-        others.len(),
-        CATALOGUE.len() - FIXED.len() - BY_CHANCE.len()
-    );
+    assert_eq!(others.len(), TABLE.len() - FIXED.len() - BY_CHANCE.len());
     movement.wait_for(&others).await;
-    for fixed in CATALOGUE.iter().filter(|m| FIXED.contains(&m.name)) {
+    for fixed in TABLE.iter().filter(|m| FIXED.contains(&m.name)) {
         assert!(!movement.has_moved(fixed), "{} has moved", fixed.name);
     }
 }

@@ -11,7 +11,7 @@ use ganesh::event::TraceId;
 use ganesh::event::{Data, Event, Timestamp};
 use ganesh::storage::queries::Reads;
 use ganesh::storage::{EventWriter, Row, WriteOptions, epoch, schema};
-use ganesh::telemetry::{Health, Histograms, Metrics};
+use ganesh::telemetry::{Health, Metrics};
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
@@ -41,7 +41,7 @@ impl Fixture {
             server: Server::start("dragonfly", &[("SNAPSHOT", "1")]),
             pool,
             url,
-            metrics: Metrics::register(&Histograms::default()),
+            metrics: Metrics::register(),
             stops: Vec::new(),
         }
     }

@@ -6,17 +6,19 @@ use std::collections::BTreeSet;
 
 use ganesh::error::Dependency;
 use ganesh::labels::{Decision, Outcome, Queue, SpanResult, Stage};
-use ganesh::telemetry::catalogue::{CATALOGUE, Kind};
+use ganesh::telemetry::metrics::{Kind, TABLE};
 use strum::VariantArray;
 
 fn names<L: VariantArray + Copy + Into<&'static str>>() -> Vec<&'static str> {
     L::VARIANTS.iter().map(|value| (*value).into()).collect()
 }
 
+/// One family as `/metrics` shows it.
+
 #[test]
 fn names_follow_the_conventions_of_prometheus() {
     let mut names = BTreeSet::new();
-    for metric in CATALOGUE {
+    for metric in TABLE {
         let name = metric.name;
         assert!(names.insert(name), "{name} stands there twice");
         let ours = name.starts_with("ganesh_") || name.starts_with("process_");
@@ -25,7 +27,7 @@ fn names_follow_the_conventions_of_prometheus() {
         assert!(name.chars().all(plain), "{name}");
         assert_eq!(
             name.ends_with("_total"),
-            metric.kind == Kind::Counter,
+            metric.kind.as_str() == "counter",
             "{name}"
         );
         // The unit is the last word, but for `_total`, and only base units are used.
@@ -36,7 +38,7 @@ fn names_follow_the_conventions_of_prometheus() {
         );
         let units = ["seconds", "bytes", "ratio"];
         let ending = units.into_iter().find(|known| *known == unit);
-        assert_eq!(ending.unwrap_or(""), metric.unit, "{name}");
+        assert_eq!(ending.unwrap_or(""), metric.unit(), "{name}");
         assert!(
             metric.help.ends_with('.') && metric.help.len() > 15,
             "{name}"
@@ -45,6 +47,22 @@ fn names_follow_the_conventions_of_prometheus() {
             metric.labels.iter().all(|label| label.chars().all(plain)),
             "{name}"
         );
+    }
+}
+
+#[test]
+fn series_are_distinct_and_nothing_in_the_table_needs_an_escape() {
+    const ESCAPED: [char; 3] = ['"', '\\', '\n'];
+    for metric in TABLE {
+        assert!(!metric.help.contains(ESCAPED), "{}", metric.name);
+        let series = (metric.series)();
+        for values in &series {
+            assert_eq!(values.len(), metric.labels.len(), "{}", metric.name);
+            let plain = values.iter().all(|value| !value.contains(ESCAPED));
+            assert!(plain, "{}: {values:?}", metric.name);
+        }
+        let distinct: BTreeSet<_> = series.iter().collect();
+        assert_eq!(distinct.len(), series.len(), "{}", metric.name);
     }
 }
 
@@ -82,7 +100,7 @@ fn the_names_and_labels_that_dashboards_rely_on_are_there() {
         ("process_cpu_seconds_total", &[]),
     ];
     for (name, labels) in fixed {
-        let metric = CATALOGUE.iter().find(|metric| metric.name == name);
+        let metric = TABLE.iter().find(|metric| metric.name == name);
         assert_eq!(metric.map(|metric| metric.labels), Some(labels), "{name}");
     }
     let outcomes = names::<Outcome>();
@@ -116,7 +134,7 @@ fn the_names_and_labels_that_dashboards_rely_on_are_there() {
 }
 
 fn bounds(name: &str) -> &'static [f64] {
-    let metric = CATALOGUE.iter().find(|metric| metric.name == name);
+    let metric = TABLE.iter().find(|metric| metric.name == name);
     let Kind::Histogram(bounds) = metric.unwrap().kind else {
         panic!("{name} is no histogram");
     };

@@ -9,14 +9,14 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::messaging::unfit::{Unfit, consumer_unfit};
 use crate::messaging::{connection, consumer, held, streams};
-use crate::telemetry::{Health, Histograms, Metrics};
+use crate::telemetry::{Health, Metrics};
 
 /// The oldest server whose settings we know.
 const MIN_VERSION: (i64, i64, i64) = (2, 11, 0);
 
 pub(super) async fn check(config: &Config) -> Vec<Finding> {
     // Handles without a recorder: nobody scrapes a doctor.
-    let metrics = Metrics::register(&Histograms::default());
+    let metrics = Metrics::register();
     let health = Health::new(metrics.clone());
     let connecting = connection::connect(&config.nats, 1, &health, &metrics);
     let client = match tokio::time::timeout(ANSWER_TIMEOUT, connecting).await {

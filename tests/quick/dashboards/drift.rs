@@ -4,7 +4,7 @@
 
 use std::collections::BTreeSet;
 
-use ganesh::telemetry::catalogue::{CATALOGUE, Kind, Metric};
+use ganesh::telemetry::metrics::{Kind, Metric, TABLE};
 
 use crate::support::monitoring::{list, names, queries, rules, text, word, yaml};
 use crate::support::promql::{self, Expression};
@@ -31,7 +31,7 @@ fn is_ours(name: &str) -> bool {
 
 /// The entry of a series: a histogram's have endings of their own.
 fn entry(series: &str) -> Option<&'static Metric> {
-    let named = |name: &str| CATALOGUE.iter().find(|metric| metric.name == name);
+    let named = |name: &str| TABLE.iter().find(|metric| metric.name == name);
     named(series).or_else(|| {
         let name = ["_bucket", "_sum", "_count"]
             .iter()
@@ -110,7 +110,7 @@ fn closed_values(series: &str, metric: &Metric, label: &str) -> Option<BTreeSet<
         return Some(bounds.iter().map(f64::to_string).collect());
     }
     let at = metric.labels.iter().position(|known| *known == label)?;
-    let values = metric.series().into_iter();
+    let values = (metric.series)().into_iter();
     Some(values.map(|values| values[at].to_owned()).collect())
 }
 
@@ -141,7 +141,7 @@ fn wrong_values(selector: &promql::Selector) -> Vec<String> {
             })
         })
     };
-    if !metric.series().iter().any(selects) {
+    if !(metric.series)().iter().any(selects) {
         wrong.push(format!("{selector:?} selects no series"));
     }
     wrong
@@ -183,7 +183,7 @@ fn every_metric_of_the_catalogue_is_used_or_has_a_reason_not_to_be() {
         .filter_map(|selector| entry(&selector.metric))
         .map(|metric| metric.name)
         .collect();
-    for metric in CATALOGUE {
+    for metric in TABLE {
         let excused = UNUSED.iter().any(|(name, _)| *name == metric.name);
         assert_ne!(
             used.contains(metric.name),
@@ -260,10 +260,7 @@ fn every_metric_and_label_of_the_documents_is_in_the_catalogue() {
         } in mentions(&text(&document))
         {
             if is_prefix {
-                if !CATALOGUE
-                    .iter()
-                    .any(|metric| metric.name.starts_with(&name))
-                {
+                if !TABLE.iter().any(|metric| metric.name.starts_with(&name)) {
                     wrong.insert(format!("{document}: nothing begins with {name}"));
                 }
                 continue;

@@ -32,7 +32,7 @@ fn an_exemplar_stands_in_the_bucket_of_its_value() {
         [Some(on_the_bound), None, Some(beyond_all)]
     );
     // Attaching is not observing.
-    assert_eq!(snapshot.count(), 0);
+    assert_eq!(snapshot.counts, [0; 3]);
 }
 
 proptest! {

@@ -1,14 +1,8 @@
-//! Histograms count what a naive model counts, lose nothing under contention, and keep
-//! nothing but their counts.
+//! Histograms count what a naive model counts, and lose nothing under contention.
 
 use std::sync::Barrier;
-use std::time::Duration;
 
-use ganesh::telemetry::catalogue::END_TO_END_SECONDS;
 use ganesh::telemetry::histogram::{Histogram, Snapshot};
-use ganesh::telemetry::openmetrics::{Format, render};
-use ganesh::telemetry::recorder::CatalogueRecorder;
-use metrics::with_local_recorder;
 use proptest::collection::vec;
 use proptest::prelude::*;
 
@@ -33,7 +27,6 @@ fn naive(observations: &[(f64, u64)]) -> (Vec<u64>, f64) {
 fn assert_counted(snapshot: &Snapshot, observations: &[(f64, u64)]) {
     let (counts, sum) = naive(observations);
     assert_eq!(snapshot.counts, counts);
-    assert_eq!(snapshot.count(), counts.iter().sum::<u64>());
     let error = (snapshot.sum - sum).abs();
     assert!(
         error <= 1e-9 * sum.abs().max(1.0),
@@ -71,7 +64,7 @@ proptest! {
 #[test]
 fn threads_that_record_at_once_lose_nothing() {
     const THREADS: u32 = 4;
-    const EACH: u32 = 5_000_000;
+    const EACH: u32 = 1_000_000;
     let histogram = Histogram::new(BOUNDS);
     // All at once, and long enough that the scheduler makes them meet.
     let start = Barrier::new(THREADS as usize);
@@ -97,30 +90,4 @@ fn what_is_no_number_does_not_spoil_the_sum() {
         histogram.record(value);
     }
     assert_counted(&histogram.snapshot(), &[(0.5, 1)]);
-}
-
-fn resident_bytes() -> u64 {
-    let status = std::fs::read_to_string("/proc/self/status").unwrap();
-    let line = status.lines().find(|line| line.starts_with("VmRSS:"));
-    let kibibytes = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
-    kibibytes.expect("the kernel tells VmRSS") * 1024
-}
-
-/// Through the facade and the recorder, as libraries and the pipeline use them. Kept one by
-/// one, these observations would be 320 MB.
-#[test]
-fn memory_stays_flat_when_nobody_scrapes() {
-    const OBSERVATIONS: u64 = 40_000_000;
-    const GROWTH_MAX_BYTES: u64 = 150_000_000;
-    let recorder = CatalogueRecorder::new();
-    let histogram = with_local_recorder(&recorder, || metrics::histogram!(END_TO_END_SECONDS.name));
-    let before = resident_bytes();
-    for _ in 0..OBSERVATIONS {
-        histogram.record(Duration::from_millis(3));
-    }
-    // Other tests of this process allocate meanwhile: hence the wide margin.
-    let grown = resident_bytes().saturating_sub(before);
-    assert!(grown < GROWTH_MAX_BYTES, "grew by {grown} bytes");
-    let text = render(&recorder.recorded(), Format::Text);
-    assert!(text.contains(&format!("ganesh_end_to_end_seconds_count {OBSERVATIONS}\n")));
 }
