@@ -49,8 +49,7 @@ fn main() {
 
 /// Settles messages of a batch again and again; the spans of kept ones go to nobody.
 async fn memory_stays_flat() {
-    recorder::install().unwrap();
-    let metrics = Metrics::register();
+    let metrics = Metrics::recorded_by(recorder::install().unwrap());
     let nowhere = format!("http://127.0.0.1:{}", support::servers::free_port());
     let config = batch::config(&[
         ("OTEL_EXPORTER_OTLP_ENDPOINT", nowhere.leak()),

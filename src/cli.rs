@@ -174,15 +174,16 @@ fn run(name: &str, matches: &ArgMatches) -> Result<(), Failure> {
         .enable_all()
         .build()?;
     let result = runtime.block_on(async {
-        let records = name == "serve" && config.telemetry.enabled;
-        let recorder = records.then(recorder::install).transpose()?;
-        let metrics = Metrics::register();
+        let metrics = match name {
+            "serve" if config.telemetry.enabled => Metrics::recorded_by(recorder::install()?),
+            _ => Metrics::unrecorded(),
+        };
         let tracing = traces::start(&config.telemetry, metrics.clone())?;
         let provider = tracing.as_ref().map(|tracing| &tracing.provider);
         let log_filter = logs::install(&config.telemetry, provider, log_file.clone())?;
         let spans = tracing.as_ref().map(|tracing| tracing.queue.clone());
         let result = match name {
-            "serve" => serve::run(config, (recorder, metrics), spans, log_filter, &ending).await,
+            "serve" => serve::run(config, metrics, spans, log_filter, &ending).await,
             "produce" => produce::run(config, matches, spans).await,
             "migrate" => migrate::run(config).await,
             "dlq" => Box::pin(dlq::run(config, matches)).await,

@@ -220,7 +220,7 @@ mod tests {
 
     /// A health that has seen Postgres go away.
     fn away() -> Health {
-        let health = Health::new(Metrics::register());
+        let health = Health::new(Metrics::unrecorded());
         health.set(Dependency::Postgres, true);
         health.set(Dependency::Postgres, false);
         health

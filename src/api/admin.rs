@@ -17,7 +17,6 @@ use super::{log_level, server, slow};
 use crate::observe::slow_list::SlowList;
 use crate::telemetry::logs::LogFilter;
 use crate::telemetry::openmetrics::{self, Format};
-use crate::telemetry::recorder::Recorder;
 use crate::telemetry::{Health, Metrics, runtime};
 
 /// Probes and scrapers are few.
@@ -28,8 +27,6 @@ const CONNECTIONS_MAX: usize = 64;
 pub struct Admin {
     /// Which dependencies answer.
     pub health: Health,
-    /// Where counters and gauges count; none where telemetry is off.
-    pub recorder: Option<Recorder>,
     /// What `/metrics` shows.
     pub metrics: Metrics,
     /// What `/debug/slow` shows.
@@ -67,7 +64,7 @@ async fn readyz(State(admin): State<Admin>) -> Response {
 }
 
 async fn metrics(State(admin): State<Admin>, headers: HeaderMap) -> Response {
-    let Some(recorder) = &admin.recorder else {
+    let Some(recorder) = admin.metrics.recorder() else {
         return Problem::telemetry_is_off().into_response();
     };
     let accept = headers.get_all(ACCEPT).iter();

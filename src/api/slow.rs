@@ -10,7 +10,7 @@ use crate::message::timings::now_nanos;
 
 /// The answer.
 pub(super) async fn show(State(admin): State<Admin>) -> Response {
-    if admin.recorder.is_none() {
+    if admin.metrics.recorder().is_none() {
         return Problem::telemetry_is_off().into_response();
     }
     Json(admin.slow.lately(now_nanos())).into_response()

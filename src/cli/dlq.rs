@@ -66,7 +66,7 @@ struct DeadLetters {
 impl DeadLetters {
     async fn open(config: &Config) -> Result<Self, Failure> {
         // Handles without a recorder: nobody scrapes a command.
-        let metrics = Metrics::register();
+        let metrics = Metrics::unrecorded();
         let health = Health::new(metrics.clone());
         let (client, _) = connection::connect(&config.nats, 1, &health, &metrics)
             .await

@@ -31,7 +31,6 @@ use crate::pipeline::{self, Parts};
 use crate::storage::queries::Reads;
 use crate::storage::{EventWriter, pool, upkeep};
 use crate::telemetry::logs::LogFilter;
-use crate::telemetry::recorder::Recorder;
 use crate::telemetry::span_queue::SpanQueue;
 use crate::telemetry::{Health, Metrics, runtime};
 
@@ -47,7 +46,7 @@ pub(super) fn command() -> Command {
 
 pub(super) async fn run(
     config: Config,
-    (recorder, metrics): (Option<Recorder>, Metrics),
+    metrics: Metrics,
     spans: Option<SpanQueue>,
     log_filter: LogFilter,
     ending: &Ending,
@@ -63,7 +62,6 @@ pub(super) async fn run(
     let background = CancellationToken::new();
     let admin = admin::Admin {
         health: health.clone(),
-        recorder,
         metrics,
         slow: SlowList::default(),
         log_filter,

@@ -194,8 +194,6 @@ fn connection_error(detail: &str) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use metrics::with_local_recorder;
-
     use super::*;
     use crate::telemetry::openmetrics::{Format, render};
     use crate::telemetry::recorder::Recorder;
@@ -203,7 +201,7 @@ mod tests {
     #[test]
     fn messages_that_the_client_drops_are_an_error_of_resources_and_no_outage() {
         let recorder = Recorder::default();
-        let metrics = with_local_recorder(&recorder, Metrics::register);
+        let metrics = Metrics::recorded_by(recorder.clone());
         let health = Health::new(metrics.clone());
         let observer = EventObserver {
             health: health.clone(),

@@ -147,7 +147,7 @@ mod tests {
             messages: 1_000,
             bytes: 1_000_000,
         };
-        let metrics = Metrics::register();
+        let metrics = Metrics::unrecorded();
         Held::new(limits, ack_wait, metrics).0
     }
 

@@ -7,9 +7,10 @@ use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use metrics::{Counter, Gauge};
+use metrics::{Counter, Gauge, NoopRecorder};
 
 use super::histogram::Histogram;
+use super::recorder::Recorder;
 use crate::error::{Code, Dependency, Error};
 use crate::labels::{
     BusyWorker, CacheRequest, ConnectionState, Decision, HttpRoute, Outcome, Queue, Reason,
@@ -202,9 +203,12 @@ table! {
     process_threads: Gauge = "process_threads";
 }
 
-/// The handles of all metrics. Cloning clones an `Arc`.
+/// The handles of all metrics. Cloning clones `Arc`s.
 #[derive(Clone)]
-pub struct Metrics(Arc<Handles>);
+pub struct Metrics {
+    handles: Arc<Handles>,
+    recorder: Option<Recorder>,
+}
 
 /// Handles cannot be read.
 impl fmt::Debug for Metrics {
@@ -217,17 +221,32 @@ impl Deref for Metrics {
     type Target = Handles;
 
     fn deref(&self) -> &Handles {
-        &self.0
+        &self.handles
     }
 }
 
 impl Metrics {
-    /// Makes every handle, so that every series is visible before its first event. Counters and gauges
-    /// count in the installed recorder; without one they lead nowhere.
-    pub fn register() -> Self {
-        let handles = Handles::register();
+    /// Every series exists from now on, and `recorder` shows it.
+    pub fn recorded_by(recorder: Recorder) -> Self {
+        let handles = Handles::register(&recorder);
         handles.build_info[Version].set(1.0);
-        Self(Arc::new(handles))
+        Self {
+            handles: Arc::new(handles),
+            recorder: Some(recorder),
+        }
+    }
+
+    /// For commands without `/metrics`, and where telemetry is off: what is counted is not kept.
+    pub fn unrecorded() -> Self {
+        Self {
+            handles: Arc::new(Handles::register(&NoopRecorder)),
+            recorder: None,
+        }
+    }
+
+    /// What is kept of what was counted, if anything is.
+    pub fn recorder(&self) -> Option<&Recorder> {
+        self.recorder.as_ref()
     }
 
     /// Counts an error of a dependency.

@@ -19,7 +19,7 @@ impl Default for Recorder {
     }
 }
 
-/// Makes a recorder the process's.
+/// Makes a recorder the process's, so that the facade's macros count in it, too.
 ///
 /// # Errors
 /// When one is installed already.

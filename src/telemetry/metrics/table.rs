@@ -3,7 +3,7 @@
 use std::marker::PhantomData;
 use std::ops::{Deref, Index};
 
-use metrics::{Counter, Gauge, Key, Label, Level, Metadata, with_recorder};
+use metrics::{Counter, Gauge, Key, Label, Level, Metadata, Recorder};
 use strum::VariantArray;
 
 use crate::telemetry::histogram::Histogram;
@@ -137,7 +137,7 @@ impl Labels for Version {
 /// What counts in one series.
 pub trait Handle {
     /// Makes the series.
-    fn register(kind: Kind, key: &Key) -> Self;
+    fn register(kind: Kind, key: &Key, recorder: &impl Recorder) -> Self;
 
     /// The histogram, if it is one: the facade's recorder has counters and gauges only.
     fn histogram(&self) -> Option<&Histogram> {
@@ -148,19 +148,19 @@ pub trait Handle {
 const METADATA: Metadata<'static> = Metadata::new("ganesh", Level::INFO, None);
 
 impl Handle for Counter {
-    fn register(_: Kind, key: &Key) -> Self {
-        with_recorder(|recorder| recorder.register_counter(key, &METADATA))
+    fn register(_: Kind, key: &Key, recorder: &impl Recorder) -> Self {
+        recorder.register_counter(key, &METADATA)
     }
 }
 
 impl Handle for Gauge {
-    fn register(_: Kind, key: &Key) -> Self {
-        with_recorder(|recorder| recorder.register_gauge(key, &METADATA))
+    fn register(_: Kind, key: &Key, recorder: &impl Recorder) -> Self {
+        recorder.register_gauge(key, &METADATA)
     }
 }
 
 impl Handle for Histogram {
-    fn register(kind: Kind, _: &Key) -> Self {
+    fn register(kind: Kind, _: &Key, _: &impl Recorder) -> Self {
         match kind {
             Kind::Histogram(bounds) => Self::new(bounds),
             _ => Self::new(&[]),
@@ -180,8 +180,10 @@ impl<H: Handle, L: Labels> Family<H, L> {
         L::all()
     }
 
-    pub(super) fn register(metric: &Metric) -> Self {
-        let handles = metric.keys().map(|key| H::register(metric.kind, &key));
+    pub(super) fn register(metric: &Metric, recorder: &impl Recorder) -> Self {
+        let handles = metric
+            .keys()
+            .map(|key| H::register(metric.kind, &key, recorder));
         Self(handles.collect(), PhantomData)
     }
 
@@ -233,10 +235,10 @@ macro_rules! table {
         }
 
         impl Handles {
-            fn register() -> Self {
+            fn register(recorder: &impl metrics::Recorder) -> Self {
                 let mut table = TABLE.iter();
                 let mut next = || table.next().expect("the table has an entry for each field");
-                Self { $($field: Family::register(next()),)+ }
+                Self { $($field: Family::register(next(), recorder),)+ }
             }
 
             /// Every histogram, in the order of the table and of its series.

@@ -14,7 +14,7 @@ use crate::support::exposition::{names_in_openmetrics, names_in_text};
 /// A recorder with the whole table in it, and its handles.
 fn registered() -> (Recorder, Metrics) {
     let recorder = Recorder::default();
-    let metrics = with_local_recorder(&recorder, Metrics::register);
+    let metrics = Metrics::recorded_by(recorder.clone());
     (recorder, metrics)
 }
 
