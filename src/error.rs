@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use crate::text;
+
 /// What can be away or refuse us.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dependency {
@@ -117,7 +119,8 @@ impl Error {
             dependency,
             class,
             code,
-            detail: on_one_line(detail.into()),
+            // A server's words can quote a message (a trigger's do), and a log line is one line.
+            detail: text::on_one_line(&detail.into()),
         }
     }
 
@@ -130,29 +133,6 @@ impl Error {
             format!("{what}: no answer in time"),
         )
     }
-}
-
-/// With line breaks and other characters that move what is around them written out: a server's words
-/// can quote a message (a trigger's do), and a log line is one line.
-fn on_one_line(detail: String) -> String {
-    if !detail.contains(moves_text) {
-        return detail;
-    }
-    let mut line = String::with_capacity(detail.len());
-    for c in detail.chars() {
-        if moves_text(c) {
-            line.extend(c.escape_default());
-        } else {
-            line.push(c);
-        }
-    }
-    line
-}
-
-/// Control characters, line separators, and marks of writing direction.
-fn moves_text(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 impl fmt::Display for Error {

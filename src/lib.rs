@@ -13,6 +13,7 @@
 
 pub mod cli;
 pub mod config;
+mod text;
 pub mod error;
 pub mod messaging;
 pub mod event;

@@ -1,6 +1,6 @@
 //! `ganesh dlq`: lists, shows, replays and deletes dead letters.
 
-pub mod options;
+mod options;
 
 mod list;
 mod purge;
@@ -17,12 +17,12 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::Failure;
-use crate::config::{Config, arguments};
+use crate::config::Config;
 use crate::error::{Class, Error};
 use crate::messaging::connection;
 use crate::messaging::letters::scan::{Bodies, Count, Filter, Scan};
-use crate::messaging::letters::write::printable;
 use crate::telemetry::{Health, Histograms, Metrics};
+use crate::text::printable;
 
 /// A column or a header of a letter that is longer is cut where a person reads it.
 const SHOWN_MAX_BYTES: usize = 1_024;
@@ -30,16 +30,16 @@ const SHOWN_MAX_BYTES: usize = 1_024;
 pub(super) fn command() -> Command {
     Command::new("dlq")
         .about("List, show, replay or delete dead letters")
-        .long_about(
+        .after_help(
             "Lists, shows, replays or deletes dead letters: the messages that could not be decoded, or \
              whose rows Postgres refused. They are in GANESH_DLQ_STREAM, each as it came, with the reason.",
         )
         .subcommand_required(true)
         .arg_required_else_help(true)
-        .subcommand(list::command().args(arguments()))
-        .subcommand(show::command().args(arguments()))
-        .subcommand(replay::command().args(arguments()))
-        .subcommand(purge::command().args(arguments()))
+        .subcommand(list::command())
+        .subcommand(show::command())
+        .subcommand(replay::command())
+        .subcommand(purge::command())
 }
 
 pub(super) async fn run(config: Config, matches: &ArgMatches) -> Result<(), Failure> {

@@ -1,15 +1,13 @@
 //! `ganesh produce`.
 
-use std::collections::HashMap;
-
 use anyhow::anyhow;
-use clap::{Arg, ArgMatches, Command};
+use clap::Command;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::startup::{Deadline, wait_for};
-use super::{Failure, option_argument, say};
-use crate::config::{Config, Setting, given};
-use crate::produce::options::{OPTIONS, Options, flag};
+use super::{Failure, TELEMETRY_SETTINGS, say};
+use crate::config::{Config, Group, flags, group_flags};
+use crate::produce::options::Options;
 use crate::produce::report::Report;
 use crate::produce::{self, Error, Stop, Target, connect};
 use crate::telemetry::span_queue::SpanQueue;
@@ -17,36 +15,33 @@ use crate::telemetry::span_queue::SpanQueue;
 pub(super) fn command() -> Command {
     Command::new("produce")
         .about("Publish sample events at a rate, and report how that went")
-        .long_about(
-            "Publishes sample events at a rate, and reports how that went.\n\n\
-             What is not acknowledged within 5 s is sent again under the same Nats-Msg-Id, and has failed \
-             after 90 s. Ctrl-C or SIGTERM ends the sending, waits 10 s for acknowledgements and reports; \
-             a second one reports at once. Exit code 1 when messages failed.\n\n\
-             With --read-rate it also judges reads: stale reads are answers older than an event \
-             that the service had acknowledged a second before, and there must be none; staleness is for how long, \
-             when a read began, the stream had held an event that the answer did not show.",
+        .args(group_flags(Group::Produce))
+        .args(flags([
+            "NATS_URL",
+            "GANESH_STARTUP_TIMEOUT",
+            "GANESH_STREAM",
+            "GANESH_SUBJECTS",
+            "GANESH_CONSUMER",
+            "GANESH_API_TOKEN",
+        ]))
+        .args(flags(TELEMETRY_SETTINGS))
+        .after_help(
+            "A message that is not acknowledged within 5 s is sent again under the same Nats-Msg-Id; after 90 s \
+             it has failed.\n\
+             Ctrl-C or SIGTERM ends the sending, waits 10 s for acknowledgements and reports; a second one \
+             reports at once.\n\
+             Exit code 1: messages failed.\n\n\
+             With --read-rate it also judges reads. A read is stale when it shows less than what the service \
+             acknowledged\na second before; there must be none. Staleness: for how long, when a read began, \
+             the stream had held an event\nthat the answer did not show.",
         )
-        .args(OPTIONS.iter().map(argument))
-}
-
-/// Adds the configuration's settings. One flag of theirs says something else here:
-/// `--subjects` is how many the events are about, so the stream's are `--stream-subjects`.
-pub(super) fn with_settings(command: Command, settings: impl Iterator<Item = Arg>) -> Command {
-    command
-        .args(settings)
-        .mut_arg("GANESH_SUBJECTS", |arg| arg.long("stream-subjects"))
-}
-
-fn argument(option: &Setting) -> Arg {
-    option_argument(option, flag(option), "Producer")
 }
 
 pub(super) async fn run(
     config: Config,
-    matches: &ArgMatches,
+    options: Options,
     spans: Option<SpanQueue>,
 ) -> Result<(), Failure> {
-    let options = read_options(matches).map_err(Failure::Usage)?;
     let stop = Stop::default();
     listen(&stop)?;
     let found = stop.sending.run_until_cancelled(find(&config, &options));
@@ -64,24 +59,6 @@ pub(super) async fn run(
         failed => Err(Failure::Running(anyhow!(
             "{failed} messages were not acknowledged within 90 s: the stream may hold them or not"
         ))),
-    }
-}
-
-/// All mistakes at once, one a line.
-fn read_options(matches: &ArgMatches) -> Result<Options, String> {
-    let mut values = HashMap::new();
-    let mut mistakes = Vec::new();
-    for option in OPTIONS {
-        match given(option, matches, |variable| std::env::var_os(variable)) {
-            Ok(value) => values.extend(value.map(|value| (option.env, value))),
-            Err(mistake) => mistakes.push(mistake),
-        }
-    }
-    let options = Options::read(|env| values.get(env).cloned());
-    match options {
-        Ok(options) if mistakes.is_empty() => Ok(options),
-        Ok(_) => Err(mistakes.join("\n")),
-        Err(further) => Err([mistakes, vec![further]].concat().join("\n")),
     }
 }
 

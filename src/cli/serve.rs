@@ -19,7 +19,7 @@ use super::Failure;
 use super::ending::{Ending, Step};
 use crate::api::{self, Api, admin};
 use crate::cache::Cache;
-use crate::config::Config;
+use crate::config::{Config, Group, group_flags};
 use crate::messaging::consumer::LastSeen;
 use crate::messaging::keeper::Keeper;
 use crate::messaging::{Held, connection, held, lag};
@@ -41,8 +41,11 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 pub(super) const CLIENT_WAS_LOST: &str = "GANESH_CLIENT_WAS_LOST";
 
 pub(super) fn command() -> Command {
+    let groups = Group::ALL.into_iter();
+    let shared = groups.filter(|group| !group.is_of_one_command());
     Command::new("serve")
         .about("Take events from JetStream, land them in Postgres, serve reads over HTTP")
+        .args(shared.flat_map(group_flags))
 }
 
 pub(super) async fn run(

@@ -11,11 +11,6 @@ use crate::messaging::Delivery;
 /// Of the words for people that come with an error, in telemetry: what is longer is cut.
 pub const DETAIL_MAX_BYTES: usize = 512;
 
-/// The beginning of a text, of `max_bytes` at most, and of whole characters.
-pub fn cut(text: &str, max_bytes: usize) -> &str {
-    &text[..text.floor_char_boundary(max_bytes)]
-}
-
 /// A stage that failed.
 #[derive(Debug, Clone, Copy)]
 pub struct Verdict<'a> {

@@ -8,8 +8,9 @@ use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Instant, SystemTime};
 
-use super::passage::{DETAIL_MAX_BYTES, cut};
+use super::passage::DETAIL_MAX_BYTES;
 use crate::error::{Code, Error};
+use crate::text::cut;
 
 /// Where the process's monotonic clock starts; marks count from here.
 static PROCESS_START: LazyLock<Instant> = LazyLock::new(Instant::now);

@@ -7,9 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use serde::Serialize;
 
 use super::catalogue::{Decision, Stage};
-use super::passage::{DETAIL_MAX_BYTES, Passage, cut};
+use super::passage::{DETAIL_MAX_BYTES, Passage};
 use super::stages::{StageTimes, seconds};
 use crate::event::Timestamp;
+use crate::text::cut;
 
 /// Entries of each list at most.
 pub const ENTRIES_MAX: usize = 50;

@@ -23,13 +23,14 @@ use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
 
 use super::batch::BatchRecord;
 use super::catalogue::{Decision, Outcome, Stage};
-use super::passage::{DETAIL_MAX_BYTES, Passage, cut};
+use super::passage::{DETAIL_MAX_BYTES, Passage};
 use super::record::{Failures, Moment};
 use super::semconv as name;
 use super::stages::Passed;
 use crate::config::{NatsConfig, pattern_of};
 use crate::event::{Event, TraceContext};
 use crate::messaging::Delivery;
+use crate::text::cut;
 
 /// Of a `Nats-Msg-Id`, which is as long as its producer likes; what is longer is cut.
 const MESSAGE_ID_MAX_BYTES: usize = 1_024;
