@@ -67,6 +67,8 @@ pub fn command() -> Command {
             "Every flag has an environment variable; .env in the working directory is read when present.\n\
              For each of the settings, VARIABLE_FILE names a file with the value of VARIABLE.",
         )
+        // Each setting on one line, however long.
+        .term_width(0)
         .subcommand_required(true)
         .arg_required_else_help(true)
         .subcommand(serve::command())
@@ -220,6 +222,7 @@ fn read_settings<'a>(
     // The commands of dlq have the settings.
     let nested = matches.subcommand().map_or(matches, |(_, nested)| nested);
     let mut reader = Reader::new(nested, std::env::vars_os());
+    reader.refuse_unknown(&[serve::CLIENT_WAS_LOST]);
     if name == "produce" {
         reader.set_default("OTEL_SERVICE_NAME", "ganesh-produce");
     }

@@ -11,6 +11,7 @@ mod secret;
 mod settings;
 mod sources;
 mod subjects;
+mod unknown;
 mod values;
 
 use std::fmt;

@@ -6,6 +6,7 @@ mod mistakes;
 mod secrets;
 mod sources;
 mod units;
+mod unknown;
 
 use std::process::Output;
 

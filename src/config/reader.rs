@@ -13,6 +13,7 @@ use clap::parser::ValueSource;
 
 use super::secret::redact;
 use super::settings::{SETTINGS, setting_of};
+use super::unknown;
 use crate::text;
 
 /// Every mistake found in the settings, one a line. Exit code 2.
@@ -74,6 +75,17 @@ impl Reader {
     /// Another default than that of [`SETTINGS`].
     pub fn set_default(&mut self, env: &'static str, value: &'static str) {
         self.defaults.insert(env, value);
+    }
+
+    /// Notes every `GANESH_` variable that no command reads, unless it is one of `others`.
+    pub fn refuse_unknown(&mut self, others: &[&str]) {
+        let given = self.environment.iter();
+        let mut mistakes: Vec<String> = given
+            .filter(|(name, _)| !others.contains(&name.as_str()))
+            .filter_map(|(name, value)| unknown::mistake(name, value))
+            .collect();
+        mistakes.sort_unstable();
+        self.errors.0.append(&mut mistakes);
     }
 
     /// # Errors
