@@ -14,6 +14,7 @@
 pub mod cli;
 pub mod config;
 mod text;
+mod backoff;
 pub mod error;
 pub mod messaging;
 pub mod event;

@@ -13,10 +13,10 @@ use anyhow::anyhow;
 use async_nats::jetstream::stream::Stream;
 use async_nats::jetstream::{self, Context};
 use clap::{ArgMatches, Command};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::Failure;
+use super::signals::stop_on_signal;
 use crate::config::Config;
 use crate::error::{Class, Error};
 use crate::messaging::connection;
@@ -122,18 +122,7 @@ impl DeadLetters {
 
 /// Ends what is under way, and begins nothing new, at Ctrl-C or SIGTERM.
 fn stop_at_signal() -> io::Result<CancellationToken> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let stop = CancellationToken::new();
-    let told = stop.clone();
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-        told.cancel();
-    });
-    Ok(stop)
+    stop_on_signal(|| ())
 }
 
 /// Text of a message or a letter as a terminal may get it: whoever may publish chose it.

@@ -2,8 +2,8 @@
 
 use anyhow::anyhow;
 use clap::Command;
-use tokio::signal::unix::{Signal, SignalKind, signal};
 
+use super::signals::Signals;
 use super::startup::{Deadline, wait_for};
 use super::{Failure, TELEMETRY_SETTINGS, say};
 use crate::config::{Config, Group, flags, group_flags};
@@ -82,23 +82,15 @@ async fn find(config: &Config, options: &Options) -> Result<Target, Failure> {
 
 /// The first signal stops the sending, the second one the waiting.
 fn listen(stop: &Stop) -> std::io::Result<()> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
+    let mut signals = Signals::listen()?;
     let stop = stop.clone();
     tokio::spawn(async move {
-        either(&mut interrupt, &mut terminate).await;
+        signals.next().await;
         stop.sending.cancel();
-        either(&mut interrupt, &mut terminate).await;
+        signals.next().await;
         stop.waiting.cancel();
     });
     Ok(())
-}
-
-async fn either(interrupt: &mut Signal, terminate: &mut Signal) {
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
 }
 
 fn print(report: &Report, json: bool) -> anyhow::Result<()> {

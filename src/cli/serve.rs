@@ -10,13 +10,13 @@ use async_nats::{Client, jetstream};
 use clap::Command;
 use sqlx::PgPool;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::Failure;
 use super::ending::{Ending, Step};
+use super::signals::stop_on_signal;
 use crate::api::{self, Api, admin};
 use crate::cache::Cache;
 use crate::config::{Config, Group, group_flags};
@@ -62,7 +62,8 @@ pub(super) async fn run(
     }
     let health = Health::new(metrics.clone());
     tracing::info!(?config, "starting");
-    let stop = stop_on_signal(ending.clone())?;
+    let begun = ending.clone();
+    let stop = stop_on_signal(move || begun.begin())?;
     // Background tasks live on while the pipeline drains.
     let background = CancellationToken::new();
     let admin = admin::Admin {
@@ -301,23 +302,6 @@ async fn finish(
         tracing::warn!("NATS did not take the last acknowledgements in time");
     }
     tracing::info!(held = held.count(), "stopped");
-}
-
-/// A token that SIGTERM and SIGINT cancel, which begins the grace period.
-fn stop_on_signal(ending: Ending) -> Result<CancellationToken, std::io::Error> {
-    let stop = CancellationToken::new();
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let on_signal = stop.clone();
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        ending.begin();
-        on_signal.cancel();
-    });
-    Ok(stop)
 }
 
 /// Ends a start-up that still waits for dependencies, at once: nothing is held yet. Once
