@@ -84,12 +84,12 @@ pub struct QuantilesMs {
 
 impl QuantilesMs {
     fn of(latencies: &Latencies) -> Self {
-        let quantile = |per_mille| milliseconds(latencies.quantile(per_mille));
+        let quantile = |share| milliseconds(latencies.quantile(share));
         Self {
-            p50: quantile(500),
-            p90: quantile(900),
-            p99: quantile(990),
-            p99_9: quantile(999),
+            p50: quantile(0.5),
+            p90: quantile(0.9),
+            p99: quantile(0.99),
+            p99_9: quantile(0.999),
             max: milliseconds(latencies.max()),
         }
     }
