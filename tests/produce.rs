@@ -1,6 +1,7 @@
 //! `ganesh produce`: the events and the messages, and by module the schedule, what waits for its
 //! acknowledgement, the options, and reads (these with a service).
 
+mod one;
 mod options;
 mod reads;
 mod schedule;

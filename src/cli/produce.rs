@@ -2,13 +2,15 @@
 
 use anyhow::anyhow;
 use clap::Command;
+use percent_encoding::utf8_percent_encode;
 
 use super::signals::Signals;
 use super::startup::{Deadline, wait_for};
 use super::{Failure, TELEMETRY_SETTINGS, say};
+use crate::api::ENCODED;
 use crate::config::{Config, Group, flags, group_flags};
 use crate::produce::options::Options;
-use crate::produce::report::Report;
+use crate::produce::report::{Report, StoredEvent};
 use crate::produce::{self, Error, Stop, Target, connect};
 use crate::telemetry::span_queue::SpanQueue;
 
@@ -53,7 +55,7 @@ pub(super) async fn run(
         Err(Error::Misfit(words)) => return Err(Failure::Usage(words)),
         Err(error) => return Err(Failure::Running(error.into())),
     };
-    print(&report, options.json)?;
+    print(&report, &options, &config)?;
     match report.failed {
         0 => Ok(()),
         failed => Err(Failure::Running(anyhow!(
@@ -93,11 +95,33 @@ fn listen(stop: &Stop) -> std::io::Result<()> {
     Ok(())
 }
 
-fn print(report: &Report, json: bool) -> anyhow::Result<()> {
-    if json {
+fn print(report: &Report, options: &Options, config: &Config) -> anyhow::Result<()> {
+    if options.json {
         say(serde_json::to_string(report)?);
-    } else {
+        return Ok(());
+    }
+    for event in &report.events {
+        say(look_up(event, options, config));
+    }
+    if u64::try_from(report.events.len())? < report.published {
         say(report);
     }
     Ok(())
+}
+
+/// An event, and the commands that ask for it.
+fn look_up(event: &StoredEvent, options: &Options, config: &Config) -> String {
+    let url = &options.api_url;
+    let curl = match config.http.api_token {
+        Some(_) => "curl -H \"Authorization: Bearer $GANESH_API_TOKEN\"",
+        None => "curl",
+    };
+    let (id, event_type, trace_id) = (&event.id, &event.event_type, &event.trace_id);
+    let path = utf8_percent_encode(id, ENCODED);
+    let mut lines = format!("event     {id}, type {event_type}");
+    if let Some(subject) = &event.subject {
+        let path = utf8_percent_encode(subject, ENCODED);
+        lines += &format!(", subject {subject}\nnewest    {curl} {url}/v1/subjects/{path}/latest");
+    }
+    lines + &format!("\nby id     {curl} {url}/v1/events/{path}\ntrace id  {trace_id}")
 }

@@ -3,7 +3,11 @@
 use std::fmt;
 use std::time::Duration;
 
+use serde::de::IgnoredAny;
+
+use super::events::Chosen;
 use crate::config::{Reader, parse_duration};
+use crate::event::SUBJECT_MAX_BYTES;
 
 /// Larger than any NATS server accepts is a mistake; the server's own limit is
 /// checked once it is known.
@@ -40,6 +44,8 @@ pub struct Options {
     pub rate_per_second: u32,
     /// What ends the run.
     pub end: End,
+    /// What all events say, where that was chosen.
+    pub chosen: Chosen,
     /// How many subjects the events are about.
     pub subjects: u32,
     /// Target size of an event's data.
@@ -73,6 +79,7 @@ impl Options {
         let options = Self {
             rate_per_second: r.integer("GANESH_PRODUCE_RATE", 0, RATE_MAX),
             end: read_end(r),
+            chosen: read_chosen(r),
             subjects: r.integer("GANESH_PRODUCE_SUBJECT_COUNT", 1, 10_000_000),
             body_bytes: r.integer("GANESH_PRODUCE_BYTES", 1, BODY_MAX_BYTES),
             mode: r.one_of("GANESH_PRODUCE_MODE", &modes),
@@ -113,6 +120,14 @@ impl Options {
             let expected = "0 with --mode plain, where the Nats-Msg-Id is the event's id";
             r.conflict("GANESH_PRODUCE_DUPLICATES", MODE, expected);
         }
+        if self.chosen.subject.is_some() && self.read_rate_per_second > 0 {
+            let expected = "0 with --subject: reads go to the subjects of the sample events";
+            r.conflict(
+                "GANESH_PRODUCE_READ_RATE",
+                "GANESH_PRODUCE_SUBJECT",
+                expected,
+            );
+        }
         if self.mode == Mode::Plain && self.read_rate_per_second > 0 {
             let expected = "0 with --mode plain, whose events have no subject to read";
             r.conflict("GANESH_PRODUCE_READ_RATE", MODE, expected);
@@ -139,6 +154,27 @@ fn read_end(r: &mut Reader) -> End {
             }
             End::Count(count)
         }
+    }
+}
+
+fn read_chosen(r: &mut Reader) -> Chosen {
+    let attribute = |raw: &str| {
+        // It also stands in JSON that is written as it is.
+        let good = |c: char| !c.is_control() && !matches!(c, '"' | '\\');
+        (raw.len() <= SUBJECT_MAX_BYTES && raw.chars().all(good)).then(|| raw.to_owned())
+    };
+    let expected = "at most 1024 bytes without control characters, quotes and backslashes";
+    Chosen {
+        subject: r.optional("GANESH_PRODUCE_SUBJECT", expected, attribute),
+        event_type: r.optional("GANESH_PRODUCE_TYPE", expected, attribute),
+        data: r.optional(
+            "GANESH_PRODUCE_DATA",
+            "JSON such as {\"celsius\":21}",
+            |raw| {
+                let json: Option<IgnoredAny> = serde_json::from_str(raw).ok();
+                json.map(|_| raw.to_owned())
+            },
+        ),
     }
 }
 

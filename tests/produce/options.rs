@@ -28,6 +28,9 @@ fn every_mistake_is_reported_at_once_with_variable_and_expectation() {
     let mistakes = options(&[
         ("GANESH_PRODUCE_RATE", "-1"),
         ("GANESH_PRODUCE_COUNT", "0"),
+        ("GANESH_PRODUCE_SUBJECT", "a\"b"),
+        ("GANESH_PRODUCE_TYPE", "a\nb"),
+        ("GANESH_PRODUCE_DATA", "{"),
         ("GANESH_PRODUCE_SUBJECT_COUNT", "0"),
         ("GANESH_PRODUCE_BYTES", "1GB"),
         ("GANESH_PRODUCE_MODE", "json"),
@@ -65,6 +68,8 @@ fn options_that_exclude_each_other_are_refused() {
     refused(&[count, ("GANESH_PRODUCE_DURATION", "5s")], "--duration");
     refused(&[plain, ("GANESH_PRODUCE_DUPLICATES", "1")], "--mode plain");
     refused(&[plain, ("GANESH_PRODUCE_READ_RATE", "1")], "--mode plain");
+    let subject = ("GANESH_PRODUCE_SUBJECT", "device-1");
+    refused(&[subject, ("GANESH_PRODUCE_READ_RATE", "1")], "--subject");
     let shares = [
         ("GANESH_PRODUCE_DUPLICATES", "60"),
         ("GANESH_PRODUCE_INVALID", "50"),
