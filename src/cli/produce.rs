@@ -117,11 +117,15 @@ fn look_up(event: &StoredEvent, options: &Options, config: &Config) -> String {
         None => "curl",
     };
     let (id, event_type, trace_id) = (&event.id, &event.event_type, &event.trace_id);
-    let path = utf8_percent_encode(id, ENCODED);
-    let mut lines = format!("event     {id}, type {event_type}");
-    if let Some(subject) = &event.subject {
+    let subject = event.subject.as_deref().map(|subject| {
         let path = utf8_percent_encode(subject, ENCODED);
-        lines += &format!(", subject {subject}\nnewest    {curl} {url}/v1/subjects/{path}/latest");
-    }
-    lines + &format!("\nby id     {curl} {url}/v1/events/{path}\ntrace id  {trace_id}")
+        format!(", subject {subject}\nnewest    {curl} {url}/v1/subjects/{path}/latest")
+    });
+    let subject = subject.unwrap_or_default();
+    let path = utf8_percent_encode(id, ENCODED);
+    format!(
+        "event     {id}, type {event_type}{subject}\n\
+         by id     {curl} {url}/v1/events/{path}\n\
+         trace id  {trace_id}"
+    )
 }
