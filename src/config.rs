@@ -116,8 +116,6 @@ pub struct PipelineConfig {
     pub batch_max_events: usize,
     /// A batch is closed at this many bytes, as the messages were delivered.
     pub batch_max_bytes: usize,
-    /// A batch is closed when its first event has waited this long.
-    pub batch_linger: Duration,
     /// Batches written at the same time, each on its own connection.
     pub writers: usize,
     /// Messages held at most, from delivery to settlement.
@@ -229,13 +227,6 @@ impl Config {
                 "at most GANESH_MAX_IN_FLIGHT_BYTES, or a batch could never fill",
             );
         }
-        if pipeline.batch_linger * 4 > self.nats.ack_wait {
-            r.conflict(
-                "GANESH_BATCH_LINGER_MS",
-                "GANESH_ACK_WAIT",
-                "at most a quarter of GANESH_ACK_WAIT, or messages would be delivered again while they wait",
-            );
-        }
         if self.nats.stream == self.nats.dlq_stream {
             r.conflict(
                 "GANESH_DLQ_STREAM",
@@ -324,7 +315,6 @@ impl PipelineConfig {
             max_deliveries: r.integer("GANESH_MAX_DELIVERIES", 1, 1_000_000),
             batch_max_events: r.integer("GANESH_BATCH_MAX_EVENTS", 1, 50_000),
             batch_max_bytes: r.bytes("GANESH_BATCH_MAX_BYTES", "1", "64GiB"),
-            batch_linger: Duration::from_millis(r.integer("GANESH_BATCH_LINGER_MS", 0, 60_000)),
             writers: r.integer("GANESH_WRITERS", 1, 64),
             max_in_flight: r.integer("GANESH_MAX_IN_FLIGHT", 1, 1_000_000),
             max_in_flight_bytes: r.bytes("GANESH_MAX_IN_FLIGHT_BYTES", "64KiB", "64GiB"),

@@ -1,51 +1,22 @@
-//! Linger and size of batches, and what writers do to each other.
+//! Size of batches, and what writers do to each other.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use ganesh::pipeline::batch::{Batcher, Limits};
 use proptest::prelude::*;
 
-use crate::support::events::{event, events, publish};
+use crate::support::Stack;
+use crate::support::events::{events, publish};
 use crate::support::keys::{hold_key, wait_until_so_many_wait};
-use crate::support::{Stack, eventually};
 
 const COPIES: &str = "ganesh_batch_writes_total{method=\"copy\"}";
-
-#[tokio::test]
-async fn a_single_event_is_stored_within_the_linger_time() {
-    let stack = Stack::start().await;
-    let linger = [("GANESH_BATCH_LINGER_MS", "300")];
-    let _ganesh = stack.serve(&linger).await;
-    let jetstream = stack.jetstream().await;
-    publish(&jetstream, &[event("warm-up")]).await;
-    eventually("the warm-up is stored", || async {
-        stack.rows().await == 1
-    })
-    .await;
-    let began = Instant::now();
-    publish(&jetstream, &[event("single")]).await;
-    while stack.rows().await < 2 {
-        tokio::time::sleep(Duration::from_millis(2)).await;
-    }
-    let took = began.elapsed();
-    assert!(
-        took >= Duration::from_millis(290),
-        "it did not linger: {took:?}"
-    );
-    assert!(took < Duration::from_millis(600), "it took {took:?}");
-}
 
 #[tokio::test]
 async fn a_flood_fills_batches() {
     let stack = Stack::start().await;
     stack.make_streams().await;
     publish(&stack.jetstream().await, &events("e", 10_000)).await;
-    let ganesh = stack
-        .serve(&[
-            ("GANESH_BATCH_MAX_EVENTS", "1000"),
-            ("GANESH_BATCH_LINGER_MS", "2000"),
-        ])
-        .await;
+    let ganesh = stack.serve(&[("GANESH_BATCH_MAX_EVENTS", "1000")]).await;
     stack.wait_until_drained().await;
     assert_eq!(stack.rows().await, 10_000);
     let copies = ganesh.metric(COPIES).await;
@@ -67,7 +38,7 @@ proptest! {
         let mut closed = Vec::new();
         for (i, bytes) in sizes.iter().enumerate() {
             closed.extend(batcher.push((i, *bytes), *bytes, arrival(i)));
-            // The first event of the open batch starts its linger; later ones do not.
+            // The first event of the open batch sets its deadline; later ones do not.
             let first: usize = closed.iter().map(Vec::len).sum();
             let deadline = (!batcher.is_empty()).then(|| arrival(first) + linger);
             prop_assert_eq!(batcher.deadline(), deadline);
@@ -93,11 +64,7 @@ async fn batches_with_the_same_events_in_opposite_order_do_not_deadlock() {
     let mut all = forward.clone();
     all.extend(forward.into_iter().rev());
     publish(&stack.jetstream().await, &all).await;
-    let settings = [
-        ("GANESH_BATCH_MAX_EVENTS", "1000"),
-        ("GANESH_BATCH_LINGER_MS", "2000"),
-        ("GANESH_WRITERS", "2"),
-    ];
+    let settings = [("GANESH_BATCH_MAX_EVENTS", "1000"), ("GANESH_WRITERS", "2")];
     let ganesh = stack.serve(&settings).await;
     wait_until_so_many_wait(&stack, 2).await;
     middle.rollback().await.unwrap();

@@ -105,10 +105,7 @@ async fn a_message_that_was_delivered_too_often_is_stored_alone() {
     stack.make_streams().await;
     publish(&stack.jetstream().await, &events("e", 20)).await;
     wear_out(&stack, 2).await;
-    let settings = [
-        ("GANESH_MAX_DELIVERIES", "2"),
-        ("GANESH_BATCH_LINGER_MS", "2000"),
-    ];
+    let settings = [("GANESH_MAX_DELIVERIES", "2")];
     let ganesh = stack.serve(&settings).await;
     stack.wait_until_drained().await;
     assert_eq!(stack.rows().await, 20);

@@ -229,10 +229,7 @@ fn moves_text(c: char) -> bool {
 #[tokio::test]
 async fn a_trigger_that_quotes_a_message_forges_no_line_of_the_log() {
     let stack = Stack::start().await;
-    let settings = [
-        ("GANESH_LOG_FORMAT", "text"),
-        ("GANESH_BATCH_LINGER_MS", "1"),
-    ];
+    let settings = [("GANESH_LOG_FORMAT", "text")];
     let ganesh = stack.serve(&settings).await;
     for statement in [
         "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS \

@@ -28,7 +28,7 @@ impl Limits {
         Self {
             events: config.batch_max_events,
             bytes: config.batch_max_bytes,
-            linger: config.batch_linger,
+            linger: Duration::from_millis(60),
         }
     }
 }

@@ -140,7 +140,6 @@ impl Scene {
             ("GANESH_LOG_DIR", logs),
             ("GANESH_ACK_WAIT", ACK_WAIT),
             ("GANESH_MAX_IN_FLIGHT", "4096"),
-            ("GANESH_BATCH_LINGER_MS", "20"),
             ("GANESH_STARTUP_TIMEOUT", "1h"),
         ];
         let settings = [settings.as_slice(), &self.clock.settings()].concat();

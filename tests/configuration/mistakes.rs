@@ -83,7 +83,6 @@ const MISTAKES: &[(&str, &str, &[&str])] = &[
         &["0", "50001", "2k"],
     ),
     ("GANESH_BATCH_MAX_BYTES", "1 to 64GiB", &["0", "8 MB"]),
-    ("GANESH_BATCH_LINGER_MS", "0 to 60000", &["20ms", "-1"]),
     ("GANESH_WRITERS", "1 to 64", &["0", "65"]),
     ("GANESH_MAX_IN_FLIGHT", "1 to 1000000", &["0", "1e6"]),
     (
@@ -212,7 +211,7 @@ fn every_subcommand_refuses_a_bad_configuration() {
 
 #[test]
 fn settings_that_do_not_go_together_are_refused() {
-    let conflicts: [(&[(&'static str, &str)], &str); 8] = [
+    let conflicts: [(&[(&'static str, &str)], &str); 7] = [
         (
             &[
                 ("GANESH_BATCH_MAX_EVENTS", "2001"),
@@ -226,10 +225,6 @@ fn settings_that_do_not_go_together_are_refused() {
                 ("GANESH_MAX_IN_FLIGHT_BYTES", "1MiB"),
             ],
             "GANESH_BATCH_MAX_BYTES=2MiB: expected at most GANESH_MAX_IN_FLIGHT_BYTES",
-        ),
-        (
-            &[("GANESH_BATCH_LINGER_MS", "501"), ("GANESH_ACK_WAIT", "2s")],
-            "GANESH_BATCH_LINGER_MS=501: expected at most a quarter of GANESH_ACK_WAIT",
         ),
         (
             &[("GANESH_STREAM", "SAME"), ("GANESH_DLQ_STREAM", "SAME")],

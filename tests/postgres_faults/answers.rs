@@ -40,7 +40,6 @@ impl Scene {
             ("POSTGRES_URL", postgres_url.as_str()),
             ("NATS_URL", &format!("nats://127.0.0.1:{}", nats.port)),
             ("GANESH_BATCH_MAX_EVENTS", &BATCH.to_string()),
-            ("GANESH_BATCH_LINGER_MS", "7000"),
             ("GANESH_WRITERS", "1"),
         ];
         let ganesh = stack.serve(&settings).await;

@@ -63,7 +63,6 @@ async fn a_commit_whose_answer_is_lost_is_not_written_twice() {
         ("POSTGRES_URL", through.as_str()),
         // All of them in one batch.
         ("GANESH_BATCH_MAX_EVENTS", "200"),
-        ("GANESH_BATCH_LINGER_MS", "5000"),
     ];
     let ganesh = stack.serve(&settings).await;
     // Until then the epoch advances in the batch's own transaction, which commits after the tag.

@@ -39,10 +39,7 @@ fn batch(prefix: &str, bad: usize) -> Vec<Event> {
 #[tokio::test]
 async fn so_many_bad_rows_cost_their_number_times_the_logarithm_of_the_batch() {
     let stack = Stack::start().await;
-    let settings = [
-        ("GANESH_BATCH_MAX_EVENTS", "2000"),
-        ("GANESH_BATCH_LINGER_MS", "5000"),
-    ];
+    let settings = [("GANESH_BATCH_MAX_EVENTS", "2000")];
     let ganesh = stack.serve(&settings).await;
     refuse_type(&stack).await;
     let jetstream = stack.jetstream().await;
@@ -78,10 +75,7 @@ async fn so_many_bad_rows_cost_their_number_times_the_logarithm_of_the_batch() {
 #[tokio::test]
 async fn a_row_whose_json_escapes_what_no_text_can_hold_costs_its_batch_no_second_write() {
     let stack = Stack::start().await;
-    let settings = [
-        ("GANESH_BATCH_MAX_EVENTS", "2000"),
-        ("GANESH_BATCH_LINGER_MS", "5000"),
-    ];
+    let settings = [("GANESH_BATCH_MAX_EVENTS", "2000")];
     let ganesh = stack.serve(&settings).await;
     for (name, json) in [
         ("nul", r#"{"nul":"\u0000"}"#),

@@ -15,8 +15,6 @@ const REDELIVERED: &str = "ganesh_messages_redelivered_total";
 const PROGRESS: &str = "ganesh_progress_acks_total";
 const COPIES: &str = "ganesh_batch_writes_total{method=\"copy\"}";
 const STILL: &str = "still pausing";
-/// So that batches are full: what fits into less than half of the window is no reason to pause.
-const FULL_BATCHES: (&str, &str) = ("GANESH_BATCH_LINGER_MS", "5000");
 
 /// A release of somebody's schema: none of our events fits any more.
 async fn break_schema(stack: &Stack) {
@@ -57,7 +55,6 @@ async fn a_broken_schema_empties_nothing_into_the_dead_letters_and_loses_nothing
     let stack = Stack::start().await;
     let settings = [
         ("GANESH_BATCH_MAX_EVENTS", "500"),
-        ("GANESH_BATCH_LINGER_MS", "1000"),
         ("GANESH_MAX_IN_FLIGHT", "2000"),
         ("GANESH_ACK_WAIT", "4s"),
     ];
@@ -116,11 +113,7 @@ async fn while_it_pauses_one_batch_is_tried_every_ten_seconds() {
 #[tokio::test]
 async fn rows_that_are_bad_themselves_become_dead_letters_after_a_better_batch() {
     let stack = Stack::start().await;
-    let settings = [
-        ("GANESH_BATCH_MAX_EVENTS", "100"),
-        FULL_BATCHES,
-        ("GANESH_WRITERS", "1"),
-    ];
+    let settings = [("GANESH_BATCH_MAX_EVENTS", "100"), ("GANESH_WRITERS", "1")];
     let ganesh = stack.serve(&settings).await;
     let jetstream = stack.jetstream().await;
     let mut all = poisons("bad", 500);
@@ -143,7 +136,7 @@ async fn rows_that_are_bad_themselves_become_dead_letters_after_a_better_batch()
 #[tokio::test]
 async fn without_new_messages_what_is_held_shows_that_the_cause_has_gone() {
     let stack = Stack::start().await;
-    let settings = [("GANESH_BATCH_MAX_EVENTS", "500"), FULL_BATCHES];
+    let settings = [("GANESH_BATCH_MAX_EVENTS", "500")];
     let ganesh = stack.serve(&settings).await;
     break_schema(&stack).await;
     let all = events("e", 500);
@@ -159,7 +152,7 @@ async fn without_new_messages_what_is_held_shows_that_the_cause_has_gone() {
 #[tokio::test]
 async fn a_stop_during_the_pause_gives_everything_back_at_once() {
     let stack = Stack::start().await;
-    let settings = [("GANESH_SHUTDOWN_GRACE", "6s"), FULL_BATCHES];
+    let settings = [("GANESH_SHUTDOWN_GRACE", "6s")];
     let ganesh = stack.serve(&settings).await;
     break_schema(&stack).await;
     let all = events("e", 8_000);

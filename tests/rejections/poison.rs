@@ -8,10 +8,7 @@ use crate::support::Stack;
 use crate::support::events::{event, events, publish};
 use crate::support::ledger::{Letter, assert_each_is_one_row_or_one_letter, letters};
 
-const BATCH: [(&str, &str); 2] = [
-    ("GANESH_BATCH_MAX_EVENTS", "1000"),
-    ("GANESH_BATCH_LINGER_MS", "500"),
-];
+const BATCH: [(&str, &str); 1] = [("GANESH_BATCH_MAX_EVENTS", "1000")];
 
 fn json(id: &str, body: String) -> Event {
     Event {

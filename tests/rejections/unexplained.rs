@@ -14,11 +14,7 @@ const REDELIVERED: &str = "ganesh_messages_redelivered_total";
 /// More batches than there are writers.
 const GUILTY: usize = 5;
 /// Each event is a batch of its own, and comes back soon if nobody keeps it.
-const SETTINGS: [(&str, &str); 3] = [
-    ("GANESH_BATCH_LINGER_MS", "1"),
-    ("GANESH_WRITERS", "2"),
-    ("GANESH_ACK_WAIT", "2s"),
-];
+const SETTINGS: [(&str, &str); 2] = [("GANESH_WRITERS", "2"), ("GANESH_ACK_WAIT", "2s")];
 
 /// From now on rows with such an id are refused.
 async fn refuse(stack: &Stack, ids: &str) {
@@ -118,10 +114,7 @@ async fn duplicates_that_are_taken_meanwhile_prove_nothing() {
 
 /// So many in one batch that a pause begins.
 const TOO_MANY: usize = 600;
-const LARGE_BATCHES: [(&str, &str); 2] = [
-    ("GANESH_BATCH_MAX_EVENTS", "1000"),
-    ("GANESH_BATCH_LINGER_MS", "1000"),
-];
+const LARGE_BATCHES: [(&str, &str); 1] = [("GANESH_BATCH_MAX_EVENTS", "1000")];
 
 async fn is_ready(ganesh: &Ganesh) -> bool {
     ganesh.admin("/readyz").await.0 == 200
