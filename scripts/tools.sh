@@ -2,12 +2,12 @@
 # Sourced by the scripts, never run: where the servers are, and what every script needs.
 #
 # Environment:
-#   GANESH_TOOLS   folder of the fetched servers (default: .tools in the repository)
+#   TOOLS_DIR      folder of the fetched servers (default: .tools in the repository)
 #
 # Written for bash 3.2 too, which is what macOS has.
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
-TOOLS=${GANESH_TOOLS:-$ROOT/.tools}
+TOOLS=${TOOLS_DIR:-$ROOT/.tools}
 
 # The one place for versions. The npm versions of Postgres carry the packager's own suffix.
 NATS_VERSION=2.15.1

@@ -102,7 +102,7 @@ class Watchers:
 
     def prometheus_has_pages(self):
         """Debian's looks for them where an installed package has them."""
-        tools = pathlib.Path(os.environ.get("GANESH_TOOLS", self.root / ".tools"))
+        tools = pathlib.Path(os.environ.get("TOOLS_DIR", self.root / ".tools"))
         unpacked = fetched(self.root, "prometheus").is_relative_to(tools)
         return not unpacked or pathlib.Path("/usr/share/prometheus/web").exists()
 

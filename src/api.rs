@@ -30,6 +30,7 @@ use crate::config::Secret;
 use crate::error::Error;
 use crate::storage::queries::Reads;
 use crate::telemetry::Metrics;
+pub(crate) use events::ENCODED;
 use guard::Guard;
 use problem::Problem;
 

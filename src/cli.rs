@@ -9,20 +9,22 @@ mod log_level;
 mod migrate;
 mod produce;
 mod serve;
+mod signals;
 mod startup;
 
-use std::ffi::OsString;
 use std::fmt::Display;
 use std::io::{self, Write};
 use std::os::unix::process::CommandExt;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::{Arg, ArgMatches, Command, value_parser};
+use clap::{ArgMatches, Command};
 use tokio_util::sync::CancellationToken;
 
 use self::ending::{Ending, Step};
-use crate::config::{Config, ConfigErrors, Setting, TracesExporter, arguments, reader};
+use crate::api::log_level::Change;
+use crate::config::{Config, ConfigErrors, Reader, TracesExporter};
+use crate::produce::options::Options;
 use crate::telemetry::logs::{self, LogFile};
 use crate::telemetry::{Metrics, recorder, traces};
 
@@ -37,12 +39,18 @@ pub enum Failure {
     Usage(String),
     /// Something failed while running. Exit code 1.
     Running(anyhow::Error),
-    /// The NATS client has broken down, which nothing in this process can mend: the process
-    /// starts again, and looks for the message that did it.
+    /// The NATS client has broken down (https://github.com/nats-io/nats.rs/pull/1612), which nothing
+    /// in this process can mend: the process starts again, and looks for the message that did it.
     ClientLost {
         /// Told to stop meanwhile, it does that.
         stop: CancellationToken,
     },
+}
+
+impl Failure {
+    fn usage(mistakes: impl Display) -> Self {
+        Self::Usage(mistakes.to_string())
+    }
 }
 
 impl<E: Into<anyhow::Error>> From<E> for Failure {
@@ -60,37 +68,44 @@ pub fn command() -> Command {
             "Every flag has an environment variable; .env in the working directory is read when present.\n\
              For each of the settings, VARIABLE_FILE names a file with the value of VARIABLE.",
         )
+        // Each setting on one line, however long.
+        .term_width(0)
         .subcommand_required(true)
         .arg_required_else_help(true)
-        .subcommand(serve::command().args(arguments()))
-        .subcommand(produce::with_settings(produce::command(), arguments()))
-        .subcommand(migrate::command().args(arguments()))
+        .subcommand(serve::command())
+        .subcommand(produce::command())
+        .subcommand(migrate::command())
         .subcommand(dlq::command())
-        .subcommand(doctor::command().args(arguments()))
-        .subcommand(healthcheck::command().args(arguments()))
-        .subcommand(log_level::command().args(arguments()))
+        .subcommand(doctor::command())
+        .subcommand(healthcheck::command())
+        .subcommand(log_level::command())
 }
 
-/// An option of one subcommand, as a flag and an environment variable.
-fn option_argument(option: &Setting, flag: String, heading: &'static str) -> Arg {
-    let arg = Arg::new(option.env)
-        .long(flag)
-        .env(option.env)
-        .value_parser(value_parser!(OsString))
-        .value_name("VALUE")
-        .help(option.help)
-        // A negative number is a mistake to be explained, not an unknown flag.
-        .allow_negative_numbers(true)
-        .help_heading(heading);
-    match option.default {
-        "" => arg,
-        // A switch: the flag alone is true.
-        "false" => arg
-            .num_args(0..=1)
-            .require_equals(true)
-            .default_missing_value("true"),
-        default => arg.default_value(default),
-    }
+/// Settings of the lines that a command logs.
+const LOG_SETTINGS: [&str; 2] = ["GANESH_LOG", "GANESH_LOG_FORMAT"];
+/// Settings of what commands that do work log and export.
+const TELEMETRY_SETTINGS: [&str; 9] = [
+    "GANESH_LOG",
+    "GANESH_LOG_FORMAT",
+    "GANESH_LOG_DIR",
+    "GANESH_TRACE_BASELINE",
+    "OTEL_SDK_DISABLED",
+    "OTEL_TRACES_EXPORTER",
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "OTEL_SERVICE_NAME",
+    "OTEL_RESOURCE_ATTRIBUTES",
+];
+
+/// A subcommand, with the options that only it has.
+enum Job<'a> {
+    Serve,
+    Produce(Options),
+    Migrate,
+    /// Its commands read theirs.
+    Dlq(&'a ArgMatches),
+    Doctor,
+    Healthcheck,
+    LogLevel(Option<Change>),
 }
 
 /// Runs the subcommand that the process was started with.
@@ -167,7 +182,7 @@ fn read_dotenv() -> Result<(), String> {
 }
 
 fn run(name: &str, matches: &ArgMatches) -> Result<(), Failure> {
-    let config = read_config(name, matches).map_err(|errors| Failure::Usage(errors.to_string()))?;
+    let (config, job) = read_settings(name, matches).map_err(Failure::usage)?;
     let log_file = open_log_file(&config)?;
     let ending = Ending::new(config.shutdown_grace);
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -182,15 +197,14 @@ fn run(name: &str, matches: &ArgMatches) -> Result<(), Failure> {
         let provider = tracing.as_ref().map(|tracing| &tracing.provider);
         let log_filter = logs::install(&config.telemetry, provider, log_file.clone())?;
         let spans = tracing.as_ref().map(|tracing| tracing.queue.clone());
-        let result = match name {
-            "serve" => serve::run(config, metrics, spans, log_filter, &ending).await,
-            "produce" => produce::run(config, matches, spans).await,
-            "migrate" => migrate::run(config).await,
-            "dlq" => Box::pin(dlq::run(config, matches)).await,
-            "doctor" => doctor::run(config).await,
-            "healthcheck" => healthcheck::run(config).await,
-            "log-level" => log_level::run(config, matches).await,
-            _ => unreachable!("clap knows no other subcommand"),
+        let result = match job {
+            Job::Serve => serve::run(config, metrics, spans, log_filter, &ending).await,
+            Job::Produce(options) => produce::run(config, options, spans).await,
+            Job::Migrate => migrate::run(config).await,
+            Job::Dlq(matches) => Box::pin(dlq::run(config, matches)).await,
+            Job::Doctor => doctor::run(config).await,
+            Job::Healthcheck => healthcheck::run(config).await,
+            Job::LogLevel(change) => log_level::run(config, change).await,
         };
         if let Some(tracing) = tracing {
             tracing.shutdown(ending.until(Step::Spans)).await;
@@ -206,10 +220,14 @@ fn run(name: &str, matches: &ArgMatches) -> Result<(), Failure> {
     result
 }
 
-fn read_config(name: &str, matches: &ArgMatches) -> Result<Config, ConfigErrors> {
+fn read_settings<'a>(
+    name: &str,
+    matches: &'a ArgMatches,
+) -> Result<(Config, Job<'a>), ConfigErrors> {
     // The commands of dlq have the settings.
-    let matches = matches.subcommand().map_or(matches, |(_, nested)| nested);
-    let mut reader = reader(matches, |variable| std::env::var_os(variable));
+    let nested = matches.subcommand().map_or(matches, |(_, nested)| nested);
+    let mut reader = Reader::new(nested, std::env::vars_os());
+    reader.refuse_unknown(&[serve::CLIENT_WAS_LOST]);
     if name == "produce" {
         reader.set_default("OTEL_SERVICE_NAME", "ganesh-produce");
     }
@@ -218,14 +236,24 @@ fn read_config(name: &str, matches: &ArgMatches) -> Result<Config, ConfigErrors>
     if asks {
         reader.set_default("GANESH_LOG", "error");
     }
-    let mut config = Config::read(reader)?;
+    let mut config = Config::read_from(&mut reader);
     if asks {
         // Who looks at a process, as another user perhaps, has no business in its log.
         config.telemetry.log_dir = None;
         // And nothing to say to a collector.
         config.telemetry.traces = TracesExporter::None;
     }
-    Ok(config)
+    let job = match name {
+        "serve" => Job::Serve,
+        "produce" => Job::Produce(Options::read(&mut reader)),
+        "migrate" => Job::Migrate,
+        "dlq" => Job::Dlq(matches),
+        "doctor" => Job::Doctor,
+        "healthcheck" => Job::Healthcheck,
+        "log-level" => Job::LogLevel(log_level::change(&mut reader, matches)),
+        _ => unreachable!("clap knows no other subcommand"),
+    };
+    reader.finish((config, job))
 }
 
 fn open_log_file(config: &Config) -> Result<Option<LogFile>, Failure> {

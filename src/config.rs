@@ -1,8 +1,8 @@
 //! The configuration: one table of settings, one validated [`Config`].
 //!
 //! Every setting is a flag and an environment variable of the same name
-//! (`GANESH_BATCH_LINGER_MS` is `--batch-linger-ms`); [`SETTINGS`] is where its
-//! default and its help stand, and the only place. Reading it collects every
+//! (`GANESH_BATCH_MAX_EVENTS` is `--batch-max-events`); [`SETTINGS`] is where its
+//! default and its help stand, and the only place. [`Reader`] collects every
 //! mistake before it gives up, so that a user corrects them all at once.
 
 pub(crate) mod log_filter;
@@ -11,6 +11,8 @@ mod secret;
 mod settings;
 mod sources;
 mod subjects;
+mod unknown;
+mod values;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -19,14 +21,14 @@ use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
 
-pub(crate) use reader::parse_duration;
 pub use reader::{ConfigErrors, Reader};
 pub use secret::{Secret, SecretUrl};
-pub use settings::{SETTINGS, Setting};
-pub(crate) use sources::given;
-pub use sources::{arguments, reader};
+pub(crate) use settings::setting_of;
+pub use settings::{Group, SETTINGS, Setting};
+pub(crate) use sources::{flags, group_flags};
 pub(crate) use subjects::is_valid as is_subject;
 pub use subjects::{covers, pattern_of};
+pub(crate) use values::parse_duration;
 
 use crate::messaging::streams::DLQ_SUBJECTS;
 
@@ -114,8 +116,6 @@ pub struct PipelineConfig {
     pub batch_max_events: usize,
     /// A batch is closed at this many bytes, as the messages were delivered.
     pub batch_max_bytes: usize,
-    /// A batch is closed when its first event has waited this long.
-    pub batch_linger: Duration,
     /// Batches written at the same time, each on its own connection.
     pub writers: usize,
     /// Messages held at most, from delivery to settlement.
@@ -185,12 +185,17 @@ pub enum TracesExporter {
 }
 
 impl Config {
-    /// Reads and validates every setting.
+    /// Reads and validates every setting that is not of one command alone.
     ///
     /// # Errors
     /// All mistakes at once, each with the variable's name and what was expected.
     pub fn read(mut reader: Reader) -> Result<Self, ConfigErrors> {
-        let r = &mut reader;
+        let config = Self::read_from(&mut reader);
+        reader.finish(config)
+    }
+
+    /// A configuration that counts only when [`Reader::finish`] has no mistakes.
+    pub(crate) fn read_from(r: &mut Reader) -> Self {
         let config = Self {
             nats: NatsConfig::read(r),
             postgres: PostgresConfig::read(r),
@@ -202,7 +207,7 @@ impl Config {
             shutdown_grace: r.duration("GANESH_SHUTDOWN_GRACE", "1s", "1h"),
         };
         config.check_together(r);
-        reader.finish(config)
+        config
     }
 
     /// Rules that no single setting can break.
@@ -220,13 +225,6 @@ impl Config {
                 "GANESH_BATCH_MAX_BYTES",
                 "GANESH_MAX_IN_FLIGHT_BYTES",
                 "at most GANESH_MAX_IN_FLIGHT_BYTES, or a batch could never fill",
-            );
-        }
-        if pipeline.batch_linger * 4 > self.nats.ack_wait {
-            r.conflict(
-                "GANESH_BATCH_LINGER_MS",
-                "GANESH_ACK_WAIT",
-                "at most a quarter of GANESH_ACK_WAIT, or messages would be delivered again while they wait",
             );
         }
         if self.nats.stream == self.nats.dlq_stream {
@@ -295,10 +293,8 @@ impl PostgresConfig {
                     ("day", PartitionInterval::Day),
                 ],
             ),
-            retention_days: match r.integer("GANESH_RETENTION_DAYS", 0, 36_500) {
-                0 => None,
-                days => Some(u32::try_from(days).unwrap_or(u32::MAX)),
-            },
+            retention_days: Some(r.integer("GANESH_RETENTION_DAYS", 0, 36_500))
+                .filter(|days| *days > 0),
         }
     }
 }
@@ -317,12 +313,11 @@ impl PipelineConfig {
         Self {
             accept_plain: r.boolean("GANESH_ACCEPT_PLAIN"),
             max_deliveries: r.integer("GANESH_MAX_DELIVERIES", 1, 1_000_000),
-            batch_max_events: r.count("GANESH_BATCH_MAX_EVENTS", 1, 50_000),
-            batch_max_bytes: r.byte_count("GANESH_BATCH_MAX_BYTES", "1", "64GiB"),
-            batch_linger: Duration::from_millis(r.integer("GANESH_BATCH_LINGER_MS", 0, 60_000)),
-            writers: r.count("GANESH_WRITERS", 1, 64),
-            max_in_flight: r.count("GANESH_MAX_IN_FLIGHT", 1, 1_000_000),
-            max_in_flight_bytes: r.byte_count("GANESH_MAX_IN_FLIGHT_BYTES", "64KiB", "64GiB"),
+            batch_max_events: r.integer("GANESH_BATCH_MAX_EVENTS", 1, 50_000),
+            batch_max_bytes: r.bytes("GANESH_BATCH_MAX_BYTES", "1", "64GiB"),
+            writers: r.integer("GANESH_WRITERS", 1, 64),
+            max_in_flight: r.integer("GANESH_MAX_IN_FLIGHT", 1, 1_000_000),
+            max_in_flight_bytes: r.bytes("GANESH_MAX_IN_FLIGHT_BYTES", "64KiB", "64GiB"),
         }
     }
 }
@@ -332,7 +327,7 @@ impl HttpConfig {
         Self {
             api_addr: r.socket_addr("GANESH_HTTP_ADDR"),
             admin_addr: r.socket_addr("GANESH_ADMIN_ADDR"),
-            api_token: r.optional("GANESH_API_TOKEN").map(Secret::new),
+            api_token: r.text("GANESH_API_TOKEN").map(Secret::new),
         }
     }
 }
@@ -361,18 +356,12 @@ impl TelemetryConfig {
                     ("json", LogFormat::Json),
                 ],
             ),
-            log_dir: r.optional("GANESH_LOG_DIR").map(PathBuf::from),
+            log_dir: r.text("GANESH_LOG_DIR").map(PathBuf::from),
             otlp_endpoint: r.http_url("OTEL_EXPORTER_OTLP_ENDPOINT"),
             trace_slow: Duration::from_millis(r.integer("GANESH_TRACE_SLOW_MS", 0, 86_400_000)),
-            trace_max_per_second: u32::try_from(r.integer(
-                "GANESH_TRACE_MAX_PER_SEC",
-                0,
-                1_000_000,
-            ))
-            .unwrap_or(u32::MAX),
-            trace_baseline: u32::try_from(r.integer("GANESH_TRACE_BASELINE", 0, 1_000_000_000))
-                .unwrap_or(u32::MAX),
-            service_name: r.text("OTEL_SERVICE_NAME"),
+            trace_max_per_second: r.integer("GANESH_TRACE_MAX_PER_SEC", 0, 1_000_000),
+            trace_baseline: r.integer("GANESH_TRACE_BASELINE", 0, 1_000_000_000),
+            service_name: r.parse("OTEL_SERVICE_NAME", "some text", |raw| Some(raw.to_owned())),
             resource_attributes: r.key_values("OTEL_RESOURCE_ATTRIBUTES"),
         }
     }

@@ -7,6 +7,8 @@ use std::fmt;
 
 use strum::{IntoStaticStr, VariantArray};
 
+use crate::text;
+
 /// What can be away or refuse us: the label `dependency`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case", const_into_str)]
@@ -79,7 +81,8 @@ impl Error {
             dependency,
             class,
             code,
-            detail: on_one_line(detail.into()),
+            // A server's words can quote a message (a trigger's do), and a log line is one line.
+            detail: text::on_one_line(&detail.into()),
         }
     }
 
@@ -92,29 +95,6 @@ impl Error {
             format!("{what}: no answer in time"),
         )
     }
-}
-
-/// With line breaks and other characters that move what is around them written out: a server's words
-/// can quote a message (a trigger's do), and a log line is one line.
-fn on_one_line(detail: String) -> String {
-    if !detail.contains(moves_text) {
-        return detail;
-    }
-    let mut line = String::with_capacity(detail.len());
-    for c in detail.chars() {
-        if moves_text(c) {
-            line.extend(c.escape_default());
-        } else {
-            line.push(c);
-        }
-    }
-    line
-}
-
-/// Control characters, line separators, and marks of writing direction.
-fn moves_text(c: char) -> bool {
-    c.is_control()
-        || matches!(c, '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
 }
 
 impl fmt::Display for Error {

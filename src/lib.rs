@@ -28,3 +28,5 @@ pub mod event;
 pub mod config;
 pub mod labels;
 pub mod error;
+mod backoff;
+mod text;

@@ -25,7 +25,6 @@ mod writer;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::futures::Notified;
 use tokio::task::JoinSet;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
@@ -170,103 +169,6 @@ async fn export_skew(observer: Observer, stop: CancellationToken) -> Result<(), 
         tokio::select! {
             () = stop.cancelled() => return Ok(()),
             _ = ticks.tick() => observer.export_skew(),
-        }
-    }
-}
-
-/// Waits between attempts: doubles from 100 ms to 5 s, with jitter, so that
-/// replicas do not return all at once.
-#[derive(Debug)]
-pub(crate) struct Backoff {
-    next: Duration,
-}
-
-impl Backoff {
-    const FIRST: Duration = Duration::from_millis(100);
-    const CEILING: Duration = Duration::from_secs(5);
-
-    pub(crate) fn new() -> Self {
-        Self { next: Self::FIRST }
-    }
-
-    /// How long to wait after the attempt that failed.
-    pub(crate) fn next_wait(&mut self) -> Duration {
-        let wait = self.next.mul_f64(rand::random_range(0.5..1.0));
-        self.next = (self.next * 2).min(Self::CEILING);
-        wait
-    }
-
-    pub(crate) async fn wait(&mut self) {
-        tokio::time::sleep(self.next_wait()).await;
-    }
-
-    /// Waits no longer than until what was away answers again ([`Health::recovery`], of before the
-    /// attempt that failed), and starts anew then: after a long outage the ceiling would be most of
-    /// the time that it takes to be back.
-    pub(crate) async fn wait_or(&mut self, recovery: Notified<'_>) {
-        tokio::select! {
-            () = self.wait() => {}
-            () = recovery => *self = Self::new(),
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use tokio::time::Instant;
-
-    use super::*;
-    use crate::error::Dependency;
-
-    /// A health that has seen Postgres go away.
-    fn away() -> Health {
-        let health = Health::new(Metrics::unrecorded());
-        health.set(Dependency::Postgres, true);
-        health.set(Dependency::Postgres, false);
-        health
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn whoever_waits_for_postgres_goes_on_when_it_answers_again() {
-        let health = away();
-        let mut backoff = Backoff {
-            next: Backoff::CEILING,
-        };
-        let began = Instant::now();
-        let back = async {
-            tokio::time::sleep(Duration::from_millis(10)).await;
-            health.set(Dependency::Postgres, true);
-        };
-        tokio::join!(backoff.wait_or(health.recovery(Dependency::Postgres)), back);
-        assert_eq!(began.elapsed(), Duration::from_millis(10));
-        assert_eq!(backoff.next, Backoff::FIRST);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn a_recovery_during_the_attempt_that_failed_counts_too() {
-        let health = away();
-        let recovery = health.recovery(Dependency::Postgres);
-        // The attempt ends after that, with an error from before.
-        health.set(Dependency::Postgres, true);
-        let began = Instant::now();
-        Backoff::new().wait_or(recovery).await;
-        assert_eq!(began.elapsed(), Duration::ZERO);
-    }
-
-    #[tokio::test(start_paused = true)]
-    async fn the_waits_double_to_the_ceiling_with_jitter() {
-        let health = away();
-        let mut backoff = Backoff::new();
-        let mut longest = Backoff::FIRST;
-        for _ in 0..10 {
-            let began = Instant::now();
-            backoff.wait_or(health.recovery(Dependency::Postgres)).await;
-            let (waited, most) = (began.elapsed(), longest + Duration::from_millis(1));
-            assert!(
-                waited >= longest / 2 && waited <= most,
-                "{waited:?} of {longest:?}"
-            );
-            longest = (longest * 2).min(Backoff::CEILING);
         }
     }
 }

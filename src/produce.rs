@@ -39,7 +39,7 @@ use self::connect::Connection;
 use self::events::Events;
 use self::freshness::Freshness;
 use self::messages::MessageWriter;
-use self::options::Options;
+use self::options::{End, Options};
 use self::plan::Plan;
 use self::publisher::Publisher;
 use self::reader::Reader;
@@ -50,6 +50,8 @@ use crate::telemetry::span_queue::SpanQueue;
 
 /// How long a signal's stop waits for acknowledgements.
 const STOP_WAIT: Duration = Duration::from_secs(10);
+/// The events of a run of so many messages are listed, so that somebody can look them up.
+const LISTED_MAX: u64 = 5;
 /// Room for attributes and headers beside the data, in bytes.
 const ENVELOPE_BYTES: usize = 2_048;
 
@@ -111,8 +113,15 @@ pub async fn run(
         Some(reader) => reader.finish().await,
         None => Reads::default(),
     };
+    let few = matches!(options.end, End::Count(count) if count <= LISTED_MAX);
+    let events = if few {
+        publisher.stored_events()
+    } else {
+        Vec::new()
+    };
     let ledger = publisher.ledger();
-    Ok(Report::new(seed, &ledger.counts, &ledger.latencies, &reads))
+    let (counts, latencies) = (&ledger.counts, &ledger.latencies);
+    Ok(Report::new(seed, counts, latencies, &reads, events))
 }
 
 type Started = (Arc<Publisher>, Option<Arc<Reader>>, JoinSet<()>);
@@ -127,11 +136,13 @@ async fn start(
 ) -> Result<Started, Error> {
     let pattern = config.nats.subjects.first();
     let pattern = pattern.expect("the configuration refuses an empty list of subjects");
-    let events = Events::new(seed, options.subjects, options.body_bytes);
+    let chosen = options.chosen.clone();
+    let data_bytes = chosen.data.as_ref().map_or(options.body_bytes, String::len);
+    let events = Events::new(seed, options.subjects, options.body_bytes).with(chosen);
     let writer = MessageWriter::new(events, options.mode, seed, options.sample, pattern);
     connect::check_subjects(&config.nats, &target.stream_subjects, writer.subjects())
         .map_err(Error::Misfit)?;
-    check_size(options.body_bytes, target.connection.client.max_payload())?;
+    check_size(data_bytes, target.connection.client.max_payload())?;
 
     let freshness = (options.read_rate_per_second > 0).then(Arc::<Mutex<Freshness>>::default);
     let plan = Plan::new(seed, options.duplicates_percent, options.invalid_percent);
@@ -165,8 +176,8 @@ fn check_size(body_bytes: usize, max_payload_bytes: usize) -> Result<(), Error> 
         return Ok(());
     }
     Err(Error::Misfit(format!(
-        "--bytes {body_bytes} (GANESH_PRODUCE_BYTES): expected at most {max}, \
-         for the server takes {max_payload_bytes} with all headers"
+        "GANESH_PRODUCE_BYTES={body_bytes}: expected at most {max}, for the server takes \
+         {max_payload_bytes} with all headers (GANESH_PRODUCE_DATA counts, too)"
     )))
 }
 

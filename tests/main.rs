@@ -29,6 +29,7 @@ mod newest;
 mod openmetrics;
 mod panels;
 mod partitions;
+mod produce_one;
 mod postgres_faults;
 mod rejections;
 mod roles;

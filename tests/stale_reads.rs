@@ -36,7 +36,7 @@ fn produce(stack: &Stack, api_url: &str) -> Value {
         "200",
         "--duration",
         "6s",
-        "--subjects",
+        "--subject-count",
         "10",
         "--read-rate",
         "50",

@@ -18,7 +18,7 @@ use crate::storage::queries::{Alternate, EventKey};
 /// Clients refuse heads that are longer than 8 to 16 KiB.
 const LINK_MAX_BYTES: usize = 4 * 1_024;
 /// All but the unreserved characters of RFC 3986.
-const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
+pub(crate) const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'-')
     .remove(b'.')
     .remove(b'_')

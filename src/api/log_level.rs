@@ -12,15 +12,9 @@ use serde::{Deserialize, Serialize};
 
 use super::admin::Admin;
 use super::problem::Problem;
-use crate::config::{Setting, log_filter, parse_duration};
+use crate::config::{log_filter, parse_duration, setting_of};
 use crate::telemetry::logs::LogFilter;
 
-/// How long a change lasts: a debugging session, not for good.
-pub const FOR: Setting = Setting {
-    env: "GANESH_LOG_LEVEL_FOR",
-    default: "15m",
-    help: "How long ganesh log-level changes the filter for, from 1s to 1d",
-};
 const LASTING: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(86_400));
 /// Of a request's body.
 const BODY_MAX_BYTES: usize = 4 * 1_024;
@@ -33,13 +27,14 @@ const BODY_LIMIT: Duration = Duration::from_secs(2);
 pub struct Change {
     /// Directives as in `GANESH_LOG`.
     pub filter: String,
-    /// How long it is in force, as `15m`; [`FOR`]'s default when missing.
+    /// How long it is in force, as `15m`; `GANESH_LOG_LEVEL_FOR`'s default when missing.
     #[serde(rename = "for", default = "default_lasting")]
     pub lasting: String,
 }
 
 fn default_lasting() -> String {
-    FOR.default.to_owned()
+    // A debugging session, not for good.
+    setting_of("GANESH_LOG_LEVEL_FOR").default.to_owned()
 }
 
 impl Change {
@@ -99,7 +94,7 @@ async fn read(body: Body) -> Result<Change, Problem> {
     serde_json::from_slice(&body).map_err(|error| {
         Problem::bad_request(format!(
             "{error}: expected {{\"filter\": \"ganesh=debug,info\", \"for\": \"{}\"}}",
-            FOR.default
+            default_lasting()
         ))
     })
 }

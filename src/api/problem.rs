@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
 use crate::error::{Code, Error};
+use crate::text::cut;
 
 /// How much of a request's target is repeated in an answer.
 const INSTANCE_MAX_BYTES: usize = 1_024;
@@ -100,7 +101,7 @@ impl Problem {
     fn body(&self, uri: &Uri) -> String {
         let path = uri.path();
         // A path may come with characters that should have been percent-encoded.
-        let instance = &path[..path.floor_char_boundary(INSTANCE_MAX_BYTES)];
+        let instance = cut(path, INSTANCE_MAX_BYTES);
         json!({
             "type": "about:blank",
             "title": self.status.canonical_reason(),

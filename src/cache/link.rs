@@ -12,18 +12,22 @@ use std::time::{Duration, Instant};
 
 use redis::AsyncConnectionConfig;
 use redis::aio::MultiplexedConnection;
-use tokio::time::{MissedTickBehavior, sleep};
+use tokio::time::MissedTickBehavior;
 
 use super::Cache;
-use super::breaker::Pauses;
 use super::epoch::{Asked, Known};
 use super::failure::{Failure, classify, within};
+use crate::backoff::Backoff;
 use crate::error::{Class, Code, Dependency, Error};
 use crate::storage::classify as classify_postgres;
 use crate::storage::epoch::claim;
 
 /// For the connection itself.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
+/// Between two attempts, doubled from the first to the second.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
+/// A connection that lived so long starts the pauses anew.
+const STABLE_AFTER: Duration = Duration::from_secs(10);
 /// For each answer while a connection is verified or watched.
 const ANSWER_LIMIT: Duration = Duration::from_secs(1);
 /// For binding the epoch in Postgres.
@@ -41,7 +45,7 @@ pub(super) struct Link {
 impl Cache {
     /// Connects, verifies, watches, and begins again.
     pub(super) async fn keep_link(&self) {
-        let mut pauses = Pauses::new();
+        let mut backoff = Backoff::between(PAUSE.0, PAUSE.1);
         loop {
             let (failure, lived) = match self.connect().await {
                 Ok(link) => {
@@ -57,7 +61,10 @@ impl Cache {
                 self.say(&error);
             }
             self.0.health.set(Dependency::Cache, false);
-            sleep(pauses.after(lived)).await;
+            if lived >= STABLE_AFTER {
+                backoff.reset();
+            }
+            backoff.wait().await;
         }
     }
 

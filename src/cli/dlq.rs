@@ -1,6 +1,6 @@
 //! `ganesh dlq`: lists, shows, replays and deletes dead letters.
 
-pub mod options;
+mod options;
 
 mod list;
 mod purge;
@@ -13,16 +13,16 @@ use anyhow::anyhow;
 use async_nats::jetstream::stream::Stream;
 use async_nats::jetstream::{self, Context};
 use clap::{ArgMatches, Command};
-use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
 use super::Failure;
-use crate::config::{Config, arguments};
+use super::signals::stop_on_signal;
+use crate::config::Config;
 use crate::error::{Class, Error};
 use crate::messaging::connection;
 use crate::messaging::letters::scan::{Bodies, Count, Filter, Scan};
-use crate::messaging::letters::write::printable;
 use crate::telemetry::{Health, Metrics};
+use crate::text::printable;
 
 /// A column or a header of a letter that is longer is cut where a person reads it.
 const SHOWN_MAX_BYTES: usize = 1_024;
@@ -30,16 +30,16 @@ const SHOWN_MAX_BYTES: usize = 1_024;
 pub(super) fn command() -> Command {
     Command::new("dlq")
         .about("List, show, replay or delete dead letters")
-        .long_about(
+        .after_help(
             "Lists, shows, replays or deletes dead letters: the messages that could not be decoded, or \
              whose rows Postgres refused. They are in GANESH_DLQ_STREAM, each as it came, with the reason.",
         )
         .subcommand_required(true)
         .arg_required_else_help(true)
-        .subcommand(list::command().args(arguments()))
-        .subcommand(show::command().args(arguments()))
-        .subcommand(replay::command().args(arguments()))
-        .subcommand(purge::command().args(arguments()))
+        .subcommand(list::command())
+        .subcommand(show::command())
+        .subcommand(replay::command())
+        .subcommand(purge::command())
 }
 
 pub(super) async fn run(config: Config, matches: &ArgMatches) -> Result<(), Failure> {
@@ -122,18 +122,7 @@ impl DeadLetters {
 
 /// Ends what is under way, and begins nothing new, at Ctrl-C or SIGTERM.
 fn stop_at_signal() -> io::Result<CancellationToken> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
-    let stop = CancellationToken::new();
-    let told = stop.clone();
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = interrupt.recv() => {}
-            _ = terminate.recv() => {}
-        }
-        told.cancel();
-    });
-    Ok(stop)
+    stop_on_signal(|| ())
 }
 
 /// Text of a message or a letter as a terminal may get it: whoever may publish chose it.

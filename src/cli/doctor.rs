@@ -10,17 +10,28 @@ use std::time::Duration;
 use anyhow::anyhow;
 use clap::Command;
 
-use super::{Failure, say};
-use crate::config::Config;
+use super::{Failure, LOG_SETTINGS, say};
+use crate::config::{Config, Group, flags, group_flags};
 
 /// How long each dependency may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) fn command() -> Command {
-    Command::new("doctor").about(
-        "Check each dependency: reachable, version, permissions, settings that break a promise \
-         (exit code 0: nothing failed; 1: something did)",
-    )
+    Command::new("doctor")
+        .about(
+            "Check each dependency: reachable, version, permissions, settings that break a promise \
+             (exit code 0: nothing failed; 1: something did)",
+        )
+        .args(flags(["NATS_URL", "POSTGRES_URL", "REDIS_URL"]))
+        .args(group_flags(Group::Stream))
+        .args(flags([
+            "GANESH_MAX_IN_FLIGHT",
+            "GANESH_MAX_IN_FLIGHT_BYTES",
+            "GANESH_WRITERS",
+            "GANESH_PARTITION_INTERVAL",
+            "GANESH_RETENTION_DAYS",
+        ]))
+        .args(flags(LOG_SETTINGS))
 }
 
 /// How a check went.

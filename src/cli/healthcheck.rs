@@ -5,13 +5,14 @@ use anyhow::anyhow;
 use clap::Command;
 use reqwest::Method;
 
-use super::{Failure, admin_client, say};
-use crate::config::Config;
+use super::{Failure, LOG_SETTINGS, admin_client, say};
+use crate::config::{Config, flags};
 
 pub(super) fn command() -> Command {
-    Command::new("healthcheck").about(
-        "Ask a running serve on GANESH_ADMIN_ADDR whether it is ready (exit code 0) or not (1)",
-    )
+    Command::new("healthcheck")
+        .about("Ask a running serve whether it is ready (exit code 0) or not (1)")
+        .args(flags(["GANESH_ADMIN_ADDR"]))
+        .args(flags(LOG_SETTINGS))
 }
 
 pub(super) async fn run(config: Config) -> Result<(), Failure> {

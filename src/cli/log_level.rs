@@ -1,14 +1,12 @@
 //! `ganesh log-level`: shows, or changes for a while, what a running `serve` logs.
 
-use std::ffi::OsString;
-
 use anyhow::{Context as _, anyhow};
-use clap::{Arg, ArgMatches, Command, value_parser};
+use clap::{Arg, ArgMatches, Command};
 use reqwest::{Method, StatusCode};
 
-use super::{Failure, admin_client, say};
-use crate::api::log_level::{Change, FOR};
-use crate::config::{Config, given};
+use super::{Failure, LOG_SETTINGS, admin_client, say};
+use crate::api::log_level::Change;
+use crate::config::{Config, Group, Reader, flags, group_flags};
 use crate::telemetry::logs::FilterState;
 
 /// The name of the positional argument.
@@ -17,7 +15,7 @@ const FILTER: &str = "filter";
 pub(super) fn command() -> Command {
     Command::new("log-level")
         .about("Show what a running serve logs, or change that for a while")
-        .long_about(
+        .after_help(
             "Shows what a running serve logs, or changes that for a while.\n\n\
              Asks GANESH_ADMIN_ADDR, which takes a change from the same host only: in a container, \
              run this in the container. GANESH_LOG comes back by itself.",
@@ -27,21 +25,17 @@ pub(super) fn command() -> Command {
                 "A level, or directives such as ganesh=debug,info; without it nothing changes",
             ),
         )
-        .arg(
-            Arg::new(FOR.env)
-                .long("for")
-                .env(FOR.env)
-                .value_parser(value_parser!(OsString))
-                .value_name("DURATION")
-                .default_value(FOR.default)
-                .help(FOR.help),
-        )
+        .args(group_flags(Group::LogLevel))
+        .args(flags(["GANESH_ADMIN_ADDR"]))
+        .args(flags(LOG_SETTINGS))
 }
 
-pub(super) async fn run(config: Config, matches: &ArgMatches) -> Result<(), Failure> {
-    let change = change(matches).map_err(Failure::Usage)?;
-    let method = match change {
-        Some(_) => Method::PUT,
+pub(super) async fn run(config: Config, change: Option<Change>) -> Result<(), Failure> {
+    let method = match &change {
+        Some(change) => {
+            change.lasting().map_err(Failure::Usage)?;
+            Method::PUT
+        }
         None => Method::GET,
     };
     let (status, body) = admin_client::ask(&config, method, "/log-level", change.as_ref()).await?;
@@ -56,18 +50,14 @@ pub(super) async fn run(config: Config, matches: &ArgMatches) -> Result<(), Fail
     }
 }
 
-/// What was asked for, if it makes sense.
-fn change(matches: &ArgMatches) -> Result<Option<Change>, String> {
-    let lasting = given(&FOR, matches, |variable| std::env::var_os(variable))?;
-    let Some(filter) = matches.get_one::<String>(FILTER) else {
-        return Ok(None);
-    };
-    let change = Change {
+/// The change that was asked for, if any.
+pub(super) fn change(reader: &mut Reader, matches: &ArgMatches) -> Option<Change> {
+    let lasting = reader.duration("GANESH_LOG_LEVEL_FOR", "1s", "1d");
+    let filter = matches.get_one::<String>(FILTER)?;
+    Some(Change {
         filter: filter.clone(),
-        lasting: lasting.unwrap_or_else(|| FOR.default.to_owned()),
-    };
-    change.lasting()?;
-    Ok(Some(change))
+        lasting: format!("{}ms", lasting.as_millis()),
+    })
 }
 
 /// The words of a problem's details, or all of an answer that is none.

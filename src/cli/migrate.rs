@@ -3,13 +3,20 @@
 use clap::Command;
 
 use super::startup::{Deadline, wait_for_postgres};
-use super::{Failure, say};
-use crate::config::Config;
+use super::{Failure, TELEMETRY_SETTINGS, say};
+use crate::config::{Config, flags};
 use crate::storage::{partitions, pool, schema};
 
 pub(super) fn command() -> Command {
     Command::new("migrate")
         .about("Bring the database's schema up to date, and make the partitions around now")
+        .args(flags([
+            "POSTGRES_URL",
+            "GANESH_STARTUP_TIMEOUT",
+            "GANESH_PARTITION_INTERVAL",
+            "GANESH_RETENTION_DAYS",
+        ]))
+        .args(flags(TELEMETRY_SETTINGS))
 }
 
 pub(super) async fn run(config: Config) -> Result<(), Failure> {

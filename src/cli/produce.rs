@@ -1,52 +1,49 @@
 //! `ganesh produce`.
 
-use std::collections::HashMap;
-
 use anyhow::anyhow;
-use clap::{Arg, ArgMatches, Command};
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use clap::Command;
+use percent_encoding::utf8_percent_encode;
 
+use super::signals::Signals;
 use super::startup::{Deadline, wait_for};
-use super::{Failure, option_argument, say};
-use crate::config::{Config, Setting, given};
-use crate::produce::options::{OPTIONS, Options, flag};
-use crate::produce::report::Report;
+use super::{Failure, TELEMETRY_SETTINGS, say};
+use crate::api::ENCODED;
+use crate::config::{Config, Group, flags, group_flags};
+use crate::produce::options::Options;
+use crate::produce::report::{Report, StoredEvent};
 use crate::produce::{self, Error, Stop, Target, connect};
 use crate::telemetry::span_queue::SpanQueue;
 
 pub(super) fn command() -> Command {
     Command::new("produce")
         .about("Publish sample events at a rate, and report how that went")
-        .long_about(
-            "Publishes sample events at a rate, and reports how that went.\n\n\
-             What is not acknowledged within 5 s is sent again under the same Nats-Msg-Id, and has failed \
-             after 90 s. Ctrl-C or SIGTERM ends the sending, waits 10 s for acknowledgements and reports; \
-             a second one reports at once. Exit code 1 when messages failed.\n\n\
-             With --read-rate it also judges reads: stale reads are answers older than an event \
-             that the service had acknowledged a second before, and there must be none; staleness is for how long, \
-             when a read began, the stream had held an event that the answer did not show.",
+        .args(group_flags(Group::Produce))
+        .args(flags([
+            "NATS_URL",
+            "GANESH_STARTUP_TIMEOUT",
+            "GANESH_STREAM",
+            "GANESH_SUBJECTS",
+            "GANESH_CONSUMER",
+            "GANESH_API_TOKEN",
+        ]))
+        .args(flags(TELEMETRY_SETTINGS))
+        .after_help(
+            "A message that is not acknowledged within 5 s is sent again under the same Nats-Msg-Id; after 90 s \
+             it has failed.\n\
+             Ctrl-C or SIGTERM ends the sending, waits 10 s for acknowledgements and reports; a second one \
+             reports at once.\n\
+             Exit code 1: messages failed.\n\n\
+             With --read-rate it also judges reads. A read is stale when it shows less than what the service \
+             acknowledged\na second before; there must be none. Staleness: for how long, when a read began, \
+             the stream had held an event\nthat the answer did not show.",
         )
-        .args(OPTIONS.iter().map(argument))
-}
-
-/// Adds the configuration's settings. One flag of theirs says something else here:
-/// `--subjects` is how many the events are about, so the stream's are `--stream-subjects`.
-pub(super) fn with_settings(command: Command, settings: impl Iterator<Item = Arg>) -> Command {
-    command
-        .args(settings)
-        .mut_arg("GANESH_SUBJECTS", |arg| arg.long("stream-subjects"))
-}
-
-fn argument(option: &Setting) -> Arg {
-    option_argument(option, flag(option), "Producer")
 }
 
 pub(super) async fn run(
     config: Config,
-    matches: &ArgMatches,
+    options: Options,
     spans: Option<SpanQueue>,
 ) -> Result<(), Failure> {
-    let options = read_options(matches).map_err(Failure::Usage)?;
     let stop = Stop::default();
     listen(&stop)?;
     let found = stop.sending.run_until_cancelled(find(&config, &options));
@@ -58,30 +55,12 @@ pub(super) async fn run(
         Err(Error::Misfit(words)) => return Err(Failure::Usage(words)),
         Err(error) => return Err(Failure::Running(error.into())),
     };
-    print(&report, options.json)?;
+    print(&report, &options, &config)?;
     match report.failed {
         0 => Ok(()),
         failed => Err(Failure::Running(anyhow!(
             "{failed} messages were not acknowledged within 90 s: the stream may hold them or not"
         ))),
-    }
-}
-
-/// All mistakes at once, one a line.
-fn read_options(matches: &ArgMatches) -> Result<Options, String> {
-    let mut values = HashMap::new();
-    let mut mistakes = Vec::new();
-    for option in OPTIONS {
-        match given(option, matches, |variable| std::env::var_os(variable)) {
-            Ok(value) => values.extend(value.map(|value| (option.env, value))),
-            Err(mistake) => mistakes.push(mistake),
-        }
-    }
-    let options = Options::read(|env| values.get(env).cloned());
-    match options {
-        Ok(options) if mistakes.is_empty() => Ok(options),
-        Ok(_) => Err(mistakes.join("\n")),
-        Err(further) => Err([mistakes, vec![further]].concat().join("\n")),
     }
 }
 
@@ -105,30 +84,48 @@ async fn find(config: &Config, options: &Options) -> Result<Target, Failure> {
 
 /// The first signal stops the sending, the second one the waiting.
 fn listen(stop: &Stop) -> std::io::Result<()> {
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut terminate = signal(SignalKind::terminate())?;
+    let mut signals = Signals::listen()?;
     let stop = stop.clone();
     tokio::spawn(async move {
-        either(&mut interrupt, &mut terminate).await;
+        signals.next().await;
         stop.sending.cancel();
-        either(&mut interrupt, &mut terminate).await;
+        signals.next().await;
         stop.waiting.cancel();
     });
     Ok(())
 }
 
-async fn either(interrupt: &mut Signal, terminate: &mut Signal) {
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
-}
-
-fn print(report: &Report, json: bool) -> anyhow::Result<()> {
-    if json {
+fn print(report: &Report, options: &Options, config: &Config) -> anyhow::Result<()> {
+    if options.json {
         say(serde_json::to_string(report)?);
-    } else {
+        return Ok(());
+    }
+    for event in &report.events {
+        say(look_up(event, options, config));
+    }
+    if u64::try_from(report.events.len())? < report.published {
         say(report);
     }
     Ok(())
+}
+
+/// An event, and the commands that ask for it.
+fn look_up(event: &StoredEvent, options: &Options, config: &Config) -> String {
+    let url = &options.api_url;
+    let curl = match config.http.api_token {
+        Some(_) => "curl -H \"Authorization: Bearer $GANESH_API_TOKEN\"",
+        None => "curl",
+    };
+    let (id, event_type, trace_id) = (&event.id, &event.event_type, &event.trace_id);
+    let subject = event.subject.as_deref().map(|subject| {
+        let path = utf8_percent_encode(subject, ENCODED);
+        format!(", subject {subject}\nnewest    {curl} {url}/v1/subjects/{path}/latest")
+    });
+    let subject = subject.unwrap_or_default();
+    let path = utf8_percent_encode(id, ENCODED);
+    format!(
+        "event     {id}, type {event_type}{subject}\n\
+         by id     {curl} {url}/v1/events/{path}\n\
+         trace id  {trace_id}"
+    )
 }

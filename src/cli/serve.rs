@@ -10,16 +10,16 @@ use async_nats::{Client, jetstream};
 use clap::Command;
 use sqlx::PgPool;
 use tokio::net::TcpListener;
-use tokio::signal::unix::{SignalKind, signal};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
 use super::Failure;
 use super::ending::{Ending, Step};
+use super::signals::stop_on_signal;
 use crate::api::{self, Api, admin};
 use crate::cache::Cache;
-use crate::config::Config;
+use crate::config::{Config, Group, group_flags};
 use crate::message::timings;
 use crate::messaging::consumer::LastSeen;
 use crate::messaging::keeper::Keeper;
@@ -40,8 +40,11 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
 pub(super) const CLIENT_WAS_LOST: &str = "GANESH_CLIENT_WAS_LOST";
 
 pub(super) fn command() -> Command {
+    let groups = Group::ALL.into_iter();
+    let shared = groups.filter(|group| !group.is_of_one_command());
     Command::new("serve")
         .about("Take events from JetStream, land them in Postgres, serve reads over HTTP")
+        .args(shared.flat_map(group_flags))
 }
 
 pub(super) async fn run(
@@ -57,7 +60,8 @@ pub(super) async fn run(
     }
     let health = Health::new(metrics.clone());
     tracing::info!(?config, "starting");
-    let stop = stop_on_signal(ending.clone())?;
+    let begun = ending.clone();
+    let stop = stop_on_signal(move || begun.begin())?;
     // Background tasks live on while the pipeline drains.
     let background = CancellationToken::new();
     let admin = admin::Admin {
@@ -285,23 +289,6 @@ async fn finish(
         tracing::warn!("NATS did not take the last acknowledgements in time");
     }
     tracing::info!(held = held.count(), "stopped");
-}
-
-/// A token that SIGTERM and SIGINT cancel, which begins the grace period.
-fn stop_on_signal(ending: Ending) -> Result<CancellationToken, std::io::Error> {
-    let stop = CancellationToken::new();
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let on_signal = stop.clone();
-    tokio::spawn(async move {
-        tokio::select! {
-            _ = terminate.recv() => {}
-            _ = interrupt.recv() => {}
-        }
-        ending.begin();
-        on_signal.cancel();
-    });
-    Ok(stop)
 }
 
 /// Ends a start-up that still waits for dependencies, at once: nothing is held yet. Once

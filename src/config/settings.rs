@@ -1,216 +1,181 @@
 //! The table of settings: name, default, help. One fact in one place.
 
-/// One setting.
+use Group::{DeadLetters, Http, LogLevel, Pipeline, Produce, Servers, Storage, Stream, Telemetry};
+
+/// One setting: a flag and an environment variable.
 #[derive(Debug, Clone, Copy)]
 pub struct Setting {
+    /// The heading in `--help` under which it stands.
+    pub group: Group,
     /// The environment variable's name.
     pub env: &'static str,
     /// What is used when nothing is given; empty means unset.
     pub default: &'static str,
-    /// One sentence for `--help` and `.env.example`.
+    /// One line for `--help` and `.env.example`.
     pub help: &'static str,
+}
+
+/// What settings are about. The last three are each of one command only.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "the headings say what they are")]
+pub enum Group {
+    Servers,
+    Stream,
+    Pipeline,
+    Storage,
+    Http,
+    Telemetry,
+    Produce,
+    DeadLetters,
+    LogLevel,
+}
+
+impl Group {
+    /// Every group, in the order of [`SETTINGS`].
+    pub const ALL: [Self; 9] = [
+        Servers,
+        Stream,
+        Pipeline,
+        Storage,
+        Http,
+        Telemetry,
+        Produce,
+        DeadLetters,
+        LogLevel,
+    ];
+
+    /// The heading in `--help` and `.env.example`.
+    pub const fn heading(self) -> &'static str {
+        match self {
+            Servers => "Servers",
+            Stream => "Stream",
+            Pipeline => "Pipeline",
+            Storage => "Storage",
+            Http => "HTTP",
+            Telemetry => "Telemetry",
+            Produce => "Producer",
+            DeadLetters => "Dead letters",
+            LogLevel => "Log level",
+        }
+    }
+
+    /// Whether only one command has these settings.
+    pub const fn is_of_one_command(self) -> bool {
+        matches!(self, Produce | DeadLetters | LogLevel)
+    }
+
+    /// What a flag's name leaves out of the variable's.
+    const fn prefix(self) -> &'static str {
+        match self {
+            Produce => "GANESH_PRODUCE_",
+            DeadLetters => "GANESH_DLQ_",
+            LogLevel => "GANESH_LOG_LEVEL_",
+            _ => "GANESH_",
+        }
+    }
 }
 
 impl Setting {
     /// The flag without its dashes: `GANESH_HTTP_ADDR` is `http-addr`.
     pub fn flag(&self) -> String {
-        self.env
-            .trim_start_matches("GANESH_")
+        let name = self.env.strip_prefix(self.group.prefix());
+        name.unwrap_or(self.env)
             .to_ascii_lowercase()
             .replace('_', "-")
     }
 }
 
-const fn setting(env: &'static str, default: &'static str, help: &'static str) -> Setting {
-    Setting { env, default, help }
+/// The setting of this variable.
+///
+/// # Panics
+/// When there is none, which is a mistake in the code.
+pub(crate) fn setting_of(env: &str) -> &'static Setting {
+    SETTINGS
+        .iter()
+        .find(|setting| setting.env == env)
+        .unwrap_or_else(|| panic!("{env} stands in SETTINGS"))
+}
+
+const fn setting(
+    group: Group,
+    env: &'static str,
+    default: &'static str,
+    help: &'static str,
+) -> Setting {
+    Setting {
+        group,
+        env,
+        default,
+        help,
+    }
 }
 
 /// Every setting, in the order in which `--help` and `.env.example` list them.
+#[rustfmt::skip] // one line each
 pub const SETTINGS: &[Setting] = &[
-    setting(
-        "NATS_URL",
-        "nats://localhost:4222",
-        "NATS servers, separated by commas; user and password may stand in the URL",
-    ),
-    setting(
-        "POSTGRES_URL",
-        "postgresql://ganesh:ganesh@localhost:5432/ganesh",
-        "Postgres 17",
-    ),
-    setting(
-        "REDIS_URL",
-        "redis://localhost:6379",
-        "Dragonfly or Redis; may be away",
-    ),
-    setting("GANESH_STREAM", "EVENTS", "Stream that holds the events"),
-    setting(
-        "GANESH_SUBJECTS",
-        "events.>",
-        "Subjects of the stream, separated by commas, when it has to be made",
-    ),
-    setting(
-        "GANESH_STREAM_MAX_AGE",
-        "7d",
-        "Age at which a stream made by us drops a message",
-    ),
-    setting(
-        "GANESH_STREAM_MAX_BYTES",
-        "10GiB",
-        "Size at which a stream made by us drops its oldest messages",
-    ),
-    setting(
-        "GANESH_CONSUMER",
-        "ganesh",
-        "Durable pull consumer, shared by all replicas",
-    ),
-    setting(
-        "GANESH_DLQ_STREAM",
-        "EVENTS_DLQ",
-        "Stream of the dead letters, made when missing with subjects dlq.>",
-    ),
-    setting(
-        "GANESH_ACK_WAIT",
-        "30s",
-        "How long the server waits for an acknowledgement before it delivers again",
-    ),
-    setting(
-        "GANESH_MAX_DELIVERIES",
-        "20",
-        "A message delivered more often is stored alone; past twice that it becomes a dead letter, unless it has a row",
-    ),
-    setting(
-        "GANESH_ACCEPT_PLAIN",
-        "true",
-        "Whether a message that is no CloudEvent is stored as one made from its NATS metadata (false: dead letter)",
-    ),
-    setting(
-        "GANESH_BATCH_MAX_EVENTS",
-        "2000",
-        "A batch is closed at this many events",
-    ),
-    setting(
-        "GANESH_BATCH_MAX_BYTES",
-        "8MiB",
-        "A batch is closed at this many bytes",
-    ),
-    setting(
-        "GANESH_BATCH_LINGER_MS",
-        "60",
-        "A batch is closed when its first event has waited this long, in milliseconds",
-    ),
-    setting(
-        "GANESH_WRITERS",
-        "2",
-        "Batches written at the same time, each on its own connection",
-    ),
-    setting(
-        "GANESH_MAX_IN_FLIGHT",
-        "16384",
-        "Messages held at most, from delivery to settlement",
-    ),
-    setting(
-        "GANESH_MAX_IN_FLIGHT_BYTES",
-        "64MiB",
-        "Bytes held at most; never below the server's maximum payload",
-    ),
-    setting(
-        "GANESH_MIGRATE_ON_START",
-        "true",
-        "Whether serve applies the migrations before it starts",
-    ),
-    setting(
-        "GANESH_PARTITION_INTERVAL",
-        "day",
-        "Time that one partition of events covers: hour or day",
-    ),
-    setting(
-        "GANESH_RETENTION_DAYS",
-        "0",
-        "Days after which events are dropped; 0 keeps them",
-    ),
-    setting(
-        "GANESH_CACHE_TTL_SECS",
-        "3600",
-        "How long a cache entry stays after a read put it there, in seconds",
-    ),
-    setting(
-        "GANESH_HTTP_ADDR",
-        "127.0.0.1:8080",
-        "Where the API listens",
-    ),
-    setting(
-        "GANESH_ADMIN_ADDR",
-        "127.0.0.1:9464",
-        "Where /livez, /readyz, /metrics, /debug/slow and /log-level are served",
-    ),
-    setting(
-        "GANESH_API_TOKEN",
-        "",
-        "Bearer token that the API asks for; empty asks for none",
-    ),
-    setting(
-        "GANESH_STARTUP_TIMEOUT",
-        "60s",
-        "How long to wait at start for NATS and Postgres to be there",
-    ),
-    setting(
-        "GANESH_SHUTDOWN_GRACE",
-        "25s",
-        "How long a shutdown may take, from SIGTERM to exit",
-    ),
-    setting(
-        "GANESH_LOG",
-        "info,async_nats=warn,sqlx=warn",
-        "Log filter: a level, or directives such as ganesh=debug,info",
-    ),
-    setting(
-        "GANESH_LOG_FORMAT",
-        "auto",
-        "text, json, or auto: text on a terminal, JSON elsewhere",
-    ),
-    setting(
-        "GANESH_LOG_DIR",
-        "",
-        "Folder in which serve, produce and migrate also write every log line, as JSON, to app.log",
-    ),
-    setting(
-        "GANESH_TRACE_SLOW_MS",
-        "250",
-        "A message slower than this is kept as a trace, in milliseconds from the stream's timestamp to the settlement",
-    ),
-    setting(
-        "GANESH_TRACE_BASELINE",
-        "1000",
-        "One in this many ordinary messages, and requests without a sampled caller, is kept as a trace; 0 means none",
-    ),
-    setting(
-        "GANESH_TRACE_MAX_PER_SEC",
-        "200",
-        "Traces of messages kept in a second, at most; half of them for failed and redelivered ones alone",
-    ),
-    setting(
-        "OTEL_SDK_DISABLED",
-        "false",
-        "true: no metrics, no timing of messages, no traces; there to measure what they cost",
-    ),
-    setting(
-        "OTEL_TRACES_EXPORTER",
-        "otlp",
-        "otlp, or none to export no traces",
-    ),
-    setting(
-        "OTEL_EXPORTER_OTLP_ENDPOINT",
-        "http://localhost:4317",
-        "Where the OTLP collector listens (gRPC, without TLS)",
-    ),
-    setting(
-        "OTEL_SERVICE_NAME",
-        "ganesh",
-        "Resource attribute service.name (ganesh-produce for produce)",
-    ),
-    setting(
-        "OTEL_RESOURCE_ATTRIBUTES",
-        "",
-        "Further resource attributes, as key=value pairs separated by commas",
-    ),
+    setting(Servers, "NATS_URL", "nats://localhost:4222", "NATS servers, separated by commas; a URL may hold user and password"),
+    setting(Servers, "POSTGRES_URL", "postgresql://ganesh:ganesh@localhost:5432/ganesh", "Postgres 17"),
+    setting(Servers, "REDIS_URL", "redis://localhost:6379", "Dragonfly or Redis; may be away"),
+    setting(Servers, "GANESH_STARTUP_TIMEOUT", "60s", "How long to wait for NATS and Postgres at start"),
+    setting(Stream, "GANESH_STREAM", "EVENTS", "Stream that holds the events"),
+    setting(Stream, "GANESH_SUBJECTS", "events.>", "Subjects of the stream, separated by commas, when ganesh makes it"),
+    setting(Stream, "GANESH_STREAM_MAX_AGE", "7d", "Age at which a stream that ganesh made drops a message"),
+    setting(Stream, "GANESH_STREAM_MAX_BYTES", "10GiB", "Size at which a stream that ganesh made drops its oldest messages"),
+    setting(Stream, "GANESH_CONSUMER", "ganesh", "Durable pull consumer, shared by all replicas"),
+    setting(Stream, "GANESH_DLQ_STREAM", "EVENTS_DLQ", "Stream of the dead letters, on subjects dlq.>"),
+    setting(Stream, "GANESH_ACK_WAIT", "30s", "Time after which the server delivers an unacknowledged message again"),
+    setting(Pipeline, "GANESH_MAX_DELIVERIES", "20", "A message delivered more often is stored alone; after twice as often, a dead letter"),
+    setting(Pipeline, "GANESH_ACCEPT_PLAIN", "true", "Store a message that is no CloudEvent under its NATS metadata; false: dead letter"),
+    setting(Pipeline, "GANESH_BATCH_MAX_EVENTS", "2000", "Events in a batch, at most"),
+    setting(Pipeline, "GANESH_BATCH_MAX_BYTES", "8MiB", "Bytes in a batch, at most"),
+    setting(Pipeline, "GANESH_WRITERS", "2", "Batches written side by side, each on its own connection"),
+    setting(Pipeline, "GANESH_MAX_IN_FLIGHT", "16384", "Messages held, from delivery to settlement, at most"),
+    setting(Pipeline, "GANESH_MAX_IN_FLIGHT_BYTES", "64MiB", "Bytes held, at most; never below the server's maximum payload"),
+    setting(Pipeline, "GANESH_SHUTDOWN_GRACE", "25s", "How long a shutdown may take, from SIGTERM to exit"),
+    setting(Storage, "GANESH_MIGRATE_ON_START", "true", "Apply the migrations before serve starts"),
+    setting(Storage, "GANESH_PARTITION_INTERVAL", "day", "Time that one partition of events covers: hour or day"),
+    setting(Storage, "GANESH_RETENTION_DAYS", "0", "Days after which events are dropped; 0 keeps them"),
+    setting(Storage, "GANESH_CACHE_TTL_SECS", "3600", "Seconds that a cache entry stays after a read put it there"),
+    setting(Http, "GANESH_HTTP_ADDR", "127.0.0.1:8080", "Where the API listens"),
+    setting(Http, "GANESH_ADMIN_ADDR", "127.0.0.1:9464", "Where /livez, /readyz, /metrics, /debug/slow and /log-level are served"),
+    setting(Http, "GANESH_API_TOKEN", "", "Bearer token that the API asks for; empty: none"),
+    setting(Telemetry, "GANESH_LOG", "info,async_nats=warn,sqlx=warn", "Log filter: a level, or directives such as ganesh=debug,info"),
+    setting(Telemetry, "GANESH_LOG_FORMAT", "auto", "text, json, or auto: text on a terminal, JSON elsewhere"),
+    setting(Telemetry, "GANESH_LOG_DIR", "", "Folder for app.log, a copy of every log line as JSON"),
+    setting(Telemetry, "GANESH_TRACE_SLOW_MS", "250", "Keep the trace of a message slower than this, in milliseconds"),
+    setting(Telemetry, "GANESH_TRACE_BASELINE", "1000", "Keep the trace of one in this many ordinary messages and requests; 0: none"),
+    setting(Telemetry, "GANESH_TRACE_MAX_PER_SEC", "200", "Traces kept in a second, at most; half of them for failed and redelivered messages"),
+    setting(Telemetry, "OTEL_SDK_DISABLED", "false", "true: no metrics, no timing and no traces; to measure what they cost"),
+    setting(Telemetry, "OTEL_TRACES_EXPORTER", "otlp", "otlp, or none"),
+    setting(Telemetry, "OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:4317", "OTLP collector (gRPC, without TLS)"),
+    setting(Telemetry, "OTEL_SERVICE_NAME", "ganesh", "Resource attribute service.name; ganesh-produce for produce"),
+    setting(Telemetry, "OTEL_RESOURCE_ATTRIBUTES", "", "Further resource attributes: key=value pairs, separated by commas"),
+    setting(Produce, "GANESH_PRODUCE_RATE", "1000", "Messages a second; 0: as fast as they are acknowledged"),
+    setting(Produce, "GANESH_PRODUCE_COUNT", "", "End after this many messages; of a few, print how to look them up"),
+    setting(Produce, "GANESH_PRODUCE_DURATION", "", "End after this time, such as 30s or 5m; without it and --count: at Ctrl-C"),
+    setting(Produce, "GANESH_PRODUCE_SUBJECT", "", "Subject of every event, such as device-1"),
+    setting(Produce, "GANESH_PRODUCE_TYPE", "", "Type of every event, such as com.example.reading"),
+    setting(Produce, "GANESH_PRODUCE_DATA", "", "JSON data of every event"),
+    setting(Produce, "GANESH_PRODUCE_SUBJECT_COUNT", "1000", "Number of subjects that the events are about; few of them are busy (Zipf)"),
+    setting(Produce, "GANESH_PRODUCE_BYTES", "230", "Size of an event's data, in bytes, roughly"),
+    setting(Produce, "GANESH_PRODUCE_MODE", "binary", "binary, structured, or plain (no CloudEvent: the data alone)"),
+    setting(Produce, "GANESH_PRODUCE_DUPLICATES", "0", "Percentage of messages that repeat an event under another Nats-Msg-Id"),
+    setting(Produce, "GANESH_PRODUCE_INVALID", "0", "Percentage of messages that are no valid event"),
+    setting(Produce, "GANESH_PRODUCE_SAMPLE", "1000", "One in this many messages has a sampled traceparent; 0: none"),
+    setting(Produce, "GANESH_PRODUCE_SEED", "", "Repeats the ids and contents of the run that printed it"),
+    setting(Produce, "GANESH_PRODUCE_MAX_ACKS_IN_FLIGHT", "4096", "Messages that wait for their acknowledgement, at most"),
+    setting(Produce, "GANESH_PRODUCE_READ_RATE", "0", "Reads of newest states a second, to measure freshness"),
+    setting(Produce, "GANESH_PRODUCE_API_URL", "http://127.0.0.1:8080", "API to read from; the token is GANESH_API_TOKEN"),
+    setting(Produce, "GANESH_PRODUCE_JSON", "false", "Print the report as one JSON object"),
+    setting(DeadLetters, "GANESH_DLQ_REASON", "", "Only letters with this reason, or one of several separated by commas"),
+    setting(DeadLetters, "GANESH_DLQ_SUBJECT", "", "Only letters of messages on this subject; * and > are wildcards"),
+    setting(DeadLetters, "GANESH_DLQ_SINCE", "", "Only letters written in this time up to now (30m, 2d), or since an RFC 3339 time"),
+    setting(DeadLetters, "GANESH_DLQ_LIMIT", "", "Only this many letters, the oldest ones"),
+    setting(DeadLetters, "GANESH_DLQ_JSON", "false", "Print one JSON object a line for each letter"),
+    setting(DeadLetters, "GANESH_DLQ_RAW", "false", "Write the body to standard output, and nothing else"),
+    setting(DeadLetters, "GANESH_DLQ_DRY_RUN", "false", "Say what would be done with each letter, and do nothing"),
+    setting(DeadLetters, "GANESH_DLQ_RATE", "0", "Letters a second, at most; 0: no limit"),
+    setting(DeadLetters, "GANESH_DLQ_MAX_GENERATION", "5", "Skip a message that was replayed this often"),
+    setting(DeadLetters, "GANESH_DLQ_YES", "false", "Delete without asking; needed where there is no terminal"),
+    setting(LogLevel, "GANESH_LOG_LEVEL_FOR", "15m", "How long the other filter stays in force, from 1s to 1d"),
 ];

@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use super::error::quoted;
 use super::{Data, DecodeError, DecodeReason, Event, Timestamp};
+use crate::text::quoted;
 
 /// Longest `id`: with `source` and `time` it is the key in Postgres, whose index rows hold 2,704 bytes.
 pub const ID_MAX_BYTES: usize = 1_024;

@@ -6,8 +6,7 @@ use std::borrow::Cow;
 
 use strum::{Display, IntoStaticStr, VariantArray};
 
-/// How many characters of something a producer wrote are quoted in an error.
-const QUOTED_MAX_CHARS: usize = 40;
+use crate::text::quoted;
 
 /// The closed list of reasons for which [`super::decode`] refuses a message: a metric label, and the
 /// reason that a dead letter carries.
@@ -95,18 +94,4 @@ impl DecodeError {
             ),
         )
     }
-}
-
-/// A name or short value that a producer chose, safe in a log line: control characters escaped, long
-/// ones cut.
-pub(super) fn quoted(text: &str) -> String {
-    let mut shown: String = text
-        .chars()
-        .take(QUOTED_MAX_CHARS)
-        .flat_map(char::escape_debug)
-        .collect();
-    if text.chars().nth(QUOTED_MAX_CHARS).is_some() {
-        shown.push('…');
-    }
-    format!("\"{shown}\"")
 }

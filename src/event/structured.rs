@@ -16,10 +16,10 @@ use serde_json::value::RawValue;
 use super::attributes::{
     Attribute, Draft, EXTENSIONS_MAX_COUNT, SPECVERSION, is_extension_name, too_many_extensions,
 };
-use super::error::quoted;
 use super::headers::{CLOUDEVENTS_MEDIA_TYPE, Headers};
 use super::{Data, DecodeError, DecodeReason, Event, Message};
 use super::{check_depth, is_json, json_error, json_text, message_id};
+use crate::text::quoted;
 
 /// The media type of an event in the JSON format.
 const CONTENT_TYPE: &str = "application/cloudevents+json";

@@ -9,6 +9,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Instant, SystemTime};
 
 use crate::error::{Code, Error};
+use crate::text::cut;
 
 /// Where the process's monotonic clock starts; marks count from here.
 static PROCESS_START: LazyLock<Instant> = LazyLock::new(Instant::now);
@@ -154,11 +155,6 @@ impl Moment {
             self.unix.saturating_add(mark - self.monotonic)
         }
     }
-}
-
-/// The beginning of a text, of `max_bytes` at most, and of whole characters.
-pub fn cut(text: &str, max_bytes: usize) -> &str {
-    &text[..text.floor_char_boundary(max_bytes)]
 }
 
 /// From now on [`now_nanos`] asks no clock: records stay empty (`OTEL_SDK_DISABLED`).

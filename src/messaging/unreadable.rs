@@ -5,6 +5,9 @@
 //! what the server sent behind it is lost with the connection. Nothing says which message it
 //! was. So after drops that look like it, everything that is delivered and that we do not hold
 //! is read by a plain request, whose answer is JSON with headers and body in base64.
+//!
+//! On a carriage return in a header value async-nats panics, until a release has
+//! https://github.com/nats-io/nats.rs/pull/1612: see `connection::lost`.
 
 use std::collections::BTreeSet;
 use std::fmt::Display;

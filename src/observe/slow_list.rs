@@ -11,7 +11,8 @@ use super::settled_message::SettledMessage;
 use super::stage_times::{StageTimes, seconds};
 use crate::event::Timestamp;
 use crate::labels::{Decision, Stage};
-use crate::message::timings::{DETAIL_MAX_BYTES, cut};
+use crate::message::timings::DETAIL_MAX_BYTES;
+use crate::text::cut;
 
 /// Entries of each list at most.
 pub const ENTRIES_MAX: usize = 50;

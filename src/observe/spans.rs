@@ -23,10 +23,11 @@ use super::stage_times::Passed;
 use crate::config::{NatsConfig, pattern_of};
 use crate::event::TraceContext;
 use crate::labels::{Decision, Outcome, Stage, WriteMethod};
-use crate::message::timings::{Failures, Moment, cut};
+use crate::message::timings::{Failures, Moment};
 use crate::message::{BatchTimings, Delivery};
 use crate::telemetry::semconv as name;
 use crate::telemetry::spans::{event_attributes, fail, span, system_time};
+use crate::text::cut;
 use strum::VariantArray as _;
 
 /// Of a `Nats-Msg-Id`, which is as long as its producer likes; what is longer is cut.

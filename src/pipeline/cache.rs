@@ -2,8 +2,8 @@
 
 use std::collections::HashMap;
 
-use super::Backoff;
 use super::writer::Writer;
+use crate::backoff::Backoff;
 use crate::cache::State;
 use crate::error::{Dependency, Error};
 use crate::labels::Outcome;

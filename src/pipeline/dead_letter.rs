@@ -10,9 +10,9 @@ use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::stream::{RawMessageErrorKind, Stream};
 use futures::StreamExt;
 
-use super::Backoff;
 use super::queue::Receiver;
 use super::settle;
+use crate::backoff::Backoff;
 use crate::error::{Class, Code, Dependency, Error};
 use crate::message::timings::Failures;
 use crate::message::{BuriedLetter, DeadLetter};

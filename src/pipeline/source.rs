@@ -13,11 +13,11 @@ use async_nats::{Client, HeaderMap, Message};
 use tokio::time::{Instant, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::Backoff;
 use super::decode::decode;
 use super::parking::Parking;
 use super::queue::Sender;
 use super::unreadable::Unreadables;
+use crate::backoff::Backoff;
 use crate::config::Config;
 use crate::error::{Class, Code, Dependency, Error};
 use crate::message::{DeadLetter, Decoded};

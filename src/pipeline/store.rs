@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use super::Backoff;
 use super::parking::Work;
 use super::writer::Writer;
+use crate::backoff::Backoff;
 use crate::error::{Class, Dependency, Error};
 use crate::event::Event;
 use crate::labels::{Outcome, Reason, WriteMethod};

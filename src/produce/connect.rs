@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use async_nats::jetstream;
 use async_nats::{Client, ConnectOptions, Subject};
 
-use crate::config::NatsConfig;
+use crate::config::{NatsConfig, covers};
 use crate::error::{Class, Code, Dependency, Error};
 use crate::messaging::{connection, streams};
 
@@ -87,7 +87,7 @@ pub(super) fn check_subjects(
     taken: &[String],
     ours: &[Subject],
 ) -> Result<(), String> {
-    let taken_by_one = |subject: &Subject| taken.iter().any(|pattern| matches(pattern, subject));
+    let taken_by_one = |subject: &Subject| taken.iter().any(|pattern| covers(pattern, subject));
     match ours.iter().find(|subject| !taken_by_one(subject)) {
         None => Ok(()),
         Some(subject) => Err(format!(
@@ -102,18 +102,4 @@ pub(super) fn check_subjects(
 pub(super) fn unreachable(error: &impl std::fmt::Display) -> Error {
     let (class, code) = (Class::Transient, Code::Connection);
     Error::new(Dependency::Nats, class, code, error.to_string())
-}
-
-/// Whether a subject pattern takes a subject.
-fn matches(pattern: &str, subject: &str) -> bool {
-    let mut subject = subject.split('.');
-    for token in pattern.split('.') {
-        match (token, subject.next()) {
-            (">", Some(_)) => return true,
-            ("*", Some(_)) => {}
-            (literal, Some(token)) if literal == token => {}
-            _ => return false,
-        }
-    }
-    subject.next().is_none()
 }

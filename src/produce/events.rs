@@ -133,9 +133,22 @@ pub fn subject_name(rank: u32) -> String {
     format!("{}-{rank:06}", Family::of_rank(rank).name())
 }
 
+/// What all events of a run say, instead of what follows from the seed. They are telemetry of
+/// a device then.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Chosen {
+    /// The subject.
+    pub subject: Option<String>,
+    /// The type.
+    pub event_type: Option<String>,
+    /// The data, as JSON.
+    pub data: Option<String>,
+}
+
 /// Makes the events of one run.
 #[derive(Debug, Clone)]
 pub struct Events {
+    chosen: Chosen,
     seed: u64,
     subjects: u32,
     body_bytes: usize,
@@ -145,15 +158,25 @@ impl Events {
     /// Events about that many subjects, with data of about `body_bytes`.
     pub fn new(seed: u64, subjects: u32, body_bytes: usize) -> Self {
         Self {
+            chosen: Chosen::default(),
             seed,
             subjects,
             body_bytes,
         }
     }
 
+    /// The same, but for what was chosen.
+    #[must_use]
+    pub fn with(self, chosen: Chosen) -> Self {
+        Self { chosen, ..self }
+    }
+
     /// The rank of event `number`'s subject. Zipf's law with exponent 1, as its
     /// continuous form: rank r comes about 1 / (r + 1) as often as rank 0.
     pub fn rank(&self, number: u64) -> u32 {
+        if self.chosen != Chosen::default() {
+            return 0; // a device
+        }
         let unit = Random::new(self.seed, number, Purpose::Subject).unit();
         let place = (unit * (f64::from(self.subjects) + 1.0).ln()).exp();
         #[expect(
@@ -174,12 +197,17 @@ impl Events {
     pub fn event(&self, number: u64, time: Timestamp) -> (Kind, Event) {
         let rank = self.rank(number);
         let (kind, mut random) = self.content(number, rank);
-        let subject = subject_name(rank);
-        let body = bodies::body(kind, &subject, self.body_bytes, &mut random);
+        let chosen = &self.chosen;
+        let subject = chosen.subject.clone().unwrap_or_else(|| subject_name(rank));
+        let event_type = chosen.event_type.as_deref().unwrap_or(kind.event_type());
+        let body = match &chosen.data {
+            Some(data) => data.clone(),
+            None => bodies::body(kind, &subject, self.body_bytes, &mut random),
+        };
         let event = Event {
             id: event_id(self.seed, number),
             source: kind.source().to_owned(),
-            event_type: kind.event_type().to_owned(),
+            event_type: event_type.to_owned(),
             subject: Some(subject),
             time,
             datacontenttype: Some("application/json".to_owned()),

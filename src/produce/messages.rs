@@ -8,6 +8,8 @@ use bytes::Bytes;
 use super::events::{Events, Kind};
 use super::options::Mode;
 use super::random::{Purpose, Random};
+use super::recent::Sent;
+use super::report::StoredEvent;
 use crate::event::{Event, Timestamp, TraceContext, encode_binary, encode_structured};
 
 /// All that it takes to write a message, and to write it again when its
@@ -149,6 +151,33 @@ impl MessageWriter {
     /// Whether a message's trace is recorded; costs no random number.
     pub(super) fn is_sampled(&self, number: u64) -> bool {
         self.sample != 0 && number.is_multiple_of(u64::from(self.sample))
+    }
+
+    /// How an event that was sent is found again.
+    pub(super) fn stored_event(&self, sent: &Sent) -> StoredEvent {
+        let recipe = Recipe {
+            number: sent.event,
+            event: sent.event,
+            time: sent.time,
+            variant: Variant::New,
+        };
+        let (nats_subject, event) = self.subject_and_event(&recipe);
+        let plain = self.mode == Mode::Plain;
+        let trace_id = u128::from_be_bytes(self.trace_context(sent.event).trace_id);
+        StoredEvent {
+            id: if plain {
+                message_id(&event.id, &recipe)
+            } else {
+                event.id
+            },
+            event_type: if plain {
+                nats_subject.to_string()
+            } else {
+                event.event_type
+            },
+            subject: event.subject.filter(|_| !plain),
+            trace_id: format!("{trace_id:032x}"),
+        }
     }
 
     /// The subject and the event of a recipe.

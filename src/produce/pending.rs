@@ -1,6 +1,8 @@
-//! The messages that wait for their acknowledgement: a slab of fixed size.
+//! The messages that wait for their acknowledgement.
 
 use std::time::Duration;
+
+use slab::Slab;
 
 use super::messages::Recipe;
 
@@ -17,7 +19,7 @@ const REFUSED_PAUSE: Duration = Duration::from_millis(500);
 /// generation tells it from others that used its place before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Token {
-    place: u32,
+    place: usize,
     generation: u32,
 }
 
@@ -31,7 +33,7 @@ impl Token {
     pub fn parse(text: &str) -> Option<Self> {
         let (place, generation) = text.split_once('-')?;
         Some(Self {
-            place: u32::from_str_radix(place, 16).ok()?,
+            place: usize::from_str_radix(place, 16).ok()?,
             generation: u32::from_str_radix(generation, 16).ok()?,
         })
     }
@@ -47,6 +49,7 @@ pub struct Waiting {
     /// When it was sent, the first time.
     pub first_sent: Duration,
     retry_at: Duration,
+    generation: u32,
 }
 
 /// What to do about a message that was not acknowledged.
@@ -58,114 +61,95 @@ pub enum Overdue {
     Failed(Waiting),
 }
 
-#[derive(Debug, Default)]
-struct Slot {
-    generation: u32,
-    waiting: Option<Waiting>,
-}
-
-/// The slab.
+/// The messages, at most as many as there is room for.
 #[derive(Debug)]
 pub struct Pending {
-    slots: Vec<Slot>,
-    free: Vec<u32>,
+    waiting: Slab<Waiting>,
+    room: usize,
+    generation: u32,
 }
 
 impl Pending {
     /// Room for so many messages.
-    pub fn new(capacity: usize) -> Self {
-        let places = u32::try_from(capacity).expect("options limit the acknowledgements in flight");
+    pub fn new(room: usize) -> Self {
         Self {
-            slots: (0..places).map(|_| Slot::default()).collect(),
-            free: (0..places).rev().collect(),
+            waiting: Slab::with_capacity(room),
+            room,
+            generation: 0,
         }
     }
 
     /// How many wait.
     pub fn len(&self) -> usize {
-        self.slots.len() - self.free.len()
+        self.waiting.len()
     }
 
     /// Whether none waits.
     pub fn is_empty(&self) -> bool {
-        self.len() == 0
+        self.waiting.is_empty()
     }
 
     /// Whether there is no room.
     pub fn is_full(&self) -> bool {
-        self.free.is_empty()
+        self.len() >= self.room
     }
 
     /// Takes room for a message that is sent `now`; `None` when there is none.
     pub fn insert(&mut self, recipe: Recipe, scheduled: Duration, now: Duration) -> Option<Token> {
-        let place = self.free.pop()?;
-        let slot = slot_mut(&mut self.slots, place)?;
-        slot.waiting = Some(Waiting {
+        if self.is_full() {
+            return None;
+        }
+        self.generation = self.generation.wrapping_add(1);
+        let generation = self.generation;
+        let place = self.waiting.insert(Waiting {
             recipe,
             scheduled,
             first_sent: now,
             retry_at: now + ACK_TIMEOUT,
+            generation,
         });
-        Some(Token {
-            place,
-            generation: slot.generation,
-        })
+        Some(Token { place, generation })
     }
 
     /// The message that was acknowledged; `None` when it was before, or has failed.
     pub fn remove(&mut self, token: Token) -> Option<Waiting> {
-        let slot = self.current(token)?;
-        let waiting = slot.waiting.take()?;
-        slot.generation = slot.generation.wrapping_add(1);
-        self.free.push(token.place);
-        Some(waiting)
+        self.current(token)?;
+        self.waiting.try_remove(token.place)
     }
 
     /// The server refused the message: it is sent again soon.
     pub fn refused(&mut self, token: Token, now: Duration) {
-        if let Some(waiting) = self.current(token).and_then(|slot| slot.waiting.as_mut()) {
+        if let Some(waiting) = self.current(token) {
             waiting.retry_at = now + REFUSED_PAUSE;
         }
     }
 
     /// The connection broke: what was sent until `now` may be lost.
     pub fn retry_all(&mut self, now: Duration) {
-        for slot in &mut self.slots {
-            if let Some(waiting) = &mut slot.waiting {
-                waiting.retry_at = waiting.retry_at.min(now);
-            }
+        for (_, waiting) in &mut self.waiting {
+            waiting.retry_at = waiting.retry_at.min(now);
         }
     }
 
     /// Every message whose time has come; it gets another [`ACK_TIMEOUT`].
     pub fn overdue(&mut self, now: Duration) -> Vec<Overdue> {
         let mut overdue = Vec::new();
-        for (place, slot) in (0..).zip(&mut self.slots) {
-            let Some(waiting) = &mut slot.waiting else {
-                continue;
-            };
-            if now.saturating_sub(waiting.first_sent) >= GIVE_UP_AFTER {
+        self.waiting.retain(|place, waiting| {
+            let failed = now.saturating_sub(waiting.first_sent) >= GIVE_UP_AFTER;
+            if failed {
                 overdue.push(Overdue::Failed(*waiting));
-                slot.waiting = None;
-                slot.generation = slot.generation.wrapping_add(1);
-                self.free.push(place);
             } else if waiting.retry_at <= now {
                 waiting.retry_at = now + ACK_TIMEOUT;
-                let token = Token {
-                    place,
-                    generation: slot.generation,
-                };
-                overdue.push(Overdue::Retry(token, waiting.recipe));
+                let generation = waiting.generation;
+                overdue.push(Overdue::Retry(Token { place, generation }, waiting.recipe));
             }
-        }
+            !failed
+        });
         overdue
     }
 
-    fn current(&mut self, token: Token) -> Option<&mut Slot> {
-        slot_mut(&mut self.slots, token.place).filter(|slot| slot.generation == token.generation)
+    fn current(&mut self, token: Token) -> Option<&mut Waiting> {
+        let waiting = self.waiting.get_mut(token.place)?;
+        (waiting.generation == token.generation).then_some(waiting)
     }
-}
-
-fn slot_mut(slots: &mut [Slot], place: u32) -> Option<&mut Slot> {
-    slots.get_mut(usize::try_from(place).ok()?)
 }

@@ -35,7 +35,7 @@ use super::pacer::{Pace, Pacer};
 use super::pending::{ACK_TIMEOUT, Overdue, Pending, Token, Waiting};
 use super::plan::Plan;
 use super::recent::{Recent, Sent};
-use super::report::Counts;
+use super::report::{Counts, StoredEvent};
 use super::trace::{SendSpans, Sending};
 use crate::error::Error;
 use crate::event::Timestamp;
@@ -130,6 +130,13 @@ impl Publisher {
     /// The rank of the subject of an event.
     pub(super) fn rank(&self, event: u64) -> u32 {
         self.writer.rank(event)
+    }
+
+    /// The events that the stream acknowledged, oldest first.
+    pub(super) fn stored_events(&self) -> Vec<StoredEvent> {
+        let ledger = self.ledger();
+        let stored = ledger.recent.all().iter();
+        stored.map(|sent| self.writer.stored_event(sent)).collect()
     }
 
     /// Sends until the run's end. Can be dropped at any point: what was counted as

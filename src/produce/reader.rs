@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use async_nats::{Client, jetstream};
-use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use percent_encoding::utf8_percent_encode;
 use reqwest::StatusCode;
 use serde::Deserialize;
 use tokio::sync::Semaphore;
@@ -17,6 +17,7 @@ use super::pacer::{Pace, Pacer};
 use super::publisher::{Publisher, lock};
 use super::random::{Purpose, Random};
 use super::report::Reads;
+use crate::api::ENCODED;
 use crate::config::{Config, Secret};
 use crate::event::Timestamp;
 
@@ -185,7 +186,7 @@ impl Reader {
 
     /// The time of the newest state that the service shows; `None` when it has none.
     async fn newest(&self, subject: &str) -> anyhow::Result<Option<Timestamp>> {
-        let subject = utf8_percent_encode(subject, NON_ALPHANUMERIC);
+        let subject = utf8_percent_encode(subject, ENCODED);
         let mut request = self
             .http
             .get(format!("{}/v1/subjects/{subject}/latest", self.api_url));

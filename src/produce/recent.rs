@@ -37,6 +37,11 @@ impl Recent {
         self.next = (self.next + 1) % KEPT;
     }
 
+    /// All of them, oldest first while the ring is not full.
+    pub(super) fn all(&self) -> &[Sent] {
+        &self.ring
+    }
+
     /// One of them, as likely among the newest as among all; none while empty.
     pub(super) fn pick(&self, random: &mut Random) -> Option<Sent> {
         let held = u32::try_from(self.ring.len()).expect("at most KEPT");

@@ -84,12 +84,12 @@ pub struct QuantilesMs {
 
 impl QuantilesMs {
     fn of(latencies: &Latencies) -> Self {
-        let quantile = |per_mille| milliseconds(latencies.quantile(per_mille));
+        let quantile = |share| milliseconds(latencies.quantile(share));
         Self {
-            p50: quantile(500),
-            p90: quantile(900),
-            p99: quantile(990),
-            p99_9: quantile(999),
+            p50: quantile(0.5),
+            p90: quantile(0.9),
+            p99: quantile(0.99),
+            p99_9: quantile(0.999),
             max: milliseconds(latencies.max()),
         }
     }
@@ -97,6 +97,20 @@ impl QuantilesMs {
 
 fn milliseconds(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
+}
+
+/// What it takes to look up an event that the stream took.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct StoredEvent {
+    /// The id, by which the API finds it.
+    pub id: String,
+    /// The type.
+    #[serde(rename = "type")]
+    pub event_type: String,
+    /// The subject; a plain message has none.
+    pub subject: Option<String>,
+    /// The trace id of its message.
+    pub trace_id: String,
 }
 
 /// The report at the end of a run.
@@ -144,11 +158,20 @@ pub struct Report {
     pub staleness_ms: QuantilesMs,
     /// The longest of those.
     pub max_staleness_ms: f64,
+    /// The events, where they are only a few.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub events: Vec<StoredEvent>,
 }
 
 impl Report {
     /// Puts the figures together.
-    pub fn new(seed: u64, counts: &Counts, publish_latencies: &Latencies, reads: &Reads) -> Self {
+    pub fn new(
+        seed: u64,
+        counts: &Counts,
+        publish_latencies: &Latencies,
+        reads: &Reads,
+        events: Vec<StoredEvent>,
+    ) -> Self {
         let seconds = counts.last_ack.as_secs_f64();
         #[expect(
             clippy::cast_precision_loss,
@@ -176,6 +199,7 @@ impl Report {
             read_latency_ms: QuantilesMs::of(&reads.latencies),
             staleness_ms: QuantilesMs::of(&reads.staleness),
             max_staleness_ms: milliseconds(reads.staleness.max()),
+            events,
         }
     }
 }

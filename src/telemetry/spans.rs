@@ -9,7 +9,8 @@ use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
 
 use super::semconv as name;
 use crate::event::Event;
-use crate::message::timings::{DETAIL_MAX_BYTES, cut};
+use crate::message::timings::DETAIL_MAX_BYTES;
+use crate::text::cut;
 
 /// A span of a trace, with an id of its own, from `began` to `ended` (nanoseconds since the
 /// Unix epoch); the rest is for the caller to set.

@@ -127,7 +127,7 @@ fn produce(scene: &Scene, plan: Plan) -> Producer {
         &rate,
         "--seed",
         &seed,
-        "--subjects",
+        "--subject-count",
         "500",
         "--duplicates",
         "1",

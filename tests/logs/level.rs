@@ -209,7 +209,10 @@ async fn the_command_shows_and_changes_and_says_what_is_wrong() {
     .await;
     for (arguments, words) in [
         (&["loud"][..], ["filter \"loud\"", "expected a level"]),
-        (&["info", "--for", "1"], ["for \"1\"", "such as 30s"]),
+        (
+            &["info", "--for", "1"],
+            ["--for=1 (GANESH_LOG_LEVEL_FOR)", "expected 1s to 1d"],
+        ),
     ] {
         let (code, _, refused) = log_level(&address, arguments);
         assert_eq!(code, 2, "{refused}");

@@ -6,10 +6,11 @@ mod mistakes;
 mod secrets;
 mod sources;
 mod units;
+mod unknown;
 
 use std::process::Output;
 
-use ganesh::config::{Config, ConfigErrors, Reader};
+use ganesh::config::{Config, ConfigErrors, Reader, SETTINGS, Setting};
 
 use crate::support::binary::command;
 
@@ -20,6 +21,13 @@ fn read(values: &[(&'static str, &str)]) -> Result<Config, ConfigErrors> {
         reader.set(env, (*value).to_owned());
     }
     Config::read(reader)
+}
+
+/// The settings of `serve`, some of which other commands have, too.
+pub fn shared_settings() -> impl Iterator<Item = &'static Setting> {
+    SETTINGS
+        .iter()
+        .filter(|setting| !setting.group.is_of_one_command())
 }
 
 /// What `serve` logs of its configuration before it finds no server and gives up.

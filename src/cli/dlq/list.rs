@@ -5,15 +5,15 @@ use std::io::{self, BufWriter, IsTerminal, Write};
 use clap::{ArgMatches, Command};
 use serde_json::{Value, json};
 
-use super::options::{FILTERS, Given, JSON, argument};
+use super::options::{FILTERS, JSON, SHARED, reader, selection};
 use super::{DeadLetters, Failure, ends_quietly, shown};
-use crate::config::Config;
+use crate::config::{Config, flags};
 use crate::event::replay::{FIRST_SEEN, GENERATION};
 use crate::messaging::letters::scan::Bodies;
-use crate::messaging::letters::write::printable;
 use crate::messaging::letters::{
     DELIVERIES, DETAIL, Form, LAST_SEEN, Letter, STREAM, STREAM_SEQUENCE, TRACE_ID,
 };
+use crate::text::printable;
 
 /// On a terminal a line is no longer than most are wide.
 const DETAIL_ON_TERMINAL_MAX_BYTES: usize = 80;
@@ -21,13 +21,13 @@ const DETAIL_ON_TERMINAL_MAX_BYTES: usize = 80;
 pub(super) fn command() -> Command {
     Command::new("list")
         .about("List dead letters, oldest first, after their number")
-        .args(FILTERS.iter().chain([&JSON]).map(argument))
+        .args(flags(FILTERS.into_iter().chain([JSON]).chain(SHARED)))
 }
 
 pub(super) async fn run(config: &Config, matches: &ArgMatches) -> Result<(), Failure> {
-    let mut given = Given::read(matches, FILTERS.iter().chain([&JSON]));
-    let options = (given.selection(), given.switch(&JSON));
-    let (selection, as_json) = given.finish(options).map_err(Failure::Usage)?;
+    let mut given = reader(matches);
+    let options = (selection(&mut given), given.boolean(JSON));
+    let (selection, as_json) = given.finish(options).map_err(Failure::usage)?;
     let letters = DeadLetters::open(config).await?;
     let count = letters.count(&selection.filter).await?.letters;
     let found = letters.found(count, selection.limit);

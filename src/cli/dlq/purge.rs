@@ -7,10 +7,10 @@ use clap::{ArgMatches, Command};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use super::options::{FILTERS, Given, Selection, YES, argument};
+use super::options::{FILTERS, SHARED, Selection, YES, reader, selection};
 use super::{DeadLetters, Failure, stop_at_signal};
 use crate::cli::say;
-use crate::config::Config;
+use crate::config::{Config, flags};
 use crate::error::Error;
 use crate::messaging::letters;
 use crate::messaging::letters::scan::{Bodies, Count};
@@ -21,13 +21,13 @@ const IN_FLIGHT_MAX: usize = 64;
 pub(super) fn command() -> Command {
     Command::new("purge")
         .about("Delete dead letters for good, after asking")
-        .args(FILTERS.iter().chain([&YES]).map(argument))
+        .args(flags(FILTERS.into_iter().chain([YES]).chain(SHARED)))
 }
 
 pub(super) async fn run(config: &Config, matches: &ArgMatches) -> Result<(), Failure> {
-    let mut given = Given::read(matches, FILTERS.iter().chain([&YES]));
-    let options = (given.selection(), given.switch(&YES));
-    let (selection, yes) = given.finish(options).map_err(Failure::Usage)?;
+    let mut given = reader(matches);
+    let options = (selection(&mut given), given.boolean(YES));
+    let (selection, yes) = given.finish(options).map_err(Failure::usage)?;
     if !yes && !io::stdin().is_terminal() {
         return Err(Failure::Usage(
             "dlq purge deletes for good, and there is no terminal to ask on: expected --yes (GANESH_DLQ_YES)"

@@ -20,10 +20,12 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
-use super::options::{DRY_RUN, FILTERS, Given, MAX_GENERATION, RATE, Selection, argument};
+use super::options::{
+    DRY_RUN, FILTERS, MAX_GENERATION, RATE, SHARED, Selection, reader, selection,
+};
 use super::{DeadLetters, Failure, shown, stop_at_signal};
 use crate::cli::say;
-use crate::config::{Config, Setting};
+use crate::config::{Config, flags};
 use crate::error::Error;
 use crate::messaging::letters::scan::Bodies;
 use crate::messaging::letters::{self, Letter, replay};
@@ -36,22 +38,25 @@ const IN_FLIGHT_MAX_BYTES: usize = 8 << 20;
 const FAILURES_MAX: u64 = 10;
 /// Letters that stay are named, this many of them.
 const NAMED_MAX: u64 = 20;
-const RATE_MAX: u32 = 10_000_000;
-const GENERATION_MAX: u32 = 1_000_000;
-
-const OPTIONS: [Setting; 3] = [DRY_RUN, RATE, MAX_GENERATION];
+const RATE_MAX: u64 = 10_000_000;
+const GENERATION_MAX: u64 = 1_000_000;
 
 pub(super) fn command() -> Command {
     Command::new("replay")
         .about("Publish the messages of dead letters again, and delete the letters")
-        .long_about(
+        .after_help(
             "Publishes the messages of dead letters again, on their original subjects, and deletes each \
              letter once the stream has acknowledged its message. An event that was stored meanwhile is \
              stored once all the same.\n\n\
              A message that fails again is a new letter of the next generation. Letters that were not \
              replayed stay; then the exit code is 1. Ctrl-C ends it and says how far it came.",
         )
-        .args(FILTERS.iter().chain(&OPTIONS).map(argument))
+        .args(flags(
+            FILTERS
+                .into_iter()
+                .chain([DRY_RUN, RATE, MAX_GENERATION])
+                .chain(SHARED),
+        ))
 }
 
 struct Options {
@@ -62,14 +67,14 @@ struct Options {
 }
 
 pub(super) async fn run(config: &Config, matches: &ArgMatches) -> Result<(), Failure> {
-    let mut given = Given::read(matches, FILTERS.iter().chain(&OPTIONS));
+    let mut given = reader(matches);
     let options = Options {
-        selection: given.selection(),
-        dry_run: given.switch(&DRY_RUN),
-        rate_per_second: given.number(&RATE, 0, RATE_MAX),
-        max_generation: given.number(&MAX_GENERATION, 1, GENERATION_MAX),
+        selection: selection(&mut given),
+        dry_run: given.boolean(DRY_RUN),
+        rate_per_second: given.integer(RATE, 0, RATE_MAX),
+        max_generation: given.integer(MAX_GENERATION, 1, GENERATION_MAX),
     };
-    let options = given.finish(options).map_err(Failure::Usage)?;
+    let options = given.finish(options).map_err(Failure::usage)?;
     let letters = DeadLetters::open(config).await?;
     let stop = stop_at_signal()?;
     let counting = letters.count(&options.selection.filter);

@@ -6,13 +6,14 @@ use std::io::{self, Write};
 use anyhow::anyhow;
 use clap::{Arg, ArgMatches, Command, value_parser};
 
-use super::options::{Given, RAW, argument};
+use super::options::{RAW, SHARED, reader};
 use super::{DeadLetters, Failure, ends_quietly, shown};
-use crate::config::Config;
+use crate::config::{Config, flags};
 use crate::event::replay::{FIRST_SEEN, FIRST_SEQUENCE};
 use crate::messaging::letters::{
     self, DELIVERIES, DETAIL, Form, LAST_SEEN, Letter, STREAM, STREAM_SEQUENCE, TRACE_ID,
 };
+use crate::text::on_lines;
 
 /// The name of the positional argument.
 const SEQUENCE: &str = "sequence";
@@ -30,13 +31,13 @@ pub(super) fn command() -> Command {
                 .required(true)
                 .help("The letter's sequence, as ganesh dlq list shows it"),
         )
-        .arg(argument(&RAW))
+        .args(flags([RAW].into_iter().chain(SHARED)))
 }
 
 pub(super) async fn run(config: &Config, matches: &ArgMatches) -> Result<(), Failure> {
-    let mut given = Given::read(matches, [&RAW]);
-    let raw = given.switch(&RAW);
-    let raw = given.finish(raw).map_err(Failure::Usage)?;
+    let mut given = reader(matches);
+    let raw = given.boolean(RAW);
+    let raw = given.finish(raw).map_err(Failure::usage)?;
     let sequence = *matches
         .get_one::<u64>(SEQUENCE)
         .expect("clap refuses show without a sequence");
@@ -139,16 +140,8 @@ fn body(letter: &Letter) -> String {
     format!("body            {} bytes, as {kind}\n{text}", body.len())
 }
 
-/// Text with the controls, but for line breaks and tabs, escaped: a terminal acts on them.
 fn as_text(text: &str) -> String {
-    let mut shown = String::new();
-    for c in text.chars() {
-        match c {
-            '\n' | '\t' => shown.push(c),
-            c if c.is_control() => shown.extend(c.escape_default()),
-            c => shown.push(c),
-        }
-    }
+    let mut shown = on_lines(text);
     if !shown.is_empty() && !shown.ends_with('\n') {
         shown.push('\n');
     }

@@ -1,7 +1,5 @@
 //! Writing letters: pure, so that what fits where can be tested without a server.
 
-use std::fmt::Write;
-
 use async_nats::{HeaderMap, HeaderName, HeaderValue};
 use bytes::Bytes;
 
@@ -13,6 +11,7 @@ use super::{
 use crate::event::replay::{self, FIRST_SEEN, FIRST_SEQUENCE, GENERATION};
 use crate::event::{Timestamp, TraceId};
 use crate::messaging::streams::DLQ_SUBJECT_PREFIX;
+use crate::text::printable;
 
 /// A detail that is longer is cut: it is for people.
 pub const DETAIL_MAX_BYTES: usize = 512;
@@ -219,24 +218,6 @@ fn with(mut headers: HeaderMap, more: &HeaderMap) -> HeaderMap {
         }
     }
     headers
-}
-
-/// What a person reads, in printable ASCII: other characters as `\n` or `\u{e9}`. Cut at a limit.
-pub fn printable(text: &str, max_bytes: usize) -> String {
-    let mut shown = String::new();
-    for c in text.chars() {
-        let before = shown.len();
-        if c == ' ' || c.is_ascii_graphic() {
-            shown.push(c);
-        } else {
-            let _ = write!(shown, "{}", c.escape_default());
-        }
-        if shown.len() > max_bytes {
-            shown.truncate(before);
-            break;
-        }
-    }
-    shown
 }
 
 /// A value that no line break can end: the client refuses it, by a panic, otherwise.

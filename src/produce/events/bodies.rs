@@ -108,7 +108,7 @@ fn page(object: Object, subject: &str, random: &mut Random) -> String {
 const COUNTRIES: [&str; 6] = ["DE", "FI", "FR", "NL", "PL", "PT"];
 
 /// A JSON object under construction. Names and texts are words of this file and
-/// subjects of ours: none needs escaping.
+/// subjects that were checked: none needs escaping.
 struct Object {
     json: String,
     target_bytes: usize,

@@ -4,6 +4,9 @@
 //! The file is opened to append, so that truncating it in place (logrotate's `copytruncate`)
 //! works; and it is opened anew when another file, or none, has its name, so that renaming it
 //! works too, and no signal is needed.
+//!
+//! tracing-appender 0.2 has no such reopening. Its queue is bounded in lines, not in bytes; a
+//! failed write is neither counted nor said, and tears a line; its wait at the end is fixed.
 
 use std::fs::{self, File};
 use std::io::{self, Write};

@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use ganesh::config::SETTINGS;
 
 use super::{keys, read, service, services, strings, yaml};
-use crate::configuration::example;
+use crate::configuration::{example, shared_settings};
 
 /// Every `${NAME:-default}` outside comments.
 fn variables() -> BTreeSet<(String, String)> {
@@ -71,7 +71,7 @@ fn every_setting_reaches_ganesh_in_its_container_and_nothing_else_does() {
     for name in ["ganesh", "produce"] {
         let service = service(name);
         let given: BTreeSet<_> = keys(&service["environment"]).into_iter().collect();
-        let known = SETTINGS.iter().map(|setting| setting.env);
+        let known = shared_settings().map(|setting| setting.env);
         let expected: BTreeSet<_> = known.filter(|env| !NOT_PASSED.contains(env)).collect();
         assert_eq!(given, expected, "{name}");
     }

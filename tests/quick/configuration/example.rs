@@ -4,10 +4,8 @@
 
 use std::fmt::Write;
 
-use ganesh::api::log_level::FOR;
-use ganesh::cli::dlq;
-use ganesh::config::{SETTINGS, Setting};
-use ganesh::produce::options::{OPTIONS, Options};
+use ganesh::config::{Group, Reader, SETTINGS};
+use ganesh::produce::options::Options;
 
 use super::{in_folder_with, stderr};
 
@@ -18,14 +16,6 @@ const HEAD: &str = "\
 # you change. Single quotes keep spaces, # and $ as they are: POSTGRES_URL='postgresql://…'
 # NAME_FILE instead of NAME names a file with the value, such as a mounted secret.
 ";
-
-/// Each part, under its heading.
-const PARTS: [(&str, &[Setting]); 4] = [
-    ("", SETTINGS),
-    ("\n# ganesh produce\n", OPTIONS),
-    ("\n# ganesh dlq\n", dlq::options::OPTIONS),
-    ("\n# ganesh log-level\n", &[FOR]),
-];
 
 /// Where the variables begin that only docker-compose.yml reads.
 pub const COMPOSE: &str = "\n# ---- docker compose:";
@@ -46,8 +36,9 @@ pub fn settable(text: &str) -> impl Iterator<Item = &str> {
 
 fn from_code() -> String {
     let mut text = HEAD.to_owned();
-    for (heading, settings) in PARTS {
-        text.push_str(heading);
+    for group in Group::ALL {
+        write!(text, "\n# ---- {} ----\n", group.heading()).unwrap();
+        let settings = SETTINGS.iter().filter(|setting| setting.group == group);
         for setting in settings {
             let (help, env, default) = (setting.help, setting.env, setting.default);
             write!(text, "\n# {help}\n#{env}={default}\n").unwrap();
@@ -88,8 +79,7 @@ fn env_example_changes_nothing_as_it_is_and_is_valid_when_uncommented() {
             .all(|line| line.is_empty() || line.starts_with('#'))
     );
     let uncommented: String = settable(&commented).flat_map(|line| [line, "\n"]).collect();
-    let settings: usize = PARTS.iter().map(|(_, settings)| settings.len()).sum();
-    assert_eq!(settable(&parts().0).count(), settings);
+    assert_eq!(settable(&parts().0).count(), SETTINGS.len());
     let log = |dotenv| {
         let settings = [("GANESH_MIGRATE_ON_START", "")];
         let output = in_folder_with(dotenv, &["serve"], &settings);
@@ -106,11 +96,14 @@ fn env_example_changes_nothing_as_it_is_and_is_valid_when_uncommented() {
 
 #[test]
 fn env_example_gives_the_producer_the_options_that_it_has_without_it() {
-    let example = std::fs::read_to_string(PATH).unwrap();
-    let given = |env: &str| {
-        let prefix = format!("#{env}=");
-        let value = example.lines().find_map(|line| line.strip_prefix(&prefix));
-        Some(value.unwrap_or_else(|| panic!("no {env}")).to_owned())
-    };
-    assert_eq!(Options::read(given), Options::read(|_| None));
+    let mut example = Reader::default();
+    for line in settable(&parts().0) {
+        let (name, value) = line.split_once('=').unwrap();
+        example.set(name, value);
+    }
+    let options = Options::read(&mut example);
+    assert_eq!(
+        example.finish(options).unwrap(),
+        Options::read(&mut Reader::default())
+    );
 }

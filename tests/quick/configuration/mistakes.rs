@@ -4,9 +4,7 @@ use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
-use ganesh::config::SETTINGS;
-
-use super::{read, stderr};
+use super::{read, shared_settings, stderr};
 use crate::support::binary::{command, output};
 
 /// Variable, what the message says was expected, bad values.
@@ -62,14 +60,10 @@ const MISTAKES: &[(&str, &str, &[&str])] = &[
     ),
     (
         "GANESH_STREAM_MAX_AGE",
-        "a duration from 1s to 36500d",
+        "1s to 36500d",
         &["7", "0s", "36501d"],
     ),
-    (
-        "GANESH_STREAM_MAX_BYTES",
-        "a size from 1KiB to 1024TiB",
-        &["10GB", "0"],
-    ),
+    ("GANESH_STREAM_MAX_BYTES", "1KiB to 1024TiB", &["10GB", "0"]),
     (
         "GANESH_CONSUMER",
         "a name of 1 to 255 characters without",
@@ -80,45 +74,20 @@ const MISTAKES: &[(&str, &str, &[&str])] = &[
         "a name of 1 to 255 characters without",
         &["a/b"],
     ),
-    (
-        "GANESH_ACK_WAIT",
-        "a duration from 1s to 1h",
-        &["30", "999ms", "2h"],
-    ),
-    (
-        "GANESH_MAX_DELIVERIES",
-        "a whole number from 1 to 1000000",
-        &["0", "many"],
-    ),
+    ("GANESH_ACK_WAIT", "1s to 1h", &["30", "999ms", "2h"]),
+    ("GANESH_MAX_DELIVERIES", "1 to 1000000", &["0", "many"]),
     ("GANESH_ACCEPT_PLAIN", "one of true, false, 1, 0", &["yes"]),
     (
         "GANESH_BATCH_MAX_EVENTS",
-        "a whole number from 1 to 50000",
+        "1 to 50000",
         &["0", "50001", "2k"],
     ),
-    (
-        "GANESH_BATCH_MAX_BYTES",
-        "a size from 1 to 64GiB",
-        &["0", "8 MB"],
-    ),
-    (
-        "GANESH_BATCH_LINGER_MS",
-        "a whole number from 0 to 60000",
-        &["20ms", "-1"],
-    ),
-    (
-        "GANESH_WRITERS",
-        "a whole number from 1 to 64",
-        &["0", "65"],
-    ),
-    (
-        "GANESH_MAX_IN_FLIGHT",
-        "a whole number from 1 to 1000000",
-        &["0", "1e6"],
-    ),
+    ("GANESH_BATCH_MAX_BYTES", "1 to 64GiB", &["0", "8 MB"]),
+    ("GANESH_WRITERS", "1 to 64", &["0", "65"]),
+    ("GANESH_MAX_IN_FLIGHT", "1 to 1000000", &["0", "1e6"]),
     (
         "GANESH_MAX_IN_FLIGHT_BYTES",
-        "a size from 64KiB to 64GiB",
+        "64KiB to 64GiB",
         &["65535", "65GiB"],
     ),
     (
@@ -127,16 +96,8 @@ const MISTAKES: &[(&str, &str, &[&str])] = &[
         &["on"],
     ),
     ("GANESH_PARTITION_INTERVAL", "one of hour, day", &["week"]),
-    (
-        "GANESH_RETENTION_DAYS",
-        "a whole number from 0 to 36500",
-        &["30d"],
-    ),
-    (
-        "GANESH_CACHE_TTL_SECS",
-        "a whole number from 1 to 2592000",
-        &["0", "1h"],
-    ),
+    ("GANESH_RETENTION_DAYS", "0 to 36500", &["30d"]),
+    ("GANESH_CACHE_TTL_SECS", "1 to 2592000", &["0", "1h"]),
     (
         "GANESH_HTTP_ADDR",
         "an address and port such as 127.0.0.1:8080",
@@ -149,12 +110,12 @@ const MISTAKES: &[(&str, &str, &[&str])] = &[
     ),
     (
         "GANESH_STARTUP_TIMEOUT",
-        "a duration from 1ms to 1d",
+        "1ms to 1d",
         &["soon", "18446744073709551615s"],
     ),
     (
         "GANESH_SHUTDOWN_GRACE",
-        "a duration from 1s to 1h",
+        "1s to 1h",
         &["25", "18446744073709551615d"],
     ),
     (
@@ -163,21 +124,13 @@ const MISTAKES: &[(&str, &str, &[&str])] = &[
         &["loud", "info,sqlx=loud"],
     ),
     ("GANESH_LOG_FORMAT", "one of auto, text, json", &["xml"]),
-    (
-        "GANESH_TRACE_SLOW_MS",
-        "a whole number from 0 to 86400000",
-        &["250ms", "-1"],
-    ),
+    ("GANESH_TRACE_SLOW_MS", "0 to 86400000", &["250ms", "-1"]),
     (
         "GANESH_TRACE_MAX_PER_SEC",
-        "a whole number from 0 to 1000000",
+        "0 to 1000000",
         &["many", "1000001"],
     ),
-    (
-        "GANESH_TRACE_BASELINE",
-        "a whole number from 0 to 1000000000",
-        &["0.001"],
-    ),
+    ("GANESH_TRACE_BASELINE", "0 to 1000000000", &["0.001"]),
     ("OTEL_SDK_DISABLED", "one of true, false, 1, 0", &["off"]),
     ("OTEL_TRACES_EXPORTER", "one of otlp, none", &["zipkin"]),
     (
@@ -185,7 +138,6 @@ const MISTAKES: &[(&str, &str, &[&str])] = &[
         "a URL that starts with http://",
         &["localhost:4317", "https://collector:4317"],
     ),
-    ("OTEL_SERVICE_NAME", "some text", &[" "]),
     (
         "OTEL_RESOURCE_ATTRIBUTES",
         "key=value pairs separated by commas",
@@ -194,7 +146,7 @@ const MISTAKES: &[(&str, &str, &[&str])] = &[
 ];
 
 /// Any text is one. Whether a folder can be used is seen later, and not by every subcommand.
-const NEVER_WRONG: &[&str] = &["GANESH_API_TOKEN", "GANESH_LOG_DIR"];
+const NEVER_WRONG: &[&str] = &["GANESH_API_TOKEN", "GANESH_LOG_DIR", "OTEL_SERVICE_NAME"];
 
 #[test]
 fn each_mistake_ends_with_2_and_names_the_variable_and_what_was_expected() {
@@ -221,7 +173,7 @@ fn each_mistake_ends_with_2_and_names_the_variable_and_what_was_expected() {
 #[test]
 fn every_setting_that_can_be_wrong_has_its_mistake_here() {
     let covered: HashSet<&str> = MISTAKES.iter().map(|(variable, ..)| *variable).collect();
-    for setting in SETTINGS {
+    for setting in shared_settings() {
         let never = NEVER_WRONG.contains(&setting.env);
         assert_ne!(covered.contains(setting.env), never, "{}", setting.env);
     }
@@ -253,48 +205,41 @@ fn every_subcommand_refuses_a_bad_configuration() {
     for name in ["serve", "produce", "migrate", "doctor", "healthcheck"] {
         let output = output(command(&[name], &[("GANESH_WRITERS", "none")]));
         assert_eq!(output.status.code(), Some(2), "{name}");
-        assert!(
-            stderr(&output).contains("GANESH_WRITERS=\"none\""),
-            "{name}"
-        );
+        assert!(stderr(&output).contains("GANESH_WRITERS=none"), "{name}");
     }
 }
 
 #[test]
 fn settings_that_do_not_go_together_are_refused() {
-    let conflicts: [(&[(&'static str, &str)], &str); 8] = [
+    let conflicts: [(&[(&'static str, &str)], &str); 7] = [
         (
             &[
                 ("GANESH_BATCH_MAX_EVENTS", "2001"),
                 ("GANESH_MAX_IN_FLIGHT", "2000"),
             ],
-            "GANESH_BATCH_MAX_EVENTS=\"2001\": expected at most GANESH_MAX_IN_FLIGHT",
+            "GANESH_BATCH_MAX_EVENTS=2001: expected at most GANESH_MAX_IN_FLIGHT",
         ),
         (
             &[
                 ("GANESH_BATCH_MAX_BYTES", "2MiB"),
                 ("GANESH_MAX_IN_FLIGHT_BYTES", "1MiB"),
             ],
-            "GANESH_BATCH_MAX_BYTES=\"2MiB\": expected at most GANESH_MAX_IN_FLIGHT_BYTES",
-        ),
-        (
-            &[("GANESH_BATCH_LINGER_MS", "501"), ("GANESH_ACK_WAIT", "2s")],
-            "GANESH_BATCH_LINGER_MS=\"501\": expected at most a quarter of GANESH_ACK_WAIT",
+            "GANESH_BATCH_MAX_BYTES=2MiB: expected at most GANESH_MAX_IN_FLIGHT_BYTES",
         ),
         (
             &[("GANESH_STREAM", "SAME"), ("GANESH_DLQ_STREAM", "SAME")],
-            "GANESH_DLQ_STREAM=\"SAME\": expected a stream other than GANESH_STREAM",
+            "GANESH_DLQ_STREAM=SAME: expected a stream other than GANESH_STREAM",
         ),
         (
             &[
                 ("GANESH_HTTP_ADDR", "127.0.0.1:80"),
                 ("GANESH_ADMIN_ADDR", "127.0.0.1:80"),
             ],
-            "GANESH_ADMIN_ADDR=\"127.0.0.1:80\": expected an address other than GANESH_HTTP_ADDR",
+            "GANESH_ADMIN_ADDR=127.0.0.1:80: expected an address other than GANESH_HTTP_ADDR",
         ),
         (
             &[("GANESH_SUBJECTS", ">")],
-            "GANESH_SUBJECTS=\">\": expected subjects that overlap neither",
+            "GANESH_SUBJECTS=>: expected subjects that overlap neither",
         ),
         (
             &[("GANESH_SUBJECTS", "a.b,*.letters")],
@@ -325,7 +270,7 @@ fn what_is_wrong_by_itself_is_in_no_conflict() {
     ];
     let said = read(&values).unwrap_err().to_string();
     assert!(
-        said.starts_with("GANESH_MAX_IN_FLIGHT=\"x\"") && said.lines().count() == 1,
+        said.starts_with("GANESH_MAX_IN_FLIGHT=x") && said.lines().count() == 1,
         "{said}"
     );
 }

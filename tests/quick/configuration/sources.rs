@@ -1,7 +1,7 @@
 //! A flag beats the environment, which beats `.env`; `_FILE` stands in for a variable;
 //! the default is last.
 
-use ganesh::config::Config;
+use ganesh::config::{Config, Group, Reader, SETTINGS};
 
 use super::{in_folder_with, started_with, stderr};
 
@@ -39,7 +39,7 @@ fn a_file_holds_the_value_without_its_newline_and_a_flag_beats_it() {
 
 #[test]
 fn every_setting_can_come_from_a_file() {
-    for setting in ganesh::config::SETTINGS {
+    for setting in super::shared_settings() {
         let variable = format!("{}_FILE", setting.env);
         let output = in_folder_with("", &["healthcheck"], &[(&variable, "/nowhere/value")]);
         let said = stderr(&output);
@@ -54,7 +54,10 @@ fn every_setting_can_come_from_a_file() {
 
 #[test]
 fn every_option_of_the_producer_can_come_from_a_file() {
-    for option in ganesh::produce::options::OPTIONS {
+    let options = SETTINGS
+        .iter()
+        .filter(|setting| setting.group == Group::Produce);
+    for option in options {
         let variable = format!("{}_FILE", option.env);
         let mistaken = [
             (variable.as_str(), "/nowhere/value"),
@@ -79,7 +82,7 @@ fn an_option_of_the_producer_comes_from_flag_environment_dotenv_or_file() {
         let arguments = [&["produce", "--duplicates", "1", "--rate", "x"], arguments].concat();
         let said = stderr(&in_folder_with(dotenv, &arguments, settings));
         assert!(
-            said.contains("--rate \"x\" (GANESH_PRODUCE_RATE)"),
+            said.contains("--rate=x (GANESH_PRODUCE_RATE): expected 0 to 10000000"),
             "{said}"
         );
         said.contains("--mode plain")
@@ -172,10 +175,8 @@ fn the_default_of_one_subcommand_replaces_the_default_and_nothing_that_was_given
         let arguments = [&["ganesh", "produce"], arguments].concat();
         let matches = ganesh::cli::command().get_matches_from(arguments);
         let (_, matches) = matches.subcommand().unwrap();
-        let mut reader = ganesh::config::reader(matches, |variable| {
-            let path = file.filter(|_| variable == "OTEL_SERVICE_NAME_FILE")?;
-            Some(path.as_os_str().to_owned())
-        });
+        let file = file.map(|path| ("OTEL_SERVICE_NAME_FILE".into(), path.into()));
+        let mut reader = Reader::new(matches, file);
         reader.set_default("OTEL_SERVICE_NAME", "of-produce");
         Config::read(reader).unwrap().telemetry.service_name
     };

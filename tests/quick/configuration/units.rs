@@ -2,15 +2,13 @@
 
 use std::time::Duration;
 
-use ganesh::config::SETTINGS;
-
-use super::read;
+use super::{read, shared_settings};
+use crate::support::binary::{command, output};
 
 #[test]
 fn every_default_is_valid() {
     read(&[]).unwrap();
-    let spelled_out: Vec<_> = SETTINGS
-        .iter()
+    let spelled_out: Vec<_> = shared_settings()
         .filter(|setting| !setting.default.is_empty())
         .map(|setting| (setting.env, setting.default))
         .collect();
@@ -19,26 +17,54 @@ fn every_default_is_valid() {
 }
 
 #[test]
-fn flags_are_named_after_their_variables_and_the_help_says_both() {
-    let mut command = ganesh::cli::command();
+fn help_lists_flag_variable_and_words_of_each_setting_on_one_line_under_its_group() {
     // Panics on a flag that is there twice, and on other mistakes of ours.
-    command.clone().debug_assert();
-    let serve = command.find_subcommand_mut("serve").unwrap();
-    let help = serve.render_long_help().to_string();
-    for setting in SETTINGS {
-        let arguments = serve.get_arguments();
-        let argument = { arguments }.find(|argument| argument.get_id() == setting.env);
-        let argument = argument.expect(setting.env);
+    ganesh::cli::command().debug_assert();
+    let help = help(&["serve"]);
+    for setting in shared_settings() {
         let flag = setting.env.to_lowercase().replace('_', "-");
-        let flag = flag.strip_prefix("ganesh-").unwrap_or(&flag);
-        assert_eq!(argument.get_long(), Some(flag));
-        assert_eq!(argument.get_env(), Some(setting.env.as_ref()));
-        assert!(
-            help.contains(&format!("--{flag} <VALUE>")),
-            "{flag}: {help}"
-        );
-        assert!(help.contains(&format!("[env: {}]", setting.env)), "{help}");
+        let flag = format!("--{}", flag.strip_prefix("ganesh-").unwrap_or(&flag));
+        let heading = format!("\n{}:\n", setting.group.heading());
+        let (_, group) = help.split_once(&heading).expect("a heading");
+        let group = group.split("\n\n").next().unwrap();
+        let line = { group.lines() }.find(|line| line.split([' ', '[']).any(|word| word == flag));
+        let line = line.unwrap_or_else(|| panic!("{flag}: {group}"));
+        assert!(line.contains(setting.help), "{line}");
+        assert!(line.contains(&format!("[env: {}]", setting.env)), "{line}");
     }
+}
+
+#[test]
+fn a_command_lists_its_own_settings_first_and_only_those_that_it_uses() {
+    let headings = |arguments: &[&str]| {
+        let help = help(arguments);
+        let lines = help.lines().filter(|line| !line.starts_with(' '));
+        let headings = lines.filter_map(|line| line.strip_suffix(':'));
+        headings.map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(headings(&["healthcheck"]), ["Options", "HTTP", "Telemetry"]);
+    assert_eq!(
+        headings(&["migrate"]),
+        ["Options", "Servers", "Storage", "Telemetry"]
+    );
+    let produce = [
+        "Options",
+        "Producer",
+        "Servers",
+        "Stream",
+        "HTTP",
+        "Telemetry",
+    ];
+    assert_eq!(headings(&["produce"]), produce);
+    let list = ["Options", "Dead letters", "Servers", "Stream", "Telemetry"];
+    assert_eq!(headings(&["dlq", "list"]), list);
+    assert!(!help(&["healthcheck"]).contains("GANESH_WRITERS"));
+}
+
+fn help(words: &[&str]) -> String {
+    let output = output(command(&[words, &["--help"]].concat(), &[]));
+    assert_eq!(output.status.code(), Some(0));
+    String::from_utf8(output.stdout).unwrap()
 }
 
 #[test]

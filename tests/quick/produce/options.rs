@@ -1,12 +1,15 @@
 //! What the producer can be told.
 
-use ganesh::produce::options::{End, Mode, OPTIONS, Options};
+use ganesh::config::{Group, Reader, SETTINGS};
+use ganesh::produce::options::{End, Mode, Options};
 
 fn options(given: &[(&str, &str)]) -> Result<Options, String> {
-    Options::read(|env| {
-        let value = given.iter().find(|(name, _)| *name == env);
-        value.map(|(_, value)| (*value).to_owned())
-    })
+    let mut reader = Reader::default();
+    for (name, value) in given {
+        reader.set(name, *value);
+    }
+    let options = Options::read(&mut reader);
+    reader.finish(options).map_err(|errors| errors.to_string())
 }
 
 #[test]
@@ -21,11 +24,14 @@ fn the_defaults_are_valid() {
 }
 
 #[test]
-fn every_mistake_is_reported_at_once_with_flag_variable_and_expectation() {
+fn every_mistake_is_reported_at_once_with_variable_and_expectation() {
     let mistakes = options(&[
         ("GANESH_PRODUCE_RATE", "-1"),
         ("GANESH_PRODUCE_COUNT", "0"),
-        ("GANESH_PRODUCE_SUBJECTS", "0"),
+        ("GANESH_PRODUCE_SUBJECT", "a\"b"),
+        ("GANESH_PRODUCE_TYPE", "a\nb"),
+        ("GANESH_PRODUCE_DATA", "{"),
+        ("GANESH_PRODUCE_SUBJECT_COUNT", "0"),
         ("GANESH_PRODUCE_BYTES", "1GB"),
         ("GANESH_PRODUCE_MODE", "json"),
         ("GANESH_PRODUCE_DUPLICATES", "101"),
@@ -39,16 +45,15 @@ fn every_mistake_is_reported_at_once_with_flag_variable_and_expectation() {
         ("GANESH_PRODUCE_JSON", "yes"),
     ])
     .unwrap_err();
-    assert_eq!(mistakes.lines().count(), OPTIONS.len(), "{mistakes}");
-    for option in OPTIONS {
-        let line = mistakes
-            .lines()
-            .find(|line| line.contains(option.env))
-            .unwrap();
-        assert!(
-            line.starts_with("--") && line.contains("expected"),
-            "{line}"
-        );
+    let options: Vec<_> = SETTINGS
+        .iter()
+        .filter(|setting| setting.group == Group::Produce)
+        .collect();
+    assert_eq!(mistakes.lines().count(), options.len(), "{mistakes}");
+    for option in options {
+        let start = format!("{}=", option.env);
+        let line = { mistakes.lines() }.find(|line| line.starts_with(&start));
+        assert!(line.unwrap().contains(": expected "), "{mistakes}");
     }
 }
 
@@ -63,6 +68,8 @@ fn options_that_exclude_each_other_are_refused() {
     refused(&[count, ("GANESH_PRODUCE_DURATION", "5s")], "--duration");
     refused(&[plain, ("GANESH_PRODUCE_DUPLICATES", "1")], "--mode plain");
     refused(&[plain, ("GANESH_PRODUCE_READ_RATE", "1")], "--mode plain");
+    let subject = ("GANESH_PRODUCE_SUBJECT", "device-1");
+    refused(&[subject, ("GANESH_PRODUCE_READ_RATE", "1")], "--subject");
     let shares = [
         ("GANESH_PRODUCE_DUPLICATES", "60"),
         ("GANESH_PRODUCE_INVALID", "50"),

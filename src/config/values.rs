@@ -1,0 +1,202 @@
+//! What values look like: numbers, durations, sizes, addresses, names, lists.
+
+use std::net::SocketAddr;
+use std::str::FromStr;
+use std::time::Duration;
+
+use super::log_filter;
+use super::reader::Reader;
+use super::secret::{SecretUrl, split};
+use super::settings::setting_of;
+use super::subjects;
+
+impl Reader {
+    /// Any text; `None` where there is none.
+    pub(crate) fn text(&mut self, env: &'static str) -> Option<String> {
+        self.optional(env, "some text", |raw| Some(raw.to_owned()))
+    }
+
+    pub(crate) fn boolean(&mut self, env: &'static str) -> bool {
+        self.one_of(
+            env,
+            &[("true", true), ("false", false), ("1", true), ("0", false)],
+        )
+    }
+
+    pub(crate) fn one_of<T: Copy>(&mut self, env: &'static str, choices: &[(&str, T)]) -> T {
+        let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
+        self.parse(env, &format!("one of {}", names.join(", ")), |raw| {
+            let (_, value) = choices
+                .iter()
+                .find(|(name, _)| name.eq_ignore_ascii_case(raw))?;
+            Some(*value)
+        })
+    }
+
+    /// A whole number between these two.
+    pub(crate) fn integer<T: TryFrom<u64>>(&mut self, env: &'static str, min: u64, max: u64) -> T {
+        self.parse(env, &format!("{min} to {max}"), |raw| {
+            let number = raw.parse().ok()?;
+            let number = (min..=max).contains(&number).then_some(number)?;
+            T::try_from(number).ok()
+        })
+    }
+
+    /// A duration between these two, which are written as a user would.
+    pub(crate) fn duration(&mut self, env: &'static str, min: &str, max: &str) -> Duration {
+        const PROOF: &str = "the limits of a duration are durations";
+        let least = parse_duration(min).expect(PROOF);
+        let most = parse_duration(max).expect(PROOF);
+        self.parse(
+            env,
+            &format!("{min} to {max}, written as 250ms, 30s, 5m, 2h or 7d"),
+            |raw| parse_duration(raw).filter(|duration| (least..=most).contains(duration)),
+        )
+    }
+
+    /// A size between these two, which are written as a user would.
+    pub(super) fn bytes<T: TryFrom<u64>>(&mut self, env: &'static str, min: &str, max: &str) -> T {
+        const PROOF: &str = "the limits of a size are sizes";
+        let least = parse_bytes(min).expect(PROOF);
+        let most = parse_bytes(max).expect(PROOF);
+        self.parse(
+            env,
+            &format!("{min} to {max}, written as 1048576, 512KiB, 64MiB or 10GiB"),
+            |raw| {
+                let bytes = parse_bytes(raw)?;
+                let bytes = (least..=most).contains(&bytes).then_some(bytes)?;
+                T::try_from(bytes).ok()
+            },
+        )
+    }
+
+    pub(super) fn socket_addr(&mut self, env: &'static str) -> SocketAddr {
+        self.parse(env, "an address and port such as 127.0.0.1:8080", |raw| {
+            raw.parse().ok()
+        })
+    }
+
+    /// One or several URLs of NATS servers.
+    pub(super) fn nats_urls(&mut self, env: &'static str) -> SecretUrl {
+        let expected = format!(
+            "a URL such as {}, or several separated by commas",
+            setting_of(env).default
+        );
+        self.parse(env, &expected, |raw| {
+            let good = |part| is_server_url(part, &["nats", "tls"]);
+            split(raw)
+                .into_iter()
+                .all(good)
+                .then(|| SecretUrl::new(raw.to_owned()))
+        })
+    }
+
+    /// One URL with one of these schemes that `T`, the client's own type, accepts too.
+    pub(super) fn server_url<T: FromStr>(
+        &mut self,
+        env: &'static str,
+        schemes: &[&str],
+    ) -> SecretUrl {
+        let expected = format!("one URL such as {}", setting_of(env).default);
+        self.parse(env, &expected, |raw| {
+            let one = split(raw).len() == 1 && is_server_url(raw, schemes);
+            (one && T::from_str(raw).is_ok()).then(|| SecretUrl::new(raw.to_owned()))
+        })
+    }
+
+    /// Without TLS, which our HTTP clients are built without.
+    pub(crate) fn http_url(&mut self, env: &'static str) -> SecretUrl {
+        self.parse(env, "a URL that starts with http://", |raw| {
+            is_server_url(raw, &["http"]).then(|| SecretUrl::new(raw.to_owned()))
+        })
+    }
+
+    /// A stream's or a consumer's name: NATS refuses the characters of subjects and paths.
+    pub(super) fn jetstream_name(&mut self, env: &'static str) -> String {
+        self.parse(
+            env,
+            "a name of 1 to 255 characters without spaces, dots, wildcards or slashes",
+            |raw| {
+                let good =
+                    |c: char| c.is_ascii_graphic() && !matches!(c, '.' | '*' | '>' | '/' | '\\');
+                ((1..=255).contains(&raw.len()) && raw.chars().all(good)).then(|| raw.to_owned())
+            },
+        )
+    }
+
+    pub(super) fn subjects(&mut self, env: &'static str) -> Vec<String> {
+        self.parse(
+            env,
+            "subjects such as events.>, separated by commas",
+            |raw| {
+                let subjects: Vec<String> = raw.split(',').map(|s| s.trim().to_owned()).collect();
+                subjects
+                    .iter()
+                    .all(|s| subjects::is_valid(s))
+                    .then_some(subjects)
+            },
+        )
+    }
+
+    pub(super) fn log_filter(&mut self, env: &'static str) -> String {
+        self.parse(env, log_filter::EXPECTED, |raw| {
+            log_filter::is_log_filter(raw).then(|| raw.to_owned())
+        })
+    }
+
+    /// `key=value` pairs as in `OTEL_RESOURCE_ATTRIBUTES`, values percent-encoded
+    /// (OpenTelemetry resource SDK, "Specifying resource information via an environment variable").
+    pub(super) fn key_values(&mut self, env: &'static str) -> Vec<(String, String)> {
+        let pairs = self.optional(env, "key=value pairs separated by commas", |raw| {
+            raw.split(',')
+                .filter(|pair| !pair.trim().is_empty())
+                .map(|pair| {
+                    let (key, value) = pair.split_once('=')?;
+                    let value = percent_encoding::percent_decode_str(value.trim())
+                        .decode_utf8()
+                        .ok()?;
+                    (!key.trim().is_empty()).then(|| (key.trim().to_owned(), value.into_owned()))
+                })
+                .collect()
+        });
+        pairs.unwrap_or_default()
+    }
+}
+
+fn is_server_url(raw: &str, schemes: &[&str]) -> bool {
+    url::Url::parse(raw).is_ok_and(|url| {
+        // A comma in the host: two addresses, the second one without its scheme.
+        let host = url.host_str().unwrap_or_default();
+        schemes.contains(&url.scheme()) && !host.is_empty() && !host.contains(',')
+    })
+}
+
+/// `250ms`, `30s`, `5m`, `2h`, `7d`.
+pub(crate) fn parse_duration(raw: &str) -> Option<Duration> {
+    let digits = raw.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let number: u64 = digits.parse().ok()?;
+    let seconds_a_unit = match &raw[digits.len()..] {
+        "ms" => return Some(Duration::from_millis(number)),
+        "s" => 1,
+        "m" => 60,
+        "h" => 3_600,
+        "d" => 86_400,
+        _ => return None,
+    };
+    number.checked_mul(seconds_a_unit).map(Duration::from_secs)
+}
+
+/// `1048576`, `512KiB`, `64MiB`, `10GiB`, `1TiB`.
+fn parse_bytes(raw: &str) -> Option<u64> {
+    let digits = raw.trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let number: u64 = digits.trim().parse().ok()?;
+    let unit: u64 = match &raw[digits.len()..] {
+        "" | "B" => 1,
+        "KiB" => 1 << 10,
+        "MiB" => 1 << 20,
+        "GiB" => 1 << 30,
+        "TiB" => 1 << 40,
+        _ => return None,
+    };
+    number.checked_mul(unit)
+}
