@@ -84,9 +84,10 @@ class Watchers:
         elif name == "postgres-exporter":
             settings["POSTGRES_ADDR"] = at["postgres"]
         elif name == "prometheus":
-            settings |= {"GRAFANA_URL": f"http://{at['grafana']}", **self.targets(at)}
+            settings |= self.targets(at)
         else:
-            settings |= {"PROMETHEUS_URL": f"http://{at['prometheus']}", "JAEGER_URL": f"http://{at['jaeger']}"}
+            urls = {"PROMETHEUS_URL": "prometheus", "JAEGER_URL": "jaeger", "ADMIN_URL": "admin"}
+            settings |= {variable: f"http://{at[port]}" for variable, port in urls.items()}
             settings["POSTGRES_ADDR"] = at["postgres"]
         return settings
 
