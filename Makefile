@@ -1,53 +1,53 @@
-# make help lists everything. Nothing here needs Docker, root or installed servers.
+# `make help` lists the targets. None needs Docker, root or installed servers.
 
 .DEFAULT_GOAL := help
 .PHONY: help up quick test check chaos measure faults compare fetch build clean-local
 
-help: ## Lists the targets
+help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
-# Prometheus is good to have: where it cannot be fetched, that is said in a line and the rest runs.
-up: build ## Runs everything: private servers, ganesh, a producer, Prometheus, with a live line. Settings: see scripts/up
+# Prometheus is optional: without it the rest runs.
+up: build ## Run everything: private servers, ganesh, a producer, Prometheus (settings: scripts/up)
 	@scripts/fetch nats-server postgres redis-server
 	@scripts/fetch prometheus || true
 	@exec scripts/up
 
-quick: ## Runs the tests that need no server
+quick: ## Run the tests that need no server
 	cargo test --locked --lib --test quick
 
-# Tests wait for servers and timeouts most of the time: two at once leave two cores nearly idle.
+# Tests mostly wait for servers and timeouts, so more of them run at once than there are cores.
 TEST_THREADS ?= 4
 
-test: fetch ## Runs all tests, TEST_THREADS (4) at a time, against real NATS, Postgres and Redis that they start themselves
+test: fetch ## Run all tests against real NATS, Postgres and Redis, TEST_THREADS (4) at a time
 	cargo test --locked -- --test-threads=$(TEST_THREADS)
 
-check: ## Checks formatting, lints (warnings denied) and documentation
+check: ## Check formatting, lints (warnings are errors) and documentation
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
 
-chaos: fetch ## Random faults for MINUTES (1) from SEED (random) at RATE messages/s (2000), then every row is checked
+chaos: fetch ## Run random faults for MINUTES (1) from SEED (random) at RATE messages/s (2000), then check every message
 	cargo test --locked --test behaviour -- --ignored --exact --nocapture \
 	  chaos::under_faults_for_as_long_as_one_likes_every_message_is_one_row_or_one_letter
 
-measure: ## Measures what telemetry costs, and fails when that is more than promised (alone on the machine)
+measure: ## Measure what telemetry costs; fail when it is more than promised (needs an idle machine)
 	@scripts/fetch nats-server postgres redis-server
 	cargo bench --locked --bench cost
 
-faults: ## Measures what outages and refused rows cost, and fails when that is more than promised (alone on the machine)
+faults: ## Measure what outages and refused rows cost; fail when it is more than promised (needs an idle machine)
 	@scripts/fetch nats-server postgres redis-server
 	cargo bench --locked --bench faults
 
-compare: ## Measures two builds side by side, OLD=path and NEW=path: latency, drain, processor time (alone on the machine)
+compare: ## Measure two builds in turn, OLD=path and NEW=path: latency, drain, processor time (needs an idle machine)
 	@scripts/fetch nats-server postgres redis-server
 	cargo bench --locked --profile dev --bench compare
 
-fetch: ## Puts the servers that are missing into .tools/
+fetch: ## Put missing servers into .tools/
 	@scripts/fetch
 
-build: ## Builds target/release/ganesh
+build: ## Build target/release/ganesh
 	cargo build --release --locked
 
-clean-local: ## Removes .local/, all data of `make up`
+clean-local: ## Remove .local/, all data of `make up`
 	@scripts/up --stop
 	rm -rf .local

@@ -1,4 +1,4 @@
-"""The processes that `scripts/up` starts: started, known again after a crash, stopped."""
+"""The processes of `scripts/up`: starts them, stops them, and finds those that a killed run left."""
 
 import os
 import pathlib
@@ -9,7 +9,7 @@ import time
 
 
 def identity(pid):
-    """Tells a process from a later one with the same pid: its time of start. None: it is gone."""
+    """Boot and time of start: tells a process from a later one with the same pid. None: it is gone."""
     try:
         stat = pathlib.Path(f"/proc/{pid}/stat").read_text()
         fields = stat[stat.rindex(")") + 2 :].split()
@@ -32,13 +32,13 @@ def wait_until(condition, seconds, step=0.1):
 
 
 def free_ports(preferred):
-    """For each name the standard port, or another one when somebody has it. Held until all are
-    chosen, so that they differ."""
+    """For each name the standard port, or a free one when it is taken. All are held until the last is
+    chosen, so they differ."""
     held, ports = [], {}
     for name, port in preferred.items():
         listener = socket.socket()
         held.append(listener)
-        # As servers do: what an earlier run left in TIME_WAIT is free.
+        # As servers do: a port in TIME_WAIT is free.
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             listener.bind(("127.0.0.1", port))
@@ -64,10 +64,10 @@ class Child:
         self.stop_signal = stop_signal
         self.grace_seconds = grace_seconds
         self.process = None
-        self.stopped = False  # by us: its exit code is no news
+        self.stopped = False  # by us: its exit code is expected
 
     def start(self, command, environment, stdin):
-        # A session of its own: the terminal's Ctrl-C reaches only `up`, which keeps the order.
+        # A session of its own: Ctrl-C reaches only `up`, which stops its children in order.
         with open(self.log, "wb") as log:
             self.process = subprocess.Popen(
                 command,
@@ -80,7 +80,7 @@ class Child:
         self.pid_file.write_text(f"{self.process.pid} {identity(self.process.pid)}\n")
 
     def exit_code(self):
-        """None while it runs, and before it was started."""
+        """None while it runs, and before it starts."""
         return self.process.poll() if self.process else None
 
     def stop(self):
@@ -91,7 +91,7 @@ class Child:
         self.pid_file.unlink(missing_ok=True)
 
     def stop_left_over(self):
-        """Stops what an earlier run that was killed has left running. True if there was something."""
+        """Stops the process that a killed run left. True if there was one."""
         try:
             pid, known = self.pid_file.read_text().strip().split(" ", 1)
         except (OSError, ValueError):

@@ -1,6 +1,6 @@
-"""Asks Postgres for one number, with nothing but Python: a fresh machine has no psql.
+"""Asks Postgres for one number. Plain Python, because a fresh machine has no psql.
 
-The protocol's start, SCRAM-SHA-256 (RFC 5802, 7677) and one simple query; loopback, no TLS.
+Startup, SCRAM-SHA-256 (RFC 5802, 7677) and one simple query of the protocol; loopback, no TLS.
 """
 
 import base64
@@ -37,7 +37,7 @@ class _Connection:
 
     def log_in(self, user, password):
         nonce = base64.b64encode(os.urandom(18)).decode()
-        first = f"n=,r={nonce}"  # the user is the one of the startup message
+        first = f"n=,r={nonce}"  # the user stands in the startup message
         body = f"n,,{first}".encode()
         self.send(b"p", b"SCRAM-SHA-256\0" + struct.pack("!i", len(body)) + body)
         server_first = self.receive()[1][4:].decode()

@@ -1,4 +1,4 @@
-"""What the live line of `scripts/up` shows: read from ganesh's /metrics and NATS's monitoring port."""
+"""The live line of `scripts/up`, read from ganesh's /metrics and NATS's monitoring port."""
 
 import json
 import re
@@ -11,7 +11,7 @@ LABEL = re.compile(r'(\w+)="([^"]*)"')
 
 
 def get(url):
-    """The body of an answer 200 as text, or None: nobody answers yet, or not with 200."""
+    """The body of an answer 200 as text, otherwise None."""
     try:
         with urllib.request.urlopen(url, timeout=2) as answer:
             return answer.read().decode() if answer.status == 200 else None
@@ -21,10 +21,10 @@ def get(url):
 
 @dataclass
 class Metrics:
-    """The series of one scrape that are shown."""
+    """The shown series of one scrape."""
 
     settled: dict = field(default_factory=dict)  # outcome -> messages
-    lag: int = 0  # messages that wait, and those that are held
+    lag: int = 0  # messages that wait or are held
     buckets: dict = field(default_factory=dict)  # upper bound in seconds -> messages at or below it
 
 
@@ -46,7 +46,7 @@ def parse_metrics(text):
 
 
 def quantile(buckets, q):
-    """Seconds, interpolated within the bucket as Prometheus does; None without observations."""
+    """Seconds, interpolated within the bucket as in Prometheus; None without observations."""
     bounds = sorted(buckets)
     total = buckets[bounds[-1]] if bounds else 0
     if total <= 0:
@@ -64,11 +64,11 @@ def quantile(buckets, q):
 
 @dataclass
 class Stream:
-    """A stream as NATS tells: it counts what was published whoever reads it, or nobody."""
+    """A stream and its consumer, as NATS counts them."""
 
     published: int = 0
-    messages: int = 0  # what it still holds
-    waiting: int = 0  # not delivered yet, or delivered and not acknowledged
+    messages: int = 0  # still in the stream
+    waiting: int = 0  # not delivered, or not acknowledged
 
 
 def read_stream(nats_http_port, stream, consumer):
@@ -109,7 +109,7 @@ def _milliseconds(seconds):
 
 
 def live_line(before, now, size_gib):
-    """Rates and quantiles of what happened between the two samples; lag and size as they are."""
+    """Rates and quantiles between the two samples; lag and size at the second."""
     seconds = max(now.at - before.at, 0.001)
     published = (now.stream.published - before.stream.published) / seconds
     stored_now, stored_before = (s.metrics.settled.get("stored", 0) for s in (now, before))

@@ -1,23 +1,23 @@
 # shellcheck shell=bash
-# Sourced by the scripts, never run: where the servers are, and what every script needs.
+# Sourced by the other scripts: where the servers are, and shared functions.
 #
 # Environment:
 #   TOOLS_DIR      folder of the fetched servers (default: .tools in the repository)
 #
-# Written for bash 3.2 too, which is what macOS has.
+# Works with bash 3.2, which macOS has.
 
 ROOT=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)
 TOOLS=${TOOLS_DIR:-$ROOT/.tools}
 
-# The one place for versions. The npm versions of Postgres carry the packager's own suffix.
+# All versions. Those of Postgres on npm have the packager's suffix.
 NATS_VERSION=2.15.1
-NATS_AT_LEAST=2.11 # on PATH; older consumers lack what the pipeline relies on
+NATS_AT_LEAST=2.11 # on PATH; older servers lack what the pipeline needs
 POSTGRES_MAJOR=17
 POSTGRES_VERSION=17.10.0-beta.17
 REDIS_AT_LEAST=6.2
-PROMETHEUS_AT_LEAST=2.42 # what prometheus/ is tested with, which is what Debian 12 has
+PROMETHEUS_AT_LEAST=2.42 # Debian 12's, with which prometheus/ is tested
 
-# Without it bash forgets a SIGINT that comes while a child runs, initdb for instance, and goes on.
+# Without a trap bash ignores a SIGINT that comes while a child runs.
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
@@ -49,8 +49,7 @@ on_path() {
 
 fetched() { [ -x "$TOOLS/$1" ] && printf '%s\n' "$TOOLS/$1"; }
 
-# Postgres counts only in exactly our major version, with initdb beside it. Debian and Homebrew
-# keep it off PATH.
+# Postgres has to be of our major version, with initdb beside it. Debian and Homebrew keep it off PATH.
 find_postgres() {
   local path
   for path in "$(command -v postgres)" "/usr/lib/postgresql/$POSTGRES_MAJOR/bin/postgres" \
@@ -78,20 +77,20 @@ find_tool() {
 
 need_tool() { find_tool "$1" || die "$1 is missing: run scripts/fetch"; }
 
-# lock FILE: waits for the lock and holds it on descriptor 9 until `unlock` or exit. A lock of the
-# kernel, so that a killed script leaves none behind; by python3, as macOS has no flock command.
+# lock FILE: waits for the lock and holds it on descriptor 9 until `unlock` or exit. The kernel drops it
+# when the script is killed. python3 takes it: macOS has no flock command.
 lock() {
   exec 9>"$1"
   python3 -c 'import fcntl; fcntl.flock(9, fcntl.LOCK_EX)'
 }
 unlock() { exec 9>&-; }
 
-# stop_with_stdin SIGNAL [FOLDER]: when standard input ends, which it does however the starter dies,
-# sends SIGNAL to this process (after `exec`: to the server), and SIGKILL ten seconds later; then
-# removes FOLDER. Detached, as Postgres takes every child of its process for a backend.
+# stop_with_stdin SIGNAL [FOLDER]: when standard input ends, sends SIGNAL to this process (after `exec`:
+# to the server), and SIGKILL ten seconds later. Then it removes FOLDER. Standard input ends however the
+# starter dies. The watcher is detached: Postgres takes every child of its process for a backend.
 stop_with_stdin() {
-  # Looks once a second whether the server still lives. Before bash 4, a timeout and the end of the
-  # input look the same: no timeout then.
+  # Checks once a second whether the server still runs. Before bash 4, a timeout looks like the end of
+  # the input: no timeout then.
   local tick=(-t 1)
   [ "${BASH_VERSINFO[0]}" -ge 4 ] || tick=(-d '')
   ( (

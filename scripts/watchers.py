@@ -1,6 +1,5 @@
-"""Prometheus, what it asks besides ganesh, Jaeger and Grafana beside `scripts/up`: whichever is there
-is started. ganesh runs without them, so a missing one is said in a line, and one that ends does not
-end the run."""
+"""Prometheus, its exporters, Jaeger and Grafana for `scripts/up`. It starts those that are installed and
+prints how to get the others. ganesh runs without them, so one that ends does not end the run."""
 
 import os
 import pathlib
@@ -14,8 +13,8 @@ STANDARD_PORTS = {
     "grafana": 3000, "nats-exporter": 7777, "postgres-exporter": 9187,
 }  # fmt: skip
 
-# In the order of starting, by the folder of its script: what it is, what it shows, the path of its
-# page, and how to get it.
+# In the order of starting, by the folder of its script: title, what it shows, the path of its page, how
+# to get it.
 WATCHERS = {
     "jaeger": ("Jaeger", "traces", "/search?service=ganesh", "version 2.20 from https://www.jaegertracing.io/download/, as `jaeger` on PATH"),
     "nats-exporter": (
@@ -29,7 +28,7 @@ WATCHERS = {
     "prometheus": ("Prometheus", "metrics", "/alerts", "scripts/fetch prometheus (Debian), or `prometheus` on PATH"),
     "grafana": ("Grafana", "graphs", "", "version 13.2 from https://grafana.com/grafana/download, with `grafana-server` on PATH"),
 }  # fmt: skip
-# What PATH is searched for; Prometheus may be in .tools/ too, and scripts/fetch knows.
+# Programs to look for on PATH. scripts/fetch knows where Prometheus is.
 PROGRAMS = {
     "jaeger": ["jaeger"], "grafana": ["grafana-server", "grafana"],
     "nats-exporter": ["prometheus-nats-exporter"], "postgres-exporter": ["postgres_exporter"],
@@ -37,7 +36,7 @@ PROGRAMS = {
 
 
 def fetched(root, tool):
-    """The path of a server that scripts/fetch knows; None when it is missing."""
+    """The path of a server of scripts/fetch; None when it is missing."""
     found = subprocess.run([root / "scripts" / "fetch", "--print", tool], capture_output=True, text=True)
     return pathlib.Path(found.stdout.strip()) if found.returncode == 0 else None
 
@@ -54,15 +53,14 @@ class Watchers:
         self.local = local
         self.present = {name: is_there(name, root) for name in WATCHERS}
         self.by_name = {name: Child(name, log_dir, pid_dir) for name in WATCHERS}
-        self.mourned = set()  # ended by themselves, and said so
+        self.mourned = set()  # ended by themselves, and reported
 
     @property
     def children(self):
         return list(self.by_name.values())
 
     def targets(self, at):
-        """What Prometheus asks, by the variables of its script: all that has metrics here. What is left
-        out is not missed by its alerts."""
+        """The targets of Prometheus, as variables of its script. A target that is left out causes no alert."""
         asked = {"NATS_TARGETS": "nats-exporter", "POSTGRES_TARGETS": "postgres-exporter"}
         targets = {variable: at[name] for variable, name in asked.items() if self.present[name]}
         if self.present["jaeger"]:
@@ -73,7 +71,7 @@ class Watchers:
         return {"GANESH_TARGETS": at["admin"], **targets}
 
     def own_settings(self, name, ports):
-        """What the script in scripts/infrastructure/NAME/run takes."""
+        """The variables of scripts/infrastructure/NAME/run."""
         at = {known: f"127.0.0.1:{port}" for known, port in ports.items()}
         settings = {"PORT": str(ports[name]), "DATA_DIR": str(self.local / name), "STOP_WITH_STDIN": "1"}
         if name == "jaeger":
@@ -84,9 +82,10 @@ class Watchers:
         elif name == "postgres-exporter":
             settings["POSTGRES_ADDR"] = at["postgres"]
         elif name == "prometheus":
-            settings |= {"GRAFANA_URL": f"http://{at['grafana']}", **self.targets(at)}
+            settings |= self.targets(at)
         else:
-            settings |= {"PROMETHEUS_URL": f"http://{at['prometheus']}", "JAEGER_URL": f"http://{at['jaeger']}"}
+            urls = {"PROMETHEUS_URL": "prometheus", "JAEGER_URL": "jaeger", "ADMIN_URL": "admin"}
+            settings |= {variable: f"http://{at[port]}" for variable, port in urls.items()}
             settings["POSTGRES_ADDR"] = at["postgres"]
         return settings
 
@@ -97,17 +96,17 @@ class Watchers:
                 child.start([str(run)], {**environment, **self.own_settings(name, ports)}, stdin)
 
     def otlp_endpoint(self, ports):
-        """Where ganesh sends its traces; None leaves that to its own setting."""
+        """Where ganesh sends its traces; None without a Jaeger."""
         return f"http://127.0.0.1:{ports['jaeger_otlp']}" if self.present["jaeger"] else None
 
     def prometheus_has_pages(self):
-        """Debian's looks for them where an installed package has them."""
+        """Debian's build looks for them in the folder of the installed package."""
         tools = pathlib.Path(os.environ.get("TOOLS_DIR", self.root / ".tools"))
         unpacked = fetched(self.root, "prometheus").is_relative_to(tools)
         return not unpacked or pathlib.Path("/usr/share/prometheus/web").exists()
 
     def addresses(self, ports):
-        """One line for each: where its page is, or how to get it."""
+        """One line each: the page, or how to get the program."""
         for name, (title, shows, path, how) in WATCHERS.items():
             if self.present[name]:
                 if name == "prometheus" and not self.prometheus_has_pages():
@@ -117,7 +116,7 @@ class Watchers:
                 yield f"{shows:<9} none, as {title} is missing: {how}"
 
     def ended(self):
-        """Those that ended by themselves since this was last asked."""
+        """Reports those that ended by themselves since the last call."""
         for name, child in self.by_name.items():
             code = child.exit_code()
             if code is not None and not child.stopped and name not in self.mourned:

@@ -11,6 +11,7 @@ mod guard;
 pub mod log_level;
 mod parameters;
 mod problem;
+mod runbook;
 mod server;
 mod slow;
 mod subjects;

@@ -260,11 +260,9 @@ async fn upkeep_that_fails_is_counted_and_events_are_stored_all_the_same() {
 fn move_by_hand(partition: &Partition) -> String {
     let Partition { name, from, to } = partition;
     let runbook = include_str!("../docs/RUNBOOK.md");
-    let (_, statements) = runbook
-        .split_once("`BEGIN; CREATE TABLE events_p…")
-        .unwrap();
-    let (statements, _) = statements.split_once('`').unwrap();
-    let statements = format!("BEGIN; CREATE TABLE {name}{statements}").replace("events_p…", name);
+    let (_, statements) = runbook.split_once("```sql\nBEGIN;\n").unwrap();
+    let (statements, _) = statements.split_once("```").unwrap();
+    let statements = format!("BEGIN;\n{statements}").replace("events_p…", name);
     // The bounds, in turn.
     let mut bounds = [from, to].into_iter().cycle();
     let parts: Vec<&str> = statements.split('…').collect();

@@ -13,7 +13,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use super::problem::{self, Problem};
-use super::{log_level, server, slow};
+use super::{log_level, runbook, server, slow};
 use crate::observe::slow_list::SlowList;
 use crate::telemetry::logs::LogFilter;
 use crate::telemetry::openmetrics::{self, Format};
@@ -46,6 +46,7 @@ fn router(admin: Admin) -> Router {
         .route("/readyz", get(readyz))
         .route("/metrics", get(metrics))
         .route("/debug/slow", get(slow::show))
+        .route("/runbook", get(runbook::show))
         .route("/log-level", get(log_level::show).put(log_level::change))
         .layer(middleware::from_fn(problem::name_target))
         .with_state(admin)

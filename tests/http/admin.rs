@@ -4,6 +4,7 @@ use reqwest::Method;
 
 use super::client::{get, request, send, store};
 use crate::support::events::event;
+use crate::support::monitoring::{rules_that, word};
 use crate::support::{Stack, eventually};
 
 fn series(route: &str, class: &str) -> String {
@@ -100,4 +101,34 @@ async fn metrics_come_in_prometheus_text_format() {
     let text = answer.text().await.unwrap();
     let typed = "# TYPE ganesh_http_requests_total counter";
     assert!(text.contains(typed), "{text}");
+}
+
+#[tokio::test]
+async fn the_runbook_is_a_page_that_loads_nothing_and_has_a_section_for_each_alert() {
+    let stack = Stack::start().await;
+    let ganesh = stack.serve(&[]).await;
+    let answer = reqwest::get(ganesh.admin_url("/runbook")).await.unwrap();
+    assert_eq!(answer.status(), 200);
+    assert_eq!(answer.headers()["content-type"], "text/html; charset=utf-8");
+    let policy = answer.headers()["content-security-policy"].to_str();
+    assert!(policy.unwrap().starts_with("default-src 'none';"));
+    let page = answer.text().await.unwrap();
+    for alert in rules_that("alert") {
+        let anchor = word(&alert["labels"]["runbook"]);
+        let heading = format!("<h2 id=\"{anchor}\">");
+        assert_eq!(page.matches(&heading).count(), 1, "{anchor}");
+    }
+    for loaded in ["src=", "<link", "<script", "url(", "@import"] {
+        assert!(!page.contains(loaded), "{loaded}");
+    }
+    // Links lead to sections that are there, or to pages elsewhere: no file is served beside it.
+    for link in page.split("href=\"").skip(1) {
+        let to = link.split('"').next().unwrap();
+        match to.strip_prefix('#') {
+            Some(anchor) => assert!(page.contains(&format!(" id=\"{anchor}\">")), "{to}"),
+            None => assert!(to.starts_with("https://"), "{to}"),
+        }
+    }
+    // Tables are tables, and commands are blocks that can be copied.
+    assert!(page.contains("<td>") && page.contains("<pre>"));
 }

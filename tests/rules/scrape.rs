@@ -138,9 +138,14 @@ async fn every_panel_about_ganesh_has_data_and_every_rule_can_be_evaluated() {
     let rules = list(&answer["groups"])
         .iter()
         .flat_map(|group| list(&group["rules"]));
+    let runbook = format!("http://{target}/runbook#");
     let mut evaluated = 0;
     for rule in rules {
         assert_eq!(rule["health"], "ok", "{rule}");
+        if rule["type"] == "alerting" {
+            let page = word(&rule["annotations"]["runbook_url"]);
+            assert!(page.starts_with(&runbook), "{page}");
+        }
         evaluated += 1;
     }
     assert_eq!(

@@ -194,3 +194,13 @@ fn our_image_runs_as_nobody_special_and_signals_reach_the_process() {
     // It would have the engine pull another image before it reads the rest.
     assert!(!lines[0].contains("syntax"));
 }
+
+#[test]
+fn what_the_binary_embeds_is_in_the_build_context() {
+    for (file, line) in [
+        (".dockerignore", "!/docs/RUNBOOK.md"),
+        ("deploy/Dockerfile", "COPY docs/RUNBOOK.md docs/RUNBOOK.md"),
+    ] {
+        assert!(read(file).lines().any(|found| found == line), "{file}");
+    }
+}

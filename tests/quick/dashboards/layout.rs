@@ -97,12 +97,14 @@ fn links_lead_viewers_to_pages_that_they_may_open() {
         }
     }
     let trace = "${jaeger_url}/trace/${__value.raw}";
-    let runbook = "/public/docs/RUNBOOK.html#${__value.raw}";
+    let runbook = "${admin_url}/runbook#${__value.raw}";
     assert_eq!(links, [runbook, trace, trace]);
     let variables = list(&dashboard["templating"]["list"]);
-    let page = variables
-        .iter()
-        .find(|v| v["name"] == "jaeger_url")
-        .unwrap();
-    assert_eq!(page["query"], "http://localhost:16686");
+    for (name, address) in [
+        ("jaeger_url", "http://localhost:16686"),
+        ("admin_url", "http://localhost:9464"),
+    ] {
+        let variable = variables.iter().find(|v| v["name"] == name).unwrap();
+        assert_eq!(variable["query"], address, "{name}");
+    }
 }

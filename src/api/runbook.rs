@@ -1,0 +1,89 @@
+//! `/runbook`: docs/RUNBOOK.md as a page. The alerts link to its headings. The text is part of the
+//! binary and the page loads nothing, so it opens while every dependency is down.
+
+use std::sync::LazyLock;
+
+use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE};
+use axum::response::{IntoResponse, Response};
+use pulldown_cmark::{Event, Options, Parser, Tag, TagEnd, html};
+
+const MARKDOWN: &str = include_str!("../../docs/RUNBOOK.md");
+const STYLE: &str = "\
+    :root{color-scheme:light dark}\
+    body{font:16px/1.5 sans-serif;max-width:48em;margin:2em auto;padding:0 1em}\
+    h2{margin-top:2.5em;border-bottom:1px solid #8888}\
+    :target{background:#fd06}\
+    code{font-size:.9em;background:#8882;padding:.1em .2em}\
+    pre{background:#8882;padding:.8em;overflow-x:auto}\
+    pre code{background:none;padding:0}\
+    table{border-collapse:collapse}\
+    td,th{border:1px solid #8888;padding:.2em .6em;text-align:left;vertical-align:top}";
+
+static PAGE: LazyLock<String> = LazyLock::new(|| page(MARKDOWN));
+
+/// GET: the page.
+pub(super) async fn show() -> Response {
+    let headers = [
+        (CONTENT_TYPE, "text/html; charset=utf-8"),
+        // The next release may have another text.
+        (CACHE_CONTROL, "no-cache"),
+        (
+            CONTENT_SECURITY_POLICY,
+            "default-src 'none'; style-src 'unsafe-inline'",
+        ),
+    ];
+    (headers, PAGE.as_str()).into_response()
+}
+
+fn page(markdown: &str) -> String {
+    let mut events: Vec<_> = Parser::new_ext(markdown, Options::ENABLE_TABLES).collect();
+    add_anchors(&mut events);
+    let mut page = format!(
+        "<!doctype html>\n<html lang=\"en\"><head><meta charset=\"utf-8\">\
+         <meta name=\"viewport\" content=\"width=device-width\">\
+         <title>ganesh: runbook</title><style>{STYLE}</style></head>\n<body>\n"
+    );
+    html::push_html(&mut page, events.into_iter());
+    page.push_str("</body></html>\n");
+    page
+}
+
+/// Gives each heading the anchor that GitHub gives it.
+fn add_anchors(events: &mut [Event<'_>]) {
+    let mut start = 0;
+    let mut words = String::new();
+    for at in 0..events.len() {
+        match &events[at] {
+            Event::Start(Tag::Heading { .. }) => {
+                start = at;
+                words.clear();
+            }
+            Event::Text(text) | Event::Code(text) => words.push_str(text),
+            Event::End(TagEnd::Heading(_)) => {
+                if let Event::Start(Tag::Heading { id, .. }) = &mut events[start] {
+                    *id = Some(anchor(&words).into());
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+fn anchor(words: &str) -> String {
+    let kept = words
+        .chars()
+        .filter(|c| c.is_alphanumeric() || [' ', '-', '_'].contains(c));
+    kept.collect::<String>().to_lowercase().replace(' ', "-")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::page;
+
+    #[test]
+    fn a_heading_has_the_anchor_that_github_gives_it() {
+        let page = page("# The page\n\nText.\n\n## Is `/readyz` 503?\n");
+        assert!(page.contains("<h1 id=\"the-page\">"), "{page}");
+        assert!(page.contains("<h2 id=\"is-readyz-503\">"), "{page}");
+    }
+}
