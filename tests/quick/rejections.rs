@@ -99,7 +99,8 @@ proptest! {
         batches in prop::collection::vec((1usize..800, 0u8..=100, any::<u8>()), 1..60),
     ) {
         let now = Instant::now();
-        let (mut window, mut seen) = (Window::default(), Vec::new());
+        // How many were refused of the first n rows.
+        let (mut window, mut refused_of) = (Window::default(), vec![0]);
         for (rows, percent, salt) in batches {
             // Refused rows anywhere in the batch.
             let refused = |row: usize| (row * 37 + usize::from(salt)) % 100 < usize::from(percent);
@@ -109,14 +110,15 @@ proptest! {
                 prop_assert!(held);
                 let bad = batch.iter().filter(|row| **row).count();
                 prop_assert_eq!(window.is_paused(), bad * 2 >= rows);
-                seen.clear();
+                refused_of = vec![0];
                 continue;
             }
             let mut too_many = false;
             for row in &batch {
-                seen.push(*row);
-                let last = &seen[seen.len().saturating_sub(WINDOW_ROWS)..];
-                too_many |= last.iter().filter(|row| **row).count() >= WINDOW_ROWS / 2;
+                let seen = refused_of.len();
+                refused_of.push(refused_of[seen - 1] + usize::from(*row));
+                let before = refused_of[seen.saturating_sub(WINDOW_ROWS)];
+                too_many |= refused_of[seen] - before >= WINDOW_ROWS / 2;
             }
             prop_assert_eq!(window.note(Attempt::Fresh, &batch, now), too_many);
             prop_assert_eq!(window.is_paused(), too_many);
