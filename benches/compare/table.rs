@@ -62,7 +62,7 @@ struct Figure(f64);
 
 impl fmt::Display for Figure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let digits = if self.0 < 100.0 { 1 } else { 0 };
+        let digits = usize::from(self.0 < 100.0);
         write!(f, "{:.digits$}", self.0)
     }
 }
