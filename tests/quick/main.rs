@@ -15,5 +15,6 @@ mod openmetrics;
 mod produce;
 mod rejections;
 mod rules;
+mod stages;
 mod support;
 mod terminal;
