@@ -30,7 +30,8 @@ pub(crate) use subjects::is_valid as is_subject;
 pub use subjects::{covers, pattern_of};
 pub(crate) use values::parse_duration;
 
-use crate::messaging::streams::DLQ_SUBJECTS;
+/// The subjects of the dead-letter stream.
+pub(crate) const DLQ_SUBJECTS: &str = "dlq.>";
 
 /// Everything that a process of ganesh can be told. Its `Debug` shows no secret.
 #[derive(Debug, Clone)]

@@ -11,22 +11,22 @@
 //! ```
 //!
 //! W is `GANESH_WRITERS`. The queue holds no more than may be held (`GANESH_MAX_IN_FLIGHT`). The modules
-//! stand in the order in which a message, or who runs the process, meets them; imports run the other way
-//! round (tests/quick/imports.rs).
+//! stand in the order in which a message, or who runs the process, meets them; imports run one
+//! way (tests/quick/architecture.rs).
 
+pub mod config;
 pub mod cli;
-pub mod produce;
-pub mod api;
-pub mod pipeline;
-pub mod observe;
+pub mod error;
+pub mod labels;
+mod text;
+mod backoff;
+pub mod event;
+pub mod message;
 pub mod messaging;
+pub mod pipeline;
 pub mod storage;
 pub mod cache;
+pub mod observe;
+pub mod api;
 pub mod telemetry;
-pub mod message;
-pub mod event;
-pub mod config;
-pub mod labels;
-pub mod error;
-mod backoff;
-mod text;
+pub mod produce;

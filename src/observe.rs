@@ -14,15 +14,15 @@ use strum::VariantArray as _;
 
 use self::clock_skew::ClockSkew;
 use self::keeping::{Facts, TailSampler, is_kept};
-use self::settled_message::{SettledMessage, Verdict};
+use self::settled_message::{SettledBatch, SettledMessage};
 use self::slow_list::SlowList;
 use self::spans::{MessageSpans, batch_span};
-use self::stage_times::{Marks, Passed, StageTimes, seconds, skew_nanos};
+use self::stage_times::{Passed, seconds, skew_nanos};
 use crate::config::Config;
 use crate::event::Timestamp;
 use crate::labels::{Decision, Outcome, Stage};
 use crate::message::timings::{Moment, now_nanos};
-use crate::message::{BatchTimings, BuriedLetter, CacheWrite, DeadLetter, Decoded, StoredBatch};
+use crate::message::{BatchTimings, BuriedLetter, CacheWrite, StoredBatch};
 use crate::telemetry::Metrics;
 use crate::telemetry::histogram::{Exemplar, Tally};
 use crate::telemetry::logs::RateLimit;
@@ -65,14 +65,6 @@ const NANOS_PER_MILLI: u64 = 1_000_000;
 #[derive(Default)]
 struct Decisions([u64; Decision::VARIANTS.len()]);
 
-/// What the messages of one batch have in common.
-struct InBatch<'a> {
-    batch: &'a StoredBatch,
-    cache: &'a CacheWrite,
-    moment: Moment,
-    verdict: Option<Verdict<'a>>,
-}
-
 impl Clone for Observer {
     fn clone(&self) -> Self {
         Self {
@@ -112,16 +104,7 @@ impl Observer {
 
     /// A batch was acknowledged, just now.
     pub fn rows(&mut self, batch: &StoredBatch, cache: &CacheWrite) {
-        let in_batch = InBatch {
-            batch,
-            cache,
-            moment: Moment::now(),
-            verdict: cache.done_without.as_ref().map(|error| Verdict {
-                stage: Stage::Cache,
-                error_type: error.code.into_str(),
-                detail: &error.detail,
-            }),
-        };
+        let in_batch = SettledBatch::now(batch, cache);
         let failed = in_batch.has_failed();
         let mut decisions = Decisions::default();
         let mut slowest: Option<(SettledMessage<'_>, Decision)> = None;
@@ -148,7 +131,7 @@ impl Observer {
     /// A dead letter was acknowledged, and just now the message that it is of.
     pub fn letter(&mut self, buried: &BuriedLetter) {
         let moment = Moment::now();
-        let message = message_of_letter(buried, moment);
+        let message = SettledMessage::of_letter(buried, moment);
         let mut decisions = Decisions::default();
         self.tallies.observe(&message);
         self.add_tallies(&moment);
@@ -178,7 +161,7 @@ impl Observer {
     }
 
     /// The stages that the messages of a batch pass together.
-    fn observe_batch(&self, in_batch: &InBatch<'_>) {
+    fn observe_batch(&self, in_batch: &SettledBatch<'_>) {
         let StoredBatch {
             timings, outcomes, ..
         } = in_batch.batch;
@@ -344,77 +327,5 @@ impl Tallies {
             metrics.stage_seconds[stage].take(tally);
         }
         metrics.end_to_end_seconds.take(&mut self.end_to_end);
-    }
-}
-
-impl InBatch<'_> {
-    /// Whether an attempt failed on the way that its messages share.
-    fn has_failed(&self) -> bool {
-        let (store, cache) = (&self.batch.timings.failures, &self.cache.failures);
-        self.verdict.is_some() || !(store.is_empty() && cache.is_empty())
-    }
-
-    fn message<'a>(&'a self, decoded: &'a Decoded, outcome: Outcome) -> SettledMessage<'a> {
-        let batch: &BatchTimings = &self.batch.timings;
-        let delivery = &decoded.delivery;
-        let marks: Marks = [
-            delivery.timings.taken_at(),
-            delivery.timings.decoded_at(),
-            batch.taken,
-            batch.durable,
-            self.cache.ended,
-            self.moment.monotonic(),
-        ];
-        SettledMessage {
-            delivery,
-            event: Some(&decoded.event),
-            outcome,
-            times: StageTimes::new(delivery.published_at, &marks, &self.moment),
-            moment: self.moment,
-            batch: Some(batch),
-            cache_failures: Some(&self.cache.failures),
-            settle_failures: None,
-            verdict: self.verdict,
-        }
-    }
-}
-
-/// A dead letter came from decode, or from store.
-fn message_of_letter(buried: &BuriedLetter, moment: Moment) -> SettledMessage<'_> {
-    let DeadLetter {
-        delivery,
-        reason,
-        detail,
-        event,
-        batch,
-    } = &buried.letter;
-    let batch = batch.as_deref();
-    let marks: Marks = [
-        delivery.timings.taken_at(),
-        delivery.timings.decoded_at(),
-        batch.map_or(0, |batch| batch.taken),
-        batch.map_or(0, |batch| batch.durable),
-        0,
-        moment.monotonic(),
-    ];
-    let stage = if batch.is_some() {
-        Stage::Store
-    } else {
-        Stage::Decode
-    };
-    SettledMessage {
-        delivery,
-        event: event.as_ref(),
-        outcome: Outcome::DeadLettered,
-        times: StageTimes::new(delivery.published_at, &marks, &moment),
-        moment,
-        batch,
-        cache_failures: None,
-        settle_failures: Some(&buried.failures),
-        verdict: Some(Verdict {
-            stage,
-            error_type: reason.into_str(),
-            detail,
-        }),
     }
 }

@@ -9,13 +9,11 @@ use async_nats::jetstream::{self, Context, ErrorCode};
 use time::OffsetDateTime;
 
 use super::unfit::Unfit;
-use crate::config::NatsConfig;
+use crate::config::{DLQ_SUBJECTS, NatsConfig};
 use crate::error::{Class, Code, Dependency, Error};
 
 /// Dead letters are published to `dlq.<original subject>`.
 pub const DLQ_SUBJECT_PREFIX: &str = "dlq.";
-/// The subjects of the dead-letter stream.
-pub const DLQ_SUBJECTS: &str = "dlq.>";
 /// Writing a dead letter twice within this time is one letter.
 pub const DLQ_DUPLICATE_WINDOW: Duration = Duration::from_hours(24);
 /// How long the event stream remembers a `Nats-Msg-Id`: NATS's own default.

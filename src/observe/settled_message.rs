@@ -1,11 +1,14 @@
 //! One settled message, borrowed from what carried it: what its spans and its entry in
 //! `/debug/slow` are made of.
 
+use super::stage_times::Marks;
 use super::stage_times::StageTimes;
 use crate::event::Event;
 use crate::labels::{Outcome, Stage};
 use crate::message::timings::{Failures, Moment};
-use crate::message::{BatchTimings, Delivery};
+use crate::message::{
+    BatchTimings, BuriedLetter, CacheWrite, DeadLetter, Decoded, Delivery, StoredBatch,
+};
 use strum::VariantArray as _;
 
 /// A stage that failed.
@@ -59,6 +62,107 @@ impl SettledMessage<'_> {
             Stage::Cache => self.cache_failures,
             Stage::Settle => self.settle_failures,
             Stage::Stream | Stage::Decode | Stage::Queue => None,
+        }
+    }
+}
+
+/// What the messages of one batch have in common.
+pub struct SettledBatch<'a> {
+    /// Its rows.
+    pub batch: &'a StoredBatch,
+    /// How it passed the cache.
+    pub cache: &'a CacheWrite,
+    /// When it was acknowledged.
+    pub moment: Moment,
+    /// The stage that failed, if one did.
+    pub verdict: Option<Verdict<'a>>,
+}
+
+impl<'a> SettledBatch<'a> {
+    /// A batch that was acknowledged just now.
+    pub fn now(batch: &'a StoredBatch, cache: &'a CacheWrite) -> Self {
+        Self {
+            batch,
+            cache,
+            moment: Moment::now(),
+            verdict: cache.done_without.as_ref().map(|error| Verdict {
+                stage: Stage::Cache,
+                error_type: error.code.into_str(),
+                detail: &error.detail,
+            }),
+        }
+    }
+
+    /// Whether an attempt failed on the way that its messages share.
+    pub fn has_failed(&self) -> bool {
+        let (store, cache) = (&self.batch.timings.failures, &self.cache.failures);
+        self.verdict.is_some() || !(store.is_empty() && cache.is_empty())
+    }
+
+    /// One of its messages.
+    pub fn message(&'a self, decoded: &'a Decoded, outcome: Outcome) -> SettledMessage<'a> {
+        let batch: &BatchTimings = &self.batch.timings;
+        let delivery = &decoded.delivery;
+        let marks: Marks = [
+            delivery.timings.taken_at(),
+            delivery.timings.decoded_at(),
+            batch.taken,
+            batch.durable,
+            self.cache.ended,
+            self.moment.monotonic(),
+        ];
+        SettledMessage {
+            delivery,
+            event: Some(&decoded.event),
+            outcome,
+            times: StageTimes::new(delivery.published_at, &marks, &self.moment),
+            moment: self.moment,
+            batch: Some(batch),
+            cache_failures: Some(&self.cache.failures),
+            settle_failures: None,
+            verdict: self.verdict,
+        }
+    }
+}
+
+impl<'a> SettledMessage<'a> {
+    /// The message of a letter that was acknowledged at this moment. It came from decode, or from store.
+    pub fn of_letter(buried: &'a BuriedLetter, moment: Moment) -> Self {
+        let DeadLetter {
+            delivery,
+            reason,
+            detail,
+            event,
+            batch,
+        } = &buried.letter;
+        let batch = batch.as_deref();
+        let marks: Marks = [
+            delivery.timings.taken_at(),
+            delivery.timings.decoded_at(),
+            batch.map_or(0, |batch| batch.taken),
+            batch.map_or(0, |batch| batch.durable),
+            0,
+            moment.monotonic(),
+        ];
+        let stage = if batch.is_some() {
+            Stage::Store
+        } else {
+            Stage::Decode
+        };
+        SettledMessage {
+            delivery,
+            event: event.as_ref(),
+            outcome: Outcome::DeadLettered,
+            times: StageTimes::new(delivery.published_at, &marks, &moment),
+            moment,
+            batch,
+            cache_failures: None,
+            settle_failures: Some(&buried.failures),
+            verdict: Some(Verdict {
+                stage,
+                error_type: reason.into_str(),
+                detail,
+            }),
         }
     }
 }

@@ -6,6 +6,7 @@
     reason = "one binary: all of it is for the other files"
 )]
 
+mod architecture;
 mod catalogue;
 mod codec;
 mod compose;

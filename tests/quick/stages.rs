@@ -1,11 +1,15 @@
 //! Wherever stages are listed, they stand in the order in which a message goes through them.
 
-use ganesh::telemetry::catalogue::Stage;
+use ganesh::labels::Stage;
+use strum::VariantArray as _;
 
 use crate::support::monitoring::{dashboards, panels, text, word};
 
 fn stages() -> Vec<&'static str> {
-    Stage::ALL.iter().map(|stage| stage.as_str()).collect()
+    Stage::VARIANTS
+        .iter()
+        .map(|stage| stage.into_str())
+        .collect()
 }
 
 /// The stages that a text names, each where it is named first.
