@@ -37,6 +37,25 @@ pub enum End {
     Never,
 }
 
+impl End {
+    /// Whether message `number` is not sent any more.
+    pub(super) fn is_over(self, number: u64, now: Duration) -> bool {
+        match self {
+            Self::Count(count) => number >= count,
+            Self::After(duration) => now >= duration,
+            Self::Never => false,
+        }
+    }
+
+    /// This time since the start of the run, or its end where that comes first.
+    pub(super) fn not_after(self, until: Duration) -> Duration {
+        match self {
+            Self::After(duration) => until.min(duration),
+            Self::Count(_) | Self::Never => until,
+        }
+    }
+}
+
 /// The options of a run.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Options {

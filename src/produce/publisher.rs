@@ -144,7 +144,7 @@ impl Publisher {
     pub(super) async fn send_all(&self, rate_per_second: u32, end: End) {
         let mut pacer = Pacer::new(rate_per_second);
         let mut number = 0;
-        while !is_over(end, number, self.now()) {
+        while !end.is_over(number, self.now()) {
             match pacer.next(self.now()) {
                 Pace::Due(scheduled) => {
                     self.send(number, scheduled).await;
@@ -152,7 +152,7 @@ impl Publisher {
                 }
                 Pace::Wait(until) => {
                     self.ledger().counts.missed = pacer.missed();
-                    tokio::time::sleep_until(self.instant(not_after(end, until))).await;
+                    tokio::time::sleep_until(self.instant(end.not_after(until))).await;
                 }
             }
         }
@@ -349,21 +349,6 @@ impl Ledger {
 /// Every holder of these locks only counts and moves plain values.
 pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-fn is_over(end: End, number: u64, now: Duration) -> bool {
-    match end {
-        End::Count(count) => number >= count,
-        End::After(duration) => now >= duration,
-        End::Never => false,
-    }
-}
-
-fn not_after(end: End, until: Duration) -> Duration {
-    match end {
-        End::After(duration) => until.min(duration),
-        End::Count(_) | End::Never => until,
-    }
 }
 
 /// What the server says about a message.

@@ -239,10 +239,10 @@ async fn mistakes_in_the_usage_are_said_all_at_once_and_exit_with_2() {
         let output = dlq(&stack, &[&[command], &wrong[..]].concat());
         assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
         for expected in [
-            "--reason \"nonsense\" (GANESH_DLQ_REASON): expected one or several of",
-            "--subject \"a..b\" (GANESH_DLQ_SUBJECT): expected a subject such as",
-            "--since \"yesterday\" (GANESH_DLQ_SINCE): expected a duration",
-            "--limit \"0\" (GANESH_DLQ_LIMIT): expected a whole number",
+            "--reason=nonsense (GANESH_DLQ_REASON): expected one or several of",
+            "--subject=a..b (GANESH_DLQ_SUBJECT): expected a subject such as",
+            "--since=yesterday (GANESH_DLQ_SINCE): expected a duration",
+            "--limit=0 (GANESH_DLQ_LIMIT): expected 1 or more",
         ] {
             assert!(stderr(&output).contains(expected), "{}", stderr(&output));
         }
