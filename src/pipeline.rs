@@ -32,6 +32,7 @@ use crate::cache::Cache;
 use crate::config::Config;
 use crate::error::Error;
 use crate::messaging::Held;
+use crate::messaging::letters::bucket::Bucket;
 use crate::storage::EventWriter;
 use crate::storage::queries::Reads;
 use crate::telemetry::catalogue::Queue;
@@ -114,9 +115,8 @@ pub fn spawn(parts: Parts, stop: &CancellationToken) -> JoinSet<Result<(), Error
     stages.spawn(settle::run(jetstream.client(), observer, settle_input));
     stages.spawn(dead_letter::run(
         dead_letter::DeadLetterStage {
-            jetstream: jetstream.clone(),
             stream: config.nats.stream.clone(),
-            dlq_stream: config.nats.dlq_stream.clone(),
+            bucket: Bucket::new(jetstream.clone(), &config.nats.dlq_stream),
             metrics: metrics.clone(),
             health: health.clone(),
             log: RateLimit::default(),

@@ -22,6 +22,8 @@ use crate::cache::Cache;
 use crate::config::Config;
 use crate::messaging::consumer::LastSeen;
 use crate::messaging::keeper::Keeper;
+use crate::messaging::letters::bucket::Bucket;
+use crate::messaging::letters::sweep;
 use crate::messaging::{Held, connection, held, lag};
 use crate::pipeline::observe::Observer;
 use crate::pipeline::source::Origin;
@@ -124,6 +126,8 @@ async fn serve(
     let keeper_stop = CancellationToken::new();
     let (held, keeper) = hold(config, &origin, &metrics, &keeper_stop);
     watch_lag(config, &origin, &held, &metrics, background);
+    let bucket = Bucket::new(origin.jetstream.clone(), &config.nats.dlq_stream);
+    tokio::spawn(sweep::run(bucket, background.clone()));
     let lost = connection::lost(drops);
     tokio::spawn(stop_when_unfit(seen.clone(), ending.clone(), stop.clone()));
     let observer = Observer::new(config, metrics.clone(), spans, slow);
