@@ -39,6 +39,7 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::labels::Queue;
 use crate::messaging::Held;
+use crate::messaging::letters::bucket::Bucket;
 use crate::observe::Observer;
 use crate::storage::EventWriter;
 use crate::storage::queries::Reads;
@@ -99,9 +100,9 @@ pub fn spawn(parts: Parts, stop: &CancellationToken) -> JoinSet<Result<(), Error
         tasks.spawn(export_skew(observer, stop.clone()));
     }
     let buries = DeadLetterStage {
-        jetstream: origin.jetstream.clone(),
         stream: config.nats.stream.clone(),
-        dlq_stream: config.nats.dlq_stream.clone(),
+        bucket: Bucket::new(origin.jetstream.clone(), &config.nats.dlq_stream),
+        client: client.clone(),
         held: held.clone(),
         observer: observer.clone(),
         metrics: metrics.clone(),

@@ -2,21 +2,24 @@
 
 mod identity;
 mod many;
+mod objects;
 mod purged;
 mod read;
 mod replayed;
+mod swept;
 mod written;
 
 use std::process::Output;
 
 use async_nats::HeaderMap;
 use async_nats::jetstream::Context;
-use async_nats::jetstream::stream::{Config, StorageType};
+use async_nats::jetstream::stream::{Config, DiscardPolicy, StorageType};
 use bytes::Bytes;
-use ganesh::event::Timestamp;
-use ganesh::event::TraceId;
-use ganesh::messaging::letters::write::{self, Original, Outgoing};
-use ganesh::messaging::streams::DLQ_DUPLICATE_WINDOW;
+use ganesh::event::{Timestamp, TraceId};
+use ganesh::messaging::letters::bucket::Bucket;
+use ganesh::messaging::letters::publish::publish;
+use ganesh::messaging::letters::write::Original;
+use ganesh::messaging::streams::{DLQ_DUPLICATE_WINDOW, bucket_stream};
 use serde_json::Value;
 
 use crate::support::Stack;
@@ -63,10 +66,15 @@ async fn make_streams(jetstream: &Context) {
             name: name.to_owned(),
             subjects: vec![subject.to_owned()],
             storage: StorageType::File,
+            discard: DiscardPolicy::New,
             duplicate_window,
             allow_direct: true,
             ..Config::default()
         };
+        if name == "EVENTS_DLQ" {
+            let bucket = bucket_stream(&config);
+            jetstream.create_stream(bucket).await.unwrap();
+        }
         jetstream.create_stream(config).await.unwrap();
     }
 }
@@ -95,7 +103,8 @@ impl Default for Buried<'_> {
 }
 
 impl Buried<'_> {
-    fn outgoing(&self, payload_max_bytes: usize) -> Outgoing {
+    /// Has something done with the message.
+    async fn with_original<R>(&self, act: impl AsyncFnOnce(&Original<'_>) -> R) -> R {
         let headers: HeaderMap = self
             .headers
             .iter()
@@ -112,26 +121,16 @@ impl Buried<'_> {
             deliveries: 1,
             trace_id: TraceId::of_message(None, "EVENTS", self.sequence, stored_at),
         };
-        write::outgoing(&original, self.reason, self.detail, payload_max_bytes)
+        act(&original).await
     }
 
-    /// Writes its letter as `serve` does; the sequence of the letter.
-    async fn write(&self, jetstream: &Context) -> u64 {
-        let subject = write::letter_subject(self.subject);
-        let publish = async |part: write::Part| {
-            let acknowledgement = jetstream
-                .publish_with_headers(subject.clone(), part.headers, part.body)
-                .await
-                .unwrap();
-            acknowledgement.await.unwrap().sequence
-        };
-        match self.outgoing(jetstream.client().max_payload()) {
-            Outgoing::Whole(part) => publish(part).await,
-            Outgoing::Halves(first, second) => {
-                let first = publish(first).await;
-                publish(second.follow(first)).await
-            }
-        }
+    /// Writes its letter as `serve` does.
+    async fn write(&self, jetstream: &Context) {
+        let bucket = Bucket::new(jetstream.clone(), "EVENTS_DLQ");
+        let why = (self.reason, self.detail);
+        self.with_original(async |original| publish(&bucket, original, why, &mut None).await)
+            .await
+            .unwrap();
     }
 }
 
@@ -148,11 +147,43 @@ async fn write_many(jetstream: &Context, count: u64, body: &Bytes) {
                 body: body.clone(),
                 ..Buried::default()
             };
-            letter.write(jetstream).await
+            letter.write(jetstream).await;
         })
         .buffered(256)
-        .for_each(|_| async {})
+        .for_each(|()| async {})
         .await;
+}
+
+/// A message with these headers, stored.
+async fn publish_message(jetstream: &Context, headers: &[(&str, &str)], body: Bytes) {
+    let mut map = HeaderMap::new();
+    for (name, value) in headers {
+        map.insert(*name, *value);
+    }
+    let acknowledgement = jetstream
+        .publish_with_headers("events.test", map, body)
+        .await
+        .unwrap();
+    acknowledgement.await.unwrap();
+}
+
+/// A binary event without its id, and the bytes of its headers.
+const NO_EVENT: [(&str, &str); 3] = [
+    ("ce-specversion", "1.0"),
+    ("ce-source", "/test"),
+    ("ce-type", "t"),
+];
+
+fn wire_bytes(headers: &[(&str, &str)]) -> usize {
+    let lines = headers
+        .iter()
+        .map(|(name, value)| name.len() + value.len() + 4);
+    12 + lines.sum::<usize>()
+}
+
+/// Bytes that show where they are.
+fn body_of(bytes: usize) -> Bytes {
+    (0..bytes).map(|i| u8::try_from(i % 251).unwrap()).collect()
 }
 
 /// Messages in a stream.

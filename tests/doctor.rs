@@ -48,6 +48,7 @@ async fn doctor_finds_nothing_wrong_with_what_serve_made() {
     assert_line(&said, "ok", &["nats", "server 2.", &stack.nats_url()]);
     assert_line(&said, "ok", &["jetstream", "EVENTS is fit"]);
     assert_line(&said, "ok", &["jetstream", "EVENTS_DLQ is fit"]);
+    assert_line(&said, "ok", &["jetstream", "OBJ_EVENTS_DLQ is fit"]);
     assert_line(&said, "ok", &["jetstream", "ganesh is fit"]);
     assert_line(&said, "ok", &["postgres", "server 17."]);
     assert_line(
@@ -86,6 +87,11 @@ async fn doctor_says_what_serve_will_make() {
         &said,
         "ok",
         &["stream EVENTS_DLQ does not exist yet; serve makes it"],
+    );
+    assert_line(
+        &said,
+        "ok",
+        &["stream OBJ_EVENTS_DLQ does not exist yet; serve makes it"],
     );
     assert_line(
         &said,

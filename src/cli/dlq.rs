@@ -20,7 +20,8 @@ use super::signals::stop_on_signal;
 use crate::config::Config;
 use crate::error::{Class, Error};
 use crate::messaging::connection;
-use crate::messaging::letters::scan::{Bodies, Count, Filter, Scan};
+use crate::messaging::letters::bucket::Bucket;
+use crate::messaging::letters::scan::{Count, Filter, Scan};
 use crate::telemetry::{Health, Metrics};
 use crate::text::printable;
 
@@ -59,6 +60,7 @@ pub(super) async fn run(config: Config, matches: &ArgMatches) -> Result<(), Fail
 struct DeadLetters {
     jetstream: Context,
     stream: Stream,
+    bucket: Bucket,
     name: String,
     last_sequence: u64,
 }
@@ -85,6 +87,7 @@ impl DeadLetters {
         })?;
         let last_sequence = stream.cached_info().state.last_sequence;
         Ok(Self {
+            bucket: Bucket::new(jetstream.clone(), &name),
             jetstream,
             stream,
             name,
@@ -92,20 +95,12 @@ impl DeadLetters {
         })
     }
 
-    async fn scan(&self, filter: &Filter, bodies: Bodies) -> Result<Scan, Error> {
-        Scan::open(
-            &self.jetstream,
-            &self.stream,
-            filter,
-            bodies,
-            self.last_sequence,
-        )
-        .await
+    fn scan(&self, filter: &Filter) -> Scan {
+        Scan::open(&self.stream, filter, self.last_sequence)
     }
 
     async fn count(&self, filter: &Filter) -> Result<Count, Error> {
-        let scan = self.scan(filter, Bodies::LeftOut).await?;
-        Box::pin(scan.count()).await
+        Box::pin(self.scan(filter).count()).await
     }
 
     /// How many letters match, and how many of them `limit` lets through, in words.

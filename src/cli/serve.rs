@@ -23,6 +23,8 @@ use crate::config::{Config, Group, group_flags};
 use crate::message::timings;
 use crate::messaging::consumer::LastSeen;
 use crate::messaging::keeper::Keeper;
+use crate::messaging::letters::bucket::Bucket;
+use crate::messaging::letters::sweep;
 use crate::messaging::{Held, connection, held, lag};
 use crate::observe::Observer;
 use crate::observe::slow_list::SlowList;
@@ -115,6 +117,8 @@ async fn serve(
     let keeper_stop = CancellationToken::new();
     let (held, keeper) = hold(config, &origin, &metrics, &keeper_stop);
     watch_lag(config, &origin, &held, &metrics, background);
+    let bucket = Bucket::new(origin.jetstream.clone(), &config.nats.dlq_stream);
+    tokio::spawn(sweep::run(bucket, background.clone()));
     let lost = connection::lost(drops);
     tokio::spawn(stop_when_unfit(seen.clone(), ending.clone(), stop.clone()));
     let observer = Observer::new(config, metrics.clone(), spans, slow);

@@ -11,8 +11,10 @@ use async_nats::jetstream::{Context, ErrorCode};
 use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 
+use super::letters::bucket;
 use super::streams::{
-    self, api_error, creation_error, dlq_stream, dlq_stream_unfit, event_stream, event_stream_unfit,
+    self, api_error, bucket_stream, bucket_stream_unfit, creation_error, dlq_stream,
+    dlq_stream_unfit, event_stream, event_stream_unfit,
 };
 use super::unfit::{Unfit, consumer_unfit, max_ack_pending};
 use crate::config::{NatsConfig, PipelineConfig};
@@ -33,7 +35,7 @@ impl From<Error> for SetupError {
     }
 }
 
-/// Makes what is missing of event stream, dead-letter stream and consumer, after
+/// Makes what is missing of event stream, dead-letter stream with its bucket, and consumer, after
 /// everything that exists was found fit.
 ///
 /// # Errors
@@ -45,13 +47,21 @@ pub async fn ensure(
 ) -> Result<(PullConsumer, Arc<LastSeen>), SetupError> {
     let events = streams::existing(jetstream, &nats.stream).await?;
     let letters = streams::existing(jetstream, &nats.dlq_stream).await?;
+    let wanted_letters = letters.clone().unwrap_or_else(|| dlq_stream(nats));
+    let bucket = bucket::stream_name(&nats.dlq_stream);
+    let bucket = streams::existing(jetstream, &bucket).await?;
     let consumer = match events {
         Some(_) => existing(jetstream, nats).await?,
         None => None,
     };
     let mut unfit = Vec::new();
     unfit.extend(events.iter().flat_map(event_stream_unfit));
-    unfit.extend(letters.iter().flat_map(dlq_stream_unfit));
+    unfit.extend(dlq_stream_unfit(&wanted_letters));
+    unfit.extend(
+        bucket
+            .iter()
+            .flat_map(|b| bucket_stream_unfit(b, &wanted_letters)),
+    );
     unfit.extend(
         consumer
             .iter()
@@ -64,7 +74,10 @@ pub async fn ensure(
         streams::create(jetstream, event_stream(nats)).await?;
     }
     if letters.is_none() {
-        streams::create(jetstream, dlq_stream(nats)).await?;
+        streams::create(jetstream, wanted_letters.clone()).await?;
+    }
+    if bucket.is_none() {
+        streams::create(jetstream, bucket_stream(&wanted_letters)).await?;
     }
     if consumer.is_none() {
         create(jetstream, nats, pipeline, DeliverPolicy::All).await?;

@@ -1,4 +1,4 @@
-//! The event stream and the dead-letter stream: made when missing, checked when
+//! The event stream, the dead-letter stream and its bucket: made when missing, checked when
 //! they exist, never changed.
 
 use std::time::Duration;
@@ -8,6 +8,7 @@ use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, RetentionPolicy
 use async_nats::jetstream::{self, Context, ErrorCode};
 use time::OffsetDateTime;
 
+use super::letters::bucket;
 use super::unfit::Unfit;
 use crate::config::{DLQ_SUBJECTS, NatsConfig};
 use crate::error::{Class, Code, Dependency, Error};
@@ -44,6 +45,21 @@ pub fn dlq_stream(config: &NatsConfig) -> Config {
         discard: DiscardPolicy::New,
         storage: StorageType::File,
         duplicate_window: DLQ_DUPLICATE_WINDOW,
+        allow_direct: true,
+        ..Config::default()
+    }
+}
+
+/// The stream of the bucket of the dead-letter stream, as we make it: like an Object Store of NATS.
+pub fn bucket_stream(letters: &Config) -> Config {
+    Config {
+        name: bucket::stream_name(&letters.name),
+        subjects: bucket::subjects(&letters.name).to_vec(),
+        retention: RetentionPolicy::Limits,
+        discard: DiscardPolicy::New,
+        storage: StorageType::File,
+        num_replicas: letters.num_replicas,
+        allow_rollup: true,
         allow_direct: true,
         ..Config::default()
     }
@@ -123,10 +139,17 @@ pub fn event_stream_unfit(stream: &Config) -> Vec<Unfit> {
     unfit
 }
 
-/// What of an existing dead-letter stream breaks a promise. A table, and as long as one.
+/// What of an existing dead-letter stream breaks a promise.
 pub fn dlq_stream_unfit(stream: &Config) -> Vec<Unfit> {
     let name = &stream.name;
     let mut unfit = Vec::new();
+    if !bucket::is_name(name) {
+        unfit.push(Unfit::stream(
+            name,
+            "its bucket has the same name, and no bucket can have this one",
+            "name another with GANESH_DLQ_STREAM, of letters, digits, - and _",
+        ));
+    }
     if !stream
         .subjects
         .iter()
@@ -138,54 +161,6 @@ pub fn dlq_stream_unfit(stream: &Config) -> Vec<Unfit> {
             "add the subject dlq.>",
         ));
     }
-    if stream.retention != RetentionPolicy::Limits {
-        unfit.push(Unfit::stream(
-            name,
-            "its retention is not limits: a letter that somebody consumed would be gone",
-            "use retention limits",
-        ));
-    }
-    if stream.discard != DiscardPolicy::New {
-        unfit.push(Unfit::stream(
-            name,
-            "discard is old: when it is full, it would drop the oldest letters",
-            "set discard to new",
-        ));
-    }
-    if stream.storage == StorageType::Memory {
-        unfit.push(Unfit::stream(
-            name,
-            "its storage is memory: a restart of the server would lose every letter",
-            "storage cannot be edited: delete the stream, or name another with GANESH_DLQ_STREAM",
-        ));
-    }
-    if stream.no_ack {
-        unfit.push(Unfit::stream(
-            name,
-            "no_ack is true: nobody would know that a letter is durable",
-            "set no_ack to false",
-        ));
-    }
-    if stream.max_messages_per_subject > 0 && !stream.discard_new_per_subject {
-        unfit.push(Unfit::stream(
-            name,
-            &format!(
-                "max_msgs_per_subject is {}: more letters of one subject would drop its oldest",
-                stream.max_messages_per_subject
-            ),
-            "remove max_msgs_per_subject",
-        ));
-    }
-    if stream.max_message_size > 0 {
-        unfit.push(Unfit::stream(
-            name,
-            &format!(
-                "max_msg_size is {}: a message whose letter is larger would never be acknowledged",
-                stream.max_message_size
-            ),
-            "remove max_msg_size",
-        ));
-    }
     if stream.duplicate_window < DLQ_DUPLICATE_WINDOW {
         unfit.push(Unfit::stream(
             name,
@@ -193,6 +168,93 @@ pub fn dlq_stream_unfit(stream: &Config) -> Vec<Unfit> {
             "set duplicate_window to 24h or more",
         ));
     }
+    unfit.extend(loses_letters(stream));
+    unfit
+}
+
+/// What of an existing bucket breaks a promise.
+pub fn bucket_stream_unfit(stream: &Config, letters: &Config) -> Vec<Unfit> {
+    let mut unfit = Vec::new();
+    let mut check = |broken: bool, problem: &str, fix: &str| {
+        if broken {
+            unfit.push(Unfit::stream(&stream.name, problem, fix));
+        }
+    };
+    let wanted = bucket::subjects(&letters.name);
+    check(
+        !wanted
+            .iter()
+            .all(|subject| stream.subjects.contains(subject)),
+        &format!("its subjects are {:?}", stream.subjects),
+        &format!("set them to {}", wanted.join(" and ")),
+    );
+    check(
+        stream.max_age > Duration::ZERO,
+        "it has a max_age: letters would lose what they have in it",
+        "remove max_age",
+    );
+    check(
+        !stream.allow_rollup || stream.deny_delete || stream.deny_purge || stream.sealed,
+        "it is not open: objects could not be replaced or removed",
+        "set allow_rollup_hdrs to true; if deny_delete, deny_purge or sealed is true, delete the bucket, \
+         or name another with GANESH_DLQ_STREAM",
+    );
+    check(
+        stream.num_replicas < letters.num_replicas,
+        &format!(
+            "num_replicas is {}, and that of {} is {}",
+            stream.num_replicas, letters.name, letters.num_replicas
+        ),
+        "set both to the same number",
+    );
+    unfit.extend(loses_letters(stream));
+    unfit
+}
+
+/// What loses letters, or what letters have in a bucket. A table, and as long as one.
+fn loses_letters(stream: &Config) -> Vec<Unfit> {
+    let mut unfit = Vec::new();
+    let mut check = |broken: bool, problem: &str, fix: &str| {
+        if broken {
+            unfit.push(Unfit::stream(&stream.name, problem, fix));
+        }
+    };
+    check(
+        stream.retention != RetentionPolicy::Limits,
+        "its retention is not limits: a letter that somebody consumed would be gone",
+        "use retention limits",
+    );
+    check(
+        stream.discard != DiscardPolicy::New,
+        "discard is old: when it is full, it would drop the oldest letters",
+        "set discard to new",
+    );
+    check(
+        stream.storage == StorageType::Memory,
+        "its storage is memory: a restart of the server would lose every letter",
+        "storage cannot be edited: delete the stream, or name another with GANESH_DLQ_STREAM",
+    );
+    check(
+        stream.no_ack,
+        "no_ack is true: nobody would know that a letter is durable",
+        "set no_ack to false",
+    );
+    check(
+        stream.max_messages_per_subject > 0 && !stream.discard_new_per_subject,
+        &format!(
+            "max_msgs_per_subject is {}: more letters of one subject would drop its oldest",
+            stream.max_messages_per_subject
+        ),
+        "remove max_msgs_per_subject",
+    );
+    check(
+        stream.max_message_size > 0,
+        &format!(
+            "max_msg_size is {}: a message whose letter is larger would never be acknowledged",
+            stream.max_message_size
+        ),
+        "remove max_msg_size",
+    );
     unfit
 }
 

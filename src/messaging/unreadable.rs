@@ -24,13 +24,11 @@ use serde_json::{Value, json};
 
 use super::Held;
 use super::delivery::{Arrived, Metadata};
-use super::letters::{HEADERS_BASE64, HEADERS_BYTES};
+use super::letters::HEADERS_BASE64;
 use super::streams::api_error;
 use crate::error::Error;
 use crate::event::Timestamp;
 
-/// The server takes 64 KiB of headers, and a letter has some of its own.
-const HEADERS_BASE64_MAX_BYTES: usize = 32 * 1024;
 /// Messages read in one go at most; a further go follows where there are more.
 const LOOKS_MAX: usize = 20_000;
 /// The error code of an answer that there is no such message.
@@ -49,8 +47,8 @@ pub struct Search {
     unreadable: BTreeSet<u64>,
 }
 
-/// A message that cannot be read, as one that can: its headers are in
-/// [`HEADERS_BASE64`] or before its body, and what is no text in its subject is replaced.
+/// A message that cannot be read, as one that can: its headers are in [`HEADERS_BASE64`], and what is
+/// no text in its subject is replaced.
 pub struct Unreadable {
     /// It.
     pub arrived: Arrived,
@@ -188,15 +186,10 @@ impl Stored {
             return Ok(None);
         };
         let body = BASE64_STANDARD.decode(&self.data);
-        let mut body = body.map_err(|_| "body is no base64")?;
+        let body = body.map_err(|_| "body is no base64")?;
         let published_at = Timestamp::parse_rfc3339(&self.time).ok_or("time is no RFC 3339")?;
         let mut kept = HeaderMap::new();
-        if self.hdrs.len() <= HEADERS_BASE64_MAX_BYTES {
-            kept.insert(HEADERS_BASE64, self.hdrs.as_str());
-        } else {
-            kept.insert(HEADERS_BYTES, headers.len().to_string());
-            body.splice(0..0, headers);
-        }
+        kept.insert(HEADERS_BASE64, self.hdrs.as_str());
         // Of these fields the server reads the stream sequence alone where each message is
         // acknowledged by itself, and that is what our consumer asks for.
         let nanos = i128::from(published_at.micros()) * 1_000;

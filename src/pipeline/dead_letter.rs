@@ -4,20 +4,19 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use async_nats::jetstream::Context;
-use async_nats::jetstream::message::StreamMessage;
-use async_nats::jetstream::publish::PublishAck;
-use async_nats::jetstream::stream::{RawMessageErrorKind, Stream};
+use async_nats::Client;
 use futures::StreamExt;
 
 use super::queue::Receiver;
 use super::settle;
 use crate::backoff::Backoff;
-use crate::error::{Class, Code, Dependency, Error};
+use crate::error::{Dependency, Error};
 use crate::message::timings::Failures;
 use crate::message::{BuriedLetter, DeadLetter};
 use crate::messaging::Held;
-use crate::messaging::letters::write::{self, Original, Outgoing, Part};
+use crate::messaging::letters::bucket::Bucket;
+use crate::messaging::letters::publish::{Placed, publish};
+use crate::messaging::letters::write::Original;
 use crate::observe::Observer;
 use crate::telemetry::logs::RateLimit;
 use crate::telemetry::{Health, Metrics};
@@ -30,12 +29,12 @@ const PUBLISHES_AT_ONCE: usize = 64;
 
 /// What the stage works with.
 pub struct DeadLetterStage {
-    /// JetStream.
-    pub jetstream: Context,
     /// The event stream's name.
     pub stream: String,
-    /// The dead-letter stream's.
-    pub dlq_stream: String,
+    /// The dead-letter stream, and its bucket.
+    pub bucket: Bucket,
+    /// Takes the acknowledgements.
+    pub client: Client,
     /// The register of what is held.
     pub held: Arc<Held>,
     /// Is told of every settled message, unless telemetry is off.
@@ -61,8 +60,7 @@ pub async fn run(stage: DeadLetterStage, queue: Receiver<DeadLetter>) -> Result<
         .for_each_concurrent(PUBLISHES_AT_ONCE, |letter| async {
             let buried = stage.bury(letter).await;
             let mut observer = stage.observer.clone();
-            let client = stage.jetstream.client();
-            settle::letter(&client, &stage.held, observer.as_mut(), buried).await;
+            settle::letter(&stage.client, &stage.held, observer.as_mut(), buried).await;
         })
         .await;
     Ok(())
@@ -83,7 +81,8 @@ impl DeadLetterStage {
         let mut failures = Failures::default();
         let mut backoff = Backoff::new();
         let (mut failing_since, mut is_refused) = (None, false);
-        while let Err(error) = self.publish(&letter).await {
+        let mut placed = None;
+        while let Err(error) = self.publish(&letter, &mut placed).await {
             if !self.health.is_up(Dependency::Nats) {
                 failing_since = None;
             } else if failing_since.get_or_insert_with(Instant::now).elapsed() >= REFUSED_AFTER
@@ -106,8 +105,8 @@ impl DeadLetterStage {
         BuriedLetter { letter, failures }
     }
 
-    /// Returns when the stream has acknowledged the letter, all of it.
-    async fn publish(&self, letter: &DeadLetter) -> Result<(), Error> {
+    /// Returns when the letter, and its object if it needs one, are durable.
+    async fn publish(&self, letter: &DeadLetter, placed: &mut Option<Placed>) -> Result<(), Error> {
         let delivery = &letter.delivery;
         let original = Original {
             subject: &delivery.message.subject,
@@ -119,111 +118,7 @@ impl DeadLetterStage {
             deliveries: delivery.delivered,
             trace_id: delivery.trace_id,
         };
-        let payload_max_bytes = self.jetstream.client().max_payload();
-        let reason = letter.reason.into_str();
-        let subject = write::letter_subject(original.subject);
-        match write::outgoing(&original, reason, &letter.detail, payload_max_bytes) {
-            Outgoing::Whole(part) => {
-                self.publish_part(&subject, part).await?;
-            }
-            Outgoing::Halves(first, second) => self.publish_halves(&subject, first, second).await?,
-        }
-        Ok(())
+        let why = (letter.reason.into_str(), letter.detail.as_str());
+        publish(&self.bucket, &original, why, placed).await
     }
-
-    /// Of what earlier attempts stored something may have been deleted since then: the first half, where
-    /// the stream was full and somebody made room; or both, as whoever replays or purges a letter does.
-    /// What the stream calls a duplicate tells which, and what it still holds.
-    async fn publish_halves(
-        &self,
-        subject: &str,
-        mut first: Part,
-        second: Part,
-    ) -> Result<(), Error> {
-        let first = loop {
-            let published = self.publish_part(subject, first.clone()).await?;
-            if !published.duplicate || self.stored(published.sequence).await?.is_some() {
-                break published;
-            }
-            first = first.instead_of(published.sequence);
-        };
-        let mut second = second.follow(first.sequence);
-        let mut stale = None;
-        loop {
-            let published = self.publish_part(subject, second.clone()).await?;
-            if !published.duplicate {
-                self.remove(stale).await;
-                return Ok(());
-            }
-            let stored = self.stored(published.sequence).await?;
-            let Some(followed) = stored.map(|half| write::followed(&half.headers)) else {
-                break; // The letter was whole, and somebody deleted it.
-            };
-            if let Some(sequence) = followed
-                && self.stored(sequence).await?.is_some()
-            {
-                break; // It is whole, with this first half or with another one.
-            }
-            stale = Some(published.sequence);
-            second = second.instead_of(published.sequence);
-        }
-        let is_ours = !first.duplicate;
-        self.remove(is_ours.then_some(first.sequence)).await;
-        Ok(())
-    }
-
-    /// What the dead-letter stream holds at this sequence.
-    async fn stored(&self, sequence: u64) -> Result<Option<StreamMessage>, Error> {
-        let stream = self.dlq_stream().await?;
-        match stream.get_raw_message(sequence).await {
-            Ok(message) => Ok(Some(message)),
-            Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(None),
-            Err(error) => Err(nats_error(Code::Response, &error.to_string())),
-        }
-    }
-
-    /// Removes half of a letter that nobody needs. Where that is not allowed it stays, and is listed.
-    async fn remove(&self, sequence: Option<u64>) {
-        let Some(sequence) = sequence else { return };
-        let removed = match self.dlq_stream().await {
-            Ok(stream) => stream
-                .delete_message(sequence)
-                .await
-                .map_err(|e| e.to_string()),
-            Err(error) => Err(error.to_string()),
-        };
-        if let Err(error) = removed {
-            tracing::warn!(
-                sequence,
-                error,
-                "half of a dead letter that nobody needs stays"
-            );
-        }
-    }
-
-    async fn dlq_stream(&self) -> Result<Stream<()>, Error> {
-        let stream = self.jetstream.get_stream_no_info(&self.dlq_stream).await;
-        stream.map_err(|error| nats_error(Code::Response, &error.to_string()))
-    }
-
-    /// Where the stream holds the part, from now on or from an earlier attempt.
-    async fn publish_part(&self, subject: &str, part: Part) -> Result<PublishAck, Error> {
-        let acknowledgement = self
-            .jetstream
-            .publish_with_headers(subject.to_owned(), part.headers, part.body)
-            .await
-            .map_err(|error| nats_error(Code::Connection, &error.to_string()))?;
-        acknowledgement
-            .await
-            .map_err(|error| nats_error(Code::Response, &error.to_string()))
-    }
-}
-
-fn nats_error(code: Code, detail: &str) -> Error {
-    Error::new(
-        Dependency::Nats,
-        Class::Transient,
-        code,
-        format!("publishing a dead letter: {detail}"),
-    )
 }

@@ -3,7 +3,10 @@
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull};
-use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
+use async_nats::jetstream::stream::{
+    Compression, Config, DiscardPolicy, RetentionPolicy, StorageType,
+};
+use ganesh::messaging::streams::bucket_stream;
 
 use super::{consumer_config, inventory, stream_config};
 use crate::support::Stack;
@@ -33,6 +36,14 @@ async fn missing_streams_and_consumer_are_made_with_the_documented_settings() {
     assert_eq!(letters.storage, StorageType::File);
     assert_eq!(letters.duplicate_window, DAY);
     assert_eq!(letters.max_age, Duration::ZERO);
+
+    let bucket = stream_config(&jetstream, "OBJ_EVENTS_DLQ").await;
+    assert_eq!(bucket.subjects, ["$O.EVENTS_DLQ.C.>", "$O.EVENTS_DLQ.M.>"]);
+    assert_eq!(bucket.discard, DiscardPolicy::New);
+    assert_eq!(bucket.storage, StorageType::File);
+    assert_eq!(bucket.num_replicas, letters.num_replicas);
+    assert_eq!(bucket.max_age, Duration::ZERO);
+    assert_eq!(bucket.max_bytes, -1, "nothing is reserved");
 
     let consumer = consumer_config(&jetstream, "EVENTS", "ganesh").await;
     assert_eq!(consumer.durable_name.as_deref(), Some("ganesh"));
@@ -64,6 +75,8 @@ async fn what_is_made_follows_the_configuration() {
     assert_eq!(orders.max_age, Duration::from_secs(90));
     assert_eq!(orders.max_bytes, 1 << 20);
     assert_eq!(stream_config(&jetstream, "LOST").await.subjects, ["dlq.>"]);
+    let bucket = stream_config(&jetstream, "OBJ_LOST").await;
+    assert_eq!(bucket.subjects, ["$O.LOST.C.>", "$O.LOST.M.>"]);
     let consumer = consumer_config(&jetstream, "ORDERS", "lander").await;
     assert_eq!(consumer.ack_wait, Duration::from_secs(10));
     assert_eq!(consumer.max_ack_pending, 16 * 5_000);
@@ -98,13 +111,19 @@ async fn fit_streams_and_consumer_with_other_settings_are_used_untouched() {
         ..pull::Config::default()
     };
     jetstream.create_stream(events).await.unwrap();
+    let bucket = Config {
+        max_bytes: 1 << 20,
+        compression: Some(Compression::S2),
+        ..bucket_stream(&letters)
+    };
     jetstream.create_stream(letters).await.unwrap();
+    jetstream.create_stream(bucket).await.unwrap();
     jetstream
         .create_consumer_on_stream(consumer, "EVENTS")
         .await
         .unwrap();
     let before = inventory(&jetstream).await;
-    assert_eq!(before.len(), 3);
+    assert_eq!(before.len(), 4);
     assert!(stack.serve(&[]).await.terminate().await.success());
     assert_eq!(inventory(&jetstream).await, before);
 }

@@ -9,9 +9,8 @@ use super::options::{FILTERS, JSON, SHARED, reader, selection};
 use super::{DeadLetters, Failure, ends_quietly, shown};
 use crate::config::{Config, flags};
 use crate::event::replay::{FIRST_SEEN, GENERATION};
-use crate::messaging::letters::scan::Bodies;
 use crate::messaging::letters::{
-    DELIVERIES, DETAIL, Form, LAST_SEEN, Letter, STREAM, STREAM_SEQUENCE, TRACE_ID,
+    DELIVERIES, DETAIL, LAST_SEEN, Letter, STREAM, STREAM_SEQUENCE, TRACE_ID,
 };
 use crate::text::printable;
 
@@ -34,7 +33,7 @@ pub(super) async fn run(config: &Config, matches: &ArgMatches) -> Result<(), Fai
     if as_json {
         eprintln!("{found}");
     }
-    let mut scan = letters.scan(&selection.filter, Bodies::LeftOut).await?;
+    let mut scan = letters.scan(&selection.filter);
     let mut out = BufWriter::new(io::stdout().lock());
     let line = if as_json { json_line } else { table_line };
     let head = match (as_json, count) {
@@ -65,10 +64,6 @@ fn table_head() -> String {
 }
 
 fn table_line(letter: &Letter) -> String {
-    let reason = match letter.form {
-        Form::Half(part) => format!("half a letter: {part}"),
-        Form::Whole | Form::Halves(_) => shown(letter.reason()),
-    };
     let detail = letter.header(DETAIL).unwrap_or_default();
     let detail = if io::stdout().is_terminal() {
         printable(detail, DETAIL_ON_TERMINAL_MAX_BYTES)
@@ -79,7 +74,7 @@ fn table_line(letter: &Letter) -> String {
         [
             &letter.sequence.to_string(),
             &letter.written_at.to_string(),
-            &reason,
+            &shown(letter.reason()),
             &shown(letter.header(DELIVERIES).unwrap_or("-")),
             &letter.body_bytes.to_string(),
         ],
@@ -105,11 +100,6 @@ fn json_line(letter: &Letter) -> String {
 /// What a letter says about its message; numbers are numbers where they are some.
 pub(super) fn object(letter: &Letter) -> Value {
     let number = |name| letter.header(name)?.parse::<u64>().ok();
-    let (half, first_half) = match letter.form {
-        Form::Whole => (None, None),
-        Form::Halves(first) => (None, Some(first)),
-        Form::Half(part) => (Some(part), None),
-    };
     json!({
         "sequence": letter.sequence,
         "written_at": letter.written_at.to_string(),
@@ -124,7 +114,6 @@ pub(super) fn object(letter: &Letter) -> Value {
         "last_seen": letter.header(LAST_SEEN),
         "trace_id": letter.header(TRACE_ID),
         "bytes": letter.body_bytes,
-        "half": half,
-        "first_half_sequence": first_half,
+        "object": letter.object(),
     })
 }

@@ -13,7 +13,7 @@ use crate::cli::say;
 use crate::config::{Config, flags};
 use crate::error::Error;
 use crate::messaging::letters;
-use crate::messaging::letters::scan::{Bodies, Count};
+use crate::messaging::letters::scan::Count;
 
 /// Deletions under way at the same time.
 const IN_FLIGHT_MAX: usize = 64;
@@ -37,7 +37,7 @@ pub(super) async fn run(config: &Config, matches: &ArgMatches) -> Result<(), Fai
     let letters = DeadLetters::open(config).await?;
     let Count {
         letters: count,
-        being_written,
+        objects,
     } = letters.count(&selection.filter).await?;
     say(letters.found(count, selection.limit));
     let count = count.min(selection.limit);
@@ -50,21 +50,16 @@ pub(super) async fn run(config: &Config, matches: &ArgMatches) -> Result<(), Fai
     }
     // From here on a signal must not leave it open how far this came.
     let stop = stop_at_signal()?;
-    if selection.is_by_subject_only() && being_written == 0 {
+    if selection.is_by_subject_only() && objects == 0 {
         return at_once(&letters, &selection, count).await;
     }
-    let (deleted, kept, ended) = one_by_one(&letters, &selection, count, &stop).await;
+    let (deleted, ended) = one_by_one(&letters, &selection, count, &stop).await;
     let interrupted = if stop.is_cancelled() {
         ", then interrupted"
     } else {
         ""
     };
     say(format_args!("deleted: {deleted} of {count}{interrupted}"));
-    if kept > 0 {
-        say(format_args!(
-            "kept: {kept}, first halves of letters that are being written"
-        ));
-    }
     Ok(ended?)
 }
 
@@ -77,8 +72,7 @@ fn is_confirmed(count: u64) -> io::Result<bool> {
     Ok(answer.eq_ignore_ascii_case("y") || answer.eq_ignore_ascii_case("yes"))
 }
 
-/// The server deletes by subject in one step; not what was written since the count. It says how many
-/// messages it deleted, and a letter can be two of them.
+/// The server deletes by subject in one step; not what was written since the count.
 async fn at_once(letters: &DeadLetters, selection: &Selection, count: u64) -> Result<(), Failure> {
     let name = &letters.name;
     let answer = letters
@@ -88,33 +82,27 @@ async fn at_once(letters: &DeadLetters, selection: &Selection, count: u64) -> Re
         .filter(selection.filter.letter_subjects())
         .await
         .map_err(|error| anyhow!("purging {name}: {error}"))?;
-    say(format_args!(
-        "deleted: {} of {count}",
-        answer.purged.min(count)
-    ));
-    if answer.purged < count {
+    let deleted = answer.purged;
+    say(format_args!("deleted: {deleted} of {count}"));
+    if deleted < count {
         return Err(Failure::Running(anyhow!(
-            "the server deleted {} messages of {name} where {count} letters were counted: the others \
-             had gone meanwhile, or are still there (ganesh dlq list)",
-            answer.purged
+            "the server deleted {deleted} letters of {name} where {count} were counted: the others had \
+             gone meanwhile, or are still there (ganesh dlq list)"
         )));
     }
     Ok(())
 }
 
-/// How many were deleted, how many kept, and what ended it early.
+/// How many were deleted, and what ended it early.
 async fn one_by_one(
     letters: &DeadLetters,
     selection: &Selection,
     count: u64,
     stop: &CancellationToken,
-) -> (u64, u64, Result<(), Error>) {
-    let mut scan = match letters.scan(&selection.filter, Bodies::LeftOut).await {
-        Ok(scan) => scan,
-        Err(error) => return (0, 0, Err(error)),
-    };
+) -> (u64, Result<(), Error>) {
+    let mut scan = letters.scan(&selection.filter);
     let mut deletions = JoinSet::new();
-    let (mut deleted, mut kept, mut ended) = (0, 0, Ok(()));
+    let (mut deleted, mut ended) = (0, Ok(()));
     let mut settle = |settled: Result<Result<(), Error>, tokio::task::JoinError>| match settled {
         Ok(Ok(())) => {
             deleted += 1;
@@ -140,16 +128,12 @@ async fn one_by_one(
                 break;
             }
         };
-        if letter.is_being_written() {
-            kept += 1;
-            continue;
-        }
-        let (jetstream, name) = (letters.jetstream.clone(), letters.name.clone());
-        deletions.spawn(async move { letters::delete(&jetstream, &name, &letter).await });
+        let bucket = letters.bucket.clone();
+        deletions.spawn(async move { letters::delete(&bucket, &letter).await });
     }
     while let Some(settled) = deletions.join_next().await {
         ended = ended.and(settle(settled));
     }
     scan.close().await;
-    (deleted, kept, ended)
+    (deleted, ended)
 }

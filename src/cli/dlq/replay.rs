@@ -1,7 +1,7 @@
 //! `ganesh dlq replay`: publishes messages again, and deletes the letter of each that the stream took.
 //!
 //! ```text
-//!  scan ─▶ refused? ─▶ pace ─▶ publish ─▶ acknowledged, and no duplicate? ─▶ delete
+//!  scan ─▶ refused? ─▶ pace ─▶ read ─▶ publish ─▶ acknowledged, and no duplicate? ─▶ delete
 //! ```
 //!
 //! A crash at any point leaves the letter: the next replay finds its message in the stream (an answer
@@ -13,7 +13,7 @@ use std::io::IsTerminal;
 
 use anyhow::anyhow;
 use async_nats::jetstream::Context;
-use bytes::Bytes;
+use async_nats::jetstream::stream::Stream;
 use clap::{ArgMatches, Command};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::task::JoinSet;
@@ -27,13 +27,13 @@ use super::{DeadLetters, Failure, shown, stop_at_signal};
 use crate::cli::say;
 use crate::config::{Config, flags};
 use crate::error::Error;
-use crate::messaging::letters::scan::Bodies;
+use crate::messaging::letters::bucket::Bucket;
 use crate::messaging::letters::{self, Letter, replay};
 use crate::produce::pacer::{Pace, Pacer};
 
 /// Messages whose acknowledgement is awaited at the same time, and their bytes.
 const IN_FLIGHT_MAX: usize = 64;
-const IN_FLIGHT_MAX_BYTES: usize = 8 << 20;
+const IN_FLIGHT_MAX_BYTES: u64 = 8 << 20;
 /// So many letters that the server did not take, or did not delete, are not bad luck.
 const FAILURES_MAX: u64 = 10;
 /// Letters that stay are named, this many of them.
@@ -131,9 +131,11 @@ enum Kept {
     Failed,
 }
 
-/// What became of a message that was published.
+/// What became of a letter.
 enum Outcome {
     Replayed,
+    /// It would be; its subject and the id.
+    WouldBe(String),
     Kept(Kept, String),
 }
 
@@ -175,8 +177,8 @@ struct Run<'a> {
     options: &'a Options,
     stop: CancellationToken,
     pacer: Pacer,
-    in_flight: JoinSet<(u64, usize, Outcome)>,
-    in_flight_bytes: usize,
+    in_flight: JoinSet<(u64, u64, Outcome)>,
+    in_flight_bytes: u64,
     tally: Tally,
     bar: ProgressBar,
 }
@@ -185,7 +187,7 @@ impl Run<'_> {
     /// All letters, until one of the limits, and whatever is under way then.
     async fn all(&mut self) -> Result<(), Error> {
         let filter = &self.options.selection.filter;
-        let mut scan = self.letters.scan(filter, Bodies::Read).await?;
+        let mut scan = self.letters.scan(filter);
         let started = Instant::now();
         let stop = self.stop.clone();
         let mut ended = Ok(());
@@ -211,35 +213,38 @@ impl Run<'_> {
         ended
     }
 
-    async fn one(&mut self, mut letter: Letter, started: Instant) {
-        let payload_max_bytes = self.letters.jetstream.client().max_payload();
-        let replay = match replay::replay(&letter, self.options.max_generation, payload_max_bytes) {
-            Ok(replay) => replay,
-            Err(refusal) => {
-                return self.keep(letter.sequence, Kept::Refused, &refusal.to_string());
-            }
+    async fn one(&mut self, letter: Letter, started: Instant) {
+        let DeadLetters {
+            jetstream,
+            stream,
+            bucket,
+            ..
+        } = self.letters;
+        let (sequence, bytes) = (letter.sequence, letter.body_bytes);
+        let replaying = Replaying {
+            jetstream: jetstream.clone(),
+            stream: stream.clone(),
+            bucket: bucket.clone(),
+            max_generation: self.options.max_generation,
+            dry_run: self.options.dry_run,
         };
-        if self.options.dry_run {
-            self.tally.replayed += 1;
-            let (sequence, subject) = (letter.sequence, shown(&replay.subject));
-            say(format_args!(
-                "{sequence:>9}  {subject}  as {}",
-                shown(&replay.id)
-            ));
+        let payload_max_bytes = jetstream.client().max_payload();
+        if let Err(refusal) = replay::check(&letter, self.options.max_generation, payload_max_bytes)
+        {
+            return self.keep(sequence, Kept::Refused, &refusal.to_string());
+        }
+        if !self.options.dry_run && !self.pace(started).await {
             return;
         }
-        if !self.pace(started).await {
-            return;
-        }
-        let bytes = letter.body.len();
-        // The message has it.
-        letter.body = Bytes::new();
         self.in_flight_bytes += bytes;
-        let (jetstream, name) = (self.letters.jetstream.clone(), self.letters.name.clone());
-        self.in_flight.spawn(async move {
-            let outcome = publish(&jetstream, &name, &letter, replay).await;
-            (letter.sequence, bytes, outcome)
-        });
+        self.in_flight
+            .spawn(async move { (sequence, bytes, replaying.one(sequence).await) });
+        // One after the other, so that they are said in their order.
+        if self.options.dry_run
+            && let Some(settled) = self.in_flight.join_next().await
+        {
+            self.settle(settled);
+        }
     }
 
     /// Waits until the next one is due; false is a signal.
@@ -266,7 +271,7 @@ impl Run<'_> {
         }
     }
 
-    fn settle(&mut self, settled: Result<(u64, usize, Outcome), tokio::task::JoinError>) {
+    fn settle(&mut self, settled: Result<(u64, u64, Outcome), tokio::task::JoinError>) {
         let (sequence, bytes, outcome) = match settled {
             Ok(settled) => settled,
             Err(join) => std::panic::resume_unwind(join.into_panic()),
@@ -276,6 +281,10 @@ impl Run<'_> {
             Outcome::Replayed => {
                 self.tally.replayed += 1;
                 self.bar.inc(1);
+            }
+            Outcome::WouldBe(what) => {
+                self.tally.replayed += 1;
+                say(format_args!("{sequence:>9}  {what}"));
             }
             Outcome::Kept(kept, why) => self.keep(sequence, kept, &why),
         }
@@ -295,38 +304,70 @@ impl Run<'_> {
     }
 }
 
-/// Publishes, and deletes the letter if that was a replay.
-async fn publish(
-    jetstream: &Context,
-    name: &str,
-    letter: &Letter,
-    replay: replay::Replay,
-) -> Outcome {
-    let id = replay.id;
-    let published = jetstream
-        .publish_with_headers(replay.subject, replay.headers, replay.body)
-        .await;
-    let acknowledged = match published {
-        Ok(acknowledgement) => acknowledgement.await,
-        Err(error) => Err(error),
-    };
-    match acknowledged {
-        Err(error) => Outcome::Kept(Kept::Failed, format!("the stream did not take it: {error}")),
-        Ok(acknowledgement) if acknowledgement.duplicate => Outcome::Kept(
-            Kept::Duplicate,
-            format!(
-                "duplicate: the stream took a message with the id {id} before, as number {}, so this was \
-                 no replay; delete the letter if that message was settled",
-                acknowledgement.sequence
+/// What the replay of one letter needs.
+struct Replaying {
+    jetstream: Context,
+    stream: Stream,
+    bucket: Bucket,
+    max_generation: u32,
+    dry_run: bool,
+}
+
+impl Replaying {
+    /// Reads the letter of this sequence, publishes its message, and deletes the letter if that was a
+    /// replay.
+    async fn one(self, sequence: u64) -> Outcome {
+        let failed = |error: Error| Outcome::Kept(Kept::Failed, error.detail);
+        let mut letter = match letters::one(&self.stream, sequence).await {
+            Ok(Some(letter)) => letter,
+            Ok(None) => return Outcome::Kept(Kept::Refused, "somebody deleted it".to_owned()),
+            Err(error) => return failed(error),
+        };
+        if let Err(error) = letter.read_object(&self.bucket).await {
+            return failed(error);
+        }
+        let payload_max_bytes = self.jetstream.client().max_payload();
+        let replay = match replay::replay(&letter, self.max_generation, payload_max_bytes) {
+            Ok(replay) => replay,
+            Err(refusal) => return Outcome::Kept(Kept::Refused, refusal.to_string()),
+        };
+        if self.dry_run {
+            let (subject, id) = (shown(&replay.subject), shown(&replay.id));
+            return Outcome::WouldBe(format!("{subject}  as {id}"));
+        }
+        self.publish(&letter, replay).await
+    }
+
+    async fn publish(&self, letter: &Letter, replay: replay::Replay) -> Outcome {
+        let id = replay.id;
+        let published = self
+            .jetstream
+            .publish_with_headers(replay.subject, replay.headers, replay.body)
+            .await;
+        let acknowledged = match published {
+            Ok(acknowledgement) => acknowledgement.await,
+            Err(error) => Err(error),
+        };
+        match acknowledged {
+            Err(error) => {
+                Outcome::Kept(Kept::Failed, format!("the stream did not take it: {error}"))
+            }
+            Ok(acknowledgement) if acknowledgement.duplicate => Outcome::Kept(
+                Kept::Duplicate,
+                format!(
+                    "duplicate: the stream took a message with the id {id} before, as number {}, so this \
+                     was no replay; delete the letter if that message was settled",
+                    acknowledgement.sequence
+                ),
             ),
-        ),
-        Ok(_) => match letters::delete(jetstream, name, letter).await {
-            Ok(()) => Outcome::Replayed,
-            Err(error) => Outcome::Kept(
-                Kept::Failed,
-                format!("its message was published as {id}, but {}", error.detail),
-            ),
-        },
+            Ok(_) => match letters::delete(&self.bucket, letter).await {
+                Ok(()) => Outcome::Replayed,
+                Err(error) => Outcome::Kept(
+                    Kept::Failed,
+                    format!("its message was published as {id}, but {}", error.detail),
+                ),
+            },
+        }
     }
 }
 

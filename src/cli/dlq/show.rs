@@ -11,7 +11,7 @@ use super::{DeadLetters, Failure, ends_quietly, shown};
 use crate::config::{Config, flags};
 use crate::event::replay::{FIRST_SEEN, FIRST_SEQUENCE};
 use crate::messaging::letters::{
-    self, DELIVERIES, DETAIL, Form, LAST_SEEN, Letter, STREAM, STREAM_SEQUENCE, TRACE_ID,
+    self, DELIVERIES, DETAIL, LAST_SEEN, Letter, OBJECT, STREAM, STREAM_SEQUENCE, TRACE_ID,
 };
 use crate::text::on_lines;
 
@@ -43,27 +43,30 @@ pub(super) async fn run(config: &Config, matches: &ArgMatches) -> Result<(), Fai
         .expect("clap refuses show without a sequence");
     let dead_letters = DeadLetters::open(config).await?;
     let letter = letters::one(&dead_letters.stream, sequence).await?;
-    let Some(letter) = letter else {
+    let Some(mut letter) = letter else {
         return Err(Failure::Running(anyhow!(
             "{} holds no letter {sequence}: expected a sequence that ganesh dlq list shows",
             dead_letters.name
         )));
     };
+    let read = letter.read_object(&dead_letters.bucket).await;
     let mut out = io::stdout().lock();
-    let written = if raw {
-        out.write_all(&letter.body)
-    } else {
-        out.write_all(text(&letter).as_bytes())
+    let written = match &read {
+        Ok(()) if raw => out.write_all(&letter.body),
+        Ok(()) => out.write_all((about(&letter) + &message(&letter)).as_bytes()),
+        Err(_) if raw => Ok(()),
+        Err(_) => out.write_all(about(&letter).as_bytes()),
     };
-    ends_quietly(written.and_then(|()| out.flush()))
+    ends_quietly(written.and_then(|()| out.flush()))?;
+    Ok(read?)
 }
 
-fn text(letter: &Letter) -> String {
+fn about(letter: &Letter) -> String {
     let mut text = String::new();
     let mut line = |name: &str, value: &str| {
         let _ = writeln!(text, "{name:<14}  {value}");
     };
-    line("letter", &form(letter));
+    line("letter", &letter.sequence.to_string());
     line("written", &letter.written_at.to_string());
     line("reason", &shown(letter.reason()));
     line("subject", &shown(letter.subject()));
@@ -77,25 +80,15 @@ fn text(letter: &Letter) -> String {
         ("first seen", FIRST_SEEN),
         ("last seen", LAST_SEEN),
         ("trace id", TRACE_ID),
+        ("object", OBJECT),
     ] {
         line(name, &shown(letter.header(header).unwrap_or("-")));
     }
-    text.push_str(&headers(letter));
-    text.push_str(&body(letter));
     text
 }
 
-fn form(letter: &Letter) -> String {
-    let sequence = letter.sequence;
-    match letter.form {
-        Form::Whole => sequence.to_string(),
-        Form::Halves(first) => format!("{sequence}, in two messages: its first half is {first}"),
-        Form::Half(part) => {
-            format!(
-                "{sequence}, half a letter ({part}): the other half is missing, or is listed by itself"
-            )
-        }
-    }
+fn message(letter: &Letter) -> String {
+    headers(letter) + &body(letter)
 }
 
 fn headers(letter: &Letter) -> String {

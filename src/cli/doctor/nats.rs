@@ -7,6 +7,7 @@ use async_nats::jetstream::{self, Context, stream};
 use super::{ANSWER_TIMEOUT, Finding, failed, ok, warning};
 use crate::config::Config;
 use crate::error::Error;
+use crate::messaging::letters::bucket;
 use crate::messaging::unfit::{Unfit, consumer_unfit};
 use crate::messaging::{connection, consumer, held, streams};
 use crate::telemetry::{Health, Metrics};
@@ -88,12 +89,22 @@ async fn jetstream_findings(jetstream: &Context, config: &Config) -> Result<Vec<
         }
         None => findings.push(missing("stream", &nats.stream)),
     }
-    match streams::existing(jetstream, &nats.dlq_stream).await? {
+    let letters = streams::existing(jetstream, &nats.dlq_stream).await?;
+    match &letters {
         Some(stream) => {
-            findings.extend(judged(&stream.name, &streams::dlq_stream_unfit(&stream)));
-            findings.extend(memory_storage(&stream));
+            findings.extend(judged(&stream.name, &streams::dlq_stream_unfit(stream)));
+            findings.extend(memory_storage(stream));
         }
         None => findings.push(missing("stream", &nats.dlq_stream)),
+    }
+    let letters = letters.unwrap_or_else(|| streams::dlq_stream(nats));
+    let bucket = bucket::stream_name(&nats.dlq_stream);
+    match streams::existing(jetstream, &bucket).await? {
+        Some(stream) => {
+            let unfit = streams::bucket_stream_unfit(&stream, &letters);
+            findings.extend(judged(&stream.name, &unfit));
+        }
+        None => findings.push(missing("stream", &bucket)),
     }
     Ok(findings)
 }

@@ -6,7 +6,7 @@ use async_nats::{HeaderMap, HeaderValue};
 use bytes::Bytes;
 
 use super::write::{HEADERS_MAX_BYTES, block_len};
-use super::{Form, Letter, STREAM, STREAM_SEQUENCE, is_acted_on};
+use super::{Letter, STREAM, STREAM_SEQUENCE, UNREADABLE, is_acted_on};
 use crate::event::replay::{FIRST_SEEN, FIRST_SEQUENCE, GENERATION, GENERATION_MARK};
 
 /// A message to publish on the original's subject.
@@ -25,9 +25,7 @@ pub struct Replay {
 /// Why a letter is not replayed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Refusal {
-    /// A half without the other one.
-    Half(&'static str),
-    /// Not written by ganesh, or not whole.
+    /// Not written by ganesh.
     Foreign,
     /// Its headers cannot be written by the client either.
     Unreadable,
@@ -38,8 +36,8 @@ pub enum Refusal {
     Generation(u32),
     /// With the headers of a replay it has more bytes than the server takes.
     TooLarge {
-        /// Its bytes.
-        bytes: usize,
+        /// Its bytes, or those of its body where that alone is too large.
+        bytes: u64,
         /// What the server takes.
         max_bytes: usize,
     },
@@ -50,7 +48,6 @@ pub enum Refusal {
 impl fmt::Display for Refusal {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Half(part) => write!(f, "it is half a letter ({part}), the other half is missing"),
             Self::Foreign => f.write_str(
                 "it does not say from which stream, sequence and time its message is: not written by ganesh",
             ),
@@ -70,8 +67,8 @@ impl fmt::Display for Refusal {
             ),
             Self::TooLarge { bytes, max_bytes } => write!(
                 f,
-                "with the headers of a replay it has {bytes} bytes, and the server takes {max_bytes}: raise \
-                 its max_payload to replay it"
+                "its message has {bytes} bytes, and the server takes {max_bytes}: raise the server's \
+                 max_payload above {bytes} to replay it"
             ),
             Self::HeadersTooLarge(bytes) => write!(
                 f,
@@ -80,6 +77,36 @@ impl fmt::Display for Refusal {
             ),
         }
     }
+}
+
+/// Whether a letter can be replayed, by what it says without its body.
+///
+/// # Errors
+/// Why it is not replayed.
+pub fn check(
+    letter: &Letter,
+    max_generation: u32,
+    payload_max_bytes: usize,
+) -> Result<(), Refusal> {
+    if letter.reason() == UNREADABLE {
+        return Err(Refusal::Unreadable);
+    }
+    if letter.subject().contains(char::is_whitespace) {
+        return Err(Refusal::Subject);
+    }
+    first_place(letter).ok_or(Refusal::Foreign)?;
+    let generation = letter.generation();
+    if generation >= max_generation {
+        return Err(Refusal::Generation(generation));
+    }
+    fits(letter.body_bytes, payload_max_bytes)
+}
+
+fn fits(bytes: u64, max_bytes: usize) -> Result<(), Refusal> {
+    if bytes > max_bytes as u64 {
+        return Err(Refusal::TooLarge { bytes, max_bytes });
+    }
+    Ok(())
 }
 
 /// What to publish for a letter, one generation further. The headers that NATS acts on (expected
@@ -92,20 +119,9 @@ pub fn replay(
     max_generation: u32,
     payload_max_bytes: usize,
 ) -> Result<Replay, Refusal> {
-    if let Form::Half(part) = letter.form {
-        return Err(Refusal::Half(part));
-    }
-    if letter.unreadable_headers().is_some() {
-        return Err(Refusal::Unreadable);
-    }
-    if letter.subject().contains(char::is_whitespace) {
-        return Err(Refusal::Subject);
-    }
+    check(letter, max_generation, payload_max_bytes)?;
     let (stream, seen, sequence) = first_place(letter).ok_or(Refusal::Foreign)?;
     let generation = letter.generation();
-    if generation >= max_generation {
-        return Err(Refusal::Generation(generation));
-    }
     let original = letter.original_headers();
     let first_id = first_id(&original, generation);
     let first_id = first_id.unwrap_or_else(|| format!("{stream}:{sequence}"));
@@ -129,13 +145,10 @@ pub fn replay(
     if headers_bytes > HEADERS_MAX_BYTES {
         return Err(Refusal::HeadersTooLarge(headers_bytes));
     }
-    let bytes = headers_bytes + letter.body.len();
-    if bytes > payload_max_bytes {
-        return Err(Refusal::TooLarge {
-            bytes,
-            max_bytes: payload_max_bytes,
-        });
-    }
+    fits(
+        (headers_bytes + letter.body.len()) as u64,
+        payload_max_bytes,
+    )?;
     Ok(Replay {
         subject: letter.subject().to_owned(),
         headers,

@@ -1,12 +1,13 @@
-//! Writing letters: pure, so that what fits where can be tested without a server.
+//! What a letter is made of. Pure: what fits where is tested without a server.
 
 use async_nats::{HeaderMap, HeaderName, HeaderValue};
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
 
 use super::{
-    BYTES, DELIVERIES, DETAIL, FIRST_HALF, HEADERS_BYTES, LAST_SEEN, ORIGINAL_PREFIX, OTHER_PART,
-    PART, REASON, SECOND_HALF, STREAM, STREAM_SEQUENCE, SUBJECT, TRACE_ID, UNREADABLE,
-    first_half_id, is_acted_on,
+    BODY_BYTES, DELIVERIES, DETAIL, HEADERS_BASE64, LAST_SEEN, ORIGINAL_PREFIX, REASON, STREAM,
+    STREAM_SEQUENCE, SUBJECT, TRACE_ID, UNREADABLE, is_acted_on,
 };
 use crate::event::replay::{self, FIRST_SEEN, FIRST_SEQUENCE, GENERATION};
 use crate::event::{Timestamp, TraceId};
@@ -15,9 +16,6 @@ use crate::text::printable;
 
 /// A detail that is longer is cut: it is for people.
 pub const DETAIL_MAX_BYTES: usize = 512;
-/// Our headers, but for those that follow from the message: these parts of them vary between two
-/// attempts at one letter (times, deliveries, detail), and where a letter is cut must not.
-const OUR_HEADERS_MAX_BYTES: usize = 2_048;
 /// JetStream stores no message with more headers.
 pub(super) const HEADERS_MAX_BYTES: usize = 65_535;
 /// A subject that is longer is cut in the letter's own subject, or the server, whose command lines
@@ -45,48 +43,24 @@ pub struct Original<'a> {
     pub trace_id: TraceId,
 }
 
-/// One message for the dead-letter stream.
+/// A letter, ready to be published.
 #[derive(Debug, Clone)]
-pub struct Part {
-    /// Its headers.
+pub struct Outgoing {
+    /// Its headers. Without the name of the object, which is not known here.
     pub headers: HeaderMap,
     /// Its body.
     pub body: Bytes,
+    /// Whether the message is too large for a letter: then [`Content`] goes to an object.
+    pub needs_object: bool,
 }
 
-/// A letter, ready to be published.
+/// What an object holds: the headers and the body of a message, one after the other.
 #[derive(Debug, Clone)]
-pub enum Outgoing {
-    /// In one message.
-    Whole(Part),
-    /// In two; the second one must be told the sequence of the first: [`Part::follow`].
-    Halves(Part, Part),
-}
-
-impl Part {
-    /// A half again, under an id that the stream does not know yet. The one that it stored at this
-    /// sequence was deleted, or follows one that was, and the stream would call another one of that id a
-    /// duplicate.
-    #[must_use]
-    pub fn instead_of(mut self, sequence: u64) -> Self {
-        let id = self.headers.get("Nats-Msg-Id");
-        let id = id.map_or_else(String::new, |id| format!("{id}:{sequence}"));
-        self.headers.insert("Nats-Msg-Id", id);
-        self
-    }
-
-    /// Says where the first half is.
-    #[must_use]
-    pub fn follow(mut self, first_sequence: u64) -> Self {
-        self.headers
-            .insert(OTHER_PART, HeaderValue::from(first_sequence));
-        self
-    }
-}
-
-/// The sequence of the first half that a second one follows: [`Part::follow`].
-pub fn followed(headers: &HeaderMap) -> Option<u64> {
-    headers.get(OTHER_PART)?.as_str().parse().ok()
+pub struct Content {
+    /// The headers as NATS writes them; of a message that the client cannot read, as they came.
+    pub headers: Bytes,
+    /// The body.
+    pub body: Bytes,
 }
 
 /// The subject on which a letter is published. Letters have headers, and of a message with headers the
@@ -102,46 +76,56 @@ pub fn letter_subject(subject: &str) -> String {
     format!("{DLQ_SUBJECT_PREFIX}{start}")
 }
 
-/// The letter of a message: the same at every attempt, but for times and counts.
+/// The letter of a message, in a message of at most so many bytes.
 pub fn outgoing(
     original: &Original<'_>,
     reason: &str,
     detail: &str,
     payload_max_bytes: usize,
 ) -> Outgoing {
-    let own = own_headers(original, reason, detail);
-    let own_max = own_max_bytes(original);
+    let mut own = own_headers(original, reason, detail);
     let kept = kept_headers(original.headers, reason);
-    let mut headers = own.clone();
-    let (fixed, body) = if own_max + block_len(&kept) <= HEADERS_MAX_BYTES.min(payload_max_bytes) {
-        headers = with(headers, &kept);
-        (own_max + block_len(&kept), original.body.clone())
-    } else {
-        let block = block(&kept);
-        headers.insert(HEADERS_BYTES, HeaderValue::from(block.len()));
-        let body = Bytes::from([&block[..], &original.body[..]].concat());
-        (own_max, body)
-    };
-    if fixed + body.len() <= payload_max_bytes {
-        return Outgoing::Whole(Part { headers, body });
+    let headers_bytes = block_len(&own) + block_len(&kept);
+    if headers_bytes <= HEADERS_MAX_BYTES
+        && headers_bytes + original.body.len() <= payload_max_bytes
+    {
+        return Outgoing {
+            headers: with(own, &kept),
+            body: original.body.clone(),
+            needs_object: false,
+        };
     }
-    let mut first = own;
-    first.insert("Nats-Msg-Id", first_half_id(&letter_id(original)));
-    for (half, part) in [(&mut first, FIRST_HALF), (&mut headers, SECOND_HALF)] {
-        half.insert(PART, part);
-        half.insert(BYTES, HeaderValue::from(body.len()));
+    own.insert(BODY_BYTES, HeaderValue::from(original.body.len()));
+    Outgoing {
+        headers: own,
+        body: Bytes::new(),
+        needs_object: true,
     }
-    let cut = (fixed + body.len() - payload_max_bytes).min(body.len());
-    Outgoing::Halves(
-        Part {
-            headers: first,
-            body: body.slice(..cut),
-        },
-        Part {
-            headers,
-            body: body.slice(cut..),
-        },
-    )
+}
+
+/// The message of a letter that is too large for one.
+pub fn content(original: &Original<'_>, reason: &str) -> Content {
+    let headers = original.headers;
+    let unreadable = headers
+        .filter(|_| reason == UNREADABLE)
+        .and_then(|headers| STANDARD.decode(headers.get(HEADERS_BASE64)?.as_str()).ok());
+    let readable = || headers.map(block).unwrap_or_default();
+    Content {
+        headers: unreadable.unwrap_or_else(readable).into(),
+        body: original.body.clone(),
+    }
+}
+
+/// A name for the object of a letter, which no other one has. It is a token of a subject.
+pub(super) fn object_name(original: &Original<'_>) -> String {
+    let Original {
+        stream,
+        sequence,
+        stored_at,
+        ..
+    } = original;
+    let (micros, random) = (stored_at.micros(), rand::random::<u32>());
+    format!("{stream}:{sequence}:{micros}:{random:08x}")
 }
 
 /// By which the stream drops what is written twice: a message is one letter.
@@ -153,10 +137,6 @@ fn letter_id(original: &Original<'_>) -> String {
         ..
     } = original;
     format!("{stream}:{sequence}:{stored_at}")
-}
-
-fn own_max_bytes(original: &Original<'_>) -> usize {
-    OUR_HEADERS_MAX_BYTES + original.subject.len() + 2 * original.stream.len()
 }
 
 /// Why, when and how often.
@@ -237,17 +217,12 @@ pub(super) fn block_len(headers: &HeaderMap) -> usize {
     "NATS/1.0\r\n\r\n".len() + lines.sum::<usize>()
 }
 
-/// Headers as NATS writes them (ADR-4), in the same order at every attempt.
+/// Headers as NATS writes them (ADR-4).
 fn block(headers: &HeaderMap) -> Vec<u8> {
-    let mut sorted: Vec<(&str, &Vec<HeaderValue>)> = headers
-        .iter()
-        .map(|(name, values)| (name.as_ref(), values))
-        .collect();
-    sorted.sort_unstable_by_key(|(name, _)| *name);
     let mut block = String::from("NATS/1.0\r\n");
-    for (name, values) in sorted {
+    for (name, values) in headers.iter() {
         for value in values {
-            for piece in [name, ": ", value.as_str(), "\r\n"] {
+            for piece in [name.as_ref(), ": ", value.as_str(), "\r\n"] {
                 block.push_str(piece);
             }
         }
@@ -256,8 +231,9 @@ fn block(headers: &HeaderMap) -> Vec<u8> {
     block.into_bytes()
 }
 
-/// Adds what [`block`] wrote; what it cannot have written is left out.
-pub(super) fn read_block(block: &[u8], headers: &mut HeaderMap) {
+/// The headers of what [`block`] wrote; a line that it cannot have written is left out.
+pub(super) fn read_block(block: &[u8]) -> HeaderMap {
+    let mut headers = HeaderMap::new();
     let text = String::from_utf8_lossy(block);
     for line in text.split("\r\n").skip(1) {
         if let Some((name, value)) = line.split_once(": ")
@@ -267,4 +243,5 @@ pub(super) fn read_block(block: &[u8], headers: &mut HeaderMap) {
             headers.append(name, value);
         }
     }
+    headers
 }
