@@ -31,13 +31,14 @@ use tokio_util::sync::CancellationToken;
 
 use self::dead_letter::DeadLetterStage;
 use self::parking::Parking;
-use self::queue::Limits;
+use self::queue::{Limits, Receiver, Sender};
 use self::source::{Origin, Outputs, Source};
 use self::writer::Writer;
 use crate::cache::Cache;
 use crate::config::Config;
 use crate::error::Error;
 use crate::labels::Queue;
+use crate::message::DeadLetter;
 use crate::messaging::Held;
 use crate::messaging::letters::bucket::Bucket;
 use crate::observe::Observer;
@@ -74,59 +75,20 @@ pub struct Parts {
 /// Starts every task. They end by themselves after `stop`, when the last held message is settled;
 /// shutting the set down stops them where they are, and what they hold is released.
 pub fn spawn(parts: Parts, stop: &CancellationToken) -> JoinSet<Result<(), Error>> {
-    let Parts {
-        config,
-        origin,
-        held,
-        metrics,
-        health,
-        observer,
-        ..
-    } = parts;
-    let (decoded, queue) = queue::queue(metrics.queue_depth[Queue::Writer].clone());
-    let (dead_letters, letters) = queue::queue(metrics.queue_depth[Queue::DeadLetter].clone());
-    for queue in [Queue::Writer, Queue::DeadLetter] {
-        #[allow(clippy::cast_precision_loss, reason = "a gauge")]
-        let capacity = config.pipeline.max_in_flight as f64;
-        metrics.queue_capacity[queue].set(capacity);
-    }
-    let limits = Limits::of(&config.pipeline);
-    let parking = Parking::new(queue, limits, health.clone(), metrics.clone());
-    let parking = Arc::new(parking);
-    let client = origin.jetstream.client();
-
+    let pipeline = &parts.config.pipeline;
+    let (decoded, queue) = held_queue(&parts, Queue::Writer);
+    let (dead_letters, letters) = held_queue(&parts, Queue::DeadLetter);
+    let limits = Limits::of(pipeline);
+    let (health, metrics) = (parts.health.clone(), parts.metrics.clone());
+    let parking = Arc::new(Parking::new(queue, limits, health, metrics));
     let mut tasks = JoinSet::new();
-    if let Some(observer) = observer.clone() {
-        tasks.spawn(export_skew(observer, stop.clone()));
-    }
-    let buries = DeadLetterStage {
-        stream: config.nats.stream.clone(),
-        bucket: Bucket::new(origin.jetstream.clone(), &config.nats.dlq_stream),
-        client: client.clone(),
-        held: held.clone(),
-        observer: observer.clone(),
-        metrics: metrics.clone(),
-        health: health.clone(),
-        log: RateLimit::default(),
-        retries: RateLimit::new(1, Duration::from_secs(1)),
-    };
-    tasks.spawn(dead_letter::run(buries, letters));
-    let writer = Writer {
-        parking: parking.clone(),
-        rows: parts.rows,
-        reads: parts.reads,
-        cache: parts.cache,
-        client,
-        held: held.clone(),
-        dead_letters: dead_letters.clone(),
-        observer,
-        health,
-        metrics: metrics.clone(),
-        max_deliveries: config.pipeline.max_deliveries,
-        log: Arc::default(),
-    };
-    for _ in 0..config.pipeline.writers {
+    tasks.spawn(dead_letter::run(burial(&parts), letters));
+    let writer = writer(&parts, &parking, &dead_letters);
+    for _ in 0..pipeline.writers {
         tasks.spawn(writer::run(writer.clone()));
+    }
+    if let Some(observer) = parts.observer.clone() {
+        tasks.spawn(export_skew(observer, stop.clone()));
     }
     let outputs = Outputs {
         decoded,
@@ -135,10 +97,57 @@ pub fn spawn(parts: Parts, stop: &CancellationToken) -> JoinSet<Result<(), Error
     };
     let stop = stop.clone();
     tasks.spawn(async move {
+        let Parts {
+            config,
+            origin,
+            held,
+            metrics,
+            ..
+        } = parts;
         let source = Source::new(origin, held, metrics, outputs, config).await?;
         source::run(source, stop).await
     });
     tasks
+}
+
+/// A queue of messages that are held: it has no more than may be.
+fn held_queue<T>(parts: &Parts, name: Queue) -> (Sender<T>, Receiver<T>) {
+    #[allow(clippy::cast_precision_loss, reason = "a gauge")]
+    let capacity = parts.config.pipeline.max_in_flight as f64;
+    parts.metrics.queue_capacity[name].set(capacity);
+    queue::queue(parts.metrics.queue_depth[name].clone())
+}
+
+fn burial(parts: &Parts) -> DeadLetterStage {
+    let (nats, jetstream) = (&parts.config.nats, &parts.origin.jetstream);
+    DeadLetterStage {
+        stream: nats.stream.clone(),
+        bucket: Bucket::new(jetstream.clone(), &nats.dlq_stream),
+        client: jetstream.client(),
+        held: parts.held.clone(),
+        observer: parts.observer.clone(),
+        metrics: parts.metrics.clone(),
+        health: parts.health.clone(),
+        log: RateLimit::default(),
+        retries: RateLimit::new(1, Duration::from_secs(1)),
+    }
+}
+
+fn writer(parts: &Parts, parking: &Arc<Parking>, dead_letters: &Sender<DeadLetter>) -> Writer {
+    Writer {
+        parking: parking.clone(),
+        rows: parts.rows.clone(),
+        reads: parts.reads.clone(),
+        cache: parts.cache.clone(),
+        client: parts.origin.jetstream.client(),
+        held: parts.held.clone(),
+        dead_letters: dead_letters.clone(),
+        observer: parts.observer.clone(),
+        health: parts.health.clone(),
+        metrics: parts.metrics.clone(),
+        max_deliveries: parts.config.pipeline.max_deliveries,
+        log: Arc::default(),
+    }
 }
 
 /// Waits until every task has ended.

@@ -1,12 +1,12 @@
-//! `ganesh serve`: start-up, the pipeline, and the end within the grace period.
+//! `ganesh serve`: connect, build, run, and drain within the grace period.
 
-mod prepare;
+mod connect;
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow};
-use async_nats::{Client, jetstream};
 use clap::Command;
 use sqlx::PgPool;
 use tokio::net::TcpListener;
@@ -14,12 +14,14 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::Instrument;
 
+use self::connect::Servers;
 use super::Failure;
 use super::ending::{Ending, Step};
 use super::signals::stop_on_signal;
 use crate::api::{self, Api, admin};
 use crate::cache::Cache;
 use crate::config::{Config, Group, group_flags};
+use crate::error::Error;
 use crate::message::timings;
 use crate::messaging::consumer::LastSeen;
 use crate::messaging::keeper::Keeper;
@@ -49,6 +51,29 @@ pub(super) fn command() -> Command {
         .args(shared.flat_map(group_flags))
 }
 
+/// What the process has once, whatever it is connected to.
+struct Service {
+    config: Config,
+    metrics: Metrics,
+    health: Health,
+    slow: SlowList,
+    spans: Option<SpanQueue>,
+    log_filter: LogFilter,
+    /// Cancelled by a signal: no more fetching.
+    stop: CancellationToken,
+    /// Cancelled when the pipeline has drained: it ends the tasks beside it.
+    background: CancellationToken,
+    ending: Ending,
+}
+
+/// What runs beside the pipeline, and has an end of its own.
+struct Beside {
+    held: Arc<Held>,
+    keeper: JoinHandle<()>,
+    keeper_stop: CancellationToken,
+    api_server: JoinHandle<()>,
+}
+
 pub(super) async fn run(
     config: Config,
     metrics: Metrics,
@@ -60,97 +85,222 @@ pub(super) async fn run(
         timings::stop_clock();
         tracing::warn!("OTEL_SDK_DISABLED=true: nothing is counted, timed or traced");
     }
-    let health = Health::new(metrics.clone());
     tracing::info!(?config, "starting");
     let begun = ending.clone();
-    let stop = stop_on_signal(move || begun.begin())?;
-    // Background tasks live on while the pipeline drains.
-    let background = CancellationToken::new();
-    let admin = admin::Admin {
-        health: health.clone(),
+    let service = Service {
+        config,
+        health: Health::new(metrics.clone()),
         metrics,
         slow: SlowList::default(),
+        spans,
         log_filter,
+        stop: stop_on_signal(move || begun.begin())?,
+        background: CancellationToken::new(),
+        ending: ending.clone(),
     };
-    let serving = serve(&config, admin, spans, &stop, &background, ending);
     tokio::select! {
         biased; // its own end is the better one
-        result = serving => result,
-        () = stopped_before_start(&stop, &health, ending) => Ok(()),
+        result = service.serve() => result,
+        () = service.stopped_before_start() => Ok(()),
     }
 }
 
-async fn serve(
-    config: &Config,
-    admin: admin::Admin,
-    spans: Option<SpanQueue>,
-    stop: &CancellationToken,
-    background: &CancellationToken,
-    ending: &Ending,
-) -> Result<(), Failure> {
-    let (metrics, slow) = (admin.metrics.clone(), admin.slow.clone());
-    let health = admin.health.clone();
-    let admin_listener = bind("GANESH_ADMIN_ADDR", config.http.admin_addr).await?;
-    let api_listener = bind("GANESH_HTTP_ADDR", config.http.api_addr).await?;
-    tokio::spawn(admin::serve(admin_listener, admin, background.clone()));
-    let (pool, (client, drops), (consumer, seen)) = prepare::prepare(config, &health, &metrics)
-        .instrument(tracing::info_span!("start-up"))
-        .await?;
-    let reads = Reads::new(pool.clone(), config.postgres.partition_interval);
-    let cache = start_cache(config, &reads, &metrics, &health, background)?;
-    let api = Api {
-        cache: cache.clone(),
-        reads: reads.clone(),
-        metrics: metrics.clone(),
-    };
-    let token = config.http.api_token.clone();
-    let api_server = tokio::spawn(api::serve(api_listener, api, token, stop.clone()));
-    watch(config, &pool, &metrics, &health, background);
-    let origin = Origin {
-        jetstream: jetstream::new(client.clone()),
-        drops: drops.clone(),
-        consumer,
-        seen: seen.clone(),
-        health: health.clone(),
-        client_was_lost: std::env::var_os(CLIENT_WAS_LOST).is_some(),
-    };
-    let keeper_stop = CancellationToken::new();
-    let (held, keeper) = hold(config, &origin, &metrics, &keeper_stop);
-    watch_lag(config, &origin, &held, &metrics, background);
-    let bucket = Bucket::new(origin.jetstream.clone(), &config.nats.dlq_stream);
-    tokio::spawn(sweep::run(bucket, background.clone()));
-    let lost = connection::lost(drops);
-    tokio::spawn(stop_when_unfit(seen.clone(), ending.clone(), stop.clone()));
-    let observer = Observer::new(config, metrics.clone(), spans, slow);
-    let parts = Parts {
-        config: config.clone(),
-        origin,
-        held: held.clone(),
-        rows: EventWriter::new(pool, metrics.clone()),
-        reads,
-        cache,
-        health: health.clone(),
-        observer: config.telemetry.enabled.then_some(observer),
-        metrics,
-    };
-    let running = run_pipeline(parts, stop, ending, &health);
-    let result = tokio::select! {
-        biased; // what waits for the client would wait for ever
-        () = lost => Err(client_lost(stop)),
-        result = running => result.map_err(running_failure),
-    };
-    if !matches!(result, Err(Failure::ClientLost { .. })) {
+impl Service {
+    async fn serve(&self) -> Result<(), Failure> {
+        let http = &self.config.http;
+        let admin_listener = bind("GANESH_ADMIN_ADDR", http.admin_addr).await?;
+        let api_listener = bind("GANESH_HTTP_ADDR", http.api_addr).await?;
+        self.serve_admin(admin_listener);
+        let servers = connect::connect(self)
+            .instrument(tracing::info_span!("start-up"))
+            .await?;
+        let seen = servers.origin.seen.clone();
+        let drops = servers.origin.drops.clone();
+        let client = servers.origin.jetstream.client();
+        let (parts, beside) = self.build(servers, api_listener)?;
+        let result = tokio::select! {
+            biased; // what waits for the client would wait for ever
+            () = connection::lost(drops) => Err(self.client_lost()),
+            result = self.run_pipeline(parts) => result.map_err(running_failure),
+        };
+        if !matches!(result, Err(Failure::ClientLost { .. })) {
+            self.drain(&client, beside).await;
+        }
+        // Said even where the client broke down on the way: to start again would not help.
+        seen.unfit_error()
+            .map_or(result, |error| Err(running_failure(error)))
+    }
+
+    fn serve_admin(&self, listener: TcpListener) {
+        let admin = admin::Admin {
+            health: self.health.clone(),
+            metrics: self.metrics.clone(),
+            slow: self.slow.clone(),
+            log_filter: self.log_filter.clone(),
+        };
+        tokio::spawn(admin::serve(listener, admin, self.background.clone()));
+    }
+
+    /// Starts what runs beside the pipeline, and puts together what that works with.
+    fn build(
+        &self,
+        servers: Servers,
+        api_listener: TcpListener,
+    ) -> Result<(Parts, Beside), Failure> {
+        let Servers { pool, origin } = servers;
+        let reads = Reads::new(pool.clone(), self.config.postgres.partition_interval);
+        let cache = self.start_cache(&reads)?;
+        self.watch_postgres(&pool);
+        let beside = self.start_beside(&origin, (&cache, &reads), api_listener);
+        self.watch_nats(&origin, &beside.held);
+        let (spans, slow) = (self.spans.clone(), self.slow.clone());
+        let observer = Observer::new(&self.config, self.metrics.clone(), spans, slow);
+        let parts = Parts {
+            config: self.config.clone(),
+            origin,
+            held: beside.held.clone(),
+            rows: EventWriter::new(pool, self.metrics.clone()),
+            reads,
+            cache,
+            health: self.health.clone(),
+            observer: self.config.telemetry.enabled.then_some(observer),
+            metrics: self.metrics.clone(),
+        };
+        Ok((parts, beside))
+    }
+
+    fn start_cache(&self, reads: &Reads) -> Result<Cache, Failure> {
+        let (metrics, health) = (self.metrics.clone(), self.health.clone());
+        let cache = Cache::new(&self.config.cache, reads.clone(), metrics, health)
+            .map_err(|error| Failure::Usage(format!("REDIS_URL: {error}")))?;
+        tokio::spawn(cache.clone().run(self.background.clone()));
+        Ok(cache)
+    }
+
+    fn watch_postgres(&self, pool: &PgPool) {
+        let (metrics, background) = (self.metrics.clone(), self.background.clone());
+        tokio::spawn(runtime::watch(metrics.clone(), background.clone()));
+        tokio::spawn(pool::watch(pool.clone(), metrics.clone(), background));
+        let (config, health) = (self.config.postgres.clone(), self.health.clone());
+        tokio::spawn(upkeep::run(config, pool.clone(), metrics, health));
+    }
+
+    fn start_beside(
+        &self,
+        origin: &Origin,
+        (cache, reads): (&Cache, &Reads),
+        api_listener: TcpListener,
+    ) -> Beside {
+        let limits = held::Limits::of(&self.config.pipeline);
+        let ack_wait = self.config.nats.ack_wait;
+        let (held, releases) = Held::new(limits, ack_wait, self.metrics.clone());
+        let keeper = Keeper {
+            held: held.clone(),
+            releases,
+            client: origin.jetstream.client(),
+            drops: origin.drops.clone(),
+            metrics: self.metrics.clone(),
+        };
+        let keeper_stop = CancellationToken::new();
+        let api = Api {
+            cache: cache.clone(),
+            reads: reads.clone(),
+            metrics: self.metrics.clone(),
+        };
+        let token = self.config.http.api_token.clone();
+        Beside {
+            held,
+            keeper: tokio::spawn(keeper.run(keeper_stop.clone())),
+            keeper_stop,
+            api_server: tokio::spawn(api::serve(api_listener, api, token, self.stop.clone())),
+        }
+    }
+
+    fn watch_nats(&self, origin: &Origin, held: &Arc<Held>) {
+        tokio::spawn(lag::watch(
+            origin.jetstream.clone(),
+            origin.consumer.clone(),
+            origin.seen.clone(),
+            held.clone(),
+            self.metrics.clone(),
+            self.config.clone(),
+            self.background.clone(),
+        ));
+        let bucket = Bucket::new(origin.jetstream.clone(), &self.config.nats.dlq_stream);
+        tokio::spawn(sweep::run(bucket, self.background.clone()));
+        let (ending, stop) = (self.ending.clone(), self.stop.clone());
+        tokio::spawn(stop_when_unfit(origin.seen.clone(), ending, stop));
+    }
+
+    /// Until every task has ended; after `stop`, no longer than the grace period allows.
+    async fn run_pipeline(&self, parts: Parts) -> Result<(), Error> {
+        let http = &self.config.http;
+        self.health.set_serving(true);
+        tracing::info!(api = %http.api_addr, admin = %http.admin_addr, "serving");
+        let mut tasks = pipeline::spawn(parts, &self.stop);
+        let deadline = async {
+            self.stop.cancelled().await;
+            self.health.set_serving(false);
+            tracing::info!(
+                "shutting down: no more fetching, what is held is stored and acknowledged"
+            );
+            tokio::time::sleep_until(self.ending.until(Step::Drain).into()).await;
+        };
+        let result = tokio::select! {
+            result = pipeline::supervise(&mut tasks, &self.stop) => result,
+            () = deadline => {
+                tracing::warn!("the grace period ends: releasing what is not stored");
+                Ok(())
+            }
+        };
+        // Waits until every task is gone, so that what they held is in the keeper's queue.
+        tasks.shutdown().await;
+        result
+    }
+
+    /// Sends what the last acknowledgements and releases are, and ends what runs beside.
+    async fn drain(&self, client: &async_nats::Client, beside: Beside) {
+        let Beside {
+            held,
+            keeper,
+            keeper_stop,
+            api_server,
+        } = beside;
         keeper_stop.cancel();
-        finish(&client, keeper, api_server, &held, ending).await;
-        background.cancel();
+        let ended = async {
+            let _ = keeper.await;
+            let _ = client.flush().await;
+            let _ = api_server.await;
+        };
+        let flushed = Instant::now() + FLUSH_TIMEOUT;
+        let until = self.ending.until(Step::Flush).min(flushed);
+        if tokio::time::timeout_at(until.into(), ended).await.is_err() {
+            tracing::warn!("NATS did not take the last acknowledgements in time");
+        }
+        tracing::info!(held = held.count(), "stopped");
+        self.background.cancel();
     }
-    // Said even where the client broke down on the way: to start again would not help.
-    seen.unfit_error()
-        .map_or(result, |error| Err(running_failure(error)))
-}
 
-fn running_failure(error: crate::error::Error) -> Failure {
-    Failure::Running(anyhow!(error))
+    fn client_lost(&self) -> Failure {
+        tracing::error!(
+            "the NATS client broke down, as it does on a header value with a carriage return: starting \
+             again, unless told to stop, and looking for the message"
+        );
+        let stop = self.stop.clone();
+        Failure::ClientLost { stop }
+    }
+
+    /// Ends a start-up that still waits for dependencies, at once: nothing is held yet. Once
+    /// the pipeline runs, it is that which ends, and this only guards against an end that hangs.
+    async fn stopped_before_start(&self) {
+        self.stop.cancelled().await;
+        if self.health.has_served() {
+            tokio::time::sleep_until(self.ending.until(Step::Flush).into()).await;
+            tracing::error!("the shutdown took longer than the grace period leaves for it");
+        } else {
+            tracing::info!("stopped before it served");
+        }
+    }
 }
 
 /// A consumer that breaks a promise ends the service as a signal does: what it delivered is still
@@ -161,153 +311,11 @@ async fn stop_when_unfit(seen: Arc<LastSeen>, ending: Ending, stop: Cancellation
     stop.cancel();
 }
 
-fn client_lost(stop: &CancellationToken) -> Failure {
-    tracing::error!(
-        "the NATS client broke down, as it does on a header value with a carriage return: starting \
-         again, unless told to stop, and looking for the message"
-    );
-    Failure::ClientLost { stop: stop.clone() }
+fn running_failure(error: Error) -> Failure {
+    Failure::Running(anyhow!(error))
 }
 
-/// A cache handle, with what keeps it usable running until `background` ends.
-fn start_cache(
-    config: &Config,
-    reads: &Reads,
-    metrics: &Metrics,
-    health: &Health,
-    background: &CancellationToken,
-) -> Result<Cache, Failure> {
-    let (reads, metrics, health) = (reads.clone(), metrics.clone(), health.clone());
-    let cache = Cache::new(&config.cache, reads, metrics, health)
-        .map_err(|error| Failure::Usage(format!("REDIS_URL: {error}")))?;
-    tokio::spawn(cache.clone().run(background.clone()));
-    Ok(cache)
-}
-
-/// Starts what watches Postgres and the process itself, until `background` ends.
-fn watch(
-    config: &Config,
-    pool: &PgPool,
-    metrics: &Metrics,
-    health: &Health,
-    background: &CancellationToken,
-) {
-    let (pool, metrics) = (pool.clone(), metrics.clone());
-    tokio::spawn(runtime::watch(metrics.clone(), background.clone()));
-    tokio::spawn(pool::watch(
-        pool.clone(),
-        metrics.clone(),
-        background.clone(),
-    ));
-    tokio::spawn(upkeep::run(
-        config.postgres.clone(),
-        pool,
-        metrics,
-        health.clone(),
-    ));
-}
-
-/// The register of what is held, and what keeps it ours until `stop`.
-fn hold(
-    config: &Config,
-    origin: &Origin,
-    metrics: &Metrics,
-    stop: &CancellationToken,
-) -> (Arc<Held>, JoinHandle<()>) {
-    let (limits, ack_wait) = (held::Limits::of(&config.pipeline), config.nats.ack_wait);
-    let (held, releases) = Held::new(limits, ack_wait, metrics.clone());
-    let keeper = Keeper {
-        held: held.clone(),
-        releases,
-        client: origin.jetstream.client(),
-        drops: origin.drops.clone(),
-        metrics: metrics.clone(),
-    };
-    (held, tokio::spawn(keeper.run(stop.clone())))
-}
-
-/// Starts what asks for the consumer's lag, until `background` ends.
-fn watch_lag(
-    config: &Config,
-    origin: &Origin,
-    held: &Arc<Held>,
-    metrics: &Metrics,
-    background: &CancellationToken,
-) {
-    tokio::spawn(lag::watch(
-        origin.jetstream.clone(),
-        origin.consumer.clone(),
-        origin.seen.clone(),
-        held.clone(),
-        metrics.clone(),
-        config.clone(),
-        background.clone(),
-    ));
-}
-
-/// Until every stage has ended; after `stop`, no longer than `ending` allows.
-async fn run_pipeline(
-    parts: Parts,
-    stop: &CancellationToken,
-    ending: &Ending,
-    health: &Health,
-) -> Result<(), crate::error::Error> {
-    let http = &parts.config.http;
-    health.set_serving(true);
-    tracing::info!(api = %http.api_addr, admin = %http.admin_addr, "serving");
-    let mut stages = pipeline::spawn(parts, stop);
-    let deadline = async {
-        stop.cancelled().await;
-        health.set_serving(false);
-        tracing::info!("shutting down: no more fetching, what is held is stored and acknowledged");
-        tokio::time::sleep_until(ending.until(Step::Drain).into()).await;
-    };
-    let result = tokio::select! {
-        result = pipeline::supervise(&mut stages, stop) => result,
-        () = deadline => {
-            tracing::warn!("the grace period ends: releasing what is not stored");
-            Ok(())
-        }
-    };
-    // Waits until every stage is gone, so that what they held is in the keeper's queue.
-    stages.shutdown().await;
-    result
-}
-
-async fn finish(
-    client: &Client,
-    keeper: JoinHandle<()>,
-    api_server: JoinHandle<()>,
-    held: &Held,
-    ending: &Ending,
-) {
-    let ended = async {
-        let _ = keeper.await;
-        let _ = client.flush().await;
-        let _ = api_server.await;
-    };
-    let until = ending
-        .until(Step::Flush)
-        .min(Instant::now() + FLUSH_TIMEOUT);
-    if tokio::time::timeout_at(until.into(), ended).await.is_err() {
-        tracing::warn!("NATS did not take the last acknowledgements in time");
-    }
-    tracing::info!(held = held.count(), "stopped");
-}
-
-/// Ends a start-up that still waits for dependencies, at once: nothing is held yet. Once
-/// the pipeline runs, it is that which ends, and this only guards against an end that hangs.
-async fn stopped_before_start(stop: &CancellationToken, health: &Health, ending: &Ending) {
-    stop.cancelled().await;
-    if health.has_served() {
-        tokio::time::sleep_until(ending.until(Step::Flush).into()).await;
-        tracing::error!("the shutdown took longer than the grace period leaves for it");
-    } else {
-        tracing::info!("stopped before it served");
-    }
-}
-
-async fn bind(variable: &str, address: std::net::SocketAddr) -> Result<TcpListener, Failure> {
+async fn bind(variable: &str, address: SocketAddr) -> Result<TcpListener, Failure> {
     TcpListener::bind(address)
         .await
         .with_context(|| format!("{variable}={address}: cannot listen there"))

@@ -17,6 +17,10 @@
 //! the limits, and releases them when they are dropped. So nothing has to tell the source: writers
 //! that take no batches leave it no room.
 
+#[cfg(test)]
+mod tests;
+mod window;
+
 use std::collections::VecDeque;
 use std::future::pending;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -25,83 +29,15 @@ use std::time::Duration;
 use tokio::sync::{Mutex as AsyncMutex, Notify, OwnedMutexGuard};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
+use self::window::say;
+pub use self::window::{Attempt, PROBE_EVERY, WINDOW_ROWS, Window};
 use super::queue::{Limits, Receiver};
 use crate::message::timings::{Failures, now_nanos};
 use crate::message::{Batch, Decoded, RefusedRow};
 use crate::telemetry::{Health, Metrics};
 
-/// Rows that are remembered; half of them refused is too many.
-pub const WINDOW_ROWS: usize = 1_000;
-/// How often a batch is tried while too many are refused.
-pub const PROBE_EVERY: Duration = Duration::from_secs(10);
 /// How soon a batch that nobody can explain is tried again: from the first to the second, doubling.
 const RETRY_AFTER: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
-
-/// Why a batch is written, which decides what its refused rows mean.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Attempt {
-    /// Its rows have not been judged.
-    Fresh,
-    /// Too many rows are refused, and it shows whether they still are.
-    Probe,
-    /// Its rows were refused while too many were.
-    Again,
-}
-
-/// The last rows, and whether too many of them were refused. Pure: it is told the time.
-#[derive(Debug, Default)]
-pub struct Window {
-    /// Whether each of the last rows was refused, the oldest first.
-    rows: VecDeque<bool>,
-    refused: usize,
-    /// While too many are refused: when the next batch may be tried.
-    probe_at: Option<Instant>,
-}
-
-impl Window {
-    /// Notes how the rows of a batch ended: `true` is refused. Says whether those that were
-    /// are to be parked.
-    pub fn note(&mut self, attempt: Attempt, batch: &[bool], now: Instant) -> bool {
-        let refused = batch.iter().filter(|refused| **refused).count();
-        match (attempt, self.is_paused()) {
-            // Duplicates alone, of which no row was tried: another one is a probe, and at once.
-            (Attempt::Probe, _) if batch.is_empty() => {}
-            (Attempt::Probe, _) if refused * 2 < batch.len() => *self = Self::default(),
-            (Attempt::Probe, _) => self.probe_at = Some(now + PROBE_EVERY),
-            (Attempt::Fresh, false) => {
-                for refused in batch {
-                    self.push(*refused);
-                    if self.refused * 2 >= WINDOW_ROWS {
-                        self.probe_at = Some(now + PROBE_EVERY);
-                    }
-                }
-            }
-            // Begun before the pause, which it says nothing about; or refused once before,
-            // and counted then.
-            (Attempt::Fresh, true) | (Attempt::Again, _) => {}
-        }
-        // Of a batch that ends the pause too: they get their second try like the others.
-        self.is_paused() || attempt == Attempt::Probe
-    }
-
-    fn push(&mut self, refused: bool) {
-        if self.rows.len() == WINDOW_ROWS && self.rows.pop_front() == Some(true) {
-            self.refused -= 1;
-        }
-        self.rows.push_back(refused);
-        self.refused += usize::from(refused);
-    }
-
-    /// Whether too many rows are refused.
-    pub fn is_paused(&self) -> bool {
-        self.probe_at.is_some()
-    }
-
-    /// When the next batch may be tried; `None` when every batch may be written.
-    pub fn probe_at(&self) -> Option<Instant> {
-        self.probe_at
-    }
-}
 
 /// A batch to be written.
 pub struct Work {
@@ -446,30 +382,5 @@ impl State {
             attempt: Attempt::Again,
             refused_at: None,
         });
-    }
-}
-
-/// Says when the writers pause, and when they go on.
-fn say(attempt: Attempt, paused: (bool, bool), refused: usize, rows: usize, example: &str) {
-    match paused {
-        (false, true) => tracing::error!(
-            example,
-            "Postgres refused half of the last {WINDOW_ROWS} rows: pausing. Refused rows are parked, \
-             and a batch is tried every {} s. Look for a change of the schema, of ganesh or of a \
-             producer",
-            PROBE_EVERY.as_secs()
-        ),
-        (true, true) if attempt == Attempt::Probe => tracing::warn!(
-            refused,
-            rows,
-            example,
-            "still pausing: Postgres refuses half of a batch or more"
-        ),
-        (true, false) => tracing::info!(
-            refused,
-            rows,
-            "Postgres takes most rows of a batch again: going on"
-        ),
-        _ => {}
     }
 }

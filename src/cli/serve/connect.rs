@@ -1,38 +1,35 @@
 //! What `ganesh serve` needs before it serves: each dependency there, and fit.
 
-use std::sync::Arc;
-
-use async_nats::jetstream::consumer::PullConsumer;
-use async_nats::{Client, jetstream};
+use async_nats::jetstream;
 use sqlx::PgPool;
 
+use super::{CLIENT_WAS_LOST, Service};
 use crate::cli::Failure;
 use crate::cli::startup::{Deadline, wait_for, wait_for_schema};
 use crate::config::Config;
 use crate::error::Dependency;
-use crate::messaging::connection::Drops;
-use crate::messaging::consumer::{LastSeen, SetupError};
+use crate::messaging::consumer::SetupError;
 use crate::messaging::{connection, consumer, held};
+use crate::pipeline::source::Origin;
 use crate::storage::{pool, upkeep};
-use crate::telemetry::{Health, Metrics};
+use crate::telemetry::Metrics;
 
-/// The consumer, and what was last seen of it.
-type Consumer = (PullConsumer, Arc<LastSeen>);
-
-/// Waits for Postgres and for NATS, and makes what is missing there.
-pub(super) async fn prepare(
-    config: &Config,
-    health: &Health,
-    metrics: &Metrics,
-) -> Result<(PgPool, (Client, Drops), Consumer), Failure> {
-    let deadline = Deadline::after(config.startup_timeout);
-    let pool = prepare_postgres(config, metrics, deadline).await?;
-    health.set(Dependency::Postgres, true);
-    let (connection, consumer) = prepare_nats(config, health, metrics, deadline).await?;
-    Ok((pool, connection, consumer))
+/// What is there before ganesh serves.
+pub(super) struct Servers {
+    pub(super) pool: PgPool,
+    pub(super) origin: Origin,
 }
 
-async fn prepare_postgres(
+/// Waits for Postgres and for NATS, and makes what is missing there.
+pub(super) async fn connect(service: &Service) -> Result<Servers, Failure> {
+    let deadline = Deadline::after(service.config.startup_timeout);
+    let pool = connect_postgres(&service.config, &service.metrics, deadline).await?;
+    service.health.set(Dependency::Postgres, true);
+    let origin = connect_nats(service, deadline).await?;
+    Ok(Servers { pool, origin })
+}
+
+async fn connect_postgres(
     config: &Config,
     metrics: &Metrics,
     deadline: Deadline,
@@ -44,12 +41,13 @@ async fn prepare_postgres(
     Ok(pool)
 }
 
-async fn prepare_nats(
-    config: &Config,
-    health: &Health,
-    metrics: &Metrics,
-    deadline: Deadline,
-) -> Result<((Client, Drops), Consumer), Failure> {
+async fn connect_nats(service: &Service, deadline: Deadline) -> Result<Origin, Failure> {
+    let Service {
+        config,
+        health,
+        metrics,
+        ..
+    } = service;
     let (client, drops) = wait_for("NATS (NATS_URL)", deadline, || {
         connection::connect(&config.nats, config.pipeline.max_in_flight, health, metrics)
     })
@@ -75,11 +73,16 @@ async fn prepare_nats(
         },
     )
     .await?;
-    match ensured {
-        Ok(consumer) => Ok(((client, drops), consumer)),
-        Err(unfit) => {
-            let lines: Vec<String> = unfit.iter().map(ToString::to_string).collect();
-            Err(Failure::Usage(lines.join("\n")))
-        }
-    }
+    let (consumer, seen) = ensured.map_err(|unfit| {
+        let lines: Vec<String> = unfit.iter().map(ToString::to_string).collect();
+        Failure::Usage(lines.join("\n"))
+    })?;
+    Ok(Origin {
+        jetstream,
+        drops,
+        consumer,
+        seen,
+        health: health.clone(),
+        client_was_lost: std::env::var_os(CLIENT_WAS_LOST).is_some(),
+    })
 }

@@ -1,0 +1,182 @@
+//! Which batch comes next, in paused time.
+
+use async_nats::{Message, Subject};
+use bytes::Bytes;
+use tokio::sync::mpsc::UnboundedReceiver;
+
+use super::*;
+use crate::event::{self, Timestamp};
+use crate::message::HeldId;
+use crate::messaging::Held;
+use crate::messaging::delivery::Arrived;
+use crate::messaging::held::{self, Arrival};
+use crate::pipeline::queue::{Sender, queue};
+
+struct Scene {
+    held: Arc<Held>,
+    releases: UnboundedReceiver<HeldId>,
+    queue: Sender<Decoded>,
+    parking: Parking,
+}
+
+/// Batches of one event.
+fn scene() -> Scene {
+    let metrics = Metrics::unrecorded();
+    let (messages, bytes) = (100, 100_000);
+    let limits = held::Limits { messages, bytes };
+    let (held, releases) = Held::new(limits, Duration::from_secs(30), metrics.clone());
+    let (sender, receiver) = queue(metrics::Gauge::noop());
+    let limits = Limits { events: 1, bytes };
+    let health = Health::new(metrics.clone());
+    Scene {
+        held,
+        releases,
+        queue: sender,
+        parking: Parking::new(receiver, limits, health, metrics),
+    }
+}
+
+impl Scene {
+    fn message(&self, sequence: u64) -> Decoded {
+        let reply = format!("$JS.ACK.EVENTS.ganesh.1.{sequence}.{sequence}.1764000000000000000.0");
+        let message = Message {
+            subject: Subject::from("events.test"),
+            reply: Some(reply.into()),
+            payload: Bytes::from_static(b"{}"),
+            headers: None,
+            status: None,
+            description: None,
+            length: 100,
+        };
+        let arrived = Arrived::read(message).expect("it is a delivery");
+        let (reply, bytes) = (arrived.reply.clone(), 100);
+        let ids = self.held.hold(std::iter::once(Arrival { reply, bytes }));
+        let delivery = arrived.into_delivery("EVENTS", ids[0], self.held.releases());
+        let message = event::Message {
+            subject: "events.test",
+            headers: None,
+            payload: &delivery.message.payload,
+            stream: "EVENTS",
+            stream_sequence: sequence,
+            stored_at: Timestamp::from_micros(1),
+        };
+        let event = event::decode(&message, true).expect("it is a plain event");
+        Decoded { delivery, event }
+    }
+
+    fn send(&self, sequences: std::ops::RangeInclusive<u64>) {
+        for sequence in sequences {
+            self.queue.send(vec![self.message(sequence)]);
+        }
+    }
+
+    /// The sequence of the next batch's only message, and why it is tried.
+    async fn next(&self) -> (u64, Attempt, Work) {
+        let work = self.parking.next().await.expect("there are more");
+        let sequence = work.batch.messages[0].delivery.stream_sequence;
+        (sequence, work.ticket.attempt, work)
+    }
+
+    /// So many rows were refused that a pause begins; this message is parked.
+    async fn pause(&self, sequence: u64) {
+        self.send(sequence..=sequence);
+        let (_, _, work) = self.next().await;
+        let mut messages = work.batch.messages;
+        let refused = messages.drain(..).map(|decoded| RefusedRow {
+            decoded,
+            detail: "not today".to_owned(),
+        });
+        let rows = vec![true; WINDOW_ROWS / 2];
+        let letters = self
+            .parking
+            .judge(work.ticket, &rows, refused.collect(), work.batch.taken);
+        assert!(letters.is_empty(), "it is parked");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn after_a_probe_of_duplicates_alone_what_is_parked_is_tried_at_once() {
+    let scene = scene();
+    scene.pause(1).await;
+    scene.send(2..=9);
+    let began = Instant::now();
+    let (sequence, attempt, work) = scene.next().await;
+    assert_eq!((sequence, attempt), (2, Attempt::Probe));
+    assert!(began.elapsed() >= PROBE_EVERY);
+    scene.parking.judge(work.ticket, &[], Vec::new(), 1);
+    let (sequence, attempt, work) = scene.next().await;
+    assert_eq!((sequence, attempt), (1, Attempt::Probe));
+    assert!(began.elapsed() < PROBE_EVERY * 2, "at once");
+    scene.parking.judge(work.ticket, &[false], Vec::new(), 1);
+    let (sequence, attempt, _) = scene.next().await;
+    assert_eq!((sequence, attempt), (3, Attempt::Fresh));
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_single_writer_takes_turns_between_what_is_parked_and_what_is_fresh() {
+    let scene = scene();
+    scene.send(1..=2);
+    scene
+        .parking
+        .park_alone((11..=12).map(|sequence| scene.message(sequence)).collect());
+    let mut order = Vec::new();
+    for _ in 0..4 {
+        let (sequence, _, work) = scene.next().await;
+        order.push(sequence);
+        scene.parking.judge(work.ticket, &[false], Vec::new(), 1);
+    }
+    assert_eq!(order, [11, 1, 12, 2]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_parked_batch_is_tried_at_a_time_and_an_unexplained_one_later() {
+    let scene = scene();
+    scene
+        .parking
+        .park_alone(vec![scene.message(11), scene.message(12)]);
+    let (first, _, work) = scene.next().await;
+    assert_eq!(first, 11);
+    scene.send(1..=1);
+    let (fresh, _, _) = scene.next().await;
+    assert_eq!(
+        fresh, 1,
+        "another writer does not try the other one meanwhile"
+    );
+    scene.parking.park_unexplained(work.batch, work.ticket, 7);
+    let (other, _, work) = scene.next().await;
+    assert_eq!(other, 12);
+    scene.parking.judge(work.ticket, &[false], Vec::new(), 1);
+    let began = Instant::now();
+    let (again, attempt, work) = scene.next().await;
+    assert_eq!((again, attempt), (11, Attempt::Fresh));
+    assert!(began.elapsed() >= RETRY_AFTER.0);
+    assert_eq!(work.ticket.refused_at, Some(7));
+}
+
+#[tokio::test(start_paused = true)]
+async fn at_the_end_what_is_parked_during_a_pause_is_released() {
+    let mut scene = scene();
+    scene.pause(1).await;
+    let Scene {
+        queue,
+        parking,
+        releases,
+        ..
+    } = &mut scene;
+    std::mem::drop(std::mem::replace(
+        queue,
+        super::super::queue::queue(metrics::Gauge::noop()).0,
+    ));
+    assert!(parking.next().await.is_none());
+    assert!(releases.is_empty(), "it is held");
+    let (other, receiver) = super::super::queue::queue(metrics::Gauge::noop());
+    drop(other);
+    let metrics = Metrics::unrecorded();
+    let limits = Limits {
+        events: 1,
+        bytes: 1,
+    };
+    let health = Health::new(metrics.clone());
+    *parking = Parking::new(receiver, limits, health, metrics);
+    assert_eq!(releases.len(), 1);
+}

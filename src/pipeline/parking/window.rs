@@ -1,0 +1,108 @@
+//! Whether so many rows are refused that something else is wrong than they.
+
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+/// Rows that are remembered; half of them refused is too many.
+pub const WINDOW_ROWS: usize = 1_000;
+/// How often a batch is tried while too many are refused.
+pub const PROBE_EVERY: Duration = Duration::from_secs(10);
+
+/// Why a batch is written, which decides what its refused rows mean.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Attempt {
+    /// Its rows have not been judged.
+    Fresh,
+    /// Too many rows are refused, and it shows whether they still are.
+    Probe,
+    /// Its rows were refused while too many were.
+    Again,
+}
+
+/// The last rows, and whether too many of them were refused. Pure: it is told the time.
+#[derive(Debug, Default)]
+pub struct Window {
+    /// Whether each of the last rows was refused, the oldest first.
+    rows: VecDeque<bool>,
+    refused: usize,
+    /// While too many are refused: when the next batch may be tried.
+    probe_at: Option<Instant>,
+}
+
+impl Window {
+    /// Notes how the rows of a batch ended: `true` is refused. Says whether those that were
+    /// are to be parked.
+    pub fn note(&mut self, attempt: Attempt, batch: &[bool], now: Instant) -> bool {
+        let refused = batch.iter().filter(|refused| **refused).count();
+        match (attempt, self.is_paused()) {
+            // Duplicates alone, of which no row was tried: another one is a probe, and at once.
+            (Attempt::Probe, _) if batch.is_empty() => {}
+            (Attempt::Probe, _) if refused * 2 < batch.len() => *self = Self::default(),
+            (Attempt::Probe, _) => self.probe_at = Some(now + PROBE_EVERY),
+            (Attempt::Fresh, false) => {
+                for refused in batch {
+                    self.push(*refused);
+                    if self.refused * 2 >= WINDOW_ROWS {
+                        self.probe_at = Some(now + PROBE_EVERY);
+                    }
+                }
+            }
+            // Begun before the pause, which it says nothing about; or refused once before,
+            // and counted then.
+            (Attempt::Fresh, true) | (Attempt::Again, _) => {}
+        }
+        // Of a batch that ends the pause too: they get their second try like the others.
+        self.is_paused() || attempt == Attempt::Probe
+    }
+
+    fn push(&mut self, refused: bool) {
+        if self.rows.len() == WINDOW_ROWS && self.rows.pop_front() == Some(true) {
+            self.refused -= 1;
+        }
+        self.rows.push_back(refused);
+        self.refused += usize::from(refused);
+    }
+
+    /// Whether too many rows are refused.
+    pub fn is_paused(&self) -> bool {
+        self.probe_at.is_some()
+    }
+
+    /// When the next batch may be tried; `None` when every batch may be written.
+    pub fn probe_at(&self) -> Option<Instant> {
+        self.probe_at
+    }
+}
+
+/// Says when the writers pause, and when they go on.
+pub(super) fn say(
+    attempt: Attempt,
+    paused: (bool, bool),
+    refused: usize,
+    rows: usize,
+    example: &str,
+) {
+    match paused {
+        (false, true) => tracing::error!(
+            example,
+            "Postgres refused half of the last {WINDOW_ROWS} rows: pausing. Refused rows are parked, \
+             and a batch is tried every {} s. Look for a change of the schema, of ganesh or of a \
+             producer",
+            PROBE_EVERY.as_secs()
+        ),
+        (true, true) if attempt == Attempt::Probe => tracing::warn!(
+            refused,
+            rows,
+            example,
+            "still pausing: Postgres refuses half of a batch or more"
+        ),
+        (true, false) => tracing::info!(
+            refused,
+            rows,
+            "Postgres takes most rows of a batch again: going on"
+        ),
+        _ => {}
+    }
+}
