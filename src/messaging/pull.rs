@@ -207,12 +207,11 @@ impl Pulls {
             .parse()
             .ok()?;
         let is_it = |pull: &Pull| pull.number == number;
-        let pull = match self.live.iter().position(is_it) {
-            Some(place) => self.live.remove(place)?,
-            None => {
-                let place = self.late.iter().position(is_it)?;
-                self.late.swap_remove(place)
-            }
+        let pull = if let Some(place) = self.live.iter().position(is_it) {
+            self.live.remove(place)?
+        } else {
+            let place = self.late.iter().position(is_it)?;
+            self.late.swap_remove(place)
         };
         *freed += pull.left;
         Some(match end {

@@ -55,7 +55,7 @@ pub struct Ticket {
     pub refused_at: Option<u64>,
     was_parked: bool,
     /// Kept by a probe until it is judged, so that nobody tries another one meanwhile.
-    _turn: Option<OwnedMutexGuard<Receiver<Decoded>>>,
+    turn: Option<OwnedMutexGuard<Receiver<Decoded>>>,
 }
 
 /// What all writers share.
@@ -164,7 +164,7 @@ impl Parking {
                 attempt: Attempt::Fresh,
                 refused_at: None,
                 was_parked: false,
-                _turn: None,
+                turn: None,
             },
         }
     }
@@ -218,26 +218,22 @@ impl Parking {
             let is_wanted = std::mem::take(&mut state.probe_parked);
             is_wanted.then(|| state.take_parked()).flatten()
         };
-        let mut work = match parked {
-            Some(work) => work,
-            None => match timeout_at(at, turn.batch(&self.limits)).await {
-                // At the end nothing is tried any more.
-                Ok(messages) => {
-                    let work = self.fresh(messages?);
-                    sleep_until(at).await;
-                    work
-                }
-                Err(_) => {
-                    let parked = self.state().take_parked();
-                    match parked {
-                        Some(work) => work,
-                        None => self.fresh(turn.batch(&self.limits).await?),
-                    }
-                }
-            },
+        let mut work = if let Some(work) = parked {
+            work
+        } else if let Ok(messages) = timeout_at(at, turn.batch(&self.limits)).await {
+            // At the end nothing is tried any more.
+            let work = self.fresh(messages?);
+            sleep_until(at).await;
+            work
+        } else {
+            let parked = self.state().take_parked();
+            match parked {
+                Some(work) => work,
+                None => self.fresh(turn.batch(&self.limits).await?),
+            }
         };
         work.ticket.attempt = Attempt::Probe;
-        work.ticket._turn = Some(turn);
+        work.ticket.turn = Some(turn);
         Some(work)
     }
 
@@ -260,6 +256,7 @@ impl Parking {
 
     /// Parks a batch of which every row was refused for a reason that we do not know, by the attempt
     /// of this number. A probe says no less by it than that too many rows are refused still.
+    #[allow(clippy::needless_pass_by_value, reason = "the ticket is spent")]
     pub fn park_unexplained(&self, batch: Batch, ticket: Ticket, attempt: u64) {
         let now = Instant::now();
         let mut state = self.state();
@@ -288,6 +285,7 @@ impl Parking {
 
     /// Judges a batch by how its rows ended that were tried (`true` is refused): gives back those that
     /// are to become dead letters, and parks the others.
+    #[allow(clippy::needless_pass_by_value, reason = "the ticket is spent")]
     pub fn judge(
         &self,
         ticket: Ticket,
@@ -365,7 +363,7 @@ impl State {
                 attempt,
                 refused_at,
                 was_parked: true,
-                _turn: None,
+                turn: None,
             },
         })
     }

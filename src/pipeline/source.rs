@@ -103,12 +103,12 @@ struct Closed;
 /// When the subscription cannot be made: the client is closed.
 pub async fn run(mut source: Source, stop: CancellationToken) -> Result<(), Error> {
     loop {
-        let step = tokio::select! {
+        let done = tokio::select! {
             biased; // a stop must not wait for luck
             () = stop.cancelled() => break,
-            step = source.step() => step,
+            done = source.step() => done,
         };
-        match step {
+        match done {
             Ok(Ok(())) => {}
             Ok(Err(error)) => source.failed(&error),
             Err(Closed) => return Ok(()),
@@ -173,9 +173,9 @@ impl Source {
             }
             self.reading.held.room(least).await
         };
-        let expires = self.reading.pulls.expires();
-        let expired = async {
-            match expires {
+        let overdue_at = self.reading.pulls.expires();
+        let overdue = async {
+            match overdue_at {
                 Some(at) => sleep_until(at).await,
                 None => std::future::pending().await,
             }
@@ -188,7 +188,7 @@ impl Source {
                 return Ok(self.ended(ends).await);
             }
             () = connection::dropped(&mut self.origin.drops, drops) => return Ok(Ok(())),
-            () = expired => {
+            () = overdue => {
                 return Ok(if self.reading.pulls.expire() {
                     Err(response_error("the end of a pull did not arrive"))
                 } else {

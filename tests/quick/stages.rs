@@ -6,10 +6,7 @@ use strum::VariantArray as _;
 use crate::support::monitoring::{dashboards, panels, text, word};
 
 fn stages() -> Vec<&'static str> {
-    Stage::VARIANTS
-        .iter()
-        .map(|stage| stage.into_str())
-        .collect()
+    Stage::VARIANTS.iter().map(Stage::into_str).collect()
 }
 
 /// The stages that a text names, each where it is named first.
