@@ -67,11 +67,11 @@ pub struct Hold {
 }
 
 impl Hold {
-    /// The place with this id; of the consumer as it is now.
-    pub fn new(id: HeldId, releases: &Arc<Releases>) -> Self {
+    /// The place with this id, of a delivery of the consumer of this generation.
+    pub fn new(id: HeldId, generation: u64, releases: &Arc<Releases>) -> Self {
         Self {
             id,
-            generation: releases.generation(),
+            generation,
             releases: releases.clone(),
             is_settled: false,
         }

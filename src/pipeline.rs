@@ -17,6 +17,7 @@ pub mod queue;
 pub mod source;
 
 mod cache;
+mod intake;
 mod settle;
 mod store;
 mod unreadable;
@@ -30,9 +31,10 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use self::dead_letter::DeadLetterStage;
+use self::intake::Outputs;
 use self::parking::Parking;
 use self::queue::{Limits, Receiver, Sender};
-use self::source::{Origin, Outputs, Source};
+use self::source::{Origin, Source};
 use self::writer::Writer;
 use crate::cache::Cache;
 use crate::config::Config;
@@ -104,7 +106,7 @@ pub fn spawn(parts: Parts, stop: &CancellationToken) -> JoinSet<Result<(), Error
             metrics,
             ..
         } = parts;
-        let source = Source::new(origin, held, metrics, outputs, config).await?;
+        let source = Source::new(origin, held, metrics, outputs, config);
         source::run(source, stop).await
     });
     tasks

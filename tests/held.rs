@@ -169,11 +169,14 @@ fn what_a_consumer_delivered_that_was_deleted_is_not_what_its_successor_did() {
     let arrive = |sequence: u64| {
         let reply = format!("$JS.ACK.EVENTS.ganesh.1.{sequence}.1.1764000000000000000.0");
         let reply = Subject::from(reply);
-        held.hold(std::iter::once(Arrival { reply, bytes: 1 }));
+        held.hold(
+            std::iter::once(Arrival { reply, bytes: 1 }),
+            held.generation(),
+        )
     };
-    arrive(17);
+    let _old = arrive(17);
     held.disown();
-    arrive(18);
+    let _new = arrive(18);
     assert_eq!(held.sequences().into_iter().collect::<Vec<_>>(), [18]);
     assert_eq!(held.count(), 2, "and yet both are held");
 }

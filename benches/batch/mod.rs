@@ -49,11 +49,12 @@ fn message(sequence: u64) -> Message {
 
 fn decoded(held: &Arc<Held>, sequence: u64) -> Decoded {
     let arrived = Arrived::read(message(sequence)).unwrap();
-    let ids = held.hold(std::iter::once(Arrival {
+    let arrival = Arrival {
         reply: arrived.reply.clone(),
         bytes: 300,
-    }));
-    let mut delivery = arrived.into_delivery("EVENTS", ids[0], held.releases());
+    };
+    let hold = held.hold(std::iter::once(arrival), 0).pop().unwrap();
+    let mut delivery = arrived.into_delivery("EVENTS", hold);
     let event = event::decode(
         &event::Message {
             subject: &delivery.message.subject,

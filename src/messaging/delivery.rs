@@ -1,12 +1,10 @@
 //! Reads what a delivery's ack subject says.
 
-use std::sync::Arc;
-
 use async_nats::{Message, Subject};
 
 use crate::event::{self, Timestamp, TraceId};
 use crate::message::timings::Timings;
-use crate::message::{Delivery, HeldId, Hold, Releases};
+use crate::message::{Delivery, Hold};
 
 /// What the ack subject of a delivery says (NATS ADR-15).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -79,8 +77,8 @@ impl Arrived {
         }
     }
 
-    /// The delivery that is in the register as `id`.
-    pub fn into_delivery(self, stream: &str, id: HeldId, releases: &Arc<Releases>) -> Delivery {
+    /// The delivery that has this place in the register.
+    pub fn into_delivery(self, stream: &str, hold: Hold) -> Delivery {
         let Metadata {
             stream_sequence,
             delivered,
@@ -96,7 +94,7 @@ impl Arrived {
             timings: Timings::received(),
             message: self.message,
             reply: self.reply,
-            hold: Hold::new(id, releases),
+            hold,
         }
     }
 }

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::delivery::Metadata;
 use crate::config::PipelineConfig;
-use crate::message::{Delivery, HeldId, Releases};
+use crate::message::{Delivery, HeldId, Hold, Releases};
 use crate::telemetry::Metrics;
 
 /// What the server counts of a message beside headers and body (its subjects), at most.
@@ -184,29 +184,25 @@ impl Held {
         metadata.map(|metadata| metadata.stream_sequence).collect()
     }
 
-    /// Takes deliveries into the register; returns their ids.
-    pub fn hold(&self, arrivals: impl Iterator<Item = Arrival>) -> Vec<HeldId> {
-        let (now, generation) = (Instant::now(), self.generation());
+    /// Takes deliveries of the consumer of this generation into the register.
+    pub fn hold(&self, arrivals: impl Iterator<Item = Arrival>, generation: u64) -> Vec<Hold> {
+        let now = Instant::now();
         let mut register = self.register();
-        let ids = arrivals
+        let holds = arrivals
             .map(|Arrival { reply, bytes }| {
                 register.bytes += bytes;
-                register.entries.insert(Entry {
+                let id = register.entries.insert(Entry {
                     reply,
                     bytes,
                     alive_at: now,
                     generation,
                     is_maybe_elsewhere: false,
-                })
+                });
+                Hold::new(id, generation, &self.releases)
             })
             .collect();
         self.export(&register);
-        ids
-    }
-
-    /// Where deliveries go that are dropped.
-    pub fn releases(&self) -> &Arc<Releases> {
-        &self.releases
+        holds
     }
 
     /// Lets deliveries go whose acknowledgements were sent: one lock for all of them.
@@ -265,7 +261,7 @@ impl Held {
     }
 
     /// Says by which consumer what arrives now is delivered.
-    fn generation(&self) -> u64 {
+    pub fn generation(&self) -> u64 {
         self.releases.generation()
     }
 

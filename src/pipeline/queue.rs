@@ -56,6 +56,15 @@ impl<T> Sender<T> {
     }
 }
 
+impl<T> Sender<T> {
+    /// The same, where each message is taken by itself.
+    pub fn send_each(&self, messages: Vec<T>) {
+        for message in messages {
+            self.send(vec![message]);
+        }
+    }
+}
+
 impl<T> Receiver<T> {
     /// Messages that were sent together; `None` when the queue is closed and empty.
     pub async fn recv(&mut self) -> Option<Vec<T>> {
