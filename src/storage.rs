@@ -19,4 +19,4 @@ pub mod write;
 pub use classify::classify;
 pub use copy::encode as encode_copy;
 pub use row::Row;
-pub use write::{EventWriter, RowOutcome, WriteError, WriteOptions};
+pub use write::{EventWriter, RowOutcome, WriteError, WriteOptions, write_rows};
