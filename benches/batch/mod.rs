@@ -53,8 +53,8 @@ fn decoded(held: &Arc<Held>, sequence: u64) -> Decoded {
         reply: arrived.reply.clone(),
         bytes: 300,
     };
-    let hold = held.hold(std::iter::once(arrival), 0).pop().unwrap();
-    let mut delivery = arrived.into_delivery("EVENTS", hold);
+    let place = held.hold(std::iter::once(arrival), 0).pop().unwrap();
+    let mut delivery = arrived.into_delivery("EVENTS", place);
     let event = event::decode(
         &event::Message {
             subject: &delivery.message.subject,
