@@ -55,7 +55,7 @@ use link::Link;
 use scripts::Scripts;
 
 /// An event whose JSON is larger is answered from Postgres and not kept in the cache.
-pub const STATE_MAX_BYTES: usize = 256 * 1024;
+pub(crate) const STATE_MAX_BYTES: usize = 256 * 1024;
 /// The same failure again and again is logged this often.
 const SAY_EVERY: Duration = Duration::from_secs(10);
 

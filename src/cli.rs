@@ -1,7 +1,7 @@
 //! The command line: one file per subcommand, and what they share.
 
 mod admin_client;
-pub mod dlq;
+pub(crate) mod dlq;
 mod doctor;
 mod ending;
 mod healthcheck;
@@ -33,7 +33,7 @@ const TASKS_END_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// How a command ends when it does not end well.
 #[derive(Debug)]
-pub enum Failure {
+pub(crate) enum Failure {
     /// Bad usage or configuration, or something that exists with settings that
     /// break a promise. Nothing was changed. Exit code 2.
     Usage(String),

@@ -23,7 +23,7 @@ pub enum Dependency {
 
 /// What to do about an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Class {
+pub(crate) enum Class {
     /// Try again later; nothing is wrong with the data.
     Transient,
     /// A row (or a message) is to blame: take it out, go on with the rest.
@@ -60,18 +60,18 @@ pub enum Code {
 #[derive(Debug)]
 pub struct Error {
     /// Who.
-    pub dependency: Dependency,
+    pub(crate) dependency: Dependency,
     /// What to do about it.
-    pub class: Class,
+    pub(crate) class: Class,
     /// The label.
-    pub code: Code,
+    pub(crate) code: Code,
     /// The words for people, without payloads.
-    pub detail: String,
+    pub(crate) detail: String,
 }
 
 impl Error {
     /// An error with these words.
-    pub fn new(
+    pub(crate) fn new(
         dependency: Dependency,
         class: Class,
         code: Code,
@@ -87,7 +87,7 @@ impl Error {
     }
 
     /// No answer within a limit of ours.
-    pub fn timeout(dependency: Dependency, what: &str) -> Self {
+    pub(crate) fn timeout(dependency: Dependency, what: &str) -> Self {
         Self::new(
             dependency,
             Class::Transient,

@@ -13,7 +13,7 @@ mod binary;
 mod error;
 mod headers;
 mod plain;
-pub mod replay;
+pub(crate) mod replay;
 mod structured;
 mod timestamp;
 mod trace_context;
@@ -26,10 +26,9 @@ use bytes::Bytes;
 use serde::de::IgnoredAny;
 use xxhash_rust::xxh3::Xxh3Default;
 
+pub(crate) use self::attributes::SUBJECT_MAX_BYTES;
 pub use self::attributes::{
-    DATACONTENTTYPE_MAX_BYTES, DATASCHEMA_MAX_BYTES, EXTENSION_NAME_MAX_BYTES,
-    EXTENSIONS_MAX_BYTES, EXTENSIONS_MAX_COUNT, ID_MAX_BYTES, NATS_SUBJECT_MAX_BYTES,
-    SOURCE_MAX_BYTES, SUBJECT_MAX_BYTES, TYPE_MAX_BYTES,
+    EXTENSION_NAME_MAX_BYTES, EXTENSIONS_MAX_BYTES, EXTENSIONS_MAX_COUNT, ID_MAX_BYTES,
 };
 pub use self::binary::encode_binary;
 pub use self::error::{DecodeError, DecodeReason};
@@ -71,12 +70,6 @@ pub struct Event {
 }
 
 impl Event {
-    /// The trace context of the distributed tracing extension, the attribute `traceparent`. For the
-    /// headers of a message, which come first, there is [`trace_context`].
-    pub fn trace_context(&self) -> Option<TraceContext> {
-        TraceContext::parse(self.extensions.get("traceparent")?)
-    }
-
     /// The data's media type as another mode or format must state it: the given one, or else what its
     /// absence implies (JSON format, section 3.1.2).
     fn stated_content_type(&self) -> Option<&str> {
@@ -101,16 +94,11 @@ pub enum Data {
 
 impl Data {
     /// Length in bytes.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         match self {
             Self::None => 0,
             Self::Json(bytes) | Self::Binary(bytes) => bytes.len(),
         }
-    }
-
-    /// Whether there is no data.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     /// Data of a body with the content type that came with it, if one did: JSON where the type says so,

@@ -37,7 +37,7 @@ pub enum Reason {
 
 impl Reason {
     /// Its name.
-    pub fn into_str(self) -> &'static str {
+    pub(crate) fn into_str(self) -> &'static str {
         self.into()
     }
 }
@@ -159,7 +159,7 @@ pub enum HttpRoute {
 
 impl HttpRoute {
     /// The route that is written so.
-    pub fn of(path: &str) -> Self {
+    pub(crate) fn of(path: &str) -> Self {
         let route = Self::VARIANTS.iter().find(|route| route.into_str() == path);
         *route.unwrap_or(&Self::Other)
     }
@@ -182,7 +182,7 @@ pub enum StatusClass {
 
 impl StatusClass {
     /// The class of a status.
-    pub const fn of(status: u16) -> Self {
+    pub(crate) const fn of(status: u16) -> Self {
         match status {
             500.. => Self::ServerError,
             400.. => Self::ClientError,

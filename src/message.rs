@@ -21,7 +21,7 @@ use crate::event::{Event, Timestamp, TraceContext, TraceId};
 use crate::labels::{Outcome, Reason, WriteMethod};
 
 /// Identifies a held delivery within this process.
-pub type HeldId = usize;
+pub(crate) type HeldId = usize;
 
 /// A delivered message. Dropped on any path before it is settled, it is released: the server
 /// delivers it again at once.
@@ -29,37 +29,37 @@ pub struct Delivery {
     /// Subject, headers and body.
     pub message: Message,
     /// Its sequence in the stream.
-    pub stream_sequence: u64,
+    pub(crate) stream_sequence: u64,
     /// How often it was delivered, this time included.
-    pub delivered: u64,
+    pub(crate) delivered: u64,
     /// When the stream stored it.
     pub published_at: Timestamp,
     /// The producer's trace context, if it sent one.
-    pub producer: Option<TraceContext>,
+    pub(crate) producer: Option<TraceContext>,
     /// The id that every trace, row, log line and dead letter of it carries.
-    pub trace_id: TraceId,
+    pub(crate) trace_id: TraceId,
     /// When it was where.
     pub timings: Timings,
     /// Where its acknowledgement goes.
-    pub reply: Subject,
+    pub(crate) reply: Subject,
     /// Its place in the register of what is held.
-    pub hold: Hold,
+    pub(crate) hold: Hold,
 }
 
 impl Delivery {
     /// Whether it was delivered before.
-    pub fn is_redelivered(&self) -> bool {
+    pub(crate) fn is_redelivered(&self) -> bool {
         self.delivered > 1
     }
 
     /// Whether the consumer that delivered it is still there to take its acknowledgement.
-    pub fn is_ours(&self) -> bool {
+    pub(crate) fn is_ours(&self) -> bool {
         self.hold.generation == self.hold.releases.generation()
     }
 }
 
 /// A delivery's place in the register of what is held (`messaging::held`).
-pub struct Hold {
+pub(crate) struct Hold {
     id: HeldId,
     generation: u64,
     releases: Arc<Releases>,
@@ -68,7 +68,7 @@ pub struct Hold {
 
 impl Hold {
     /// The place with this id; of the consumer as it is now.
-    pub fn new(id: HeldId, releases: &Arc<Releases>) -> Self {
+    pub(crate) fn new(id: HeldId, releases: &Arc<Releases>) -> Self {
         Self {
             id,
             generation: releases.generation(),
@@ -78,7 +78,7 @@ impl Hold {
     }
 
     /// The id of a place whose message is acknowledged: it is not released any more.
-    pub fn settle(mut self) -> HeldId {
+    pub(crate) fn settle(mut self) -> HeldId {
         self.is_settled = true;
         self.id
     }
@@ -105,7 +105,7 @@ pub struct Releases {
 
 impl Releases {
     /// Sends the ids of dropped deliveries there.
-    pub fn new(ids: UnboundedSender<HeldId>) -> Self {
+    pub(crate) fn new(ids: UnboundedSender<HeldId>) -> Self {
         Self {
             ids,
             generation: AtomicU64::new(0),
@@ -113,12 +113,12 @@ impl Releases {
     }
 
     /// The number of the consumer that delivers now.
-    pub fn generation(&self) -> u64 {
+    pub(crate) fn generation(&self) -> u64 {
         self.generation.load(Ordering::Relaxed)
     }
 
     /// The consumer is another one.
-    pub fn begin_generation(&self) {
+    pub(crate) fn begin_generation(&self) {
         self.generation.fetch_add(1, Ordering::Relaxed);
     }
 }
@@ -132,18 +132,18 @@ pub struct Decoded {
 }
 
 /// Events that are written together.
-pub struct Batch {
+pub(crate) struct Batch {
     /// In the order in which they arrived.
-    pub messages: Vec<Decoded>,
+    pub(crate) messages: Vec<Decoded>,
     /// When a writer took it first (nanoseconds of [`timings::now_nanos`]).
-    pub taken: u64,
+    pub(crate) taken: u64,
     /// Attempts to write it that failed.
-    pub failures: Failures,
+    pub(crate) failures: Failures,
 }
 
 impl Batch {
     /// Bytes of its messages, as delivered.
-    pub fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.messages
             .iter()
             .map(|decoded| decoded.delivery.message.length)
@@ -182,25 +182,25 @@ pub struct BatchTimings {
 }
 
 /// A message whose row Postgres refused.
-pub struct RefusedRow {
+pub(crate) struct RefusedRow {
     /// The message.
-    pub decoded: Decoded,
+    pub(crate) decoded: Decoded,
     /// SQLSTATE and message.
-    pub detail: String,
+    pub(crate) detail: String,
 }
 
 /// A message to be buried.
-pub struct DeadLetter {
+pub(crate) struct DeadLetter {
     /// The message.
-    pub delivery: Delivery,
+    pub(crate) delivery: Delivery,
     /// Why, for metrics.
-    pub reason: Reason,
+    pub(crate) reason: Reason,
     /// Why, for people; no payload.
-    pub detail: String,
+    pub(crate) detail: String,
     /// Its event, if it could be decoded.
-    pub event: Option<Event>,
+    pub(crate) event: Option<Event>,
     /// The batch that it was in, if it came so far.
-    pub batch: Option<Arc<BatchTimings>>,
+    pub(crate) batch: Option<Arc<BatchTimings>>,
 }
 
 /// How a stored batch passed the cache.
@@ -214,9 +214,9 @@ pub struct CacheWrite {
 }
 
 /// A letter that the dead-letter stream has acknowledged.
-pub struct BuriedLetter {
+pub(crate) struct BuriedLetter {
     /// The letter.
-    pub letter: DeadLetter,
+    pub(crate) letter: DeadLetter,
     /// Attempts to publish it that failed.
-    pub failures: Failures,
+    pub(crate) failures: Failures,
 }

@@ -1,8 +1,8 @@
 //! What is known of a message when it is settled goes into the histograms, into the decision
 //! whether its trace is kept, into `/debug/slow`, and, if it is kept, into spans.
 
-pub mod clock_skew;
-pub mod keeping;
+pub(crate) mod clock_skew;
+pub(crate) mod keeping;
 pub mod settled_message;
 pub mod slow_list;
 pub mod spans;
@@ -97,7 +97,7 @@ impl Observer {
     }
 
     /// Exports how far clocks differ. To be called every second, messages or not.
-    pub fn export_skew(&self) {
+    pub(crate) fn export_skew(&self) {
         let seconds = self.shared.note_skew(0, now_nanos());
         self.shared.metrics.clock_skew.set(seconds);
     }
@@ -129,7 +129,7 @@ impl Observer {
     }
 
     /// A dead letter was acknowledged, and just now the message that it is of.
-    pub fn letter(&mut self, buried: &BuriedLetter) {
+    pub(crate) fn letter(&mut self, buried: &BuriedLetter) {
         let moment = Moment::now();
         let message = SettledMessage::of_letter(buried, moment);
         let mut decisions = Decisions::default();

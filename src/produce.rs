@@ -11,7 +11,7 @@
 //! message that it held up. Event number n of a seed is always the same; nothing is
 //! kept of a message but the recipe to write it again.
 
-pub mod connect;
+pub(crate) mod connect;
 pub mod events;
 pub mod freshness;
 pub mod latency;
@@ -21,7 +21,7 @@ pub mod pacer;
 pub mod pending;
 pub mod plan;
 pub mod recent;
-pub mod report;
+pub(crate) mod report;
 
 mod progress;
 mod publisher;
@@ -57,7 +57,7 @@ const ENVELOPE_BYTES: usize = 2_048;
 
 /// Why a run did not start, or could not go on.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub(crate) enum Error {
     /// What was asked for does not fit what is there; the words name the setting.
     #[error("{0}")]
     Misfit(String),
@@ -74,20 +74,20 @@ pub enum Error {
 
 /// How a run is told to end early.
 #[derive(Debug, Clone, Default)]
-pub struct Stop {
+pub(crate) struct Stop {
     /// Send nothing more, and wait for acknowledgements a while.
-    pub sending: CancellationToken,
+    pub(crate) sending: CancellationToken,
     /// Do not wait either.
-    pub waiting: CancellationToken,
+    pub(crate) waiting: CancellationToken,
 }
 
 /// Where a run publishes: what [`connect`] found.
 #[derive(Debug)]
-pub struct Target {
+pub(crate) struct Target {
     /// The connection to NATS.
-    pub connection: Connection,
+    pub(crate) connection: Connection,
     /// The subjects that the stream takes.
-    pub stream_subjects: Vec<String>,
+    pub(crate) stream_subjects: Vec<String>,
 }
 
 /// Produces until the options' end, or until it is told to stop, and reports. The spans of
@@ -96,7 +96,7 @@ pub struct Target {
 /// # Errors
 /// When the stream or the server does not take what would be published. What fails
 /// later is counted in the report.
-pub async fn run(
+pub(crate) async fn run(
     config: &Config,
     options: &Options,
     target: Target,

@@ -24,19 +24,19 @@ const CONNECTIONS_MAX: usize = 64;
 
 /// What the admin endpoints answer from.
 #[derive(Clone)]
-pub struct Admin {
+pub(crate) struct Admin {
     /// Which dependencies answer.
-    pub health: Health,
+    pub(crate) health: Health,
     /// What `/metrics` shows.
-    pub metrics: Metrics,
+    pub(crate) metrics: Metrics,
     /// What `/debug/slow` shows.
-    pub slow: SlowList,
+    pub(crate) slow: SlowList,
     /// Which lines are logged.
-    pub log_filter: LogFilter,
+    pub(crate) log_filter: LogFilter,
 }
 
 /// Serves the admin endpoints until `stop` is cancelled.
-pub async fn serve(listener: TcpListener, admin: Admin, stop: CancellationToken) {
+pub(crate) async fn serve(listener: TcpListener, admin: Admin, stop: CancellationToken) {
     server::serve(listener, router(admin), CONNECTIONS_MAX, stop).await;
 }
 

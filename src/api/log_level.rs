@@ -24,12 +24,12 @@ const BODY_LIMIT: Duration = Duration::from_secs(2);
 /// The body of a PUT.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Change {
+pub(crate) struct Change {
     /// Directives as in `GANESH_LOG`.
-    pub filter: String,
+    pub(crate) filter: String,
     /// How long it is in force, as `15m`; `GANESH_LOG_LEVEL_FOR`'s default when missing.
     #[serde(rename = "for", default = "default_lasting")]
-    pub lasting: String,
+    pub(crate) lasting: String,
 }
 
 fn default_lasting() -> String {
@@ -42,7 +42,7 @@ impl Change {
     ///
     /// # Errors
     /// What is wrong with the filter or the time, and what was expected.
-    pub fn lasting(&self) -> Result<Duration, String> {
+    pub(crate) fn lasting(&self) -> Result<Duration, String> {
         if !log_filter::is_log_filter(&self.filter) {
             return Err(format!(
                 "filter {:?}: expected {}",

@@ -78,7 +78,7 @@ impl Reader {
     }
 
     /// Notes every `GANESH_` variable that no command reads, unless it is one of `others`.
-    pub fn refuse_unknown(&mut self, others: &[&str]) {
+    pub(crate) fn refuse_unknown(&mut self, others: &[&str]) {
         let given = self.environment.iter();
         let mut mistakes: Vec<String> = given
             .filter(|(name, _)| !others.contains(&name.as_str()))

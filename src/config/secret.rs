@@ -8,12 +8,12 @@ pub struct Secret(String);
 
 impl Secret {
     /// Wraps a secret value.
-    pub fn new(value: String) -> Self {
+    pub(crate) fn new(value: String) -> Self {
         Self(value)
     }
 
     /// The value itself, for the one place that needs it.
-    pub fn expose(&self) -> &str {
+    pub(crate) fn expose(&self) -> &str {
         &self.0
     }
 }
@@ -36,12 +36,12 @@ impl SecretUrl {
     }
 
     /// The URL with its password, for the client library.
-    pub fn expose(&self) -> &str {
+    pub(crate) fn expose(&self) -> &str {
         &self.0
     }
 
     /// Each of the URLs, with its password.
-    pub fn expose_each(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn expose_each(&self) -> impl Iterator<Item = &str> {
         split(&self.0).into_iter()
     }
 }

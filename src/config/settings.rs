@@ -77,7 +77,7 @@ impl Group {
 
 impl Setting {
     /// The flag without its dashes: `GANESH_HTTP_ADDR` is `http-addr`.
-    pub fn flag(&self) -> String {
+    pub(crate) fn flag(&self) -> String {
         let name = self.env.strip_prefix(self.group.prefix());
         name.unwrap_or(self.env)
             .to_ascii_lowercase()

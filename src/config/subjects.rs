@@ -25,7 +25,7 @@ pub(super) fn overlap(one: &str, other: &str) -> bool {
 }
 
 /// Whether every message that matches `inner` matches `outer` too.
-pub fn covers(outer: &str, inner: &str) -> bool {
+pub(crate) fn covers(outer: &str, inner: &str) -> bool {
     let (mut outer, mut inner) = (outer.split('.'), inner.split('.'));
     loop {
         match (outer.next(), inner.next()) {
@@ -39,7 +39,7 @@ pub fn covers(outer: &str, inner: &str) -> bool {
 
 /// The first of these patterns that takes a message's subject. A subject is a pattern without
 /// wildcards.
-pub fn pattern_of<'a>(patterns: &'a [String], subject: &str) -> Option<&'a str> {
+pub(crate) fn pattern_of<'a>(patterns: &'a [String], subject: &str) -> Option<&'a str> {
     let pattern = patterns.iter().find(|pattern| overlap(pattern, subject))?;
     Some(pattern)
 }

@@ -9,22 +9,22 @@ use crate::text::quoted;
 /// Longest `id`: with `source` and `time` it is the key in Postgres, whose index rows hold 2,704 bytes.
 pub const ID_MAX_BYTES: usize = 1_024;
 /// Longest `source`; see [`ID_MAX_BYTES`].
-pub const SOURCE_MAX_BYTES: usize = 1_024;
+pub(crate) const SOURCE_MAX_BYTES: usize = 1_024;
 /// Longest `subject`: it is indexed, and a key in the cache.
-pub const SUBJECT_MAX_BYTES: usize = 1_024;
+pub(crate) const SUBJECT_MAX_BYTES: usize = 1_024;
 /// Longest `type`.
-pub const TYPE_MAX_BYTES: usize = 1_024;
+pub(crate) const TYPE_MAX_BYTES: usize = 1_024;
 /// Longest `datacontenttype`: RFC 6838 gives type and subtype 127 characters each; the rest is parameters.
-pub const DATACONTENTTYPE_MAX_BYTES: usize = 512;
+pub(crate) const DATACONTENTTYPE_MAX_BYTES: usize = 512;
 /// Longest `dataschema`: what web servers commonly take as a URI.
-pub const DATASCHEMA_MAX_BYTES: usize = 2_048;
+pub(crate) const DATASCHEMA_MAX_BYTES: usize = 2_048;
 /// Longest `time`: a full RFC 3339 timestamp has 35 bytes with nine digits of fraction.
 const TIME_MAX_BYTES: usize = 128;
 /// Longest `specversion`: an error quotes all of it.
 const SPECVERSION_MAX_BYTES: usize = 32;
 /// Longest NATS subject of a message, whatever its mode: it is a column of the row, and the type of a plain
 /// event. The server takes about four times as much.
-pub const NATS_SUBJECT_MAX_BYTES: usize = 1_024;
+pub(crate) const NATS_SUBJECT_MAX_BYTES: usize = 1_024;
 /// Longest name of an extension attribute; the specification advises 20.
 pub const EXTENSION_NAME_MAX_BYTES: usize = 64;
 /// Most extension attributes of an event.

@@ -22,7 +22,7 @@ use crate::error::{Class, Code, Dependency, Error};
 
 /// Why the streams or the consumer cannot be used.
 #[derive(Debug)]
-pub enum SetupError {
+pub(crate) enum SetupError {
     /// They exist with settings that break a promise. Nothing was changed.
     Unfit(Vec<Unfit>),
     /// JetStream does not answer, or refuses.
@@ -40,7 +40,7 @@ impl From<Error> for SetupError {
 ///
 /// # Errors
 /// See [`SetupError`].
-pub async fn ensure(
+pub(crate) async fn ensure(
     jetstream: &Context,
     nats: &NatsConfig,
     pipeline: &PipelineConfig,
@@ -90,7 +90,7 @@ pub async fn ensure(
 
 /// What was last seen of the consumer: from where another one goes on when somebody deletes it.
 #[derive(Debug)]
-pub struct LastSeen {
+pub(crate) struct LastSeen {
     seen: Mutex<Seen>,
     unfit: OnceLock<Unfit>,
     is_unfit: CancellationToken,
@@ -120,18 +120,18 @@ impl LastSeen {
     }
 
     /// Notes that somebody edited it, or made it again, so that it breaks a promise.
-    pub fn note_unfit(&self, unfit: Unfit) {
+    pub(crate) fn note_unfit(&self, unfit: Unfit) {
         let _ = self.unfit.set(unfit); // One reason is enough.
         self.is_unfit.cancel();
     }
 
     /// Waits until it breaks a promise.
-    pub async fn becomes_unfit(&self) {
+    pub(crate) async fn becomes_unfit(&self) {
         self.is_unfit.cancelled().await;
     }
 
     /// What ends a service whose consumer was fit when it started: what of it breaks a promise.
-    pub fn unfit_error(&self) -> Option<Error> {
+    pub(crate) fn unfit_error(&self) -> Option<Error> {
         let unfit = self.unfit.get()?;
         let detail = format!("the consumer was edited, or made again, by somebody else: {unfit}");
         Some(Error::new(
@@ -143,7 +143,7 @@ impl LastSeen {
     }
 
     /// Notes what the server says of the consumer. Whether it is another one than before.
-    pub fn note(&self, info: &Info) -> bool {
+    pub(crate) fn note(&self, info: &Info) -> bool {
         let mut seen = self
             .seen
             .lock()
@@ -178,7 +178,7 @@ impl LastSeen {
 
 /// What became of a consumer that did not answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Restored {
+pub(crate) enum Restored {
     /// It is the one that was there before.
     Same,
     /// It is another one, made by us or by somebody else.
@@ -193,7 +193,7 @@ pub enum Restored {
 ///
 /// # Errors
 /// When JetStream does not answer.
-pub async fn restore(
+pub(crate) async fn restore(
     jetstream: &Context,
     nats: &NatsConfig,
     pipeline: &PipelineConfig,
@@ -229,7 +229,10 @@ pub async fn restore(
 ///
 /// # Errors
 /// When JetStream does not answer.
-pub async fn existing(jetstream: &Context, nats: &NatsConfig) -> Result<Option<Config>, Error> {
+pub(crate) async fn existing(
+    jetstream: &Context,
+    nats: &NatsConfig,
+) -> Result<Option<Config>, Error> {
     Ok(info(jetstream, nats).await?.map(|info| info.config))
 }
 

@@ -18,7 +18,7 @@ use crate::message::{Delivery, HeldId, Releases};
 use crate::telemetry::Metrics;
 
 /// What the server counts of a message beside headers and body (its subjects), at most.
-pub const SUBJECTS_MAX_BYTES: usize = 8 * 1024;
+pub(crate) const SUBJECTS_MAX_BYTES: usize = 8 * 1024;
 
 /// How much may be held.
 #[derive(Debug, Clone, Copy)]
@@ -41,11 +41,11 @@ impl Limits {
 
 /// What the source may ask for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Room {
+pub(crate) struct Room {
     /// Messages.
-    pub messages: usize,
+    pub(crate) messages: usize,
     /// Bytes, as delivered.
-    pub bytes: usize,
+    pub(crate) bytes: usize,
 }
 
 impl Add for Room {
@@ -140,7 +140,7 @@ impl Held {
     }
 
     /// Waits until at least `least` is free, and says what is. One waiter only: the source.
-    pub async fn room(&self, least: Room) -> Room {
+    pub(crate) async fn room(&self, least: Room) -> Room {
         loop {
             let freed = self.freed.notified();
             let free = self.free();
@@ -163,12 +163,12 @@ impl Held {
     }
 
     /// Keeps room for what a pull may bring.
-    pub fn reserve(&self, room: Room) {
+    pub(crate) fn reserve(&self, room: Room) {
         self.register().reserved += room;
     }
 
     /// Frees room that a pull filled, or will not fill any more.
-    pub fn unreserve(&self, room: Room) {
+    pub(crate) fn unreserve(&self, room: Room) {
         if room != Room::default() {
             self.register().reserved -= room;
             self.freed.notify_one();
@@ -210,7 +210,7 @@ impl Held {
     }
 
     /// Lets deliveries go whose acknowledgements were sent: one lock for all of them.
-    pub fn settle(&self, deliveries: impl Iterator<Item = Delivery>) {
+    pub(crate) fn settle(&self, deliveries: impl Iterator<Item = Delivery>) {
         let ids: Vec<HeldId> = deliveries.map(|delivery| delivery.hold.settle()).collect();
         self.forget(ids.into_iter());
     }
@@ -275,7 +275,7 @@ impl Held {
     }
 
     /// How long the server waits before it delivers again.
-    pub fn ack_wait(&self) -> Duration {
+    pub(crate) fn ack_wait(&self) -> Duration {
         self.ack_wait
     }
 

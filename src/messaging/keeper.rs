@@ -27,22 +27,22 @@ const PROGRESS_MAX_AT_ONCE: usize = 4_096;
 const RELEASES_MAX_AT_ONCE: usize = 1_024;
 
 /// Keeps and releases.
-pub struct Keeper {
+pub(crate) struct Keeper {
     /// What is held.
-    pub held: Arc<Held>,
+    pub(crate) held: Arc<Held>,
     /// Ids to be released.
-    pub releases: UnboundedReceiver<HeldId>,
+    pub(crate) releases: UnboundedReceiver<HeldId>,
     /// The connection.
-    pub client: Client,
+    pub(crate) client: Client,
     /// Its drops.
-    pub drops: Drops,
+    pub(crate) drops: Drops,
     /// Where it counts.
-    pub metrics: Metrics,
+    pub(crate) metrics: Metrics,
 }
 
 impl Keeper {
     /// Runs until `stop`, then sends the releases that are waiting, and flushes.
-    pub async fn run(mut self, stop: CancellationToken) {
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
         let mut ticks = tokio::time::interval(sweep_interval(self.held.ack_wait()));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut ids = Vec::new();

@@ -30,7 +30,7 @@ const ANY_SUBJECT: &str = ">";
 /// Notes what is seen of the consumer, and whether it breaks a promise by now. Exports its pending
 /// counts, the age of its oldest pending message, and how many messages the stream removed before
 /// they were delivered. Until `stop`.
-pub async fn watch(
+pub(crate) async fn watch(
     jetstream: Context,
     consumer: PullConsumer,
     seen: Arc<LastSeen>,

@@ -11,8 +11,8 @@
 
 pub mod bucket;
 pub mod publish;
-pub mod replay;
-pub mod scan;
+pub(crate) mod replay;
+pub(crate) mod scan;
 pub mod sweep;
 pub mod write;
 
@@ -34,28 +34,28 @@ use crate::event::replay::GENERATION;
 /// Why the message became a letter: one of a closed list.
 pub const REASON: &str = "ganesh-dlq-reason";
 /// Why, for people: printable ASCII.
-pub const DETAIL: &str = "ganesh-dlq-detail";
+pub(crate) const DETAIL: &str = "ganesh-dlq-detail";
 /// The stream that the message came from.
-pub const STREAM: &str = "ganesh-dlq-stream";
+pub(crate) const STREAM: &str = "ganesh-dlq-stream";
 /// Its sequence there.
-pub const STREAM_SEQUENCE: &str = "ganesh-dlq-stream-sequence";
+pub(crate) const STREAM_SEQUENCE: &str = "ganesh-dlq-stream-sequence";
 /// Its subject, exactly.
 pub const SUBJECT: &str = "ganesh-dlq-subject";
 /// How often it was delivered.
-pub const DELIVERIES: &str = "ganesh-dlq-deliveries";
+pub(crate) const DELIVERIES: &str = "ganesh-dlq-deliveries";
 /// When it became a letter.
-pub const LAST_SEEN: &str = "ganesh-dlq-last-seen";
+pub(crate) const LAST_SEEN: &str = "ganesh-dlq-last-seen";
 /// The id that leads to its trace, row and log lines.
-pub const TRACE_ID: &str = "ganesh-dlq-trace-id";
+pub(crate) const TRACE_ID: &str = "ganesh-dlq-trace-id";
 /// The object that has the message's headers and body, where the letter has no room for them.
-pub const OBJECT: &str = "ganesh-dlq-object";
+pub(crate) const OBJECT: &str = "ganesh-dlq-object";
 /// How long the body in the object is.
-pub const BODY_BYTES: &str = "ganesh-dlq-body-bytes";
+pub(crate) const BODY_BYTES: &str = "ganesh-dlq-body-bytes";
 /// The message's headers as they were, where the client cannot read them.
-pub const HEADERS_BASE64: &str = "ganesh-dlq-headers-base64";
+pub(crate) const HEADERS_BASE64: &str = "ganesh-dlq-headers-base64";
 /// The reason of a message that the client cannot read: its headers are in [`HEADERS_BASE64`], or in the
 /// object as they were.
-pub const UNREADABLE: &str = "unreadable";
+pub(crate) const UNREADABLE: &str = "unreadable";
 /// Before the name of a header of the message that NATS or ganesh would act on.
 pub const ORIGINAL_PREFIX: &str = "ganesh-dlq-original-";
 
@@ -68,9 +68,9 @@ const MESSAGE_SIZE: &str = "Nats-Msg-Size";
 #[derive(Debug, Clone)]
 pub struct Letter {
     /// Its sequence in the dead-letter stream.
-    pub sequence: u64,
+    pub(crate) sequence: u64,
     /// When that stream stored it.
-    pub written_at: Timestamp,
+    pub(crate) written_at: Timestamp,
     /// The body of the message, if it was read.
     pub body: Bytes,
     /// How long the body is.
@@ -114,18 +114,18 @@ impl Letter {
     }
 
     /// The subject of the message.
-    pub fn subject(&self) -> &str {
+    pub(crate) fn subject(&self) -> &str {
         &self.subject
     }
 
     /// How often the message was replayed.
-    pub fn generation(&self) -> u32 {
+    pub(crate) fn generation(&self) -> u32 {
         let generation = self.header(GENERATION);
         generation.and_then(|text| text.parse().ok()).unwrap_or(0)
     }
 
     /// One of the headers that say why, when and how often.
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         text(&self.headers, name)
     }
 
@@ -212,7 +212,7 @@ pub async fn one<I>(stream: &Stream<I>, sequence: u64) -> Result<Option<Letter>,
 ///
 /// # Errors
 /// When JetStream does not answer, or refuses to delete the letter.
-pub async fn delete(bucket: &Bucket, letter: &Letter) -> Result<(), Error> {
+pub(crate) async fn delete(bucket: &Bucket, letter: &Letter) -> Result<(), Error> {
     delete_message(&bucket.jetstream, &bucket.name, letter.sequence).await?;
     if let Some(name) = letter.object()
         && let Err(error) = bucket.remove(name).await

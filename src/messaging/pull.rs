@@ -25,15 +25,15 @@ const CHUNK_MAX_MESSAGES: usize = 256;
 /// Requests under way at most, without those whose end is overdue.
 const PULLS_MAX: usize = 2;
 /// A request that is not filled ends after this: the longest that a shutdown waits for it.
-pub const PULL_EXPIRES: Duration = Duration::from_secs(1);
+pub(crate) const PULL_EXPIRES: Duration = Duration::from_secs(1);
 /// The next request is sent when the last one is so old: the server has it when the last one ends.
 const NEXT_PULL_AFTER: Duration = Duration::from_millis(800);
 /// How long after its expiry the end of a request may take to arrive on a machine that is starved.
 /// Then it is overdue, or was lost.
-pub const PULL_END_GRACE: Duration = Duration::from_secs(4);
+pub(crate) const PULL_END_GRACE: Duration = Duration::from_secs(4);
 
 /// The pull requests of one consumer.
-pub struct Pulls {
+pub(crate) struct Pulls {
     consumer: PullConsumer,
     held: Arc<Held>,
     /// Requests are answered on subjects below this one.
@@ -58,16 +58,16 @@ struct Pull {
 
 /// What arrived at once.
 #[derive(Default)]
-pub struct Arrivals {
+pub(crate) struct Arrivals {
     /// Messages, in order.
-    pub messages: Vec<Message>,
+    pub(crate) messages: Vec<Message>,
     /// How requests ended.
-    pub ends: Vec<PullEnd>,
+    pub(crate) ends: Vec<PullEnd>,
 }
 
 /// How a request ended.
 #[derive(Debug, PartialEq, Eq)]
-pub enum PullEnd {
+pub(crate) enum PullEnd {
     /// Filled, expired, or ended by the server in the ordinary way.
     Ordinary,
     /// The consumer was deleted, or JetStream does not answer.
@@ -86,7 +86,7 @@ impl Pulls {
     ///
     /// # Errors
     /// When the client is closed.
-    pub async fn open(
+    pub(crate) async fn open(
         client: &Client,
         consumer: PullConsumer,
         held: Arc<Held>,
@@ -109,12 +109,12 @@ impl Pulls {
     }
 
     /// Whether the server may still answer a request.
-    pub fn are_under_way(&self) -> bool {
+    pub(crate) fn are_under_way(&self) -> bool {
         !self.live.is_empty()
     }
 
     /// When the next request is to be sent, so that it is there before the last one ends.
-    pub fn next_after(&self, now: Instant) -> Option<Instant> {
+    pub(crate) fn next_after(&self, now: Instant) -> Option<Instant> {
         match self.live.back() {
             None => Some(now),
             Some(last) if self.live.len() < PULLS_MAX => {
@@ -132,7 +132,7 @@ impl Pulls {
     ///
     /// # Errors
     /// When the request cannot be sent.
-    pub async fn send(&mut self, room: Room) -> Result<(), PullEnd> {
+    pub(crate) async fn send(&mut self, room: Room) -> Result<(), PullEnd> {
         let request = BatchConfig {
             batch: room.messages,
             max_bytes: room.bytes,
@@ -157,7 +157,7 @@ impl Pulls {
 
     /// What arrives next; `None` when the client is closed. Can be stopped anywhere. The caller holds
     /// the messages before it asks for room again.
-    pub async fn next(&mut self) -> Option<Arrivals> {
+    pub(crate) async fn next(&mut self) -> Option<Arrivals> {
         let chunk = self.messages.next().await?;
         let mut arrivals = Arrivals::default();
         let mut freed = Room::default();
@@ -227,21 +227,21 @@ impl Pulls {
 
     /// The connection dropped and stands again: nobody knows which requests arrived. What arrived
     /// expires soon.
-    pub fn cut(&mut self) {
+    pub(crate) fn cut(&mut self) {
         let until = Instant::now() + PULL_EXPIRES + PULL_END_GRACE;
         self.late
             .extend(self.live.drain(..).map(|pull| Pull { until, ..pull }));
     }
 
     /// When [`Self::expire`] has something to do.
-    pub fn expires(&self) -> Option<Instant> {
+    pub(crate) fn expires(&self) -> Option<Instant> {
         let pulls = self.live.iter().chain(&self.late);
         pulls.map(|pull| pull.until).min()
     }
 
     /// Forgets late requests of which nothing can come any more, and returns whether the end of
     /// another one is overdue. Its messages are ours until `ack_wait` has passed.
-    pub fn expire(&mut self) -> bool {
+    pub(crate) fn expire(&mut self) -> bool {
         let now = Instant::now();
         let over = self.late.extract_if(.., |pull| pull.until <= now);
         let freed = over.fold(Room::default(), |freed, pull| freed + pull.left);

@@ -14,7 +14,7 @@ use crate::config::{DLQ_SUBJECTS, NatsConfig};
 use crate::error::{Class, Code, Dependency, Error};
 
 /// Dead letters are published to `dlq.<original subject>`.
-pub const DLQ_SUBJECT_PREFIX: &str = "dlq.";
+pub(crate) const DLQ_SUBJECT_PREFIX: &str = "dlq.";
 /// Writing a dead letter twice within this time is one letter.
 pub const DLQ_DUPLICATE_WINDOW: Duration = Duration::from_hours(24);
 /// How long the event stream remembers a `Nats-Msg-Id`: NATS's own default.
@@ -69,7 +69,7 @@ pub fn bucket_stream(letters: &Config) -> Config {
 ///
 /// # Errors
 /// When JetStream does not answer.
-pub async fn existing(jetstream: &Context, name: &str) -> Result<Option<Config>, Error> {
+pub(crate) async fn existing(jetstream: &Context, name: &str) -> Result<Option<Config>, Error> {
     Ok(info(jetstream, name).await?.map(|info| info.config))
 }
 
@@ -77,7 +77,10 @@ pub async fn existing(jetstream: &Context, name: &str) -> Result<Option<Config>,
 ///
 /// # Errors
 /// When JetStream does not answer.
-pub async fn created(jetstream: &Context, name: &str) -> Result<Option<OffsetDateTime>, Error> {
+pub(crate) async fn created(
+    jetstream: &Context,
+    name: &str,
+) -> Result<Option<OffsetDateTime>, Error> {
     Ok(info(jetstream, name).await?.map(|info| info.created))
 }
 
@@ -103,7 +106,7 @@ pub(super) async fn info(jetstream: &Context, name: &str) -> Result<Option<Info>
 ///
 /// # Errors
 /// When JetStream refuses, for instance because another stream has these subjects.
-pub async fn create(jetstream: &Context, config: Config) -> Result<(), Error> {
+pub(crate) async fn create(jetstream: &Context, config: Config) -> Result<(), Error> {
     let name = config.name.clone();
     jetstream.create_stream(config).await.map_err(|error| {
         let refused = match error.kind() {
@@ -120,7 +123,7 @@ pub async fn create(jetstream: &Context, config: Config) -> Result<(), Error> {
 }
 
 /// What of an existing event stream breaks a promise.
-pub fn event_stream_unfit(stream: &Config) -> Vec<Unfit> {
+pub(crate) fn event_stream_unfit(stream: &Config) -> Vec<Unfit> {
     let mut unfit = Vec::new();
     if stream.no_ack {
         unfit.push(Unfit::stream(
@@ -140,7 +143,7 @@ pub fn event_stream_unfit(stream: &Config) -> Vec<Unfit> {
 }
 
 /// What of an existing dead-letter stream breaks a promise.
-pub fn dlq_stream_unfit(stream: &Config) -> Vec<Unfit> {
+pub(crate) fn dlq_stream_unfit(stream: &Config) -> Vec<Unfit> {
     let name = &stream.name;
     let mut unfit = Vec::new();
     if !bucket::is_name(name) {
@@ -173,7 +176,7 @@ pub fn dlq_stream_unfit(stream: &Config) -> Vec<Unfit> {
 }
 
 /// What of an existing bucket breaks a promise.
-pub fn bucket_stream_unfit(stream: &Config, letters: &Config) -> Vec<Unfit> {
+pub(crate) fn bucket_stream_unfit(stream: &Config, letters: &Config) -> Vec<Unfit> {
     let mut unfit = Vec::new();
     let mut check = |broken: bool, problem: &str, fix: &str| {
         if broken {

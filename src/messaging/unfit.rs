@@ -9,17 +9,17 @@ use crate::config::{NatsConfig, PipelineConfig, covers};
 
 /// `max_ack_pending` is shared by all replicas, and one that fills it starves the
 /// others: room for this many of them.
-pub const REPLICAS_WITH_ROOM: usize = 16;
+pub(crate) const REPLICAS_WITH_ROOM: usize = 16;
 
 /// A setting of something that exists which breaks a promise.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Unfit {
+pub(crate) struct Unfit {
     /// Which stream or consumer.
-    pub what: String,
+    pub(crate) what: String,
     /// What is wrong with it.
-    pub problem: String,
+    pub(crate) problem: String,
     /// What to do.
-    pub fix: String,
+    pub(crate) fix: String,
 }
 
 impl Unfit {
@@ -59,7 +59,7 @@ fn filters(consumer: &Config) -> Vec<&str> {
 }
 
 /// What of an existing consumer breaks a promise. A table, and as long as one.
-pub fn consumer_unfit(
+pub(crate) fn consumer_unfit(
     consumer: &Config,
     nats: &NatsConfig,
     pipeline: &PipelineConfig,

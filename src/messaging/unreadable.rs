@@ -35,7 +35,7 @@ const LOOKS_MAX: usize = 20_000;
 const NO_MESSAGE_FOUND: u64 = 10_037;
 
 /// Looks for them among the messages of one consumer.
-pub struct Search {
+pub(crate) struct Search {
     client: Client,
     consumer: PullConsumer,
     /// Since when the consumer is there: another one has other messages.
@@ -49,11 +49,11 @@ pub struct Search {
 
 /// A message that cannot be read, as one that can: its headers are in [`HEADERS_BASE64`], and what is
 /// no text in its subject is replaced.
-pub struct Unreadable {
+pub(crate) struct Unreadable {
     /// It.
-    pub arrived: Arrived,
+    pub(crate) arrived: Arrived,
     /// What the client library stumbles over.
-    pub why: &'static str,
+    pub(crate) why: &'static str,
 }
 
 #[derive(Deserialize)]
@@ -81,7 +81,7 @@ struct ApiError {
 
 impl Search {
     /// A search that has seen nothing yet.
-    pub fn new(client: Client, consumer: PullConsumer) -> Self {
+    pub(crate) fn new(client: Client, consumer: PullConsumer) -> Self {
         Self {
             client,
             consumer,
@@ -92,7 +92,7 @@ impl Search {
     }
 
     /// After what time the server delivers again what nobody has acknowledged.
-    pub fn ack_wait(&self) -> Duration {
+    pub(crate) fn ack_wait(&self) -> Duration {
         self.consumer.cached_info().config.ack_wait
     }
 
@@ -101,7 +101,7 @@ impl Search {
     ///
     /// # Errors
     /// When JetStream does not answer.
-    pub async fn candidates(&mut self, held: &Held) -> Result<(Vec<u64>, bool), Error> {
+    pub(crate) async fn candidates(&mut self, held: &Held) -> Result<(Vec<u64>, bool), Error> {
         let info = self.consumer.get_info().await;
         let info: Info = info.map_err(|error| api_error(&format!("consumer: {error}")))?;
         let created = info.created.unix_timestamp_nanos();
@@ -124,7 +124,7 @@ impl Search {
     }
 
     /// Notes that this candidate, and all before it, were looked at.
-    pub fn note(&mut self, sequence: u64, is_readable: bool) {
+    pub(crate) fn note(&mut self, sequence: u64, is_readable: bool) {
         self.known_to = self.known_to.max(sequence);
         if is_readable {
             self.unreadable.remove(&sequence);
@@ -137,7 +137,7 @@ impl Search {
     ///
     /// # Errors
     /// When JetStream does not answer, or with something else.
-    pub async fn look(&self, sequence: u64) -> Result<Option<Unreadable>, Error> {
+    pub(crate) async fn look(&self, sequence: u64) -> Result<Option<Unreadable>, Error> {
         let Some(stored) = self.read(sequence, json!({ "seq": sequence })).await? else {
             return Ok(None);
         };

@@ -15,11 +15,11 @@ use strum::VariantArray as _;
 #[derive(Debug, Clone, Copy)]
 pub struct Verdict<'a> {
     /// Which one.
-    pub stage: Stage,
+    pub(crate) stage: Stage,
     /// The metrics' `code` of the error, or `reason` of the dead letter.
-    pub error_type: &'static str,
+    pub(crate) error_type: &'static str,
     /// The words for people, without payloads.
-    pub detail: &'a str,
+    pub(crate) detail: &'a str,
 }
 
 /// One settled message.
@@ -47,7 +47,7 @@ pub struct SettledMessage<'a> {
 
 impl SettledMessage<'_> {
     /// Whether it became a dead letter, or an attempt failed on its way.
-    pub fn has_failed(&self) -> bool {
+    pub(crate) fn has_failed(&self) -> bool {
         self.verdict.is_some()
             || Stage::VARIANTS
                 .iter()
@@ -56,7 +56,7 @@ impl SettledMessage<'_> {
     }
 
     /// The failed attempts of a stage in which there can be some.
-    pub fn failures(&self, stage: Stage) -> Option<&Failures> {
+    pub(crate) fn failures(&self, stage: Stage) -> Option<&Failures> {
         match stage {
             Stage::Store => self.batch.map(|batch| &batch.failures),
             Stage::Cache => self.cache_failures,
@@ -67,20 +67,20 @@ impl SettledMessage<'_> {
 }
 
 /// What the messages of one batch have in common.
-pub struct SettledBatch<'a> {
+pub(crate) struct SettledBatch<'a> {
     /// Its rows.
-    pub batch: &'a StoredBatch,
+    pub(crate) batch: &'a StoredBatch,
     /// How it passed the cache.
-    pub cache: &'a CacheWrite,
+    pub(crate) cache: &'a CacheWrite,
     /// When it was acknowledged.
-    pub moment: Moment,
+    pub(crate) moment: Moment,
     /// The stage that failed, if one did.
-    pub verdict: Option<Verdict<'a>>,
+    pub(crate) verdict: Option<Verdict<'a>>,
 }
 
 impl<'a> SettledBatch<'a> {
     /// A batch that was acknowledged just now.
-    pub fn now(batch: &'a StoredBatch, cache: &'a CacheWrite) -> Self {
+    pub(crate) fn now(batch: &'a StoredBatch, cache: &'a CacheWrite) -> Self {
         Self {
             batch,
             cache,
@@ -94,13 +94,13 @@ impl<'a> SettledBatch<'a> {
     }
 
     /// Whether an attempt failed on the way that its messages share.
-    pub fn has_failed(&self) -> bool {
+    pub(crate) fn has_failed(&self) -> bool {
         let (store, cache) = (&self.batch.timings.failures, &self.cache.failures);
         self.verdict.is_some() || !(store.is_empty() && cache.is_empty())
     }
 
     /// One of its messages.
-    pub fn message(&'a self, decoded: &'a Decoded, outcome: Outcome) -> SettledMessage<'a> {
+    pub(crate) fn message(&'a self, decoded: &'a Decoded, outcome: Outcome) -> SettledMessage<'a> {
         let batch: &BatchTimings = &self.batch.timings;
         let delivery = &decoded.delivery;
         let marks: Marks = [
@@ -127,7 +127,7 @@ impl<'a> SettledBatch<'a> {
 
 impl<'a> SettledMessage<'a> {
     /// The message of a letter that was acknowledged at this moment. It came from decode, or from store.
-    pub fn of_letter(buried: &'a BuriedLetter, moment: Moment) -> Self {
+    pub(crate) fn of_letter(buried: &'a BuriedLetter, moment: Moment) -> Self {
         let DeadLetter {
             delivery,
             reason,

@@ -15,13 +15,13 @@ use crate::message::timings::DETAIL_MAX_BYTES;
 use crate::text::cut;
 
 /// Entries of each list at most.
-pub const ENTRIES_MAX: usize = 50;
+pub(crate) const ENTRIES_MAX: usize = 50;
 /// The slowest ones are those of this window and of the one before.
-pub const WINDOW_NANOS: u64 = 300_000_000_000;
+pub(crate) const WINDOW_NANOS: u64 = 300_000_000_000;
 
 /// One message.
 #[derive(Debug, Clone, Serialize)]
-pub struct Entry {
+pub(crate) struct Entry {
     trace_id: String,
     /// Whether its trace was kept, and why.
     decision: &'static str,
@@ -86,7 +86,7 @@ struct EntryError {
 
 /// What `/debug/slow` answers.
 #[derive(Debug, Serialize)]
-pub struct Lately {
+pub(crate) struct Lately {
     slowest: Vec<Entry>,
     failed: Vec<Entry>,
 }
@@ -107,7 +107,7 @@ struct Lists {
 
 impl SlowList {
     /// Takes the message into the lists where it belongs there.
-    pub fn offer(&self, message: &SettledMessage<'_>, decision: Decision) {
+    pub(crate) fn offer(&self, message: &SettledMessage<'_>, decision: Decision) {
         let failed = message.has_failed();
         let window = message.moment.monotonic() / WINDOW_NANOS;
         let threshold = self.state_of(window).threshold_nanos();
@@ -129,7 +129,7 @@ impl SlowList {
 
     /// What there is, at `now_nanos` on the monotonic clock: the slowest first, and the
     /// newest failed first.
-    pub fn lately(&self, now_nanos: u64) -> Lately {
+    pub(crate) fn lately(&self, now_nanos: u64) -> Lately {
         let state = self.state_of(now_nanos / WINDOW_NANOS);
         let mut slowest: Vec<Entry> = state
             .slowest

@@ -12,7 +12,7 @@ use crate::messaging::{connection, streams};
 
 /// A connection that reconnects by itself, and counts how often it had to.
 #[derive(Debug, Clone)]
-pub struct Connection {
+pub(crate) struct Connection {
     pub(super) client: Client,
     pub(super) disconnects: Arc<AtomicU64>,
 }
@@ -22,7 +22,10 @@ pub struct Connection {
 ///
 /// # Errors
 /// When no server answers, or none accepts our credentials.
-pub async fn connect(config: &NatsConfig, acks_in_flight: usize) -> Result<Connection, Error> {
+pub(crate) async fn connect(
+    config: &NatsConfig,
+    acks_in_flight: usize,
+) -> Result<Connection, Error> {
     let disconnects = Arc::new(AtomicU64::new(0));
     let client = options(config, acks_in_flight, Arc::clone(&disconnects))
         .connect(connection::addresses(&config.url))
@@ -62,7 +65,7 @@ fn options(
 ///
 /// # Errors
 /// When `JetStream` does not answer, or has no such stream.
-pub async fn stream_subjects(
+pub(crate) async fn stream_subjects(
     connection: &Connection,
     config: &NatsConfig,
 ) -> Result<Vec<String>, Error> {

@@ -40,7 +40,7 @@ impl Kind {
     ];
 
     /// The `type` attribute.
-    pub const fn event_type(self) -> &'static str {
+    pub(crate) const fn event_type(self) -> &'static str {
         match self {
             Self::DeviceTelemetry => "com.example.device.telemetry.v1",
             Self::OrderCreated => "com.example.order.created.v1",
@@ -53,7 +53,7 @@ impl Kind {
     }
 
     /// What the NATS subject says of the kind, token by token.
-    pub const fn subject_tokens(self) -> [&'static str; 2] {
+    pub(crate) const fn subject_tokens(self) -> [&'static str; 2] {
         match self {
             Self::DeviceTelemetry => ["device", "telemetry"],
             Self::OrderCreated => ["order", "created"],
@@ -136,13 +136,13 @@ pub fn subject_name(rank: u32) -> String {
 /// What all events of a run say, instead of what follows from the seed. They are telemetry of
 /// a device then.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Chosen {
+pub(crate) struct Chosen {
     /// The subject.
-    pub subject: Option<String>,
+    pub(crate) subject: Option<String>,
     /// The type.
-    pub event_type: Option<String>,
+    pub(crate) event_type: Option<String>,
     /// The data, as JSON.
-    pub data: Option<String>,
+    pub(crate) data: Option<String>,
 }
 
 /// Makes the events of one run.
@@ -167,7 +167,7 @@ impl Events {
 
     /// The same, but for what was chosen.
     #[must_use]
-    pub fn with(self, chosen: Chosen) -> Self {
+    pub(crate) fn with(self, chosen: Chosen) -> Self {
         Self { chosen, ..self }
     }
 
@@ -188,15 +188,11 @@ impl Events {
         rank.min(self.subjects - 1)
     }
 
-    /// The kind of event `number`.
-    pub fn kind(&self, number: u64) -> Kind {
-        self.content(number, self.rank(number)).0
-    }
-
     /// Event `number`, which happened at `time`.
     pub fn event(&self, number: u64, time: Timestamp) -> (Kind, Event) {
         let rank = self.rank(number);
-        let (kind, mut random) = self.content(number, rank);
+        let mut random = Random::new(self.seed, number, Purpose::Content);
+        let kind = random.pick(Family::of_rank(rank).kinds());
         let chosen = &self.chosen;
         let subject = chosen.subject.clone().unwrap_or_else(|| subject_name(rank));
         let event_type = chosen.event_type.as_deref().unwrap_or(kind.event_type());
@@ -217,15 +213,9 @@ impl Events {
         };
         (kind, event)
     }
-
-    fn content(&self, number: u64, rank: u32) -> (Kind, Random) {
-        let mut random = Random::new(self.seed, number, Purpose::Content);
-        let kind = random.pick(Family::of_rank(rank).kinds());
-        (kind, random)
-    }
 }
 
 /// The id of event `number`: two runs of one seed have the same ids.
-pub fn event_id(seed: u64, number: u64) -> String {
+pub(crate) fn event_id(seed: u64, number: u64) -> String {
     format!("{seed:016x}-{number}")
 }

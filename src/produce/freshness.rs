@@ -16,9 +16,9 @@ use std::time::Duration;
 use crate::event::Timestamp;
 
 /// From an acknowledgement to the start of a read that must not return less.
-pub const SETTLED_AFTER: Duration = Duration::from_secs(1);
+pub(crate) const SETTLED_AFTER: Duration = Duration::from_secs(1);
 /// Only the busiest subjects are watched and read, so that memory has a limit.
-pub const WATCHED_SUBJECTS: u32 = 10_000;
+pub(crate) const WATCHED_SUBJECTS: u32 = 10_000;
 /// Events of a subject that are remembered until a read shows them.
 const UNSHOWN_MAX: usize = 64;
 /// Events of a subject that are remembered until the service has acknowledged them:

@@ -104,7 +104,7 @@ impl MessageWriter {
     }
 
     /// The rank of the subject of event `number`.
-    pub fn rank(&self, number: u64) -> u32 {
+    pub(crate) fn rank(&self, number: u64) -> u32 {
         self.events.rank(number)
     }
 
@@ -136,7 +136,7 @@ impl MessageWriter {
     }
 
     /// The trace context of a message; one in `sample` says that its trace is recorded.
-    pub fn trace_context(&self, number: u64) -> TraceContext {
+    pub(crate) fn trace_context(&self, number: u64) -> TraceContext {
         let mut random = Random::new(self.seed, number, Purpose::Trace);
         // The standard forbids ids of zeros only.
         let (high, low, span) = (random.next(), random.next() | 1, random.next() | 1);

@@ -64,17 +64,17 @@ pub struct Options {
     /// What ends the run.
     pub end: End,
     /// What all events say, where that was chosen.
-    pub chosen: Chosen,
+    pub(crate) chosen: Chosen,
     /// How many subjects the events are about.
-    pub subjects: u32,
+    pub(crate) subjects: u32,
     /// Target size of an event's data.
-    pub body_bytes: usize,
+    pub(crate) body_bytes: usize,
     /// How an event is written.
     pub mode: Mode,
     /// Percentage of messages that repeat an event.
-    pub duplicates_percent: f64,
+    pub(crate) duplicates_percent: f64,
     /// Percentage of messages that are no events.
-    pub invalid_percent: f64,
+    pub(crate) invalid_percent: f64,
     /// One in this many messages is sampled; 0 is none.
     pub sample: u32,
     /// The seed, if one was given.
@@ -82,11 +82,11 @@ pub struct Options {
     /// Messages that may wait for their acknowledgement.
     pub max_acks_in_flight: usize,
     /// Reads a second; 0 is none.
-    pub read_rate_per_second: u32,
+    pub(crate) read_rate_per_second: u32,
     /// Where reads go, without a slash at its end.
-    pub api_url: String,
+    pub(crate) api_url: String,
     /// Whether the report is printed as JSON.
-    pub json: bool,
+    pub(crate) json: bool,
 }
 
 impl Options {

@@ -45,9 +45,9 @@ pub struct Waiting {
     /// What was sent.
     pub recipe: Recipe,
     /// When it was due: its latency counts from here.
-    pub scheduled: Duration,
+    pub(crate) scheduled: Duration,
     /// When it was sent, the first time.
-    pub first_sent: Duration,
+    pub(crate) first_sent: Duration,
     retry_at: Duration,
     generation: u32,
 }
@@ -118,7 +118,7 @@ impl Pending {
     }
 
     /// The server refused the message: it is sent again soon.
-    pub fn refused(&mut self, token: Token, now: Duration) {
+    pub(crate) fn refused(&mut self, token: Token, now: Duration) {
         if let Some(waiting) = self.current(token) {
             waiting.retry_at = now + REFUSED_PAUSE;
         }

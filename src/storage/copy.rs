@@ -30,7 +30,7 @@ pub(super) async fn copy(
 }
 
 /// The whole input of one `COPY`.
-pub fn encode(rows: &[Row<'_>]) -> Vec<u8> {
+pub(crate) fn encode(rows: &[Row<'_>]) -> Vec<u8> {
     let data_bytes: usize = rows.iter().map(|row| row.event.data.len()).sum();
     let mut buffer = Vec::with_capacity(data_bytes + rows.len() * ROW_OVERHEAD_BYTES);
     buffer.extend_from_slice(SIGNATURE);

@@ -31,7 +31,7 @@ pub struct EpochRow {
     pub epoch: i64,
     /// The process of the cache server that the epoch belongs to, as that server names itself;
     /// `None` before the first one was seen.
-    pub server: Option<String>,
+    pub(crate) server: Option<String>,
 }
 
 /// Reads the row. A missing row belongs to no server, so nobody uses the cache by it.
@@ -53,7 +53,7 @@ pub async fn read(executor: impl PgExecutor<'_>) -> Result<EpochRow, sqlx::Error
 ///
 /// # Errors
 /// What sqlx says.
-pub async fn advance(executor: impl PgExecutor<'_>) -> Result<i64, sqlx::Error> {
+pub(crate) async fn advance(executor: impl PgExecutor<'_>) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar(ADVANCE).fetch_one(executor).await
 }
 
@@ -63,7 +63,7 @@ pub async fn advance(executor: impl PgExecutor<'_>) -> Result<i64, sqlx::Error> 
 ///
 /// # Errors
 /// What sqlx says.
-pub async fn claim(pool: &PgPool, server: &str) -> Result<EpochRow, sqlx::Error> {
+pub(crate) async fn claim(pool: &PgPool, server: &str) -> Result<EpochRow, sqlx::Error> {
     let row = read(pool).await?;
     if row.server.as_deref() == Some(server) {
         return Ok(row);

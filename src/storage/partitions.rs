@@ -321,7 +321,7 @@ async fn server_time(pool: &PgPool) -> Result<Timestamp, sqlx::Error> {
 ///
 /// # Errors
 /// See [`make_ahead`] and [`drop_expired`].
-pub async fn upkeep(pool: &PgPool, config: &PostgresConfig) -> Result<Upkeep, sqlx::Error> {
+pub(crate) async fn upkeep(pool: &PgPool, config: &PostgresConfig) -> Result<Upkeep, sqlx::Error> {
     let now = server_time(pool).await?;
     let made = make_ahead(pool, config.partition_interval, now).await;
     match config.retention_days {

@@ -16,7 +16,7 @@ use crate::error::{Class, Code, Error};
 use crate::event::{Data, Event, Timestamp};
 
 /// A read takes no longer than this, waiting for a connection included.
-pub const READ_LIMIT: Duration = Duration::from_secs(4);
+pub(crate) const READ_LIMIT: Duration = Duration::from_secs(4);
 /// Reads at the same time: fewer than the pool has beside the writers' connections, so that
 /// readers never keep ingestion or the epoch from theirs.
 const READS_AT_ONCE: usize = 4;
@@ -63,7 +63,7 @@ pub struct StoredEvent {
     /// The event.
     pub event: Event,
     /// Where the stream had it; with `time` it orders the states of a subject.
-    pub stream_seq: u64,
+    pub(crate) stream_seq: u64,
 }
 
 /// Which event is asked for. Without `source` and `time` several can match.
@@ -81,9 +81,9 @@ pub struct EventKey<'a> {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Alternate {
     /// Its source.
-    pub source: String,
+    pub(crate) source: String,
     /// Its time.
-    pub time: Timestamp,
+    pub(crate) time: Timestamp,
 }
 
 /// Reads of `events`, a bounded number at a time. Cloning clones handles.
@@ -113,7 +113,7 @@ impl Reads {
     }
 
     /// The pool, for what is not a read of `events`.
-    pub fn pool(&self) -> &PgPool {
+    pub(crate) fn pool(&self) -> &PgPool {
         &self.pool
     }
 

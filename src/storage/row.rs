@@ -38,7 +38,7 @@ impl Row<'_> {
     }
 
     /// Whether both are the same event: `source`, `id` and `time` are equal.
-    pub fn is_same_event(&self, other: &Self) -> bool {
+    pub(crate) fn is_same_event(&self, other: &Self) -> bool {
         self.key() == other.key()
     }
 

@@ -73,7 +73,7 @@ impl EventWriter {
     }
 
     /// Whether an attempt at any rows that began after this one has stored one.
-    pub fn has_succeeded_since(&self, attempt: u64) -> bool {
+    pub(crate) fn has_succeeded_since(&self, attempt: u64) -> bool {
         self.newest_success.load(Ordering::Relaxed) > attempt
     }
 

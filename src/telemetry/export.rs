@@ -18,12 +18,12 @@ const REQUEST_SPANS: usize = 512;
 /// How long the first span of a request waits for others.
 const REQUEST_LINGER: Duration = Duration::from_millis(200);
 /// A request, retries included, takes no longer; then its spans have failed.
-pub const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often a collector that stays away is mentioned in the log.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 
 /// Takes traces from the queue and exports them, one request at a time.
-pub struct ExportTask {
+pub(crate) struct ExportTask {
     totals: Arc<Totals>,
     output: mpsc::UnboundedReceiver<Trace>,
     closing: CancellationToken,
@@ -45,7 +45,7 @@ impl ExportTask {
     }
 
     /// Exports until the queue is closed and empty. The exporter has been told its resource.
-    pub async fn run(mut self, exporter: impl SpanExporter) {
+    pub(crate) async fn run(mut self, exporter: impl SpanExporter) {
         while let Some(first) = self.first().await {
             let traces = self.request(first).await;
             self.export(&exporter, traces).await;

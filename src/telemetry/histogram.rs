@@ -30,7 +30,7 @@ pub struct Histogram {
 }
 
 /// Observations of one task, not in the histogram yet.
-pub struct Tally {
+pub(crate) struct Tally {
     bounds: &'static [f64],
     counts: Vec<u64>,
     sum: f64,
@@ -38,7 +38,7 @@ pub struct Tally {
 
 impl Tally {
     /// Observes a value, as [`Histogram::record`] does.
-    pub fn record(&mut self, value: f64) {
+    pub(crate) fn record(&mut self, value: f64) {
         if value.is_finite() {
             self.counts[bucket_of(self.bounds, value)] += 1;
             self.sum += value;
@@ -91,7 +91,7 @@ impl Histogram {
     }
 
     /// An empty tally with these buckets.
-    pub fn tally(&self) -> Tally {
+    pub(crate) fn tally(&self) -> Tally {
         Tally {
             bounds: self.bounds,
             counts: vec![0; self.counts.len()],
@@ -100,7 +100,7 @@ impl Histogram {
     }
 
     /// Takes over what was counted in a tally of its own, which is empty afterwards.
-    pub fn take(&self, tally: &mut Tally) {
+    pub(crate) fn take(&self, tally: &mut Tally) {
         let counts = tally.counts.iter_mut().map(std::mem::take);
         for (bucket, count) in self.counts.iter().zip(counts).filter(|(_, n)| *n > 0) {
             bucket.fetch_add(count, Ordering::Relaxed);

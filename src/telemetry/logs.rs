@@ -22,9 +22,9 @@ use tracing_subscriber::{Layer, Registry, fmt, reload};
 
 use super::traces;
 use crate::config::{LogFormat, TelemetryConfig};
-pub use file::LogFile;
-pub use filter::{LogFilter, State as FilterState};
-pub use rate_limit::RateLimit;
+pub(crate) use file::LogFile;
+pub(crate) use filter::{LogFilter, State as FilterState};
+pub(crate) use rate_limit::RateLimit;
 use trace_ids::WithTraceIds;
 
 /// A destination and how lines look there.
@@ -35,7 +35,7 @@ type Lines = Box<dyn Layer<Registry> + Send + Sync>;
 ///
 /// # Errors
 /// When a subscriber is installed already.
-pub fn install(
+pub(crate) fn install(
     config: &TelemetryConfig,
     provider: Option<&SdkTracerProvider>,
     file: Option<LogFile>,

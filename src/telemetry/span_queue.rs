@@ -28,13 +28,13 @@ use super::span_totals::{Room, Totals};
 use crate::labels::{SpanResult, Stage};
 
 /// Spans that are exported together or not at all.
-pub struct Trace {
+pub(crate) struct Trace {
     /// Its spans; at least one.
-    pub spans: Vec<SpanData>,
+    pub(crate) spans: Vec<SpanData>,
     /// The batch's span that one of them links to.
-    pub batch: Option<Arc<BatchSpan>>,
+    pub(crate) batch: Option<Arc<BatchSpan>>,
     /// What to attach to histograms once the collector has accepted it.
-    pub exemplars: Vec<(Timed, Exemplar)>,
+    pub(crate) exemplars: Vec<(Timed, Exemplar)>,
 }
 
 impl Trace {
@@ -55,7 +55,7 @@ impl Trace {
 
 /// Which histogram an exemplar is for.
 #[derive(Debug, Clone, Copy)]
-pub enum Timed {
+pub(crate) enum Timed {
     /// `ganesh_stage_seconds` of this stage.
     Stage(Stage),
     /// `ganesh_end_to_end_seconds`.
@@ -65,7 +65,7 @@ pub enum Timed {
 /// The span of a batch, to which the traces of its messages link. It goes with each of them
 /// until the collector has accepted it, so that no accepted link leads nowhere.
 #[derive(Debug)]
-pub struct BatchSpan {
+pub(crate) struct BatchSpan {
     span: SpanData,
     fate: AtomicU8,
     totals: Arc<Totals>,
@@ -82,7 +82,7 @@ impl BatchSpan {
     }
 
     /// What to link to.
-    pub fn context(&self) -> &SpanContext {
+    pub(crate) fn context(&self) -> &SpanContext {
         &self.span.span_context
     }
 
@@ -123,7 +123,7 @@ pub struct SpanQueue {
 
 impl SpanQueue {
     /// An empty queue, and the task that empties it.
-    pub fn new(metrics: Metrics) -> (Self, ExportTask) {
+    pub(crate) fn new(metrics: Metrics) -> (Self, ExportTask) {
         let (input, output) = mpsc::unbounded_channel();
         let queue = Self {
             totals: Arc::new(Totals::new(metrics)),
@@ -135,7 +135,7 @@ impl SpanQueue {
     }
 
     /// Hands in a trace; dropped, and counted so, when there is no room for all of it.
-    pub fn offer(&self, trace: Trace) {
+    pub(crate) fn offer(&self, trace: Trace) {
         let room = trace.room();
         self.totals.add_built(room.spans);
         if !self.totals.take_room(room) {
@@ -156,7 +156,7 @@ impl SpanQueue {
     }
 
     /// The span of a batch, for the traces that link to it.
-    pub fn batch_span(&self, span: SpanData) -> BatchSpan {
+    pub(crate) fn batch_span(&self, span: SpanData) -> BatchSpan {
         self.totals.add_built(1);
         BatchSpan {
             span,
@@ -166,17 +166,17 @@ impl SpanQueue {
     }
 
     /// Tells the task to export what waits, and to end.
-    pub fn close(&self) {
+    pub(crate) fn close(&self) {
         self.closing.cancel();
     }
 
     /// Spans with this result since the process started.
-    pub fn count(&self, result: SpanResult) -> u64 {
+    pub(crate) fn count(&self, result: SpanResult) -> u64 {
         self.totals.of(result)
     }
 
     /// Spans that were built since the process started.
-    pub fn built(&self) -> u64 {
+    pub(crate) fn built(&self) -> u64 {
         self.totals.built()
     }
 }

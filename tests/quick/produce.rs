@@ -80,7 +80,7 @@ fn every_kind_of_event_occurs() {
     let events = Events::new(SEED, 1_000, 230);
     for kind in Kind::ALL {
         assert!(
-            (0..10_000).any(|number| events.kind(number) == kind),
+            (0..10_000).any(|number| events.event(number, at(1)).0 == kind),
             "{kind:?}"
         );
     }

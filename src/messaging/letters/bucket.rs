@@ -39,17 +39,17 @@ const READ_TIMEOUT: Duration = Duration::from_secs(10);
 const HEADERS_BYTES: &str = "headers-bytes";
 
 /// The stream of a bucket.
-pub fn stream_name(bucket: &str) -> String {
+pub(crate) fn stream_name(bucket: &str) -> String {
     format!("OBJ_{bucket}")
 }
 
 /// The subjects of that stream: chunks and descriptions.
-pub fn subjects(bucket: &str) -> [String; 2] {
+pub(crate) fn subjects(bucket: &str) -> [String; 2] {
     [format!("$O.{bucket}.C.>"), format!("$O.{bucket}.M.>")]
 }
 
 /// Whether a bucket may have this name.
-pub fn is_name(name: &str) -> bool {
+pub(crate) fn is_name(name: &str) -> bool {
     name.chars()
         .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'))
 }

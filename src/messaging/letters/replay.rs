@@ -11,20 +11,20 @@ use crate::event::replay::{FIRST_SEEN, FIRST_SEQUENCE, GENERATION, GENERATION_MA
 
 /// A message to publish on the original's subject.
 #[derive(Debug, Clone)]
-pub struct Replay {
+pub(crate) struct Replay {
     /// The original's subject.
-    pub subject: String,
+    pub(crate) subject: String,
     /// Its headers, and those that make it the same event again.
-    pub headers: HeaderMap,
+    pub(crate) headers: HeaderMap,
     /// Its body.
-    pub body: Bytes,
+    pub(crate) body: Bytes,
     /// Its `Nats-Msg-Id`.
-    pub id: String,
+    pub(crate) id: String,
 }
 
 /// Why a letter is not replayed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Refusal {
+pub(crate) enum Refusal {
     /// Not written by ganesh.
     Foreign,
     /// Its headers cannot be written by the client either.
@@ -83,7 +83,7 @@ impl fmt::Display for Refusal {
 ///
 /// # Errors
 /// Why it is not replayed.
-pub fn check(
+pub(crate) fn check(
     letter: &Letter,
     max_generation: u32,
     payload_max_bytes: usize,
@@ -114,7 +114,7 @@ fn fits(bytes: u64, max_bytes: usize) -> Result<(), Refusal> {
 ///
 /// # Errors
 /// Why it is not replayed.
-pub fn replay(
+pub(crate) fn replay(
     letter: &Letter,
     max_generation: u32,
     payload_max_bytes: usize,

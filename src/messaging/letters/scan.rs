@@ -27,18 +27,18 @@ const CONSUMER_KEPT: Duration = Duration::from_secs(60);
 
 /// Which letters.
 #[derive(Debug, Clone, Default)]
-pub struct Filter {
+pub(crate) struct Filter {
     /// With one of these reasons, unless empty.
-    pub reasons: Vec<String>,
+    pub(crate) reasons: Vec<String>,
     /// Of messages whose subject matches this pattern.
-    pub subject: Option<String>,
+    pub(crate) subject: Option<String>,
     /// Written at this time or later.
-    pub since: Option<Timestamp>,
+    pub(crate) since: Option<Timestamp>,
 }
 
 impl Filter {
     /// The pattern of the subjects of the letters.
-    pub fn letter_subjects(&self) -> String {
+    pub(crate) fn letter_subjects(&self) -> String {
         format!(
             "{DLQ_SUBJECT_PREFIX}{}",
             self.subject.as_deref().unwrap_or(">")
@@ -53,15 +53,15 @@ impl Filter {
 
 /// How many letters there are.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Count {
+pub(crate) struct Count {
     /// All of them.
-    pub letters: u64,
+    pub(crate) letters: u64,
     /// Of those, how many have an object.
-    pub objects: u64,
+    pub(crate) objects: u64,
 }
 
 /// The letters up to a sequence, oldest first.
-pub struct Scan {
+pub(crate) struct Scan {
     stream: Stream,
     filter: Filter,
     /// What is written later is not read: a replayed letter that fails again would be replayed again.
@@ -75,7 +75,7 @@ pub struct Scan {
 
 impl Scan {
     /// A scan of what the stream holds now, up to `last_sequence`.
-    pub fn open(stream: &Stream, filter: &Filter, last_sequence: u64) -> Self {
+    pub(crate) fn open(stream: &Stream, filter: &Filter, last_sequence: u64) -> Self {
         Self {
             stream: stream.clone(),
             filter: filter.clone(),
@@ -91,7 +91,7 @@ impl Scan {
     ///
     /// # Errors
     /// When JetStream does not answer, however often it is asked.
-    pub async fn next(&mut self) -> Result<Option<Letter>, Error> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Letter>, Error> {
         let mut failures = 0;
         loop {
             while let Some(letter) = self.page.pop_front() {
@@ -121,7 +121,7 @@ impl Scan {
     ///
     /// # Errors
     /// As [`Self::next`].
-    pub async fn count(mut self) -> Result<Count, Error> {
+    pub(crate) async fn count(mut self) -> Result<Count, Error> {
         let mut count = Count::default();
         while let Some(letter) = self.next().await? {
             count.letters += 1;
@@ -132,7 +132,7 @@ impl Scan {
     }
 
     /// Removes the consumer, which would end by itself a little later.
-    pub async fn close(self) {
+    pub(crate) async fn close(self) {
         if let Some(consumer) = &self.consumer {
             let name = &consumer.cached_info().name;
             let _ = self.stream.delete_consumer(name).await;

@@ -27,10 +27,10 @@ use crate::messaging::streams::api_error;
 /// How old an object is before it is taken for abandoned: what a letter has, and as much again.
 pub const ABANDONED_AFTER: Duration = LETTER_WITHIN.saturating_mul(2);
 /// How often it is looked for them. A look at what has not changed since the last one is two requests.
-pub const SWEEP_EVERY: Duration = Duration::from_mins(5);
+pub(crate) const SWEEP_EVERY: Duration = Duration::from_mins(5);
 
 /// Sweeps until `stop`.
-pub async fn run(bucket: Bucket, stop: CancellationToken) {
+pub(crate) async fn run(bucket: Bucket, stop: CancellationToken) {
     let mut sweeper = Sweeper::new(bucket, ABANDONED_AFTER);
     while stop.run_until_cancelled(sleep(SWEEP_EVERY)).await.is_some() {
         // On the heap: scanning letters is large.

@@ -45,22 +45,22 @@ pub struct Original<'a> {
 
 /// A letter, ready to be published.
 #[derive(Debug, Clone)]
-pub struct Outgoing {
+pub(crate) struct Outgoing {
     /// Its headers. Without the name of the object, which is not known here.
     pub headers: HeaderMap,
     /// Its body.
-    pub body: Bytes,
+    pub(crate) body: Bytes,
     /// Whether the message is too large for a letter: then [`Content`] goes to an object.
-    pub needs_object: bool,
+    pub(crate) needs_object: bool,
 }
 
 /// What an object holds: the headers and the body of a message, one after the other.
 #[derive(Debug, Clone)]
-pub struct Content {
+pub(crate) struct Content {
     /// The headers as NATS writes them; of a message that the client cannot read, as they came.
-    pub headers: Bytes,
+    pub(crate) headers: Bytes,
     /// The body.
-    pub body: Bytes,
+    pub(crate) body: Bytes,
 }
 
 /// The subject on which a letter is published. Letters have headers, and of a message with headers the
@@ -77,7 +77,7 @@ pub fn letter_subject(subject: &str) -> String {
 }
 
 /// The letter of a message, in a message of at most so many bytes.
-pub fn outgoing(
+pub(crate) fn outgoing(
     original: &Original<'_>,
     reason: &str,
     detail: &str,
@@ -104,7 +104,7 @@ pub fn outgoing(
 }
 
 /// The message of a letter that is too large for one.
-pub fn content(original: &Original<'_>, reason: &str) -> Content {
+pub(crate) fn content(original: &Original<'_>, reason: &str) -> Content {
     let headers = original.headers;
     let unreadable = headers
         .filter(|_| reason == UNREADABLE)

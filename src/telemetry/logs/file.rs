@@ -34,7 +34,7 @@ const REPORT_EVERY: Duration = Duration::from_secs(10);
 
 /// Where lines are handed in. Cloning clones an `Arc`.
 #[derive(Clone)]
-pub struct LogFile(Arc<Shared>, Sender<Order>);
+pub(crate) struct LogFile(Arc<Shared>, Sender<Order>);
 
 #[derive(Default)]
 struct Shared {
@@ -54,7 +54,7 @@ impl LogFile {
     ///
     /// # Errors
     /// When that cannot be done, or the thread cannot be started.
-    pub fn open(folder: &Path) -> io::Result<Self> {
+    pub(crate) fn open(folder: &Path) -> io::Result<Self> {
         let path = folder.join(NAME);
         let file = open(&path)?;
         let shared = Arc::new(Shared::default());
@@ -77,7 +77,7 @@ impl LogFile {
 
     /// Waits for the lines so far to be written, a second at most, and no longer than
     /// `until`: blocking, for the end.
-    pub fn flush(&self, until: Instant) {
+    pub(crate) fn flush(&self, until: Instant) {
         let (done, wait) = sync_channel(1);
         let left = until.saturating_duration_since(Instant::now());
         if self.1.send(Order::Flush(done)).is_ok() {
@@ -105,7 +105,7 @@ impl<'a> MakeWriter<'a> for LogFile {
 }
 
 /// Takes one line in one piece, as the formatting layer writes it.
-pub struct Line<'a>(&'a LogFile);
+pub(crate) struct Line<'a>(&'a LogFile);
 
 impl Write for Line<'_> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {

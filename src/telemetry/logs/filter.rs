@@ -14,7 +14,7 @@ use crate::event::Timestamp;
 
 /// The filter of the process's log lines. Cloning clones an `Arc`.
 #[derive(Clone)]
-pub struct LogFilter(Arc<Inner>);
+pub(crate) struct LogFilter(Arc<Inner>);
 
 struct Inner {
     configured: String,
@@ -33,13 +33,13 @@ struct Change {
 
 /// What is logged at the moment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct State {
+pub(crate) struct State {
     /// The filter in force.
-    pub filter: String,
+    pub(crate) filter: String,
     /// RFC 3339; then the configured filter comes back. `None`: it is in force.
-    pub until: Option<String>,
+    pub(crate) until: Option<String>,
     /// `GANESH_LOG`.
-    pub configured: String,
+    pub(crate) configured: String,
 }
 
 impl LogFilter {
@@ -52,7 +52,7 @@ impl LogFilter {
     }
 
     /// What is logged at the moment.
-    pub fn state(&self) -> State {
+    pub(crate) fn state(&self) -> State {
         let change = self.change();
         State {
             filter: change
@@ -65,7 +65,7 @@ impl LogFilter {
 
     /// Logs by `filter` from now on, and after `lasting` by the configured one again. An
     /// earlier change ends with it. Expects a filter that the configuration would accept.
-    pub fn change_for(&self, filter: String, lasting: Duration) {
+    pub(crate) fn change_for(&self, filter: String, lasting: Duration) {
         tracing::info!(filter, ?lasting, "log filter changes");
         let lasting_micros = i64::try_from(lasting.as_micros()).unwrap_or(i64::MAX);
         let mut change = self.change();
