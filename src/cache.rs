@@ -28,7 +28,7 @@ mod breaker;
 mod epoch;
 mod failure;
 mod keys;
-mod link;
+mod connection;
 mod read;
 mod scripts;
 mod write;
@@ -51,7 +51,7 @@ use crate::storage::queries::Reads;
 use crate::telemetry::logs::RateLimit;
 use crate::telemetry::{Health, Metrics};
 use breaker::Breaker;
-use link::Link;
+use connection::VerifiedConnection;
 use scripts::Scripts;
 
 /// An event whose JSON is larger is answered from Postgres and not kept in the cache.
@@ -71,7 +71,7 @@ struct Inner {
     metrics: Metrics,
     health: Health,
     /// The verified connection, while there is one.
-    link: ArcSwapOption<Link>,
+    connection: ArcSwapOption<VerifiedConnection>,
     /// Wakes the task that keeps the connection: somebody gave it up.
     dropped: Notify,
     /// The epoch as it was read last.
@@ -101,7 +101,7 @@ impl Cache {
             reads,
             metrics,
             health,
-            link: ArcSwapOption::empty(),
+            connection: ArcSwapOption::empty(),
             dropped: Notify::new(),
             known: ArcSwapOption::empty(),
             breaker: Breaker::default(),
@@ -114,7 +114,7 @@ impl Cache {
     pub async fn run(self, stop: CancellationToken) {
         tokio::select! {
             () = stop.cancelled() => {}
-            () = async { tokio::join!(self.poll_epoch(), self.keep_link()); } => {}
+            () = async { tokio::join!(self.poll_epoch(), self.keep_connection()); } => {}
         }
     }
 
@@ -122,7 +122,7 @@ impl Cache {
     /// own transaction ([`crate::storage::epoch::advance`], its last statement) and tell
     /// [`Cache::write_committed`] so.
     pub fn is_usable(&self) -> bool {
-        self.0.link.load().is_some()
+        self.0.connection.load().is_some()
     }
 
     fn count(&self, request: CacheRequest) {

@@ -3,7 +3,7 @@
 mod admin_client;
 pub(crate) mod dlq;
 mod doctor;
-mod ending;
+mod shutdown;
 mod healthcheck;
 mod log_level;
 mod migrate;
@@ -21,7 +21,7 @@ use std::time::Duration;
 use clap::{ArgMatches, Command};
 use tokio_util::sync::CancellationToken;
 
-use self::ending::{Ending, Step};
+use self::shutdown::{Shutdown, Step};
 use crate::api::log_level::Change;
 use crate::config::{Config, ConfigErrors, Reader, TracesExporter};
 use crate::produce::options::Options;
@@ -184,7 +184,7 @@ fn read_dotenv() -> Result<(), String> {
 fn run(name: &str, matches: &ArgMatches) -> Result<(), Failure> {
     let (config, job) = read_settings(name, matches).map_err(Failure::usage)?;
     let log_file = open_log_file(&config)?;
-    let ending = Ending::new(config.shutdown_grace);
+    let shutdown = Shutdown::new(config.shutdown_grace);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
@@ -198,7 +198,7 @@ fn run(name: &str, matches: &ArgMatches) -> Result<(), Failure> {
         let log_filter = logs::install(&config.telemetry, provider, log_file.clone())?;
         let spans = tracing.as_ref().map(|tracing| tracing.queue.clone());
         let result = match job {
-            Job::Serve => serve::run(config, metrics, spans, log_filter, &ending).await,
+            Job::Serve => serve::run(config, metrics, spans, log_filter, &shutdown).await,
             Job::Produce(options) => produce::run(config, options, spans).await,
             Job::Migrate => migrate::run(config).await,
             Job::Dlq(matches) => Box::pin(dlq::run(config, matches)).await,
@@ -207,7 +207,7 @@ fn run(name: &str, matches: &ArgMatches) -> Result<(), Failure> {
             Job::LogLevel(change) => log_level::run(config, change).await,
         };
         if let Some(tracing) = tracing {
-            tracing.shutdown(ending.until(Step::Spans)).await;
+            tracing.shutdown(shutdown.until(Step::Spans)).await;
         }
         result
     });
@@ -215,7 +215,7 @@ fn run(name: &str, matches: &ArgMatches) -> Result<(), Failure> {
     // Not `drop`, which waits for what cannot be cancelled: a look-up of a host's name.
     runtime.shutdown_timeout(TASKS_END_TIMEOUT);
     if let Some(log_file) = log_file {
-        log_file.flush(ending.until(Step::Log));
+        log_file.flush(shutdown.until(Step::Log));
     }
     result
 }

@@ -5,13 +5,13 @@ pub(crate) mod connection;
 pub(crate) mod consumer;
 pub mod delivery;
 pub mod held;
-pub(crate) mod keeper;
+pub(crate) mod keepalive;
 pub(crate) mod lag;
 pub mod letters;
 pub(crate) mod pull;
 mod removed;
 pub mod streams;
-pub(crate) mod unfit;
+pub(crate) mod requirements;
 pub(crate) mod unreadable;
 
 pub use held::Held;

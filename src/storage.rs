@@ -7,7 +7,7 @@ mod default_rows;
 pub mod epoch;
 mod insert;
 mod inspect;
-pub(crate) mod limited;
+pub(crate) mod deadline;
 pub mod partitions;
 pub(crate) mod pool;
 pub mod queries;

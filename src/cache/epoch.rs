@@ -6,8 +6,8 @@ use tokio::time::MissedTickBehavior;
 
 use super::Cache;
 use crate::error::{Dependency, Error};
+use crate::storage::deadline::Deadline;
 use crate::storage::epoch::{self, EpochRow};
-use crate::storage::limited::Limit;
 
 /// A read of the cache goes by an epoch that was read no longer ago than this: the second of P5.
 const TRUSTED: Duration = Duration::from_secs(1);
@@ -100,10 +100,10 @@ impl Cache {
 
     /// The epoch as it is now.
     pub(super) async fn read_epoch(&self, limit: Duration) -> Result<EpochRow, Error> {
-        let limit = Limit::new(limit, "read of the cache epoch");
-        let mut connection = limit.connection(self.0.reads.pool()).await?;
-        let row = limit.apply(epoch::read(&mut *connection)).await;
-        limit.answer(&mut connection, row)
+        let deadline = Deadline::new(limit, "read of the cache epoch");
+        let mut connection = deadline.connection(self.0.reads.pool()).await?;
+        let row = deadline.apply(epoch::read(&mut *connection)).await;
+        deadline.answer(&mut connection, row)
     }
 
     /// Keeps the answer to the latest question.

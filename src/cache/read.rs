@@ -8,9 +8,9 @@ use redis::aio::MultiplexedConnection;
 use redis::{ExistenceCheck, SetExpiry, SetOptions};
 use tokio::time::{Instant, sleep};
 
+use super::connection::VerifiedConnection;
 use super::failure::{Failure, within};
 use super::keys::{self, Entry};
-use super::link::Link;
 use super::{Cache, STATE_MAX_BYTES};
 use crate::error::{Class, Code, Dependency, Error};
 use crate::event::{Timestamp, to_json};
@@ -74,7 +74,7 @@ impl Cache {
     /// # Errors
     /// When Postgres was needed and failed. The cache alone never makes a read fail.
     pub async fn latest(&self, subject: &str) -> Result<Answer, Error> {
-        let Some((link, epoch)) = self.readable() else {
+        let Some((connection, epoch)) = self.readable() else {
             return self.bypass(subject).await;
         };
         let key = keys::key(epoch, subject);
@@ -82,7 +82,7 @@ impl Cache {
         let give_up_at = Instant::now() + WAIT_LIMIT;
         let mut waited = false;
         loop {
-            match meet(&link, &key, &lease).await {
+            match meet(&connection, &key, &lease).await {
                 Ok(Met::State { age, event }) => {
                     self.0.breaker.close();
                     let (request, origin) = if waited {
@@ -94,16 +94,16 @@ impl Cache {
                     let event = Some(event);
                     return Ok(Answer { event, origin });
                 }
-                Ok(Met::Nothing) => return self.fill(&link, subject, &key, &lease).await,
+                Ok(Met::Nothing) => return self.fill(&connection, subject, &key, &lease).await,
                 Ok(Met::Lease) if Instant::now() < give_up_at => {
                     waited = true;
                     sleep(WAIT_INTERVAL).await;
                 }
                 Ok(Met::Lease) => return self.bypass(subject).await,
                 Err(failure) => {
-                    self.note(&link, &failure, true);
+                    self.note(&connection, &failure, true);
                     if matches!(failure, Failure::Foreign(_)) {
-                        remove(&link, &key).await;
+                        remove(&connection, &key).await;
                     }
                     return self.bypass(subject).await;
                 }
@@ -112,12 +112,12 @@ impl Cache {
     }
 
     /// The connection and the epoch that a read which starts now may go by.
-    fn readable(&self) -> Option<(Arc<Link>, i64)> {
-        let link = self.0.link.load_full()?;
+    fn readable(&self) -> Option<(Arc<VerifiedConnection>, i64)> {
+        let connection = self.0.connection.load_full()?;
         let known = self.0.known.load();
         let known = known.as_ref().filter(|known| known.is_recent())?;
-        let bound = known.row.server.as_ref() == Some(&link.server);
-        bound.then_some((link, known.row.epoch))
+        let bound = known.row.server.as_ref() == Some(&connection.server);
+        bound.then_some((connection, known.row.epoch))
     }
 
     async fn bypass(&self, subject: &str) -> Result<Answer, Error> {
@@ -133,7 +133,7 @@ impl Cache {
     /// still there: a write to the subject would have removed it, and this state with it.
     async fn fill(
         &self,
-        link: &Arc<Link>,
+        connection: &Arc<VerifiedConnection>,
         subject: &str,
         key: &str,
         lease: &str,
@@ -149,7 +149,7 @@ impl Cache {
             }
             event = Some(json);
         }
-        let stored = self.settle(link, key, lease, &value).await && !value.is_empty();
+        let stored = self.settle(connection, key, lease, &value).await && !value.is_empty();
         found?;
         let origin = Origin::Miss { stored };
         Ok(Answer { event, origin })
@@ -157,14 +157,20 @@ impl Cache {
 
     /// Puts a value in the place of our lease, or gives the lease back when there is none.
     /// Whether the lease was still there.
-    async fn settle(&self, link: &Arc<Link>, key: &str, lease: &str, value: &[u8]) -> bool {
-        let mut connection = link.connection.clone();
+    async fn settle(
+        &self,
+        connection: &Arc<VerifiedConnection>,
+        key: &str,
+        lease: &str,
+        value: &[u8],
+    ) -> bool {
+        let mut redis = connection.redis.clone();
         let mut call = self.0.scripts.settle.prepare_invoke();
         call.key(key).arg(lease).arg(value).arg(self.0.ttl_secs);
-        let settled = call.invoke_async::<bool>(&mut connection);
+        let settled = call.invoke_async::<bool>(&mut redis);
         let settled = within(READ_LIMIT, "filling a state", settled).await;
         if let Err(failure) = &settled {
-            self.note(link, failure, true);
+            self.note(connection, failure, true);
         }
         if value.is_empty() {
             return false;
@@ -179,8 +185,8 @@ impl Cache {
 }
 
 /// Looks under a key; takes the lease where there is nothing.
-async fn meet(link: &Link, key: &str, lease: &str) -> Result<Met, Failure> {
-    let mut connection = link.connection.clone();
+async fn meet(connection: &VerifiedConnection, key: &str, lease: &str) -> Result<Met, Failure> {
+    let mut connection = connection.redis.clone();
     let stored = redis::Cmd::get(key);
     let stored = stored.query_async::<Option<Vec<u8>>>(&mut connection);
     if let Some(stored) = within(READ_LIMIT, "reading a state", stored).await? {
@@ -208,8 +214,8 @@ fn foreign() -> Error {
 }
 
 /// Removes what we did not write. Should that fail, the next read tries again.
-async fn remove(link: &Link, key: &str) {
-    let mut connection: MultiplexedConnection = link.connection.clone();
+async fn remove(connection: &VerifiedConnection, key: &str) {
+    let mut connection: MultiplexedConnection = connection.redis.clone();
     let removal = redis::Cmd::del(key);
     let removal = removal.query_async::<()>(&mut connection);
     if let Err(failure) = within(READ_LIMIT, "removing a key", removal).await {

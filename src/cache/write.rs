@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 
+use super::connection::VerifiedConnection;
 use super::failure::{Failure, within};
-use super::link::Link;
 use super::{Cache, STATE_MAX_BYTES, keys};
 use crate::error::{Class, Code, Dependency, Error};
 use crate::event::{Event, Timestamp, to_json};
 use crate::labels::CacheRequest;
+use crate::storage::deadline::Deadline;
 use crate::storage::epoch::{self, EpochRow};
-use crate::storage::limited::Limit;
 
 /// A round trip takes no longer than this, nor a batch's write than this and the next together;
 /// then the epoch advances instead.
@@ -85,25 +85,25 @@ impl Cache {
             self.count(CacheRequest::WriteSkipped);
             return Ok(None);
         }
-        let Some(link) = self.0.link.load_full() else {
+        let Some(connection) = self.0.connection.load_full() else {
             return self.skip().await;
         };
         // Read after the commit: whoever goes by a later epoch finds the batch in Postgres, and
         // by an earlier one nobody goes for more than a second.
         let row = self.read_epoch(EPOCH_LIMIT).await?;
-        if row.server.as_ref() != Some(&link.server) {
+        if row.server.as_ref() != Some(&connection.server) {
             let what = "the epoch was bound to another cache server";
             let error = Error::new(Dependency::Cache, Class::Transient, Code::Conflict, what);
-            self.give_up(&link, &error);
+            self.give_up(&connection, &error);
             return self.skip().await.map(|_| Some(error));
         }
-        match self.write_in_time(&link, &row, states).await {
+        match self.write_in_time(&connection, &row, states).await {
             Ok(()) => {
                 self.count(CacheRequest::WriteOk);
                 Ok(None)
             }
             Err(failure) => {
-                self.note(&link, &failure, false);
+                self.note(&connection, &failure, false);
                 self.count(CacheRequest::WriteError);
                 self.advance().await?;
                 Ok(Some(failure.into_error()))
@@ -119,20 +119,20 @@ impl Cache {
     }
 
     async fn advance(&self) -> Result<(), Error> {
-        let limit = Limit::new(EPOCH_LIMIT, "advancing the cache epoch");
-        let mut connection = limit.connection(self.0.reads.pool()).await?;
-        let epoch = limit.apply(epoch::advance(&mut *connection)).await;
-        limit.answer(&mut connection, epoch)?;
+        let deadline = Deadline::new(EPOCH_LIMIT, "advancing the cache epoch");
+        let mut connection = deadline.connection(self.0.reads.pool()).await?;
+        let epoch = deadline.apply(epoch::advance(&mut *connection)).await;
+        deadline.answer(&mut connection, epoch)?;
         Ok(())
     }
 
     async fn write_in_time(
         &self,
-        link: &Arc<Link>,
+        connection: &Arc<VerifiedConnection>,
         row: &EpochRow,
         states: &[State<'_>],
     ) -> Result<(), Failure> {
-        let write = self.write(link.connection.clone(), row.epoch, states);
+        let write = self.write(connection.redis.clone(), row.epoch, states);
         let subjects = u32::try_from(states.len()).unwrap_or(u32::MAX);
         let limit = WRITE_LIMIT + WRITE_LIMIT_PER_SUBJECT * subjects;
         match tokio::time::timeout(limit, write).await {

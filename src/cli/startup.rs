@@ -81,11 +81,11 @@ pub(super) async fn wait_for_postgres(pool: &PgPool, deadline: Deadline) -> Resu
         ask().await.map_err(|error| classify(&error))
     })
     .await?;
-    let unfit = facts.unfit();
-    if unfit.is_empty() {
+    let violations = facts.violations();
+    if violations.is_empty() {
         Ok(())
     } else {
-        Err(Failure::Usage(unfit.join("\n")))
+        Err(Failure::Usage(violations.join("\n")))
     }
 }
 

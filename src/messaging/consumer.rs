@@ -12,11 +12,11 @@ use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 
 use super::letters::bucket;
+use super::requirements::{Violation, consumer_violations, max_ack_pending};
 use super::streams::{
-    self, api_error, bucket_stream, bucket_stream_unfit, creation_error, dlq_stream,
-    dlq_stream_unfit, event_stream, event_stream_unfit,
+    self, api_error, bucket_stream, bucket_stream_violations, creation_error, dlq_stream,
+    dlq_stream_violations, event_stream, event_stream_violations,
 };
-use super::unfit::{Unfit, consumer_unfit, max_ack_pending};
 use crate::config::{NatsConfig, PipelineConfig};
 use crate::error::{Class, Code, Dependency, Error};
 
@@ -24,7 +24,7 @@ use crate::error::{Class, Code, Dependency, Error};
 #[derive(Debug)]
 pub(crate) enum SetupError {
     /// They exist with settings that break a promise. Nothing was changed.
-    Unfit(Vec<Unfit>),
+    Violation(Vec<Violation>),
     /// JetStream does not answer, or refuses.
     Api(Error),
 }
@@ -54,21 +54,21 @@ pub(crate) async fn ensure(
         Some(_) => existing(jetstream, nats).await?,
         None => None,
     };
-    let mut unfit = Vec::new();
-    unfit.extend(events.iter().flat_map(event_stream_unfit));
-    unfit.extend(dlq_stream_unfit(&wanted_letters));
-    unfit.extend(
+    let mut violations = Vec::new();
+    violations.extend(events.iter().flat_map(event_stream_violations));
+    violations.extend(dlq_stream_violations(&wanted_letters));
+    violations.extend(
         bucket
             .iter()
-            .flat_map(|b| bucket_stream_unfit(b, &wanted_letters)),
+            .flat_map(|b| bucket_stream_violations(b, &wanted_letters)),
     );
-    unfit.extend(
+    violations.extend(
         consumer
             .iter()
-            .flat_map(|c| consumer_unfit(c, nats, pipeline)),
+            .flat_map(|c| consumer_violations(c, nats, pipeline)),
     );
-    if !unfit.is_empty() {
-        return Err(SetupError::Unfit(unfit));
+    if !violations.is_empty() {
+        return Err(SetupError::Violation(violations));
     }
     if events.is_none() {
         streams::create(jetstream, event_stream(nats)).await?;
@@ -92,8 +92,8 @@ pub(crate) async fn ensure(
 #[derive(Debug)]
 pub(crate) struct LastSeen {
     seen: Mutex<Seen>,
-    unfit: OnceLock<Unfit>,
-    is_unfit: CancellationToken,
+    violation: OnceLock<Violation>,
+    is_violated: CancellationToken,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -114,26 +114,27 @@ impl LastSeen {
         });
         Self {
             seen,
-            unfit: OnceLock::new(),
-            is_unfit: CancellationToken::new(),
+            violation: OnceLock::new(),
+            is_violated: CancellationToken::new(),
         }
     }
 
     /// Notes that somebody edited it, or made it again, so that it breaks a promise.
-    pub(crate) fn note_unfit(&self, unfit: Unfit) {
-        let _ = self.unfit.set(unfit); // One reason is enough.
-        self.is_unfit.cancel();
+    pub(crate) fn note_violation(&self, violation: Violation) {
+        let _ = self.violation.set(violation); // One reason is enough.
+        self.is_violated.cancel();
     }
 
     /// Waits until it breaks a promise.
-    pub(crate) async fn becomes_unfit(&self) {
-        self.is_unfit.cancelled().await;
+    pub(crate) async fn violated(&self) {
+        self.is_violated.cancelled().await;
     }
 
     /// What ends a service whose consumer was fit when it started: what of it breaks a promise.
-    pub(crate) fn unfit_error(&self) -> Option<Error> {
-        let unfit = self.unfit.get()?;
-        let detail = format!("the consumer was edited, or made again, by somebody else: {unfit}");
+    pub(crate) fn violation_error(&self) -> Option<Error> {
+        let violation = self.violation.get()?;
+        let detail =
+            format!("the consumer was edited, or made again, by somebody else: {violation}");
         Some(Error::new(
             Dependency::Nats,
             Class::Fatal,
@@ -215,8 +216,8 @@ pub(crate) async fn restore(
     let Some(made) = info(jetstream, nats).await? else {
         return Err(api_error("the consumer was deleted again"));
     };
-    if let Some(unfit) = consumer_unfit(&made.config, nats, pipeline).pop() {
-        seen.note_unfit(unfit);
+    if let Some(violation) = consumer_violations(&made.config, nats, pipeline).pop() {
+        seen.note_violation(violation);
     }
     Ok(if seen.note(&made) {
         Restored::Other

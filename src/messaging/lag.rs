@@ -12,8 +12,8 @@ use tokio_util::sync::CancellationToken;
 use super::Held;
 use super::consumer::LastSeen;
 use super::removed::{Positions, Removed};
+use super::requirements::consumer_violations;
 use super::streams::api_error;
-use super::unfit::consumer_unfit;
 use crate::config::Config;
 use crate::event::Timestamp;
 use crate::telemetry::Metrics;
@@ -91,8 +91,8 @@ impl Lag {
             self.held.disown();
         }
         let Config { nats, pipeline, .. } = &self.config;
-        if let Some(unfit) = consumer_unfit(&info.config, nats, pipeline).pop() {
-            self.seen.note_unfit(unfit);
+        if let Some(violation) = consumer_violations(&info.config, nats, pipeline).pop() {
+            self.seen.note_violation(violation);
         }
         #[allow(clippy::cast_precision_loss, reason = "gauges")]
         {

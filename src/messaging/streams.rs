@@ -9,7 +9,7 @@ use async_nats::jetstream::{self, Context, ErrorCode};
 use time::OffsetDateTime;
 
 use super::letters::bucket;
-use super::unfit::Unfit;
+use super::requirements::Violation;
 use crate::config::{DLQ_SUBJECTS, NatsConfig};
 use crate::error::{Class, Code, Dependency, Error};
 
@@ -123,31 +123,31 @@ pub(crate) async fn create(jetstream: &Context, config: Config) -> Result<(), Er
 }
 
 /// What of an existing event stream breaks a promise.
-pub(crate) fn event_stream_unfit(stream: &Config) -> Vec<Unfit> {
-    let mut unfit = Vec::new();
+pub(crate) fn event_stream_violations(stream: &Config) -> Vec<Violation> {
+    let mut violations = Vec::new();
     if stream.no_ack {
-        unfit.push(Unfit::stream(
+        violations.push(Violation::stream(
             &stream.name,
             "no_ack is true: producers cannot know that an event was stored",
             "set no_ack to false",
         ));
     }
     if stream.retention == RetentionPolicy::Interest {
-        unfit.push(Unfit::stream(
+        violations.push(Violation::stream(
             &stream.name,
             "retention is interest: what arrives before the consumer exists is dropped",
             "use retention limits (or workqueue)",
         ));
     }
-    unfit
+    violations
 }
 
 /// What of an existing dead-letter stream breaks a promise.
-pub(crate) fn dlq_stream_unfit(stream: &Config) -> Vec<Unfit> {
+pub(crate) fn dlq_stream_violations(stream: &Config) -> Vec<Violation> {
     let name = &stream.name;
-    let mut unfit = Vec::new();
+    let mut violations = Vec::new();
     if !bucket::is_name(name) {
-        unfit.push(Unfit::stream(
+        violations.push(Violation::stream(
             name,
             "its bucket has the same name, and no bucket can have this one",
             "name another with GANESH_DLQ_STREAM, of letters, digits, - and _",
@@ -158,29 +158,29 @@ pub(crate) fn dlq_stream_unfit(stream: &Config) -> Vec<Unfit> {
         .iter()
         .any(|s| s == DLQ_SUBJECTS || s == ">")
     {
-        unfit.push(Unfit::stream(
+        violations.push(Violation::stream(
             name,
             &format!("its subjects are {:?}", stream.subjects),
             "add the subject dlq.>",
         ));
     }
     if stream.duplicate_window < DLQ_DUPLICATE_WINDOW {
-        unfit.push(Unfit::stream(
+        violations.push(Violation::stream(
             name,
             &format!("duplicate_window is {:?}", stream.duplicate_window),
             "set duplicate_window to 24h or more",
         ));
     }
-    unfit.extend(loses_letters(stream));
-    unfit
+    violations.extend(loses_letters(stream));
+    violations
 }
 
 /// What of an existing bucket breaks a promise.
-pub(crate) fn bucket_stream_unfit(stream: &Config, letters: &Config) -> Vec<Unfit> {
-    let mut unfit = Vec::new();
+pub(crate) fn bucket_stream_violations(stream: &Config, letters: &Config) -> Vec<Violation> {
+    let mut violations = Vec::new();
     let mut check = |broken: bool, problem: &str, fix: &str| {
         if broken {
-            unfit.push(Unfit::stream(&stream.name, problem, fix));
+            violations.push(Violation::stream(&stream.name, problem, fix));
         }
     };
     let wanted = bucket::subjects(&letters.name);
@@ -210,16 +210,16 @@ pub(crate) fn bucket_stream_unfit(stream: &Config, letters: &Config) -> Vec<Unfi
         ),
         "set both to the same number",
     );
-    unfit.extend(loses_letters(stream));
-    unfit
+    violations.extend(loses_letters(stream));
+    violations
 }
 
 /// What loses letters, or what letters have in a bucket. A table, and as long as one.
-fn loses_letters(stream: &Config) -> Vec<Unfit> {
-    let mut unfit = Vec::new();
+fn loses_letters(stream: &Config) -> Vec<Violation> {
+    let mut violations = Vec::new();
     let mut check = |broken: bool, problem: &str, fix: &str| {
         if broken {
-            unfit.push(Unfit::stream(&stream.name, problem, fix));
+            violations.push(Violation::stream(&stream.name, problem, fix));
         }
     };
     check(
@@ -258,7 +258,7 @@ fn loses_letters(stream: &Config) -> Vec<Unfit> {
         ),
         "remove max_msg_size",
     );
-    unfit
+    violations
 }
 
 /// Why something was not made. Trying again does not help when the server understood us

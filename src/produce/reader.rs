@@ -165,7 +165,7 @@ impl Reader {
         let mut reads = lock(&self.reads);
         match verdict {
             Some(verdict) => {
-                reads.reads += 1;
+                reads.answered += 1;
                 reads.stale += u64::from(verdict.stale);
                 reads.staleness.record(verdict.staleness);
                 reads.latencies.record(now.saturating_sub(scheduled));

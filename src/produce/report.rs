@@ -55,7 +55,7 @@ impl Counts {
 #[derive(Debug, Default)]
 pub(crate) struct Reads {
     /// Reads that were answered.
-    pub(crate) reads: u64,
+    pub(crate) answered: u64,
     /// Of those, answers older than an event that was acknowledged a second before.
     pub(crate) stale: u64,
     /// Reads that were not answered, or not with an event.
@@ -193,7 +193,7 @@ impl Report {
             seconds: (seconds * 1e3).round() / 1e3,
             rate_per_second: (rate * 10.0).round() / 10.0,
             publish_latency_ms: QuantilesMs::of(publish_latencies),
-            reads: reads.reads,
+            reads: reads.answered,
             stale_reads: reads.stale,
             read_errors: reads.errors,
             read_latency_ms: QuantilesMs::of(&reads.latencies),

@@ -46,23 +46,23 @@ pub(crate) async fn facts(connection: &mut PgConnection) -> Result<ServerFacts, 
 
 impl ServerFacts {
     /// What of it breaks a promise, each with what to do.
-    pub(crate) fn unfit(&self) -> Vec<String> {
-        let mut unfit = Vec::new();
+    pub(crate) fn violations(&self) -> Vec<String> {
+        let mut violations = Vec::new();
         if self.version_num / 10_000 < POSTGRES_MIN_MAJOR_VERSION {
-            unfit.push(format!(
+            violations.push(format!(
                 "POSTGRES_URL: the server is version {}.{}: expected {POSTGRES_MIN_MAJOR_VERSION} or later",
                 self.version_num / 10_000,
                 self.version_num % 10_000
             ));
         }
         if !self.fsync {
-            unfit.push(
+            violations.push(
                 "POSTGRES_URL: the server runs with fsync = off: a commit would not be durable. \
                  Set fsync = on"
                     .to_owned(),
             );
         }
-        unfit
+        violations
     }
 }
 

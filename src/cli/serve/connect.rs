@@ -67,14 +67,14 @@ async fn connect_nats(service: &Service, deadline: Deadline) -> Result<Origin, F
         || async {
             match consumer::ensure(&jetstream, &config.nats, &config.pipeline).await {
                 Ok(consumer) => Ok(Ok(consumer)),
-                Err(SetupError::Unfit(unfit)) => Ok(Err(unfit)),
+                Err(SetupError::Violation(violations)) => Ok(Err(violations)),
                 Err(SetupError::Api(error)) => Err(error),
             }
         },
     )
     .await?;
-    let (consumer, seen) = ensured.map_err(|unfit| {
-        let lines: Vec<String> = unfit.iter().map(ToString::to_string).collect();
+    let (consumer, seen) = ensured.map_err(|violations| {
+        let lines: Vec<String> = violations.iter().map(ToString::to_string).collect();
         Failure::Usage(lines.join("\n"))
     })?;
     Ok(Origin {

@@ -36,12 +36,12 @@ impl Step {
 
 /// The grace period, which begins once. Cloning clones an `Arc`.
 #[derive(Debug, Clone)]
-pub(super) struct Ending {
+pub(super) struct Shutdown {
     grace: Duration,
     began: Arc<OnceLock<Instant>>,
 }
 
-impl Ending {
+impl Shutdown {
     pub(super) fn new(grace: Duration) -> Self {
         Self {
             grace,
@@ -71,16 +71,16 @@ mod tests {
     fn every_step_has_time_and_all_are_done_within_the_grace() {
         for grace in [1, 4, 25] {
             let grace = Duration::from_secs(grace);
-            let ending = Ending::new(grace);
-            ending.begin();
-            let began = *ending.began.get().expect("it has begun");
+            let shutdown = Shutdown::new(grace);
+            shutdown.begin();
+            let began = *shutdown.began.get().expect("it has begun");
             let steps = [Step::Drain, Step::Flush, Step::Spans, Step::Log];
-            let until = steps.map(|step| ending.until(step) - began);
+            let until = steps.map(|step| shutdown.until(step) - began);
             assert!(until.is_sorted_by(|one, next| one < next), "{until:?}");
             assert!(until[0] >= grace / 2, "{until:?}");
             assert!(until[3] < grace, "{until:?}");
         }
-        let until = Ending::new(Duration::from_secs(25)).until(Step::Drain);
+        let until = Shutdown::new(Duration::from_secs(25)).until(Step::Drain);
         assert!(until > Instant::now() + Duration::from_secs(21));
     }
 }

@@ -1,4 +1,4 @@
-//! What of a stream or a consumer that exists already breaks a promise.
+//! What ganesh requires of a stream or a consumer that exists already.
 
 use std::fmt;
 use std::time::Duration;
@@ -11,18 +11,16 @@ use crate::config::{NatsConfig, PipelineConfig, covers};
 /// others: room for this many of them.
 pub(crate) const REPLICAS_WITH_ROOM: usize = 16;
 
-/// A setting of something that exists which breaks a promise.
+/// A setting of an existing stream or consumer that breaks a promise.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Unfit {
-    /// Which stream or consumer.
+pub(crate) struct Violation {
+    /// `stream EVENTS` or `consumer ganesh`.
     pub(crate) what: String,
-    /// What is wrong with it.
     pub(crate) problem: String,
-    /// What to do.
     pub(crate) fix: String,
 }
 
-impl Unfit {
+impl Violation {
     pub(super) fn stream(name: &str, problem: &str, fix: &str) -> Self {
         Self::new(format!("stream {name}"), problem, fix)
     }
@@ -36,7 +34,7 @@ impl Unfit {
     }
 }
 
-impl fmt::Display for Unfit {
+impl fmt::Display for Violation {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(
             f,
@@ -58,106 +56,125 @@ fn filters(consumer: &Config) -> Vec<&str> {
     filters.map(String::as_str).collect()
 }
 
-/// What of an existing consumer breaks a promise. A table, and as long as one.
-pub(crate) fn consumer_unfit(
+/// Returns the settings of an existing consumer that break a promise.
+pub(crate) fn consumer_violations(
     consumer: &Config,
     nats: &NatsConfig,
     pipeline: &PipelineConfig,
-) -> Vec<Unfit> {
-    let mut unfit = Vec::new();
-    let mut check = |broken: bool, problem: String, fix: String| {
-        if broken {
-            unfit.push(Unfit::new(
-                format!("consumer {}", nats.consumer),
-                &problem,
-                &fix,
-            ));
-        }
+) -> Vec<Violation> {
+    let mut checks = Checks {
+        what: format!("consumer {}", nats.consumer),
+        violations: Vec::new(),
     };
-    check(
+    check_delivery(&mut checks, consumer, nats);
+    check_acknowledgement(&mut checks, consumer, nats);
+    check_limits(&mut checks, consumer, pipeline);
+    checks.violations
+}
+
+/// Collects violations of one stream or consumer.
+struct Checks {
+    what: String,
+    violations: Vec<Violation>,
+}
+
+impl Checks {
+    fn check(&mut self, broken: bool, problem: &str, fix: &str) {
+        if broken {
+            self.violations
+                .push(Violation::new(self.what.clone(), problem, fix));
+        }
+    }
+}
+
+/// Every message of the stream is delivered, whole.
+fn check_delivery(checks: &mut Checks, consumer: &Config, nats: &NatsConfig) {
+    checks.check(
         consumer.deliver_subject.is_some(),
-        "it is a push consumer".to_owned(),
-        "delete it, or name another with GANESH_CONSUMER".to_owned(),
-    );
-    check(
-        consumer.ack_policy != AckPolicy::Explicit,
-        format!(
-            "ack_policy is {:?}: a message would count as done before its row is committed",
-            consumer.ack_policy
-        ),
-        "ack_policy cannot be edited: delete the consumer, or name another with GANESH_CONSUMER"
-            .to_owned(),
+        "it is a push consumer",
+        "delete it, or name another with GANESH_CONSUMER",
     );
     let skips = matches!(
         consumer.deliver_policy,
         DeliverPolicy::New | DeliverPolicy::Last | DeliverPolicy::LastPerSubject
     );
-    check(
+    checks.check(
         skips,
-        format!(
+        &format!(
             "deliver_policy is {:?}: messages that the stream has already would never be stored",
             consumer.deliver_policy
         ),
-        "deliver_policy cannot be edited: delete the consumer, or name another with GANESH_CONSUMER"
-            .to_owned(),
+        "deliver_policy cannot be edited: delete the consumer, or name another with GANESH_CONSUMER",
     );
     let filters = filters(consumer);
     let is_taken = |subject: &String| filters.iter().any(|filter| covers(filter, subject));
-    check(
+    checks.check(
         !filters.is_empty() && !nats.subjects.iter().all(is_taken),
-        format!(
+        &format!(
             "it takes {} alone: other messages of the stream would never be stored",
             filters.join(", ")
         ),
-        "remove filter_subject and filter_subjects, or name another consumer with GANESH_CONSUMER"
-            .to_owned(),
+        "remove filter_subject and filter_subjects, or name another consumer with GANESH_CONSUMER",
     );
-    check(
+    checks.check(
+        consumer.headers_only,
+        "headers_only is true: bodies would be lost",
+        "set headers_only to false",
+    );
+}
+
+/// A message is done when its row is committed, and not before.
+fn check_acknowledgement(checks: &mut Checks, consumer: &Config, nats: &NatsConfig) {
+    checks.check(
+        consumer.ack_policy != AckPolicy::Explicit,
+        &format!(
+            "ack_policy is {:?}: a message would count as done before its row is committed",
+            consumer.ack_policy
+        ),
+        "ack_policy cannot be edited: delete the consumer, or name another with GANESH_CONSUMER",
+    );
+    checks.check(
         consumer.max_deliver > 0,
-        format!(
+        &format!(
             "max_deliver is {}: the server would give up on a message silently",
             consumer.max_deliver
         ),
-        "set max_deliver to -1".to_owned(),
+        "set max_deliver to -1",
     );
-    check(
+    checks.check(
         consumer.ack_wait < nats.ack_wait,
-        format!(
+        &format!(
             "ack_wait is {:?}, shorter than GANESH_ACK_WAIT={:?}: messages would be delivered again while they are being stored",
             consumer.ack_wait, nats.ack_wait
         ),
-        format!(
+        &format!(
             "set ack_wait to {:?} or more, or GANESH_ACK_WAIT lower",
             nats.ack_wait
         ),
     );
-    check(
+    checks.check(
         !consumer.backoff.is_empty(),
-        "it has a backoff, which takes the place of ack_wait".to_owned(),
-        "remove the backoff".to_owned(),
+        "it has a backoff, which takes the place of ack_wait",
+        "remove the backoff",
     );
+}
+
+/// Each replica may pull as much as it can hold.
+fn check_limits(checks: &mut Checks, consumer: &Config, pipeline: &PipelineConfig) {
     let wanted = max_ack_pending(pipeline);
-    check(
+    checks.check(
         consumer.max_ack_pending > 0 && consumer.max_ack_pending < wanted,
-        format!(
+        &format!(
             "max_ack_pending is {}: replicas would starve each other",
             consumer.max_ack_pending
         ),
-        format!(
+        &format!(
             "set max_ack_pending to {wanted} ({REPLICAS_WITH_ROOM} times GANESH_MAX_IN_FLIGHT) or more, or GANESH_MAX_IN_FLIGHT lower"
         ),
     );
-    check(
-        consumer.headers_only,
-        "headers_only is true: bodies would be lost".to_owned(),
-        "set headers_only to false".to_owned(),
+    checks.check(
+        consumer.max_batch > 0 || consumer.max_bytes > 0 || consumer.max_expires > Duration::ZERO,
+        "it limits pull requests (max_batch, max_bytes or max_expires), so the server would refuse ours",
+        "remove max_batch, max_bytes and max_expires",
     );
-    let limited =
-        consumer.max_batch > 0 || consumer.max_bytes > 0 || consumer.max_expires > Duration::ZERO;
-    check(
-        limited,
-        "it limits pull requests (max_batch, max_bytes or max_expires), so the server would refuse ours".to_owned(),
-        "remove max_batch, max_bytes and max_expires".to_owned(),
-    );
-    unfit
 }

@@ -27,7 +27,7 @@ const PROGRESS_MAX_AT_ONCE: usize = 4_096;
 const RELEASES_MAX_AT_ONCE: usize = 1_024;
 
 /// Keeps and releases.
-pub(crate) struct Keeper {
+pub(crate) struct Keepalive {
     /// What is held.
     pub(crate) held: Arc<Held>,
     /// Ids to be released.
@@ -40,7 +40,7 @@ pub(crate) struct Keeper {
     pub(crate) metrics: Metrics,
 }
 
-impl Keeper {
+impl Keepalive {
     /// Runs until `stop`, then sends the releases that are waiting, and flushes.
     pub(crate) async fn run(mut self, stop: CancellationToken) {
         let mut ticks = tokio::time::interval(sweep_interval(self.held.ack_wait()));
@@ -151,7 +151,7 @@ mod tests {
         Held::new(limits, ack_wait, metrics).0
     }
 
-    /// The keeper's sweeps, in paused time. Says for each delivery the longest that it went
+    /// The keepalive's sweeps, in paused time. Says for each delivery the longest that it went
     /// without progress, and the shortest after which it was told to be alive.
     async fn sweep(lives: &[Life], ack_wait: Duration) -> (Duration, Duration) {
         let held = register(ack_wait);
