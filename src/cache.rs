@@ -42,7 +42,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 pub use read::{Answer, Origin};
-pub use write::State;
+pub use write::NewestState;
 
 use crate::config::CacheConfig;
 use crate::error::Code;
@@ -61,9 +61,9 @@ const SAY_EVERY: Duration = Duration::from_secs(10);
 
 /// The cache of this process. Cloning clones an `Arc`.
 #[derive(Clone)]
-pub struct Cache(Arc<Inner>);
+pub struct Cache(Arc<CacheParts>);
 
-struct Inner {
+struct CacheParts {
     client: redis::Client,
     scripts: Scripts,
     ttl_secs: u64,
@@ -94,7 +94,7 @@ impl Cache {
         metrics: Metrics,
         health: Health,
     ) -> Result<Self, redis::RedisError> {
-        Ok(Self(Arc::new(Inner {
+        Ok(Self(Arc::new(CacheParts {
             client: redis::Client::open(config.url.expose())?,
             scripts: Scripts::new(),
             ttl_secs: config.ttl.as_secs(),

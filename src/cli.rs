@@ -22,7 +22,7 @@ use clap::{ArgMatches, Command};
 use tokio_util::sync::CancellationToken;
 
 use self::shutdown::{Shutdown, Step};
-use crate::api::log_level::Change;
+use crate::api::log_level::LevelChange;
 use crate::config::{Config, ConfigErrors, Reader, TracesExporter};
 use crate::produce::options::Options;
 use crate::telemetry::logs::{self, LogFile};
@@ -105,7 +105,7 @@ enum Job<'a> {
     Dlq(&'a ArgMatches),
     Doctor,
     Healthcheck,
-    LogLevel(Option<Change>),
+    LogLevel(Option<LevelChange>),
 }
 
 /// Runs the subcommand that the process was started with.

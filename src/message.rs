@@ -21,7 +21,7 @@ use crate::event::{Event, Timestamp, TraceContext, TraceId};
 use crate::labels::{Outcome, Reason, WriteMethod};
 
 /// Identifies a held delivery within this process.
-pub(crate) type HeldId = usize;
+pub(crate) type InFlightId = usize;
 
 /// A delivered message. Dropped on any path before it is settled, it is released: the server
 /// delivers it again at once.
@@ -60,7 +60,7 @@ impl Delivery {
 
 /// A delivery's place in the register of what is held (`messaging::held`).
 pub(crate) struct Hold {
-    id: HeldId,
+    id: InFlightId,
     generation: u64,
     releases: Arc<Releases>,
     is_settled: bool,
@@ -68,7 +68,7 @@ pub(crate) struct Hold {
 
 impl Hold {
     /// The place with this id; of the consumer as it is now.
-    pub(crate) fn new(id: HeldId, releases: &Arc<Releases>) -> Self {
+    pub(crate) fn new(id: InFlightId, releases: &Arc<Releases>) -> Self {
         Self {
             id,
             generation: releases.generation(),
@@ -78,7 +78,7 @@ impl Hold {
     }
 
     /// The id of a place whose message is acknowledged: it is not released any more.
-    pub(crate) fn settle(mut self) -> HeldId {
+    pub(crate) fn settle(mut self) -> InFlightId {
         self.is_settled = true;
         self.id
     }
@@ -97,7 +97,7 @@ impl Drop for Hold {
 pub struct Releases {
     /// Unbounded, but never longer than what is held: an entry leaves the register only after its
     /// release was sent.
-    ids: UnboundedSender<HeldId>,
+    ids: UnboundedSender<InFlightId>,
     /// Counts consumers: another one would take an acknowledgement of the last one's delivery for one
     /// of its own, perhaps of another message.
     generation: AtomicU64,
@@ -105,7 +105,7 @@ pub struct Releases {
 
 impl Releases {
     /// Sends the ids of dropped deliveries there.
-    pub(crate) fn new(ids: UnboundedSender<HeldId>) -> Self {
+    pub(crate) fn new(ids: UnboundedSender<InFlightId>) -> Self {
         Self {
             ids,
             generation: AtomicU64::new(0),

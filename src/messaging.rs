@@ -4,7 +4,7 @@
 pub(crate) mod connection;
 pub(crate) mod consumer;
 pub mod delivery;
-pub mod held;
+pub mod in_flight;
 pub(crate) mod keepalive;
 pub(crate) mod lag;
 pub mod letters;
@@ -14,4 +14,4 @@ pub mod streams;
 pub(crate) mod requirements;
 pub(crate) mod unreadable;
 
-pub use held::Held;
+pub use in_flight::InFlight;

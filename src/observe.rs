@@ -31,11 +31,11 @@ use crate::telemetry::span_queue::{BatchSpan, SpanQueue, Timed, Trace};
 /// Observes settled messages. Each task that settles some has one of its own; they share what is
 /// kept, and lock it for single messages and once for each batch.
 pub struct Observer {
-    shared: Arc<Shared>,
+    shared: Arc<ObserverParts>,
     tallies: Tallies,
 }
 
-struct Shared {
+struct ObserverParts {
     metrics: Metrics,
     sampler: TailSampler,
     skew: Mutex<ClockSkew>,
@@ -84,7 +84,7 @@ impl Observer {
     ) -> Self {
         Self {
             tallies: Tallies::of(&metrics),
-            shared: Arc::new(Shared {
+            shared: Arc::new(ObserverParts {
                 metrics,
                 sampler: TailSampler::new(&config.telemetry, now_nanos()),
                 skew: Mutex::default(),
@@ -183,7 +183,7 @@ impl Observer {
     }
 }
 
-impl Shared {
+impl ObserverParts {
     fn note_skew(&self, skew_nanos: u64, at: u64) -> f64 {
         // Whoever panicked has left whole numbers behind.
         let mut skew = self.skew.lock().unwrap_or_else(PoisonError::into_inner);

@@ -31,15 +31,15 @@ use tokio_util::sync::CancellationToken;
 
 use self::dead_letter::DeadLetterStage;
 use self::parking::Parking;
-use self::queue::{Limits, Receiver, Sender};
-use self::source::{Origin, Outputs, Source};
+use self::queue::{BatchLimits, Receiver, Sender};
+use self::source::{EventSource, Outputs, Source};
 use self::writer::Writer;
 use crate::cache::Cache;
 use crate::config::Config;
 use crate::error::Error;
 use crate::labels::Queue;
 use crate::message::DeadLetter;
-use crate::messaging::Held;
+use crate::messaging::InFlight;
 use crate::messaging::letters::bucket::Bucket;
 use crate::observe::Observer;
 use crate::storage::EventWriter;
@@ -55,9 +55,9 @@ pub struct Parts {
     /// The configuration.
     pub config: Config,
     /// Where messages come from.
-    pub origin: Origin,
+    pub origin: EventSource,
     /// The register of what is held.
-    pub held: Arc<Held>,
+    pub in_flight: Arc<InFlight>,
     /// Writes rows.
     pub rows: EventWriter,
     /// Reads rows.
@@ -78,7 +78,7 @@ pub fn spawn(parts: Parts, stop: &CancellationToken) -> JoinSet<Result<(), Error
     let pipeline = &parts.config.pipeline;
     let (decoded, queue) = held_queue(&parts, Queue::Writer);
     let (dead_letters, letters) = held_queue(&parts, Queue::DeadLetter);
-    let limits = Limits::of(pipeline);
+    let limits = BatchLimits::of(pipeline);
     let (health, metrics) = (parts.health.clone(), parts.metrics.clone());
     let parking = Arc::new(Parking::new(queue, limits, health, metrics));
     let mut tasks = JoinSet::new();
@@ -100,11 +100,11 @@ pub fn spawn(parts: Parts, stop: &CancellationToken) -> JoinSet<Result<(), Error
         let Parts {
             config,
             origin,
-            held,
+            in_flight,
             metrics,
             ..
         } = parts;
-        let source = Source::new(origin, held, metrics, outputs, config).await?;
+        let source = Source::new(origin, in_flight, metrics, outputs, config).await?;
         source::run(source, stop).await
     });
     tasks
@@ -124,7 +124,7 @@ fn burial(parts: &Parts) -> DeadLetterStage {
         stream: nats.stream.clone(),
         bucket: Bucket::new(jetstream.clone(), &nats.dlq_stream),
         client: jetstream.client(),
-        held: parts.held.clone(),
+        in_flight: parts.in_flight.clone(),
         observer: parts.observer.clone(),
         metrics: parts.metrics.clone(),
         health: parts.health.clone(),
@@ -140,7 +140,7 @@ fn writer(parts: &Parts, parking: &Arc<Parking>, dead_letters: &Sender<DeadLette
         reads: parts.reads.clone(),
         cache: parts.cache.clone(),
         client: parts.origin.jetstream.client(),
-        held: parts.held.clone(),
+        in_flight: parts.in_flight.clone(),
         dead_letters: dead_letters.clone(),
         observer: parts.observer.clone(),
         health: parts.health.clone(),

@@ -42,8 +42,8 @@ use self::messages::MessageWriter;
 use self::options::{End, Options};
 use self::plan::Plan;
 use self::publisher::Publisher;
-use self::reader::Reader;
-use self::report::{Reads, Report};
+use self::reader::StateReader;
+use self::report::{ReadCounts, Report};
 use self::trace::SendSpans;
 use crate::config::Config;
 use crate::telemetry::span_queue::SpanQueue;
@@ -111,7 +111,7 @@ pub(crate) async fn run(
     background.shutdown().await;
     let reads = match reader {
         Some(reader) => reader.finish().await,
-        None => Reads::default(),
+        None => ReadCounts::default(),
     };
     let few = matches!(options.end, End::Count(count) if count <= LISTED_MAX);
     let events = if few {
@@ -124,7 +124,7 @@ pub(crate) async fn run(
     Ok(Report::new(seed, counts, latencies, &reads, events))
 }
 
-type Started = (Arc<Publisher>, Option<Arc<Reader>>, JoinSet<()>);
+type Started = (Arc<Publisher>, Option<Arc<StateReader>>, JoinSet<()>);
 
 /// Checks what is to be published, and starts all that runs beside the sending.
 async fn start(
@@ -161,7 +161,7 @@ async fn start(
     let reader = match freshness {
         Some(freshness) => {
             let publisher = Arc::clone(&publisher);
-            let reader = Reader::new(config, options, client, seed, publisher, freshness)?;
+            let reader = StateReader::new(config, options, client, seed, publisher, freshness)?;
             Some(Arc::new(reader))
         }
         None => None,
@@ -184,7 +184,7 @@ fn check_size(body_bytes: usize, max_payload_bytes: usize) -> Result<(), Error> 
 /// Tasks that end when they are told to, or with the set.
 fn spawn_background(
     publisher: &Arc<Publisher>,
-    reader: Option<&Arc<Reader>>,
+    reader: Option<&Arc<StateReader>>,
     acks: async_nats::Subscriber,
     options: &Options,
 ) -> JoinSet<()> {

@@ -16,7 +16,7 @@ use tokio::time::MissedTickBehavior;
 
 use super::Cache;
 use super::epoch::{Asked, Known};
-use super::failure::{Failure, classify, within};
+use super::failure::{CacheFailure, classify, within};
 use crate::backoff::Backoff;
 use crate::error::{Class, Code, Dependency, Error};
 use crate::storage::classify as classify_postgres;
@@ -157,11 +157,11 @@ impl Cache {
     pub(super) fn note(
         &self,
         connection: &Arc<VerifiedConnection>,
-        failure: &Failure,
+        failure: &CacheFailure,
         reading: bool,
     ) {
         self.0.metrics.dependency_error(failure.error());
-        if matches!(failure, Failure::Refused(_) | Failure::Foreign(_)) {
+        if matches!(failure, CacheFailure::Refused(_) | CacheFailure::Foreign(_)) {
             self.say(failure.error());
         }
         if self.0.breaker.note(failure, reading) {
@@ -194,7 +194,7 @@ async fn identify(connection: &mut MultiplexedConnection) -> Result<String, Erro
     let infos = infos.query_async::<(String, String)>(connection);
     let (server, replication) = within(ANSWER_LIMIT, "INFO", infos)
         .await
-        .map_err(Failure::into_error)?;
+        .map_err(CacheFailure::into_error)?;
     identity(&server, &replication)
 }
 

@@ -8,7 +8,7 @@ use crate::error::{Class, Code, Dependency, Error};
 
 /// Why an operation did not succeed.
 #[derive(Debug)]
-pub(super) enum Failure {
+pub(super) enum CacheFailure {
     /// The server answered, and refused (out of memory, loading, no permission): the connection
     /// is whole and what was sent before and after is not touched by it.
     Refused(Error),
@@ -20,7 +20,7 @@ pub(super) enum Failure {
     Broken(Error),
 }
 
-impl Failure {
+impl CacheFailure {
     /// What to count and to say.
     pub(super) fn into_error(self) -> Error {
         match self {
@@ -47,21 +47,21 @@ pub(super) async fn within<T>(
     limit: Duration,
     what: &str,
     answer: impl Future<Output = RedisResult<T>>,
-) -> Result<T, Failure> {
+) -> Result<T, CacheFailure> {
     match tokio::time::timeout(limit, answer).await {
         Ok(answer) => answer.map_err(|error| failure(&error)),
-        Err(_) => Err(Failure::Late(Error::timeout(Dependency::Cache, what))),
+        Err(_) => Err(CacheFailure::Late(Error::timeout(Dependency::Cache, what))),
     }
 }
 
-fn failure(error: &RedisError) -> Failure {
+fn failure(error: &RedisError) -> CacheFailure {
     let described = classify(error);
     match error.kind() {
         // The same code in every version of either server.
-        _ if error.code() == Some("WRONGTYPE") => Failure::Foreign(described),
-        ErrorKind::Server(_) | ErrorKind::Extension => Failure::Refused(described),
-        _ if error.is_timeout() => Failure::Late(described),
-        _ => Failure::Broken(described),
+        _ if error.code() == Some("WRONGTYPE") => CacheFailure::Foreign(described),
+        ErrorKind::Server(_) | ErrorKind::Extension => CacheFailure::Refused(described),
+        _ if error.is_timeout() => CacheFailure::Late(described),
+        _ => CacheFailure::Broken(described),
     }
 }
 

@@ -46,11 +46,11 @@ pub(super) fn value(time: Timestamp, stream_seq: u64, now: Timestamp, event: &[u
 
 /// What was found under a key.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Entry {
+pub(super) enum CachedEntry {
     /// Some reader's lease.
     Lease,
     /// A state.
-    State {
+    NewestState {
         /// Since it was written; hosts' clocks differ, so that it is zero rather than negative.
         age: Duration,
         /// The event in the JSON format of `CloudEvents`.
@@ -59,14 +59,14 @@ pub(super) enum Entry {
 }
 
 /// Reads what stands under a key; `None` is nothing that we wrote.
-pub(super) fn parse(stored: Vec<u8>, now: Timestamp) -> Option<Entry> {
+pub(super) fn parse(stored: Vec<u8>, now: Timestamp) -> Option<CachedEntry> {
     match stored.first()? {
-        b'L' => Some(Entry::Lease),
+        b'L' => Some(CachedEntry::Lease),
         b'V' => {
             let written_at_ms = stored.get(ORDER_BYTES..HEAD_BYTES)?;
             let written_at_ms: i64 = std::str::from_utf8(written_at_ms).ok()?.parse().ok()?;
             let age_ms = (now.micros() / 1_000).saturating_sub(written_at_ms).max(0);
-            Some(Entry::State {
+            Some(CachedEntry::NewestState {
                 age: Duration::from_millis(age_ms.cast_unsigned()),
                 event: Bytes::from(stored).slice(HEAD_BYTES..),
             })
@@ -113,7 +113,7 @@ mod tests {
         let written = Timestamp::from_micros(1_700_000_000_000_000);
         let now = Timestamp::from_micros(written.micros() + 2_500_000);
         let stored = value(Timestamp::MIN, u64::MAX, written, b"{\"id\":\"1\"}");
-        let expected = Entry::State {
+        let expected = CachedEntry::NewestState {
             age: Duration::from_millis(2_500),
             event: Bytes::from_static(b"{\"id\":\"1\"}"),
         };
@@ -125,14 +125,14 @@ mod tests {
         let written = Timestamp::from_micros(1_700_000_000_000_000);
         let stored = value(written, 1, written, b"{}");
         let entry = parse(stored, Timestamp::from_micros(written.micros() - 1_000_000));
-        assert!(matches!(entry, Some(Entry::State { age, .. }) if age.is_zero()));
+        assert!(matches!(entry, Some(CachedEntry::NewestState { age, .. }) if age.is_zero()));
     }
 
     #[test]
     fn a_lease_is_no_state() {
         assert_eq!(
             parse(lease().into_bytes(), Timestamp::now()),
-            Some(Entry::Lease)
+            Some(CachedEntry::Lease)
         );
         assert_ne!(lease(), lease());
     }

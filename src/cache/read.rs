@@ -9,8 +9,8 @@ use redis::{ExistenceCheck, SetExpiry, SetOptions};
 use tokio::time::{Instant, sleep};
 
 use super::connection::VerifiedConnection;
-use super::failure::{Failure, within};
-use super::keys::{self, Entry};
+use super::failure::{CacheFailure, within};
+use super::keys::{self, CachedEntry};
 use super::{Cache, STATE_MAX_BYTES};
 use crate::error::{Class, Code, Dependency, Error};
 use crate::event::{Timestamp, to_json};
@@ -58,7 +58,7 @@ pub enum Origin {
 
 /// What a reader meets in the cache.
 enum Met {
-    State {
+    NewestState {
         age: Duration,
         event: Bytes,
     },
@@ -83,7 +83,7 @@ impl Cache {
         let mut waited = false;
         loop {
             match meet(&connection, &key, &lease).await {
-                Ok(Met::State { age, event }) => {
+                Ok(Met::NewestState { age, event }) => {
                     self.0.breaker.close();
                     let (request, origin) = if waited {
                         (CacheRequest::ReadWait, Origin::Collapsed { age })
@@ -102,7 +102,7 @@ impl Cache {
                 Ok(Met::Lease) => return self.bypass(subject).await,
                 Err(failure) => {
                     self.note(&connection, &failure, true);
-                    if matches!(failure, Failure::Foreign(_)) {
+                    if matches!(failure, CacheFailure::Foreign(_)) {
                         remove(&connection, &key).await;
                     }
                     return self.bypass(subject).await;
@@ -185,15 +185,19 @@ impl Cache {
 }
 
 /// Looks under a key; takes the lease where there is nothing.
-async fn meet(connection: &VerifiedConnection, key: &str, lease: &str) -> Result<Met, Failure> {
+async fn meet(
+    connection: &VerifiedConnection,
+    key: &str,
+    lease: &str,
+) -> Result<Met, CacheFailure> {
     let mut connection = connection.redis.clone();
     let stored = redis::Cmd::get(key);
     let stored = stored.query_async::<Option<Vec<u8>>>(&mut connection);
     if let Some(stored) = within(READ_LIMIT, "reading a state", stored).await? {
         return match keys::parse(stored, Timestamp::now()) {
-            Some(Entry::State { age, event }) => Ok(Met::State { age, event }),
-            Some(Entry::Lease) => Ok(Met::Lease),
-            None => Err(Failure::Foreign(foreign())),
+            Some(CachedEntry::NewestState { age, event }) => Ok(Met::NewestState { age, event }),
+            Some(CachedEntry::Lease) => Ok(Met::Lease),
+            None => Err(CacheFailure::Foreign(foreign())),
         };
     }
     let lease_ms = u64::try_from(LEASE.as_millis()).expect("two seconds");

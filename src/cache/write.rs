@@ -7,7 +7,7 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 
 use super::connection::VerifiedConnection;
-use super::failure::{Failure, within};
+use super::failure::{CacheFailure, within};
 use super::{Cache, STATE_MAX_BYTES, keys};
 use crate::error::{Class, Code, Dependency, Error};
 use crate::event::{Event, Timestamp, to_json};
@@ -29,7 +29,7 @@ const BYTES_PER_TRIP: usize = 1024 * 1024;
 
 /// What a batch has committed for one subject.
 #[derive(Debug, Clone, Copy)]
-pub struct State<'a> {
+pub struct NewestState<'a> {
     /// The subject.
     pub subject: &'a str,
     /// Its newest event of the batch.
@@ -42,7 +42,7 @@ pub struct State<'a> {
     pub invalidate: bool,
 }
 
-impl State<'_> {
+impl NewestState<'_> {
     /// Of two states of the same subject, the newer by `time`, then by `stream_seq`.
     #[must_use]
     pub fn newer_of(self, other: Self) -> Self {
@@ -75,7 +75,7 @@ impl Cache {
     /// acknowledged; call again with the same arguments.
     pub async fn write_committed(
         &self,
-        states: &[State<'_>],
+        states: &[NewestState<'_>],
         epoch_advanced: bool,
     ) -> Result<Option<Error>, Error> {
         if states.is_empty() {
@@ -130,14 +130,14 @@ impl Cache {
         &self,
         connection: &Arc<VerifiedConnection>,
         row: &EpochRow,
-        states: &[State<'_>],
-    ) -> Result<(), Failure> {
+        states: &[NewestState<'_>],
+    ) -> Result<(), CacheFailure> {
         let write = self.write(connection.redis.clone(), row.epoch, states);
         let subjects = u32::try_from(states.len()).unwrap_or(u32::MAX);
         let limit = WRITE_LIMIT + WRITE_LIMIT_PER_SUBJECT * subjects;
         match tokio::time::timeout(limit, write).await {
             Ok(written) => written,
-            Err(_) => Err(Failure::Late(Error::timeout(
+            Err(_) => Err(CacheFailure::Late(Error::timeout(
                 Dependency::Cache,
                 "write of a batch",
             ))),
@@ -148,8 +148,8 @@ impl Cache {
         &self,
         mut connection: MultiplexedConnection,
         epoch: i64,
-        states: &[State<'_>],
-    ) -> Result<(), Failure> {
+        states: &[NewestState<'_>],
+    ) -> Result<(), CacheFailure> {
         for states in states.chunks(KEYS_PER_TRIP) {
             let found = find(&mut connection, epoch, states).await?;
             let values: Vec<Vec<u8>> = found.iter().map(|found| encode(found.state)).collect();
@@ -158,7 +158,7 @@ impl Cache {
                     self.replace(&mut connection, &found[trip.clone()], &values[trip.clone()]);
                 match replaced.await {
                     // Out of memory, say. What cannot be replaced can still be removed.
-                    Err(Failure::Refused(error) | Failure::Foreign(error)) => {
+                    Err(CacheFailure::Refused(error) | CacheFailure::Foreign(error)) => {
                         self.0.metrics.dependency_error(&error);
                         self.say(&error);
                         remove(&mut connection, &found[trip]).await?;
@@ -173,9 +173,9 @@ impl Cache {
     async fn replace(
         &self,
         connection: &mut MultiplexedConnection,
-        found: &[Found<'_>],
+        found: &[FoundState<'_>],
         values: &[Vec<u8>],
-    ) -> Result<(), Failure> {
+    ) -> Result<(), CacheFailure> {
         let mut call = self.0.scripts.replace.prepare_invoke();
         for (found, value) in found.iter().zip(values) {
             call.key(&found.key).arg(value);
@@ -190,9 +190,9 @@ impl Cache {
 }
 
 /// A state whose key is in the cache.
-struct Found<'a> {
+struct FoundState<'a> {
     key: String,
-    state: &'a State<'a>,
+    state: &'a NewestState<'a>,
 }
 
 /// Which of the subjects are in the cache: only what is read is there, and only that is sent.
@@ -201,14 +201,14 @@ struct Found<'a> {
 async fn find<'a>(
     connection: &mut MultiplexedConnection,
     epoch: i64,
-    states: &'a [State<'a>],
-) -> Result<Vec<Found<'a>>, Failure> {
+    states: &'a [NewestState<'a>],
+) -> Result<Vec<FoundState<'a>>, CacheFailure> {
     let mut question = redis::Pipeline::with_capacity(states.len());
     let mut found = Vec::with_capacity(states.len());
     for state in states {
         let key = keys::key(epoch, state.subject);
         question.exists(&key);
-        found.push(Found { key, state });
+        found.push(FoundState { key, state });
     }
     let there: Vec<bool> = within(
         WRITE_LIMIT,
@@ -223,8 +223,8 @@ async fn find<'a>(
 
 async fn remove(
     connection: &mut MultiplexedConnection,
-    found: &[Found<'_>],
-) -> Result<(), Failure> {
+    found: &[FoundState<'_>],
+) -> Result<(), CacheFailure> {
     let mut command = redis::cmd("DEL");
     for found in found {
         command.arg(&found.key);
@@ -238,7 +238,7 @@ async fn remove(
 }
 
 /// What the script is given; nothing means that the state has to go.
-fn encode(state: &State<'_>) -> Vec<u8> {
+fn encode(state: &NewestState<'_>) -> Vec<u8> {
     if state.invalidate {
         return Vec::new();
     }

@@ -27,10 +27,10 @@ use crate::messaging::consumer::LastSeen;
 use crate::messaging::keepalive::Keepalive;
 use crate::messaging::letters::bucket::Bucket;
 use crate::messaging::letters::sweep;
-use crate::messaging::{Held, connection, held, lag};
+use crate::messaging::{InFlight, connection, in_flight, lag};
 use crate::observe::Observer;
 use crate::observe::slow_list::SlowList;
-use crate::pipeline::source::Origin;
+use crate::pipeline::source::EventSource;
 use crate::pipeline::{self, Parts};
 use crate::storage::queries::Reads;
 use crate::storage::{EventWriter, pool, upkeep};
@@ -68,7 +68,7 @@ struct Service {
 
 /// What runs beside the pipeline, and has an end of its own.
 struct Beside {
-    held: Arc<Held>,
+    in_flight: Arc<InFlight>,
     keepalive: JoinHandle<()>,
     keepalive_stop: CancellationToken,
     api_server: JoinHandle<()>,
@@ -152,13 +152,13 @@ impl Service {
         let cache = self.start_cache(&reads)?;
         self.watch_postgres(&pool);
         let beside = self.start_beside(&origin, (&cache, &reads), api_listener);
-        self.watch_nats(&origin, &beside.held);
+        self.watch_nats(&origin, &beside.in_flight);
         let (spans, slow) = (self.spans.clone(), self.slow.clone());
         let observer = Observer::new(&self.config, self.metrics.clone(), spans, slow);
         let parts = Parts {
             config: self.config.clone(),
             origin,
-            held: beside.held.clone(),
+            in_flight: beside.in_flight.clone(),
             rows: EventWriter::new(pool, self.metrics.clone()),
             reads,
             cache,
@@ -187,15 +187,15 @@ impl Service {
 
     fn start_beside(
         &self,
-        origin: &Origin,
+        origin: &EventSource,
         (cache, reads): (&Cache, &Reads),
         api_listener: TcpListener,
     ) -> Beside {
-        let limits = held::Limits::of(&self.config.pipeline);
+        let limits = in_flight::InFlightLimits::of(&self.config.pipeline);
         let ack_wait = self.config.nats.ack_wait;
-        let (held, releases) = Held::new(limits, ack_wait, self.metrics.clone());
+        let (in_flight, releases) = InFlight::new(limits, ack_wait, self.metrics.clone());
         let keepalive = Keepalive {
-            held: held.clone(),
+            in_flight: in_flight.clone(),
             releases,
             client: origin.jetstream.client(),
             drops: origin.drops.clone(),
@@ -209,19 +209,19 @@ impl Service {
         };
         let token = self.config.http.api_token.clone();
         Beside {
-            held,
+            in_flight,
             keepalive: tokio::spawn(keepalive.run(keepalive_stop.clone())),
             keepalive_stop,
             api_server: tokio::spawn(api::serve(api_listener, api, token, self.stop.clone())),
         }
     }
 
-    fn watch_nats(&self, origin: &Origin, held: &Arc<Held>) {
+    fn watch_nats(&self, origin: &EventSource, in_flight: &Arc<InFlight>) {
         tokio::spawn(lag::watch(
             origin.jetstream.clone(),
             origin.consumer.clone(),
             origin.seen.clone(),
-            held.clone(),
+            in_flight.clone(),
             self.metrics.clone(),
             self.config.clone(),
             self.background.clone(),
@@ -261,7 +261,7 @@ impl Service {
     /// Sends what the last acknowledgements and releases are, and ends what runs beside.
     async fn drain(&self, client: &async_nats::Client, beside: Beside) {
         let Beside {
-            held,
+            in_flight,
             keepalive,
             keepalive_stop,
             api_server,
@@ -277,7 +277,7 @@ impl Service {
         if tokio::time::timeout_at(until.into(), ended).await.is_err() {
             tracing::warn!("NATS did not take the last acknowledgements in time");
         }
-        tracing::info!(held = held.count(), "stopped");
+        tracing::info!(held = in_flight.count(), "stopped");
         self.background.cancel();
     }
 

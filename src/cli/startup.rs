@@ -18,12 +18,12 @@ const SAY_EVERY: Duration = Duration::from_secs(5);
 
 /// Until when dependencies may take to be there.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Deadline {
+pub(super) struct StartDeadline {
     at: Instant,
     allowed: Duration,
 }
 
-impl Deadline {
+impl StartDeadline {
     pub(super) fn after(allowed: Duration) -> Self {
         Self {
             at: Instant::now() + allowed,
@@ -40,7 +40,7 @@ impl Deadline {
 /// Attempts until it succeeds, fails for good, or the deadline passes.
 pub(super) async fn wait_for<T, F>(
     what: &str,
-    deadline: Deadline,
+    deadline: StartDeadline,
     mut attempt: impl FnMut() -> F,
 ) -> Result<T, Failure>
 where
@@ -73,7 +73,10 @@ where
 }
 
 /// Waits for Postgres, and refuses a server that breaks a promise.
-pub(super) async fn wait_for_postgres(pool: &PgPool, deadline: Deadline) -> Result<(), Failure> {
+pub(super) async fn wait_for_postgres(
+    pool: &PgPool,
+    deadline: StartDeadline,
+) -> Result<(), Failure> {
     // Not by the pool, which repeats what fails and then says no more than that it took long.
     let options = pool.connect_options();
     let ask = async || schema::facts(&mut options.connect().await?).await;
@@ -94,7 +97,7 @@ pub(super) async fn wait_for_postgres(pool: &PgPool, deadline: Deadline) -> Resu
 pub(super) async fn wait_for_schema(
     pool: &PgPool,
     migrate: bool,
-    deadline: Deadline,
+    deadline: StartDeadline,
 ) -> Result<(), Failure> {
     loop {
         wait_for_postgres(pool, deadline).await?;

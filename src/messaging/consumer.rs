@@ -91,13 +91,13 @@ pub(crate) async fn ensure(
 /// What was last seen of the consumer: from where another one goes on when somebody deletes it.
 #[derive(Debug)]
 pub(crate) struct LastSeen {
-    seen: Mutex<Seen>,
+    seen: Mutex<ConsumerPosition>,
     violation: OnceLock<Violation>,
     is_violated: CancellationToken,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Seen {
+struct ConsumerPosition {
     /// When the stream was made; a later one begins its sequences again.
     stream_created: Option<OffsetDateTime>,
     consumer_created: OffsetDateTime,
@@ -107,7 +107,7 @@ struct Seen {
 
 impl LastSeen {
     fn new(stream_created: Option<OffsetDateTime>, info: &Info) -> Self {
-        let seen = Mutex::new(Seen {
+        let seen = Mutex::new(ConsumerPosition {
             stream_created,
             consumer_created: info.created,
             floor: info.ack_floor.stream_sequence,

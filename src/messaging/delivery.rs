@@ -6,7 +6,7 @@ use async_nats::{Message, Subject};
 
 use crate::event::{self, Timestamp, TraceId};
 use crate::message::timings::Timings;
-use crate::message::{Delivery, HeldId, Hold, Releases};
+use crate::message::{Delivery, Hold, InFlightId, Releases};
 
 /// What the ack subject of a delivery says (NATS ADR-15).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,7 +80,7 @@ impl Arrived {
     }
 
     /// The delivery that is in the register as `id`.
-    pub fn into_delivery(self, stream: &str, id: HeldId, releases: &Arc<Releases>) -> Delivery {
+    pub fn into_delivery(self, stream: &str, id: InFlightId, releases: &Arc<Releases>) -> Delivery {
         let Metadata {
             stream_sequence,
             delivered,

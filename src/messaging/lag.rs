@@ -9,7 +9,7 @@ use async_nats::jetstream::stream::{RawMessageErrorKind, Stream};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::Held;
+use super::InFlight;
 use super::consumer::LastSeen;
 use super::removed::{Positions, Removed};
 use super::requirements::consumer_violations;
@@ -34,7 +34,7 @@ pub(crate) async fn watch(
     jetstream: Context,
     consumer: PullConsumer,
     seen: Arc<LastSeen>,
-    held: Arc<Held>,
+    in_flight: Arc<InFlight>,
     metrics: Metrics,
     config: Config,
     stop: CancellationToken,
@@ -44,7 +44,7 @@ pub(crate) async fn watch(
         jetstream,
         consumer,
         seen,
-        held,
+        in_flight,
         metrics,
         oldest_asked_at: None,
         removed: Removed::default(),
@@ -77,7 +77,7 @@ struct Lag {
     jetstream: Context,
     consumer: PullConsumer,
     seen: Arc<LastSeen>,
-    held: Arc<Held>,
+    in_flight: Arc<InFlight>,
     metrics: Metrics,
     oldest_asked_at: Option<Instant>,
     removed: Removed,
@@ -88,7 +88,7 @@ impl Lag {
         let info = self.consumer.get_info().await.map_err(|e| e.to_string())?;
         if self.seen.note(&info) {
             tracing::warn!("the consumer is another one: what is held is delivered again");
-            self.held.disown();
+            self.in_flight.disown();
         }
         let Config { nats, pipeline, .. } = &self.config;
         if let Some(violation) = consumer_violations(&info.config, nats, pipeline).pop() {

@@ -16,8 +16,8 @@ use futures::StreamExt;
 use futures::stream::ReadyChunks;
 use tokio::time::Instant;
 
-use super::Held;
-use super::held::Room;
+use super::InFlight;
+use super::in_flight::Capacity;
 use crate::error::{Class, Code, Dependency, Error};
 
 /// Messages read at once at most.
@@ -35,7 +35,7 @@ pub(crate) const PULL_END_GRACE: Duration = Duration::from_secs(4);
 /// The pull requests of one consumer.
 pub(crate) struct Pulls {
     consumer: PullConsumer,
-    held: Arc<Held>,
+    in_flight: Arc<InFlight>,
     /// Requests are answered on subjects below this one.
     inbox: String,
     number: u64,
@@ -49,8 +49,8 @@ pub(crate) struct Pulls {
 /// A request that the server may still answer.
 struct Pull {
     number: u64,
-    asked: Room,
-    left: Room,
+    asked: Capacity,
+    left: Capacity,
     /// When its end is overdue; of a late one: when nothing of it can come any more.
     until: Instant,
     next_after: Instant,
@@ -89,7 +89,7 @@ impl Pulls {
     pub(crate) async fn open(
         client: &Client,
         consumer: PullConsumer,
-        held: Arc<Held>,
+        in_flight: Arc<InFlight>,
     ) -> Result<Self, Error> {
         let inbox = client.new_inbox();
         let subscription = client.subscribe(format!("{inbox}.*")).await;
@@ -99,7 +99,7 @@ impl Pulls {
         })?;
         Ok(Self {
             consumer,
-            held,
+            in_flight,
             inbox,
             number: 0,
             messages: subscription.ready_chunks(CHUNK_MAX_MESSAGES),
@@ -132,7 +132,7 @@ impl Pulls {
     ///
     /// # Errors
     /// When the request cannot be sent.
-    pub(crate) async fn send(&mut self, room: Room) -> Result<(), PullEnd> {
+    pub(crate) async fn send(&mut self, room: Capacity) -> Result<(), PullEnd> {
         let request = BatchConfig {
             batch: room.messages,
             max_bytes: room.bytes,
@@ -143,7 +143,7 @@ impl Pulls {
         let reply = Subject::from(format!("{}.{}", self.inbox, self.number));
         let sent = self.consumer.request_batch(request, reply).await;
         sent.map_err(|error| PullEnd::Failed(error.to_string()))?;
-        self.held.reserve(room);
+        self.in_flight.reserve(room);
         let now = Instant::now();
         self.live.push_back(Pull {
             number: self.number,
@@ -160,7 +160,7 @@ impl Pulls {
     pub(crate) async fn next(&mut self) -> Option<Arrivals> {
         let chunk = self.messages.next().await?;
         let mut arrivals = Arrivals::default();
-        let mut freed = Room::default();
+        let mut freed = Capacity::default();
         for message in chunk {
             match message.status {
                 // What is to be acknowledged is a delivery, whatever its header block begins with.
@@ -176,16 +176,16 @@ impl Pulls {
                 }
             }
         }
-        self.held.unreserve(freed);
+        self.in_flight.unreserve(freed);
         Some(arrivals)
     }
 
     /// A message came: it fills the oldest request.
-    fn fill(&mut self, bytes: usize, freed: &mut Room) {
+    fn fill(&mut self, bytes: usize, freed: &mut Capacity) {
         let Some(pull) = self.live.front_mut().or(self.late.first_mut()) else {
             return;
         };
-        let filled = Room {
+        let filled = Capacity {
             messages: 1,
             bytes: bytes.min(pull.left.bytes),
         };
@@ -200,7 +200,7 @@ impl Pulls {
     }
 
     /// The server ended a request. One that is not ours, or known to be over, says nothing.
-    fn end(&mut self, subject: &Subject, end: PullEnd, freed: &mut Room) -> Option<PullEnd> {
+    fn end(&mut self, subject: &Subject, end: PullEnd, freed: &mut Capacity) -> Option<PullEnd> {
         let number: u64 = subject
             .strip_prefix(&self.inbox)?
             .strip_prefix('.')?
@@ -244,9 +244,9 @@ impl Pulls {
     pub(crate) fn expire(&mut self) -> bool {
         let now = Instant::now();
         let over = self.late.extract_if(.., |pull| pull.until <= now);
-        let freed = over.fold(Room::default(), |freed, pull| freed + pull.left);
-        self.held.unreserve(freed);
-        let until = now + self.held.ack_wait();
+        let freed = over.fold(Capacity::default(), |freed, pull| freed + pull.left);
+        self.in_flight.unreserve(freed);
+        let until = now + self.in_flight.ack_wait();
         let known = self.late.len();
         while let Some(pull) = self.live.pop_front_if(|pull| pull.until <= now) {
             self.late.push(Pull { until, ..pull });

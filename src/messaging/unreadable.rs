@@ -22,7 +22,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::Held;
+use super::InFlight;
 use super::delivery::{Arrived, Metadata};
 use super::letters::HEADERS_BASE64;
 use super::streams::api_error;
@@ -57,7 +57,7 @@ pub(crate) struct Unreadable {
 }
 
 #[derive(Deserialize)]
-struct Answer {
+struct MessageAnswer {
     message: Option<Stored>,
     error: Option<ApiError>,
 }
@@ -101,7 +101,10 @@ impl Search {
     ///
     /// # Errors
     /// When JetStream does not answer.
-    pub(crate) async fn candidates(&mut self, held: &Held) -> Result<(Vec<u64>, bool), Error> {
+    pub(crate) async fn candidates(
+        &mut self,
+        in_flight: &InFlight,
+    ) -> Result<(Vec<u64>, bool), Error> {
         let info = self.consumer.get_info().await;
         let info: Info = info.map_err(|error| api_error(&format!("consumer: {error}")))?;
         let created = info.created.unix_timestamp_nanos();
@@ -112,11 +115,11 @@ impl Search {
         }
         let floor = info.ack_floor.stream_sequence;
         self.unreadable = self.unreadable.split_off(&(floor + 1));
-        let held = held.sequences();
+        let in_flight = in_flight.sequences();
         let fresh = floor.max(self.known_to) + 1..=info.delivered.stream_sequence;
         let unknown = (self.unreadable.iter().copied())
             .chain(fresh)
-            .filter(|sequence| !held.contains(sequence));
+            .filter(|sequence| !in_flight.contains(sequence));
         let mut unknown: Vec<u64> = unknown.take(LOOKS_MAX + 1).collect();
         let is_all = unknown.len() <= LOOKS_MAX;
         unknown.truncate(LOOKS_MAX);
@@ -165,7 +168,8 @@ impl Search {
             .map_err(|error| failed(&error))?;
         // A subject may stand in it as it was stored.
         let answer = String::from_utf8_lossy(&answer.payload);
-        let answer: Answer = serde_json::from_str(&answer).map_err(|error| failed(&error))?;
+        let answer: MessageAnswer =
+            serde_json::from_str(&answer).map_err(|error| failed(&error))?;
         match answer.error {
             Some(error) if error.err_code != NO_MESSAGE_FOUND => Err(failed(&error.description)),
             _ => Ok(answer.message),

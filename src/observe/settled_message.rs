@@ -13,7 +13,7 @@ use strum::VariantArray as _;
 
 /// A stage that failed.
 #[derive(Debug, Clone, Copy)]
-pub struct Verdict<'a> {
+pub struct StageFailure<'a> {
     /// Which one.
     pub(crate) stage: Stage,
     /// The metrics' `code` of the error, or `reason` of the dead letter.
@@ -42,13 +42,13 @@ pub struct SettledMessage<'a> {
     /// Failed attempts to publish its dead letter.
     pub settle_failures: Option<&'a Failures>,
     /// The stage that failed, if one did.
-    pub verdict: Option<Verdict<'a>>,
+    pub failure: Option<StageFailure<'a>>,
 }
 
 impl SettledMessage<'_> {
     /// Whether it became a dead letter, or an attempt failed on its way.
     pub(crate) fn has_failed(&self) -> bool {
-        self.verdict.is_some()
+        self.failure.is_some()
             || Stage::VARIANTS
                 .iter()
                 .filter_map(|stage| self.failures(*stage))
@@ -75,7 +75,7 @@ pub(crate) struct SettledBatch<'a> {
     /// When it was acknowledged.
     pub(crate) moment: Moment,
     /// The stage that failed, if one did.
-    pub(crate) verdict: Option<Verdict<'a>>,
+    pub(crate) failure: Option<StageFailure<'a>>,
 }
 
 impl<'a> SettledBatch<'a> {
@@ -85,7 +85,7 @@ impl<'a> SettledBatch<'a> {
             batch,
             cache,
             moment: Moment::now(),
-            verdict: cache.done_without.as_ref().map(|error| Verdict {
+            failure: cache.done_without.as_ref().map(|error| StageFailure {
                 stage: Stage::Cache,
                 error_type: error.code.into_str(),
                 detail: &error.detail,
@@ -96,7 +96,7 @@ impl<'a> SettledBatch<'a> {
     /// Whether an attempt failed on the way that its messages share.
     pub(crate) fn has_failed(&self) -> bool {
         let (store, cache) = (&self.batch.timings.failures, &self.cache.failures);
-        self.verdict.is_some() || !(store.is_empty() && cache.is_empty())
+        self.failure.is_some() || !(store.is_empty() && cache.is_empty())
     }
 
     /// One of its messages.
@@ -120,7 +120,7 @@ impl<'a> SettledBatch<'a> {
             batch: Some(batch),
             cache_failures: Some(&self.cache.failures),
             settle_failures: None,
-            verdict: self.verdict,
+            failure: self.failure,
         }
     }
 }
@@ -158,7 +158,7 @@ impl<'a> SettledMessage<'a> {
             batch,
             cache_failures: None,
             settle_failures: Some(&buried.failures),
-            verdict: Some(Verdict {
+            failure: Some(StageFailure {
                 stage,
                 error_type: reason.into_str(),
                 detail,

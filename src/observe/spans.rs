@@ -103,10 +103,10 @@ impl MessageSpans {
             span.attributes.extend(event_attributes(event));
         }
         // A stage can fail without harm to the message: the cache is one.
-        if let Some(verdict) = message.verdict
+        if let Some(failure) = message.failure
             && message.outcome == Outcome::DeadLettered
         {
-            fail(&mut span, verdict.error_type, verdict.detail);
+            fail(&mut span, failure.error_type, failure.detail);
         }
         span
     }
@@ -166,10 +166,10 @@ fn stage(
     if let Some(failures) = message.failures(passed.stage) {
         span.events = attempts(failures, &message.moment);
     }
-    if let Some(verdict) = message.verdict
-        && verdict.stage == passed.stage
+    if let Some(failure) = message.failure
+        && failure.stage == passed.stage
     {
-        fail(&mut span, verdict.error_type, verdict.detail);
+        fail(&mut span, failure.error_type, failure.detail);
     }
     span
 }

@@ -13,7 +13,7 @@ use crate::backoff::Backoff;
 use crate::error::{Dependency, Error};
 use crate::message::timings::Failures;
 use crate::message::{BuriedLetter, DeadLetter};
-use crate::messaging::Held;
+use crate::messaging::InFlight;
 use crate::messaging::letters::bucket::Bucket;
 use crate::messaging::letters::publish::{Placed, publish};
 use crate::messaging::letters::write::Original;
@@ -36,7 +36,7 @@ pub struct DeadLetterStage {
     /// Takes the acknowledgements.
     pub client: Client,
     /// The register of what is held.
-    pub held: Arc<Held>,
+    pub in_flight: Arc<InFlight>,
     /// Is told of every settled message, unless telemetry is off.
     pub observer: Option<Observer>,
     /// Where it counts.
@@ -60,7 +60,7 @@ pub async fn run(stage: DeadLetterStage, queue: Receiver<DeadLetter>) -> Result<
         .for_each_concurrent(PUBLISHES_AT_ONCE, |letter| async {
             let buried = stage.bury(letter).await;
             let mut observer = stage.observer.clone();
-            settle::letter(&stage.client, &stage.held, observer.as_mut(), buried).await;
+            settle::letter(&stage.client, &stage.in_flight, observer.as_mut(), buried).await;
         })
         .await;
     Ok(())

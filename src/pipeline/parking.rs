@@ -31,7 +31,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use self::window::say;
 pub use self::window::{Attempt, PROBE_EVERY, WINDOW_ROWS, Window};
-use super::queue::{Limits, Receiver};
+use super::queue::{BatchLimits, Receiver};
 use crate::message::timings::{Failures, now_nanos};
 use crate::message::{Batch, Decoded, RefusedRow};
 use crate::telemetry::{Health, Metrics};
@@ -62,8 +62,8 @@ pub struct Ticket {
 pub struct Parking {
     /// The writers take turns at it.
     queue: Arc<AsyncMutex<Receiver<Decoded>>>,
-    limits: Limits,
-    state: Mutex<State>,
+    limits: BatchLimits,
+    state: Mutex<ParkingState>,
     /// Wakes the writer whose turn it is: there is something parked now.
     parked: Notify,
     health: Health,
@@ -72,7 +72,7 @@ pub struct Parking {
 
 /// Bounded by what may be held, as everything that carries a delivery.
 #[derive(Default)]
-struct State {
+struct ParkingState {
     window: Window,
     parked: VecDeque<Parked>,
     /// One parked batch at a time: it may take long, and others go on with what is fresh.
@@ -104,7 +104,12 @@ enum Next {
 
 impl Parking {
     /// Nothing is parked yet.
-    pub fn new(queue: Receiver<Decoded>, limits: Limits, health: Health, metrics: Metrics) -> Self {
+    pub fn new(
+        queue: Receiver<Decoded>,
+        limits: BatchLimits,
+        health: Health,
+        metrics: Metrics,
+    ) -> Self {
         Self {
             queue: Arc::new(AsyncMutex::new(queue)),
             limits,
@@ -115,7 +120,7 @@ impl Parking {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, ParkingState> {
         self.state
             .lock()
             .expect("nothing panics while it holds this lock")
@@ -328,7 +333,7 @@ impl Parking {
     }
 }
 
-impl State {
+impl ParkingState {
     fn next(&mut self, now: Instant) -> Next {
         if let Some(at) = self.window.probe_at() {
             return Next::Probe(at);

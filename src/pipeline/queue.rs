@@ -81,14 +81,14 @@ impl<T> Receiver<T> {
 
 /// How much a batch may hold.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
+pub struct BatchLimits {
     /// Events.
     pub events: usize,
     /// Bytes, as delivered. One event may be larger, and is a batch then.
     pub bytes: usize,
 }
 
-impl Limits {
+impl BatchLimits {
     /// The configured limits.
     pub fn of(config: &PipelineConfig) -> Self {
         Self {
@@ -114,18 +114,18 @@ impl Limits {
 impl Receiver<Decoded> {
     /// Waits for a message, and takes what the queue holds then, up to the limits; `None` when the
     /// queue is closed and empty. Can be stopped anywhere.
-    pub async fn batch(&mut self, limits: &Limits) -> Option<Vec<Decoded>> {
+    pub async fn batch(&mut self, limits: &BatchLimits) -> Option<Vec<Decoded>> {
         let first = self.recv().await?;
         Some(self.fill(first, limits))
     }
 
     /// What the queue holds now, up to the limits; `None` when it is empty.
-    pub fn try_batch(&mut self, limits: &Limits) -> Option<Vec<Decoded>> {
+    pub fn try_batch(&mut self, limits: &BatchLimits) -> Option<Vec<Decoded>> {
         let first = self.try_recv()?;
         Some(self.fill(first, limits))
     }
 
-    fn fill(&mut self, first: Vec<Decoded>, limits: &Limits) -> Vec<Decoded> {
+    fn fill(&mut self, first: Vec<Decoded>, limits: &BatchLimits) -> Vec<Decoded> {
         let (mut batch, mut bytes) = (Vec::new(), 0);
         let mut next = Some(first);
         while let Some(mut chunk) = next {
@@ -170,7 +170,7 @@ mod tests {
             bytes in 1usize..1_000,
             sizes in prop::collection::vec(0usize..600, 1..40),
         ) {
-            let limits = Limits { events, bytes };
+            let limits = BatchLimits { events, bytes };
             let taken = limits.fitting(0, 0, sizes.iter().copied());
             let total: usize = sizes[..taken].iter().sum();
             prop_assert!((1..=events).contains(&taken));
@@ -184,7 +184,7 @@ mod tests {
             sizes in prop::collection::vec(0usize..300, 2..40),
             at in 1usize..39,
         ) {
-            let limits = Limits { events: 16, bytes: 1_000 };
+            let limits = BatchLimits { events: 16, bytes: 1_000 };
             let (one, other) = sizes.split_at(at.min(sizes.len() - 1));
             let first = limits.fitting(0, 0, one.iter().copied());
             let bytes = one[..first].iter().sum();

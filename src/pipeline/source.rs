@@ -24,7 +24,9 @@ use crate::message::{DeadLetter, Decoded};
 use crate::messaging::connection::{self, Drops};
 use crate::messaging::consumer::{self, LastSeen, Restored};
 use crate::messaging::delivery::Arrived;
-use crate::messaging::held::{Arrival, Held, Limits, Room, SUBJECTS_MAX_BYTES};
+use crate::messaging::in_flight::{
+    Arrival, Capacity, InFlight, InFlightLimits, SUBJECTS_MAX_BYTES,
+};
 use crate::messaging::pull::{PULL_END_GRACE, PULL_EXPIRES, PullEnd, Pulls};
 use crate::telemetry::logs::RateLimit;
 use crate::telemetry::{Health, Metrics};
@@ -42,7 +44,7 @@ const HEADERS_UNCOUNTED: usize = 32;
 const HEADER_BYTES: usize = 150;
 
 /// Where messages come from.
-pub struct Origin {
+pub struct EventSource {
     /// JetStream.
     pub jetstream: Context,
     /// The drops of its connection.
@@ -71,7 +73,7 @@ pub struct Outputs {
 /// Reads deliveries of one consumer.
 pub struct Source {
     client: Client,
-    origin: Origin,
+    origin: EventSource,
     config: Arc<Config>,
     reading: Reading,
     unreadables: Unreadables,
@@ -86,7 +88,7 @@ pub struct Source {
 /// What is read, and what becomes of it.
 struct Reading {
     pulls: Pulls,
-    held: Arc<Held>,
+    in_flight: Arc<InFlight>,
     outputs: Outputs,
     config: Arc<Config>,
     metrics: Metrics,
@@ -124,8 +126,8 @@ impl Source {
     /// # Errors
     /// When the client is closed.
     pub async fn new(
-        origin: Origin,
-        held: Arc<Held>,
+        origin: EventSource,
+        in_flight: Arc<InFlight>,
         metrics: Metrics,
         outputs: Outputs,
         config: Config,
@@ -137,14 +139,14 @@ impl Source {
             unreadables: Unreadables::new(
                 client.clone(),
                 origin.consumer.clone(),
-                held.clone(),
+                in_flight.clone(),
                 config.nats.stream.clone(),
                 outputs.dead_letters.clone(),
                 origin.client_was_lost,
             ),
             reading: Reading {
-                pulls: Pulls::open(&client, origin.consumer.clone(), held.clone()).await?,
-                held,
+                pulls: Pulls::open(&client, origin.consumer.clone(), in_flight.clone()).await?,
+                in_flight,
                 outputs,
                 config: config.clone(),
                 metrics,
@@ -171,7 +173,7 @@ impl Source {
                 Some(at) => sleep_until(at).await,
                 None => std::future::pending().await,
             }
-            self.reading.held.room(least).await
+            self.reading.in_flight.room(least).await
         };
         let overdue_at = self.reading.pulls.expires();
         let overdue = async {
@@ -204,19 +206,19 @@ impl Source {
         })
     }
 
-    /// Room that makes a pull worth its round trip: for any message, and for enough of them.
-    fn least_room(&self) -> Room {
-        let limits = Limits::of(&self.config.pipeline);
-        Room {
+    /// Capacity that makes a pull worth its round trip: for any message, and for enough of them.
+    fn least_room(&self) -> Capacity {
+        let limits = InFlightLimits::of(&self.config.pipeline);
+        Capacity {
             messages: (limits.messages / 8).clamp(1, PULL_MAX_MESSAGES / 4),
             bytes: self.least_bytes(),
         }
     }
 
     /// What a pull asks for of the room that there is.
-    fn of_room(&self, room: Room, least: Room) -> Room {
-        let limits = Limits::of(&self.config.pipeline);
-        Room {
+    fn of_room(&self, room: Capacity, least: Capacity) -> Capacity {
+        let limits = InFlightLimits::of(&self.config.pipeline);
+        Capacity {
             messages: (room.messages)
                 .min((limits.messages / PULL_PARTS).max(least.messages))
                 .min(PULL_MAX_MESSAGES),
@@ -231,7 +233,7 @@ impl Source {
         (limit / PULL_PARTS).max(self.least_bytes()).min(limit)
     }
 
-    /// Room for any message that can be published now.
+    /// Capacity for any message that can be published now.
     fn least_bytes(&self) -> usize {
         self.client.max_payload() + SUBJECTS_MAX_BYTES
     }
@@ -308,7 +310,7 @@ impl Source {
 
     /// Looks what became of the consumer, and makes it again if it was deleted.
     async fn restore(&mut self) -> Result<(), Error> {
-        let Origin {
+        let EventSource {
             jetstream,
             seen,
             health,
@@ -318,7 +320,7 @@ impl Source {
         let restored = consumer::restore(jetstream, nats, pipeline, seen).await?;
         health.set_stream_gone(restored == Restored::StreamGone);
         if restored != Restored::Same {
-            self.reading.held.disown();
+            self.reading.in_flight.disown();
         }
         match restored {
             Restored::StreamGone => Err(response_error("the stream was deleted")),
@@ -377,7 +379,7 @@ impl Reading {
         let redelivered = arrived.iter().filter(|a| a.metadata.delivered > 1).count();
         self.metrics.received.increment(arrived.len() as u64);
         self.metrics.redelivered.increment(redelivered as u64);
-        let ids = self.held.hold(arrived.iter().map(|arrived| Arrival {
+        let ids = self.in_flight.hold(arrived.iter().map(|arrived| Arrival {
             reply: arrived.reply.clone(),
             bytes: bytes_in_memory(&arrived.message),
         }));
@@ -385,7 +387,7 @@ impl Reading {
         let deliveries = ids
             .into_iter()
             .zip(arrived)
-            .map(|(id, arrived)| arrived.into_delivery(&nats.stream, id, self.held.releases()))
+            .map(|(id, arrived)| arrived.into_delivery(&nats.stream, id, self.in_flight.releases()))
             .collect();
         let pipeline = &self.config.pipeline;
         let (mut decoded, letters) = decode(&nats.stream, pipeline.accept_plain, deliveries);

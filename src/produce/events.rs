@@ -10,7 +10,7 @@ use crate::event::{Data, Event, Timestamp};
 
 /// A type of event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum EventKind {
     /// A sensor measured.
     DeviceTelemetry,
     /// A customer ordered.
@@ -27,7 +27,7 @@ pub enum Kind {
     PageViewed,
 }
 
-impl Kind {
+impl EventKind {
     /// Every kind.
     pub const ALL: [Self; 7] = [
         Self::DeviceTelemetry,
@@ -80,14 +80,14 @@ impl Kind {
 
 /// What a subject is; it has only events of its own kinds.
 #[derive(Debug, Clone, Copy)]
-enum Family {
+enum SubjectFamily {
     Device,
     Order,
     Payment,
     Page,
 }
 
-impl Family {
+impl SubjectFamily {
     /// By the subject's rank, so that the busiest subjects are of every family.
     const fn of_rank(rank: u32) -> Self {
         match rank % 8 {
@@ -107,22 +107,26 @@ impl Family {
         }
     }
 
-    const fn kinds(self) -> &'static [Kind] {
+    const fn kinds(self) -> &'static [EventKind] {
         match self {
-            Self::Device => &[Kind::DeviceTelemetry],
-            Self::Order => &[Kind::OrderCreated, Kind::OrderShipped, Kind::OrderDelivered],
+            Self::Device => &[EventKind::DeviceTelemetry],
+            Self::Order => &[
+                EventKind::OrderCreated,
+                EventKind::OrderShipped,
+                EventKind::OrderDelivered,
+            ],
             // One in eight payments fails.
             Self::Payment => &[
-                Kind::PaymentCaptured,
-                Kind::PaymentCaptured,
-                Kind::PaymentCaptured,
-                Kind::PaymentCaptured,
-                Kind::PaymentCaptured,
-                Kind::PaymentCaptured,
-                Kind::PaymentCaptured,
-                Kind::PaymentFailed,
+                EventKind::PaymentCaptured,
+                EventKind::PaymentCaptured,
+                EventKind::PaymentCaptured,
+                EventKind::PaymentCaptured,
+                EventKind::PaymentCaptured,
+                EventKind::PaymentCaptured,
+                EventKind::PaymentCaptured,
+                EventKind::PaymentFailed,
             ],
-            Self::Page => &[Kind::PageViewed],
+            Self::Page => &[EventKind::PageViewed],
         }
     }
 }
@@ -130,7 +134,7 @@ impl Family {
 /// The subject of that rank; rank 0 is the busiest. The same in every run, so
 /// that a second run goes on with the same devices.
 pub fn subject_name(rank: u32) -> String {
-    format!("{}-{rank:06}", Family::of_rank(rank).name())
+    format!("{}-{rank:06}", SubjectFamily::of_rank(rank).name())
 }
 
 /// What all events of a run say, instead of what follows from the seed. They are telemetry of
@@ -189,10 +193,10 @@ impl Events {
     }
 
     /// Event `number`, which happened at `time`.
-    pub fn event(&self, number: u64, time: Timestamp) -> (Kind, Event) {
+    pub fn event(&self, number: u64, time: Timestamp) -> (EventKind, Event) {
         let rank = self.rank(number);
         let mut random = Random::new(self.seed, number, Purpose::Content);
-        let kind = random.pick(Family::of_rank(rank).kinds());
+        let kind = random.pick(SubjectFamily::of_rank(rank).kinds());
         let chosen = &self.chosen;
         let subject = chosen.subject.clone().unwrap_or_else(|| subject_name(rank));
         let event_type = chosen.event_type.as_deref().unwrap_or(kind.event_type());

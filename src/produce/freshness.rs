@@ -41,7 +41,7 @@ struct Subject {
 
 /// What one read has shown.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Verdict {
+pub struct ReadVerdict {
     /// Whether it returned less than it had to.
     pub stale: bool,
     /// For how long the oldest event that it did not show had been in the stream
@@ -109,7 +109,7 @@ impl Freshness {
     }
 
     /// The read ended with a state of that time, or with none at all.
-    pub fn end(&mut self, read: &Begun, answer: Option<Timestamp>) -> Verdict {
+    pub fn end(&mut self, read: &Begun, answer: Option<Timestamp>) -> ReadVerdict {
         let subject = self.subjects.entry(read.rank).or_default();
         let staleness = subject
             .unshown
@@ -118,7 +118,7 @@ impl Freshness {
             .map(|(_, acknowledged)| read.started.saturating_sub(*acknowledged))
             .max();
         subject.unshown.retain(|(time, _)| Some(*time) > answer);
-        Verdict {
+        ReadVerdict {
             stale: answer < read.at_least,
             staleness: staleness.unwrap_or_default(),
         }

@@ -5,11 +5,11 @@ use async_nats::header::{HeaderName, NATS_MESSAGE_ID};
 use async_nats::{HeaderMap, Subject};
 use bytes::Bytes;
 
-use super::events::{Events, Kind};
+use super::events::{EventKind, Events};
 use super::options::Mode;
 use super::random::{Purpose, Random};
 use super::recent::Sent;
-use super::report::StoredEvent;
+use super::report::ListedEvent;
 use crate::event::{Event, Timestamp, TraceContext, encode_binary, encode_structured};
 
 /// All that it takes to write a message, and to write it again when its
@@ -62,7 +62,7 @@ impl Flaw {
 
 /// One message, ready to be published.
 #[derive(Debug)]
-pub struct Outgoing {
+pub struct OutgoingMessage {
     /// The NATS subject.
     pub subject: Subject,
     /// Its headers.
@@ -79,8 +79,8 @@ pub struct MessageWriter {
     seed: u64,
     /// One message in so many is sampled; 0 is none.
     sample: u32,
-    /// The NATS subject of each kind, in the order of `Kind::ALL`.
-    subjects: [Subject; Kind::ALL.len()],
+    /// The NATS subject of each kind, in the order of `EventKind::ALL`.
+    subjects: [Subject; EventKind::ALL.len()],
 }
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -94,7 +94,7 @@ impl MessageWriter {
             mode,
             seed,
             sample,
-            subjects: Kind::ALL.map(|kind| nats_subject(pattern, kind).into()),
+            subjects: EventKind::ALL.map(|kind| nats_subject(pattern, kind).into()),
         }
     }
 
@@ -109,12 +109,12 @@ impl MessageWriter {
     }
 
     /// The message of a recipe: the same whenever it is asked for.
-    pub fn write(&self, recipe: &Recipe) -> Outgoing {
+    pub fn write(&self, recipe: &Recipe) -> OutgoingMessage {
         let (subject, event) = self.subject_and_event(recipe);
         let (mut headers, payload) = self.encode(&event, recipe.variant);
         headers.insert(NATS_MESSAGE_ID, message_id(&event.id, recipe));
         headers.insert(TRACEPARENT, traceparent(&self.trace_context(recipe.number)));
-        Outgoing {
+        OutgoingMessage {
             subject: subject.clone(),
             headers,
             payload,
@@ -154,7 +154,7 @@ impl MessageWriter {
     }
 
     /// How an event that was sent is found again.
-    pub(super) fn stored_event(&self, sent: &Sent) -> StoredEvent {
+    pub(super) fn stored_event(&self, sent: &Sent) -> ListedEvent {
         let recipe = Recipe {
             number: sent.event,
             event: sent.event,
@@ -164,7 +164,7 @@ impl MessageWriter {
         let (nats_subject, event) = self.subject_and_event(&recipe);
         let plain = self.mode == Mode::Plain;
         let trace_id = u128::from_be_bytes(self.trace_context(sent.event).trace_id);
-        StoredEvent {
+        ListedEvent {
             id: if plain {
                 message_id(&event.id, &recipe)
             } else {
@@ -258,7 +258,7 @@ fn cut_in_half(payload: &Bytes) -> Bytes {
 
 /// A subject that `pattern` matches: its own tokens stay, one token of the kind
 /// stands for each `*`, and all that are left stand for `>`.
-fn nats_subject(pattern: &str, kind: Kind) -> String {
+fn nats_subject(pattern: &str, kind: EventKind) -> String {
     let mut left = kind.subject_tokens().into_iter().peekable();
     let mut subject: Vec<&str> = Vec::new();
     for token in pattern.split('.') {

@@ -81,7 +81,7 @@ pub struct Options {
     pub seed: Option<u64>,
     /// Messages that may wait for their acknowledgement.
     pub max_acks_in_flight: usize,
-    /// Reads a second; 0 is none.
+    /// ReadCounts a second; 0 is none.
     pub(crate) read_rate_per_second: u32,
     /// Where reads go, without a slash at its end.
     pub(crate) api_url: String,
@@ -90,7 +90,7 @@ pub struct Options {
 }
 
 impl Options {
-    /// Reads every option. They count only when [`Reader::finish`] has no mistakes.
+    /// ReadCounts every option. They count only when [`Reader::finish`] has no mistakes.
     pub fn read(r: &mut Reader) -> Self {
         const RATE_MAX: u64 = 10_000_000;
         let modes = [Mode::Binary, Mode::Structured, Mode::Plain];

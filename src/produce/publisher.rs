@@ -35,7 +35,7 @@ use super::pacer::{Pace, Pacer};
 use super::pending::{ACK_TIMEOUT, Overdue, Pending, Token, Waiting};
 use super::plan::Plan;
 use super::recent::{Recent, Sent};
-use super::report::{Counts, StoredEvent};
+use super::report::{Counts, ListedEvent};
 use super::trace::{SendSpans, Sending};
 use crate::error::Error;
 use crate::event::Timestamp;
@@ -133,7 +133,7 @@ impl Publisher {
     }
 
     /// The events that the stream acknowledged, oldest first.
-    pub(super) fn stored_events(&self) -> Vec<StoredEvent> {
+    pub(super) fn stored_events(&self) -> Vec<ListedEvent> {
         let ledger = self.ledger();
         let stored = ledger.recent.all().iter();
         stored.map(|sent| self.writer.stored_event(sent)).collect()
@@ -272,14 +272,14 @@ impl Publisher {
         Token::parse(text.strip_prefix('.')?)
     }
 
-    fn settle(&self, answers: Vec<(Token, Answer)>) {
+    fn settle(&self, answers: Vec<(Token, PublishAnswer)>) {
         let now = self.now();
         let (mut stored, mut sequences) = (Vec::new(), Vec::new());
         let mut ledger = self.ledger();
         for (token, answer) in answers {
             match answer {
-                Answer::Refused(words) => ledger.refused(token, words, now),
-                Answer::Stored {
+                PublishAnswer::Refused(words) => ledger.refused(token, words, now),
+                PublishAnswer::Stored {
                     duplicate,
                     sequence,
                 } => {
@@ -352,7 +352,7 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 /// What the server says about a message.
-enum Answer {
+enum PublishAnswer {
     /// The stream holds it, at this sequence; `duplicate` when it did before.
     Stored { duplicate: bool, sequence: u64 },
     /// It does not, for this reason.
@@ -370,22 +370,22 @@ struct PublishAck<'a> {
     error: Option<&'a serde_json::value::RawValue>,
 }
 
-fn answer(message: &Message) -> Answer {
+fn answer(message: &Message) -> PublishAnswer {
     if message.status == Some(StatusCode::NO_RESPONDERS) {
-        return Answer::Refused("no stream takes the subject".to_owned());
+        return PublishAnswer::Refused("no stream takes the subject".to_owned());
     }
     match serde_json::from_slice::<PublishAck<'_>>(&message.payload) {
         Ok(PublishAck {
             error: None,
             duplicate,
             sequence,
-        }) => Answer::Stored {
+        }) => PublishAnswer::Stored {
             duplicate,
             sequence,
         },
         Ok(PublishAck {
             error: Some(error), ..
-        }) => Answer::Refused(error.get().to_owned()),
-        Err(error) => Answer::Refused(format!("an answer that is none: {error}")),
+        }) => PublishAnswer::Refused(error.get().to_owned()),
+        Err(error) => PublishAnswer::Refused(format!("an answer that is none: {error}")),
     }
 }

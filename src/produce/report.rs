@@ -53,12 +53,12 @@ impl Counts {
 
 /// What was read, and how fresh it was.
 #[derive(Debug, Default)]
-pub(crate) struct Reads {
-    /// Reads that were answered.
+pub(crate) struct ReadCounts {
+    /// ReadCounts that were answered.
     pub(crate) answered: u64,
     /// Of those, answers older than an event that was acknowledged a second before.
     pub(crate) stale: u64,
-    /// Reads that were not answered, or not with an event.
+    /// ReadCounts that were not answered, or not with an event.
     pub(crate) errors: u64,
     /// For how long what an answer did not show had been in the stream.
     pub(crate) staleness: Latencies,
@@ -101,7 +101,7 @@ fn milliseconds(duration: Duration) -> f64 {
 
 /// What it takes to look up an event that the stream took.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub(crate) struct StoredEvent {
+pub(crate) struct ListedEvent {
     /// The id, by which the API finds it.
     pub(crate) id: String,
     /// The type.
@@ -146,11 +146,11 @@ pub(crate) struct Report {
     /// From the time at which a message was due (at rate 0: was sent) to its
     /// acknowledgement.
     pub(crate) publish_latency_ms: QuantilesMs,
-    /// Reads that were answered.
+    /// ReadCounts that were answered.
     pub(crate) reads: u64,
     /// Answers older than an event that the service had acknowledged a second before.
     pub(crate) stale_reads: u64,
-    /// Reads without an answer.
+    /// ReadCounts without an answer.
     pub(crate) read_errors: u64,
     /// From the time at which a read was due to its answer.
     pub(crate) read_latency_ms: QuantilesMs,
@@ -160,7 +160,7 @@ pub(crate) struct Report {
     pub(crate) max_staleness_ms: f64,
     /// The events, where they are only a few.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub(crate) events: Vec<StoredEvent>,
+    pub(crate) events: Vec<ListedEvent>,
 }
 
 impl Report {
@@ -169,8 +169,8 @@ impl Report {
         seed: u64,
         counts: &Counts,
         publish_latencies: &Latencies,
-        reads: &Reads,
-        events: Vec<StoredEvent>,
+        reads: &ReadCounts,
+        events: Vec<ListedEvent>,
     ) -> Self {
         let seconds = counts.last_ack.as_secs_f64();
         #[expect(

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::logs::RateLimit;
 use super::span_queue::{BatchSpan, Timed, Trace};
-use super::span_totals::{Room, Totals};
+use super::span_totals::{QueueShare, Totals};
 use crate::labels::SpanResult;
 
 /// A request is closed at this many spans, at the end of a trace.
@@ -63,7 +63,7 @@ impl ExportTask {
 
     /// Collects the traces of one request; does not wait for more while the process ends.
     async fn request(&mut self, first: Trace) -> Vec<Trace> {
-        let mut room = Room::default();
+        let mut room = QueueShare::default();
         room += first.room();
         let mut traces = vec![first];
         let deadline = Instant::now() + REQUEST_LINGER;

@@ -12,9 +12,9 @@ use crate::error::Dependency;
 
 /// What `/readyz` answers from. Cloning clones an `Arc`.
 #[derive(Clone)]
-pub struct Health(Arc<State>);
+pub struct Health(Arc<HealthState>);
 
-struct State {
+struct HealthState {
     up: [AtomicBool; Dependency::VARIANTS.len()],
     recovered: [Notify; Dependency::VARIANTS.len()],
     serving: AtomicBool,
@@ -29,7 +29,7 @@ struct State {
 impl Health {
     /// Nothing is known to answer yet.
     pub fn new(metrics: Metrics) -> Self {
-        Self(Arc::new(State {
+        Self(Arc::new(HealthState {
             up: Default::default(),
             recovered: Default::default(),
             serving: AtomicBool::new(false),

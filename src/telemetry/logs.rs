@@ -23,7 +23,7 @@ use tracing_subscriber::{Layer, Registry, fmt, reload};
 use super::traces;
 use crate::config::{LogFormat, TelemetryConfig};
 pub(crate) use file::LogFile;
-pub(crate) use filter::{LogFilter, State as FilterState};
+pub(crate) use filter::{FilterState, LogFilter};
 pub(crate) use rate_limit::RateLimit;
 use trace_ids::WithTraceIds;
 

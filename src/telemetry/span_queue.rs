@@ -24,7 +24,7 @@ use super::Metrics;
 use super::export::ExportTask;
 use super::histogram::Exemplar;
 use super::span_bytes;
-use super::span_totals::{Room, Totals};
+use super::span_totals::{QueueShare, Totals};
 use crate::labels::{SpanResult, Stage};
 
 /// Spans that are exported together or not at all.
@@ -40,13 +40,13 @@ pub(crate) struct Trace {
 impl Trace {
     /// What it takes of the queue. A batch's span counts with each trace that holds it, which
     /// is too much where several do.
-    pub(super) fn room(&self) -> Room {
+    pub(super) fn room(&self) -> QueueShare {
         let batch = self
             .batch
             .as_ref()
             .map(|batch| span_bytes::of(batch.span()));
         let own: usize = self.spans.iter().map(span_bytes::of).sum();
-        Room {
+        QueueShare {
             spans: self.spans.len(),
             bytes: own + batch.unwrap_or(0),
         }

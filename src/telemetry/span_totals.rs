@@ -16,12 +16,12 @@ pub(super) const QUEUE_MAX_BYTES: usize = 16 << 20;
 
 /// A part of the queue.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Room {
+pub(super) struct QueueShare {
     pub(super) spans: usize,
     pub(super) bytes: usize,
 }
 
-impl AddAssign for Room {
+impl AddAssign for QueueShare {
     fn add_assign(&mut self, other: Self) {
         self.spans += other.spans;
         self.bytes += other.bytes;
@@ -75,7 +75,7 @@ impl Totals {
     }
 
     /// Takes room, if there is enough.
-    pub(super) fn take_room(&self, room: Room) -> bool {
+    pub(super) fn take_room(&self, room: QueueShare) -> bool {
         if !take(&self.waiting_spans, room.spans, QUEUE_MAX_SPANS) {
             return false;
         }
@@ -87,7 +87,7 @@ impl Totals {
     }
 
     /// Gives room back.
-    pub(super) fn leave_room(&self, room: Room) {
+    pub(super) fn leave_room(&self, room: QueueShare) {
         self.waiting_spans.fetch_sub(room.spans, Ordering::Relaxed);
         self.waiting_bytes.fetch_sub(room.bytes, Ordering::Relaxed);
         self.publish();

@@ -59,7 +59,7 @@ pub(super) fn command() -> Command {
         ))
 }
 
-struct Options {
+struct ReplayOptions {
     selection: Selection,
     dry_run: bool,
     rate_per_second: u32,
@@ -68,7 +68,7 @@ struct Options {
 
 pub(super) async fn run(config: &Config, matches: &ArgMatches) -> Result<(), Failure> {
     let mut given = reader(matches);
-    let options = Options {
+    let options = ReplayOptions {
         selection: selection(&mut given),
         dry_run: given.boolean(DRY_RUN),
         rate_per_second: given.integer(RATE, 0, RATE_MAX),
@@ -90,7 +90,7 @@ pub(super) async fn run(config: &Config, matches: &ArgMatches) -> Result<(), Fai
         pacer: Pacer::new(options.rate_per_second),
         in_flight: JoinSet::new(),
         in_flight_bytes: 0,
-        tally: Tally::of(count.min(options.selection.limit)),
+        tally: ReplayTally::of(count.min(options.selection.limit)),
         bar: bar(count.min(options.selection.limit), options.dry_run),
     };
     let ended = run.all().await;
@@ -117,7 +117,7 @@ pub(super) async fn run(config: &Config, matches: &ArgMatches) -> Result<(), Fai
 }
 
 /// What became of the letters so far.
-struct Tally {
+struct ReplayTally {
     count: u64,
     replayed: u64,
     kept: BTreeMap<Kept, u64>,
@@ -132,14 +132,14 @@ enum Kept {
 }
 
 /// What became of a letter.
-enum Outcome {
+enum ReplayOutcome {
     Replayed,
     /// It would be; its subject and the id.
     WouldBe(String),
     Kept(Kept, String),
 }
 
-impl Tally {
+impl ReplayTally {
     fn of(count: u64) -> Self {
         Self {
             count,
@@ -157,7 +157,7 @@ impl Tally {
     }
 }
 
-impl fmt::Display for Tally {
+impl fmt::Display for ReplayTally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} of {}", self.replayed, self.count)?;
         for (kept, count) in &self.kept {
@@ -174,12 +174,12 @@ impl fmt::Display for Tally {
 
 struct Run<'a> {
     letters: &'a DeadLetters,
-    options: &'a Options,
+    options: &'a ReplayOptions,
     stop: CancellationToken,
     pacer: Pacer,
-    in_flight: JoinSet<(u64, u64, Outcome)>,
+    in_flight: JoinSet<(u64, u64, ReplayOutcome)>,
     in_flight_bytes: u64,
-    tally: Tally,
+    tally: ReplayTally,
     bar: ProgressBar,
 }
 
@@ -271,22 +271,22 @@ impl Run<'_> {
         }
     }
 
-    fn settle(&mut self, settled: Result<(u64, u64, Outcome), tokio::task::JoinError>) {
+    fn settle(&mut self, settled: Result<(u64, u64, ReplayOutcome), tokio::task::JoinError>) {
         let (sequence, bytes, outcome) = match settled {
             Ok(settled) => settled,
             Err(join) => std::panic::resume_unwind(join.into_panic()),
         };
         self.in_flight_bytes -= bytes;
         match outcome {
-            Outcome::Replayed => {
+            ReplayOutcome::Replayed => {
                 self.tally.replayed += 1;
                 self.bar.inc(1);
             }
-            Outcome::WouldBe(what) => {
+            ReplayOutcome::WouldBe(what) => {
                 self.tally.replayed += 1;
                 say(format_args!("{sequence:>9}  {what}"));
             }
-            Outcome::Kept(kept, why) => self.keep(sequence, kept, &why),
+            ReplayOutcome::Kept(kept, why) => self.keep(sequence, kept, &why),
         }
     }
 
@@ -316,11 +316,13 @@ struct Replaying {
 impl Replaying {
     /// Reads the letter of this sequence, publishes its message, and deletes the letter if that was a
     /// replay.
-    async fn one(self, sequence: u64) -> Outcome {
-        let failed = |error: Error| Outcome::Kept(Kept::Failed, error.detail);
+    async fn one(self, sequence: u64) -> ReplayOutcome {
+        let failed = |error: Error| ReplayOutcome::Kept(Kept::Failed, error.detail);
         let mut letter = match letters::one(&self.stream, sequence).await {
             Ok(Some(letter)) => letter,
-            Ok(None) => return Outcome::Kept(Kept::Refused, "somebody deleted it".to_owned()),
+            Ok(None) => {
+                return ReplayOutcome::Kept(Kept::Refused, "somebody deleted it".to_owned());
+            }
             Err(error) => return failed(error),
         };
         if let Err(error) = letter.read_object(&self.bucket).await {
@@ -329,16 +331,16 @@ impl Replaying {
         let payload_max_bytes = self.jetstream.client().max_payload();
         let replay = match replay::replay(&letter, self.max_generation, payload_max_bytes) {
             Ok(replay) => replay,
-            Err(refusal) => return Outcome::Kept(Kept::Refused, refusal.to_string()),
+            Err(refusal) => return ReplayOutcome::Kept(Kept::Refused, refusal.to_string()),
         };
         if self.dry_run {
             let (subject, id) = (shown(&replay.subject), shown(&replay.id));
-            return Outcome::WouldBe(format!("{subject}  as {id}"));
+            return ReplayOutcome::WouldBe(format!("{subject}  as {id}"));
         }
         self.publish(&letter, replay).await
     }
 
-    async fn publish(&self, letter: &Letter, replay: replay::Replay) -> Outcome {
+    async fn publish(&self, letter: &Letter, replay: replay::Replay) -> ReplayOutcome {
         let id = replay.id;
         let published = self
             .jetstream
@@ -350,9 +352,9 @@ impl Replaying {
         };
         match acknowledged {
             Err(error) => {
-                Outcome::Kept(Kept::Failed, format!("the stream did not take it: {error}"))
+                ReplayOutcome::Kept(Kept::Failed, format!("the stream did not take it: {error}"))
             }
-            Ok(acknowledgement) if acknowledgement.duplicate => Outcome::Kept(
+            Ok(acknowledgement) if acknowledgement.duplicate => ReplayOutcome::Kept(
                 Kept::Duplicate,
                 format!(
                     "duplicate: the stream took a message with the id {id} before, as number {}, so this \
@@ -361,8 +363,8 @@ impl Replaying {
                 ),
             ),
             Ok(_) => match letters::delete(&self.bucket, letter).await {
-                Ok(()) => Outcome::Replayed,
-                Err(error) => Outcome::Kept(
+                Ok(()) => ReplayOutcome::Replayed,
+                Err(error) => ReplayOutcome::Kept(
                     Kept::Failed,
                     format!("its message was published as {id}, but {}", error.detail),
                 ),

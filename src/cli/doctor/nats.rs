@@ -9,7 +9,7 @@ use crate::config::Config;
 use crate::error::Error;
 use crate::messaging::letters::bucket;
 use crate::messaging::requirements::{Violation, consumer_violations};
-use crate::messaging::{connection, consumer, held, streams};
+use crate::messaging::{connection, consumer, in_flight, streams};
 use crate::telemetry::{Health, Metrics};
 
 /// The oldest server whose settings we know.
@@ -41,7 +41,7 @@ pub(super) async fn check(config: &Config) -> Vec<Finding> {
             ),
         )]
     };
-    let least_bytes = client.max_payload() + held::SUBJECTS_MAX_BYTES;
+    let least_bytes = client.max_payload() + in_flight::SUBJECTS_MAX_BYTES;
     if config.pipeline.max_in_flight_bytes < least_bytes {
         findings.push(failed(
             "nats",

@@ -53,12 +53,12 @@ pub struct Sweeper {
     bucket: Bucket,
     abandoned_after: Duration,
     /// What nothing can have been abandoned since.
-    seen: Option<Seen>,
+    seen: Option<BucketActivity>,
 }
 
 /// An object is abandoned only after the bucket or the number of letters ever deleted has changed.
 #[derive(Debug, PartialEq, Eq)]
-struct Seen {
+struct BucketActivity {
     bucket_messages: u64,
     bucket_last_sequence: u64,
     letters_deleted: u64,
@@ -72,11 +72,11 @@ struct Info {
     /// How many subjects there are; not all of them may be in one answer.
     #[serde(default)]
     total: usize,
-    state: State,
+    state: StreamState,
 }
 
 #[derive(Debug, Deserialize)]
-struct State {
+struct StreamState {
     messages: u64,
     last_seq: u64,
     #[serde(default)]
@@ -112,7 +112,7 @@ impl Sweeper {
         let letters = letters.map_err(|error| api_error(&format!("stream {name}: {error}")))?;
         let (info, versions) = self.versions().await?;
         let state = &letters.cached_info().state;
-        let seen = Seen {
+        let seen = BucketActivity {
             bucket_messages: info.state.messages,
             bucket_last_sequence: info.state.last_seq,
             letters_deleted: state.last_sequence.saturating_sub(state.messages),

@@ -45,7 +45,7 @@ pub struct Original<'a> {
 
 /// A letter, ready to be published.
 #[derive(Debug, Clone)]
-pub(crate) struct Outgoing {
+pub(crate) struct OutgoingLetter {
     /// Its headers. Without the name of the object, which is not known here.
     pub headers: HeaderMap,
     /// Its body.
@@ -82,21 +82,21 @@ pub(crate) fn outgoing(
     reason: &str,
     detail: &str,
     payload_max_bytes: usize,
-) -> Outgoing {
+) -> OutgoingLetter {
     let mut own = own_headers(original, reason, detail);
     let kept = kept_headers(original.headers, reason);
     let headers_bytes = block_len(&own) + block_len(&kept);
     if headers_bytes <= HEADERS_MAX_BYTES
         && headers_bytes + original.body.len() <= payload_max_bytes
     {
-        return Outgoing {
+        return OutgoingLetter {
             headers: with(own, &kept),
             body: original.body.clone(),
             needs_object: false,
         };
     }
     own.insert(BODY_BYTES, HeaderValue::from(original.body.len()));
-    Outgoing {
+    OutgoingLetter {
         headers: own,
         body: Bytes::new(),
         needs_object: true,

@@ -34,10 +34,10 @@ const REPORT_EVERY: Duration = Duration::from_secs(10);
 
 /// Where lines are handed in. Cloning clones an `Arc`.
 #[derive(Clone)]
-pub(crate) struct LogFile(Arc<Shared>, Sender<Order>);
+pub(crate) struct LogFile(Arc<Backlog>, Sender<Order>);
 
 #[derive(Default)]
-struct Shared {
+struct Backlog {
     /// Bounds the channel.
     waiting_bytes: AtomicUsize,
     lost_lines: AtomicU64,
@@ -57,9 +57,9 @@ impl LogFile {
     pub(crate) fn open(folder: &Path) -> io::Result<Self> {
         let path = folder.join(NAME);
         let file = open(&path)?;
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Backlog::default());
         let (sender, orders) = channel();
-        let writer = Writer {
+        let writer = LogWriter {
             path,
             file: Ok(file),
             looked_at: Instant::now(),
@@ -119,7 +119,7 @@ impl Write for Line<'_> {
 }
 
 /// The thread's side.
-struct Writer {
+struct LogWriter {
     path: PathBuf,
     /// Or why there is none.
     file: io::Result<File>,
@@ -130,10 +130,10 @@ struct Writer {
     failing: bool,
     failures: RateLimit,
     recoveries: RateLimit,
-    shared: Arc<Shared>,
+    shared: Arc<Backlog>,
 }
 
-impl Writer {
+impl LogWriter {
     fn run(mut self, orders: &Receiver<Order>) {
         for order in orders {
             match order {

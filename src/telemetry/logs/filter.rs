@@ -14,16 +14,16 @@ use crate::event::Timestamp;
 
 /// The filter of the process's log lines. Cloning clones an `Arc`.
 #[derive(Clone)]
-pub(crate) struct LogFilter(Arc<Inner>);
+pub(crate) struct LogFilter(Arc<SharedFilter>);
 
-struct Inner {
+struct SharedFilter {
     configured: String,
     handle: Handle<EnvFilter, Registry>,
-    change: Mutex<Option<Change>>,
+    change: Mutex<Option<TemporaryFilter>>,
 }
 
 /// A filter in place of the configured one.
-struct Change {
+struct TemporaryFilter {
     filter: String,
     until: Timestamp,
     due: Instant,
@@ -33,7 +33,7 @@ struct Change {
 
 /// What is logged at the moment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct State {
+pub(crate) struct FilterState {
     /// The filter in force.
     pub(crate) filter: String,
     /// RFC 3339; then the configured filter comes back. `None`: it is in force.
@@ -44,7 +44,7 @@ pub(crate) struct State {
 
 impl LogFilter {
     pub(super) fn new(configured: String, handle: Handle<EnvFilter, Registry>) -> Self {
-        Self(Arc::new(Inner {
+        Self(Arc::new(SharedFilter {
             configured,
             handle,
             change: Mutex::new(None),
@@ -52,9 +52,9 @@ impl LogFilter {
     }
 
     /// What is logged at the moment.
-    pub(crate) fn state(&self) -> State {
+    pub(crate) fn state(&self) -> FilterState {
         let change = self.change();
-        State {
+        FilterState {
             filter: change
                 .as_ref()
                 .map_or_else(|| self.0.configured.clone(), |change| change.filter.clone()),
@@ -71,7 +71,7 @@ impl LogFilter {
         let mut change = self.change();
         self.apply(&filter);
         let due = Instant::now() + lasting;
-        let next = Change {
+        let next = TemporaryFilter {
             filter,
             until: Timestamp::from_micros(Timestamp::now().micros().saturating_add(lasting_micros)),
             due,
@@ -106,7 +106,7 @@ impl LogFilter {
             .expect("the process's subscriber is there for as long as the process");
     }
 
-    fn change(&self) -> MutexGuard<'_, Option<Change>> {
+    fn change(&self) -> MutexGuard<'_, Option<TemporaryFilter>> {
         self.0
             .change
             .lock()

@@ -9,11 +9,11 @@ use std::time::{Duration, Instant};
 pub(crate) struct RateLimit {
     lines_max: u32,
     window: Duration,
-    state: Mutex<State>,
+    state: Mutex<RateWindow>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct RateWindow {
     began: Option<Instant>,
     said: u32,
     suppressed: u64,

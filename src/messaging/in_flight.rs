@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::delivery::Metadata;
 use crate::config::PipelineConfig;
-use crate::message::{Delivery, HeldId, Releases};
+use crate::message::{Delivery, InFlightId, Releases};
 use crate::telemetry::Metrics;
 
 /// What the server counts of a message beside headers and body (its subjects), at most.
@@ -22,14 +22,14 @@ pub(crate) const SUBJECTS_MAX_BYTES: usize = 8 * 1024;
 
 /// How much may be held.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
+pub struct InFlightLimits {
     /// Messages.
     pub messages: usize,
     /// Bytes, as delivered.
     pub bytes: usize,
 }
 
-impl Limits {
+impl InFlightLimits {
     /// The configured limits.
     pub fn of(config: &PipelineConfig) -> Self {
         Self {
@@ -41,14 +41,14 @@ impl Limits {
 
 /// What the source may ask for.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Room {
+pub(crate) struct Capacity {
     /// Messages.
     pub(crate) messages: usize,
     /// Bytes, as delivered.
     pub(crate) bytes: usize,
 }
 
-impl Add for Room {
+impl Add for Capacity {
     type Output = Self;
     fn add(mut self, more: Self) -> Self {
         self += more;
@@ -56,14 +56,14 @@ impl Add for Room {
     }
 }
 
-impl AddAssign for Room {
+impl AddAssign for Capacity {
     fn add_assign(&mut self, more: Self) {
         self.messages += more.messages;
         self.bytes += more.bytes;
     }
 }
 
-impl SubAssign for Room {
+impl SubAssign for Capacity {
     fn sub_assign(&mut self, less: Self) {
         self.messages -= less.messages;
         self.bytes -= less.bytes;
@@ -79,8 +79,8 @@ pub struct Arrival {
 }
 
 /// The register of held deliveries.
-pub struct Held {
-    limits: Limits,
+pub struct InFlight {
+    limits: InFlightLimits,
     ack_wait: Duration,
     register: Mutex<Register>,
     freed: Notify,
@@ -92,13 +92,13 @@ pub struct Held {
 /// processor time. A place is used again only after its one delivery has left.
 #[derive(Default)]
 struct Register {
-    entries: Slab<Entry>,
+    entries: Slab<InFlightDelivery>,
     bytes: usize,
     /// What pulls may still bring.
-    reserved: Room,
+    reserved: Capacity,
 }
 
-struct Entry {
+struct InFlightDelivery {
     reply: Subject,
     bytes: usize,
     /// When it was delivered, or progress was last acknowledged.
@@ -109,20 +109,20 @@ struct Entry {
     is_maybe_elsewhere: bool,
 }
 
-impl Held {
+impl InFlight {
     /// An empty register, and the queue of ids to be released.
     pub fn new(
-        limits: Limits,
+        limits: InFlightLimits,
         ack_wait: Duration,
         metrics: Metrics,
-    ) -> (Arc<Self>, UnboundedReceiver<HeldId>) {
+    ) -> (Arc<Self>, UnboundedReceiver<InFlightId>) {
         let (releases, queue) = unbounded_channel();
         #[allow(clippy::cast_precision_loss, reason = "a gauge")]
         {
             metrics.in_flight_limit.set(limits.messages as f64);
             metrics.in_flight_bytes_limit.set(limits.bytes as f64);
         }
-        let held = Self {
+        let in_flight = Self {
             limits,
             ack_wait,
             register: Mutex::default(),
@@ -130,7 +130,7 @@ impl Held {
             releases: Arc::new(Releases::new(releases)),
             metrics,
         };
-        (Arc::new(held), queue)
+        (Arc::new(in_flight), queue)
     }
 
     fn register(&self) -> MutexGuard<'_, Register> {
@@ -140,7 +140,7 @@ impl Held {
     }
 
     /// Waits until at least `least` is free, and says what is. One waiter only: the source.
-    pub(crate) async fn room(&self, least: Room) -> Room {
+    pub(crate) async fn room(&self, least: Capacity) -> Capacity {
         loop {
             let freed = self.freed.notified();
             let free = self.free();
@@ -153,9 +153,9 @@ impl Held {
         }
     }
 
-    fn free(&self) -> Room {
+    fn free(&self) -> Capacity {
         let register = self.register();
-        Room {
+        Capacity {
             messages: (self.limits.messages)
                 .saturating_sub(register.entries.len() + register.reserved.messages),
             bytes: (self.limits.bytes).saturating_sub(register.bytes + register.reserved.bytes),
@@ -163,13 +163,13 @@ impl Held {
     }
 
     /// Keeps room for what a pull may bring.
-    pub(crate) fn reserve(&self, room: Room) {
+    pub(crate) fn reserve(&self, room: Capacity) {
         self.register().reserved += room;
     }
 
     /// Frees room that a pull filled, or will not fill any more.
-    pub(crate) fn unreserve(&self, room: Room) {
-        if room != Room::default() {
+    pub(crate) fn unreserve(&self, room: Capacity) {
+        if room != Capacity::default() {
             self.register().reserved -= room;
             self.freed.notify_one();
         }
@@ -185,13 +185,13 @@ impl Held {
     }
 
     /// Takes deliveries into the register; returns their ids.
-    pub fn hold(&self, arrivals: impl Iterator<Item = Arrival>) -> Vec<HeldId> {
+    pub fn hold(&self, arrivals: impl Iterator<Item = Arrival>) -> Vec<InFlightId> {
         let (now, generation) = (Instant::now(), self.generation());
         let mut register = self.register();
         let ids = arrivals
             .map(|Arrival { reply, bytes }| {
                 register.bytes += bytes;
-                register.entries.insert(Entry {
+                register.entries.insert(InFlightDelivery {
                     reply,
                     bytes,
                     alive_at: now,
@@ -211,12 +211,12 @@ impl Held {
 
     /// Lets deliveries go whose acknowledgements were sent: one lock for all of them.
     pub(crate) fn settle(&self, deliveries: impl Iterator<Item = Delivery>) {
-        let ids: Vec<HeldId> = deliveries.map(|delivery| delivery.hold.settle()).collect();
+        let ids: Vec<InFlightId> = deliveries.map(|delivery| delivery.hold.settle()).collect();
         self.forget(ids.into_iter());
     }
 
     /// Lets deliveries go that were acknowledged, or whose release was sent.
-    pub(super) fn forget(&self, ids: impl Iterator<Item = HeldId>) {
+    pub(super) fn forget(&self, ids: impl Iterator<Item = InFlightId>) {
         {
             let mut register = self.register();
             for id in ids {
@@ -232,7 +232,7 @@ impl Held {
     /// Where to send the NAK of a delivery that is to be released; `None` once
     /// `ack_wait` has passed without progress: another replica may hold it by then,
     /// and a late NAK would make the server deliver it a third time.
-    pub(super) fn nak_subject(&self, id: HeldId) -> Option<Subject> {
+    pub(super) fn nak_subject(&self, id: InFlightId) -> Option<Subject> {
         let register = self.register();
         let entry = register.entries.get(id)?;
         let is_ours = entry.generation == self.generation()
