@@ -38,14 +38,10 @@ use problem::Problem;
 /// Connections at the same time; each has one request at a time.
 const CONNECTIONS_MAX: usize = 1_024;
 
-/// What the API answers from.
 #[derive(Clone)]
 pub(crate) struct Api {
-    /// Newest states.
     pub(crate) cache: Cache,
-    /// Everything else.
     pub(crate) reads: Reads,
-    /// Where requests and failures are counted.
     pub(crate) metrics: Metrics,
 }
 

@@ -31,7 +31,7 @@ use crate::telemetry::{Metrics, recorder, traces};
 /// How long the end waits for tasks in the background, which usually takes less than a millisecond.
 const TASKS_END_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// How a command ends when it does not end well.
+/// How a command fails.
 #[derive(Debug)]
 pub(crate) enum Failure {
     /// Bad usage or configuration, or something that exists with settings that
@@ -101,7 +101,6 @@ enum Job<'a> {
     Serve,
     Produce(Options),
     Migrate,
-    /// Its commands read theirs.
     Dlq(&'a ArgMatches),
     Doctor,
     Healthcheck,
@@ -136,14 +135,13 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Prints a line. Whoever closed the other end wants no more of it, which is no reason to stop in the
-/// middle of work.
+/// Prints a line. A closed pipe is no error: its reader wants no more.
 fn say(line: impl Display) {
     let _ = writeln!(io::stdout(), "{line}");
 }
 
-/// Becomes a new process under the same id. Whatever had a part in the old one is gone, as after a
-/// crash: connections in the middle of something, and what waits for the client.
+/// Replaces this process by a new one under the same id. Connections and queues are gone, as after
+/// a crash.
 fn start_again() -> ExitCode {
     let mut again = match std::env::current_exe() {
         Ok(program) => std::process::Command::new(program),
@@ -159,7 +157,7 @@ fn not_started_again(error: &std::io::Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// Adds what the working directory's `.env` says to the environment, which wins.
+/// Adds the settings of `.env` in the working directory to the environment, which wins.
 fn read_dotenv() -> Result<(), String> {
     match dotenvy::from_path(".env") {
         Err(error) if error.not_found() => Ok(()),

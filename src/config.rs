@@ -30,13 +30,12 @@ pub(crate) use subjects::is_valid as is_subject;
 pub(crate) use subjects::{covers, pattern_of};
 pub(crate) use values::parse_duration;
 
-/// The subjects of the dead-letter stream.
 pub(crate) const DLQ_SUBJECTS: &str = "dlq.>";
 
 /// Everything that a process of ganesh can be told. Its `Debug` shows no secret.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// JetStream: where it is, and what of it is ours.
+    /// JetStream: its address, and the streams and the consumer of ganesh.
     pub nats: NatsConfig,
     /// Postgres: where it is, and how `events` is kept.
     pub postgres: PostgresConfig,
@@ -44,7 +43,6 @@ pub struct Config {
     pub(crate) cache: CacheConfig,
     /// The message path.
     pub pipeline: PipelineConfig,
-    /// The two HTTP listeners.
     pub(crate) http: HttpConfig,
     /// Logs and traces.
     pub telemetry: TelemetryConfig,
@@ -54,22 +52,20 @@ pub struct Config {
     pub shutdown_grace: Duration,
 }
 
-/// JetStream: where it is, and what of it is ours.
+/// JetStream: its address, and the streams and the consumer of ganesh.
 #[derive(Debug, Clone)]
 pub struct NatsConfig {
     /// Server addresses, separated by commas.
     pub(crate) url: SecretUrl,
-    /// The stream that holds the events.
     pub(crate) stream: String,
     /// The subjects of that stream, when it has to be made.
     pub subjects: Vec<String>,
-    /// The age at which a stream made by us drops a message.
+    /// A stream made by ganesh drops messages of this age.
     pub stream_max_age: Duration,
-    /// The size at which a stream made by us drops its oldest messages.
+    /// A stream made by ganesh drops its oldest messages at this size.
     pub stream_max_bytes: u64,
     /// The durable pull consumer, shared by all replicas.
     pub(crate) consumer: String,
-    /// The stream of the dead letters.
     pub(crate) dlq_stream: String,
     /// How long the server waits for an acknowledgement before it delivers again.
     pub(crate) ack_wait: Duration,
@@ -78,7 +74,6 @@ pub struct NatsConfig {
 /// Postgres: where it is, and how `events` is kept.
 #[derive(Debug, Clone)]
 pub struct PostgresConfig {
-    /// The connection string.
     pub(crate) url: SecretUrl,
     /// Whether `serve` applies the migrations before it starts.
     pub migrate_on_start: bool,
@@ -125,14 +120,11 @@ pub struct PipelineConfig {
     pub(crate) max_in_flight_bytes: usize,
 }
 
-/// The two HTTP listeners.
 #[derive(Debug, Clone)]
 pub(crate) struct HttpConfig {
-    /// Where the API listens.
     pub(crate) api_addr: SocketAddr,
     /// Where `/livez`, `/readyz` and `/metrics` are served.
     pub(crate) admin_addr: SocketAddr,
-    /// The bearer token that the API asks for, if any.
     pub(crate) api_token: Option<Secret>,
 }
 
@@ -141,11 +133,10 @@ pub(crate) struct HttpConfig {
 pub struct TelemetryConfig {
     /// A `tracing` filter, such as `info` or `ganesh=debug,info`.
     pub(crate) log_filter: String,
-    /// How a log line looks.
     pub(crate) log_format: LogFormat,
     /// The folder of `app.log`, which gets every line too.
     pub(crate) log_dir: Option<PathBuf>,
-    /// Whether anything but logs is there at all: off, nothing is counted, timed or traced.
+    /// Off: nothing is counted, timed or traced.
     pub(crate) enabled: bool,
     /// Whether spans are exported over OTLP; never when nothing is timed.
     pub(crate) traces: TracesExporter,
@@ -154,8 +145,8 @@ pub struct TelemetryConfig {
     /// A message that takes longer, from the stream's timestamp to the settlement, is kept
     /// as a trace.
     pub(crate) trace_slow: Duration,
-    /// Of messages that nothing else makes a trace, and of requests without a sampled caller,
-    /// one in this many becomes one; 0 means none.
+    /// One in this many traces of messages that nothing else keeps, and of requests without a
+    /// sampled caller; 0 means none.
     pub(crate) trace_baseline: u32,
     /// Traces of messages kept in a second, at most.
     pub(crate) trace_max_per_second: u32,
@@ -176,12 +167,9 @@ pub(crate) enum LogFormat {
     Json,
 }
 
-/// Whether spans are exported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum TracesExporter {
-    /// Over OTLP (gRPC).
     Otlp,
-    /// Not at all.
     None,
 }
 
@@ -211,7 +199,7 @@ impl Config {
         config
     }
 
-    /// Rules that no single setting can break.
+    /// Checks rules across settings.
     fn check_together(&self, r: &mut Reader) {
         let pipeline = &self.pipeline;
         if pipeline.batch_max_events > pipeline.max_in_flight {
@@ -246,7 +234,7 @@ impl Config {
         self.check_subjects(r);
     }
 
-    /// JetStream would refuse these, the second of them after it made the event stream.
+    /// JetStream would reject these; the second only after it made the event stream.
     fn check_subjects(&self, r: &mut Reader) {
         let subjects = &self.nats.subjects;
         let twice = subjects.iter().enumerate().any(|(i, one)| {

@@ -9,7 +9,7 @@ use strum::{IntoStaticStr, VariantArray};
 
 use crate::text;
 
-/// What can be away or refuse us: the label `dependency`.
+/// A server that ganesh depends on: the label `dependency`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case", const_into_str)]
 pub enum Dependency {
@@ -28,11 +28,11 @@ pub(crate) enum Class {
     Transient,
     /// A row (or a message) is to blame: take it out, go on with the rest.
     Poison,
-    /// Nothing that we do helps: stop and say so.
+    /// Retrying does not help: stop and report it.
     Fatal,
 }
 
-/// What went wrong: the label `code`.
+/// The kind of an error: the label `code`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case", const_into_str)]
 pub enum Code {
@@ -52,25 +52,21 @@ pub enum Code {
     Duplicate,
     /// Missing table, column, database or permission.
     Setup,
-    /// An answer that we do not understand.
+    /// An answer that ganesh does not understand.
     Response,
 }
 
-/// What a dependency answered, or did not.
+/// An error of a dependency.
 #[derive(Debug)]
 pub struct Error {
-    /// Who.
     pub(crate) dependency: Dependency,
-    /// What to do about it.
     pub(crate) class: Class,
-    /// The label.
     pub(crate) code: Code,
     /// The words for people, without payloads.
     pub(crate) detail: String,
 }
 
 impl Error {
-    /// An error with these words.
     pub(crate) fn new(
         dependency: Dependency,
         class: Class,
@@ -86,7 +82,6 @@ impl Error {
         }
     }
 
-    /// No answer within a limit of ours.
     pub(crate) fn timeout(dependency: Dependency, what: &str) -> Self {
         Self::new(
             dependency,

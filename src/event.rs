@@ -49,11 +49,12 @@ const COUNTED_CHUNK_BYTES: usize = 128;
 pub struct Event {
     /// Identifies the event within its source; not empty, at most [`ID_MAX_BYTES`].
     pub id: String,
-    /// Where the event happened; not empty, at most [`SOURCE_MAX_BYTES`].
+    /// The context in which the event happened; not empty, at most [`SOURCE_MAX_BYTES`].
     pub source: String,
-    /// What kind of event it is; not empty, at most [`TYPE_MAX_BYTES`].
+    /// The kind of event; not empty, at most [`TYPE_MAX_BYTES`].
     pub event_type: String,
-    /// What the event is about, within its source; not empty, at most [`SUBJECT_MAX_BYTES`].
+    /// The thing that the event is about, within its source; not empty, at most
+    /// [`SUBJECT_MAX_BYTES`].
     pub subject: Option<String>,
     /// When it happened; when the stream stored its message, if the producer did not say.
     pub time: Timestamp,
@@ -93,7 +94,6 @@ pub enum Data {
 }
 
 impl Data {
-    /// Length in bytes.
     pub(crate) fn len(&self) -> usize {
         match self {
             Self::None => 0,
@@ -115,7 +115,7 @@ impl Data {
     }
 }
 
-/// What the codec reads of a message: everything but I/O.
+/// The parts of a message that the codec reads: everything but I/O.
 #[derive(Clone, Copy, Debug)]
 pub struct Message<'a> {
     /// The NATS subject on which it was published.
@@ -202,7 +202,7 @@ fn json_text(body: &Bytes) -> Result<Bytes, DecodeError> {
     Ok(body.slice_ref(text.as_bytes()))
 }
 
-/// Says where JSON breaks, but not what stands there: the parser's own words can quote the payload.
+/// Says where JSON breaks, without the parser's own words: they can quote the payload.
 fn json_error(what: &str, error: &serde_json::Error) -> DecodeError {
     DecodeError::new(
         DecodeReason::InvalidJson,

@@ -28,7 +28,6 @@ pub(crate) type InFlightId = usize;
 pub struct Delivery {
     /// Subject, headers and body.
     pub message: Message,
-    /// Its sequence in the stream.
     pub(crate) stream_sequence: u64,
     /// How often it was delivered, this time included.
     pub(crate) delivered: u64,
@@ -40,25 +39,22 @@ pub struct Delivery {
     pub(crate) trace_id: TraceId,
     /// When it was where.
     pub timings: Timings,
-    /// Where its acknowledgement goes.
     pub(crate) reply: Subject,
-    /// Its place in the register of what is held.
     pub(crate) hold: Hold,
 }
 
 impl Delivery {
-    /// Whether it was delivered before.
     pub(crate) fn is_redelivered(&self) -> bool {
         self.delivered > 1
     }
 
-    /// Whether the consumer that delivered it is still there to take its acknowledgement.
+    /// Returns whether the consumer that delivered it can still take its acknowledgement.
     pub(crate) fn is_ours(&self) -> bool {
         self.hold.generation == self.hold.releases.generation()
     }
 }
 
-/// A delivery's place in the register of what is held (`messaging::held`).
+/// A delivery's place in the register `messaging::in_flight`.
 pub(crate) struct Hold {
     id: InFlightId,
     generation: u64,
@@ -67,7 +63,7 @@ pub(crate) struct Hold {
 }
 
 impl Hold {
-    /// The place with this id; of the consumer as it is now.
+    /// A place in the register, for the current consumer.
     pub(crate) fn new(id: InFlightId, releases: &Arc<Releases>) -> Self {
         Self {
             id,
@@ -77,7 +73,7 @@ impl Hold {
         }
     }
 
-    /// The id of a place whose message is acknowledged: it is not released any more.
+    /// Returns the id of an acknowledged delivery, which is not released any more.
     pub(crate) fn settle(mut self) -> InFlightId {
         self.is_settled = true;
         self.id
@@ -93,10 +89,10 @@ impl Drop for Hold {
     }
 }
 
-/// Where deliveries go that are dropped before they are settled.
+/// The queue of deliveries that were dropped before they were settled.
 pub struct Releases {
-    /// Unbounded, but never longer than what is held: an entry leaves the register only after its
-    /// release was sent.
+    /// Unbounded, but never longer than the register: an entry leaves it only after its release was
+    /// sent.
     ids: UnboundedSender<InFlightId>,
     /// Counts consumers: another one would take an acknowledgement of the last one's delivery for one
     /// of its own, perhaps of another message.
@@ -104,7 +100,6 @@ pub struct Releases {
 }
 
 impl Releases {
-    /// Sends the ids of dropped deliveries there.
     pub(crate) fn new(ids: UnboundedSender<InFlightId>) -> Self {
         Self {
             ids,
@@ -117,7 +112,7 @@ impl Releases {
         self.generation.load(Ordering::Relaxed)
     }
 
-    /// The consumer is another one.
+    /// Another consumer delivers from now on.
     pub(crate) fn begin_generation(&self) {
         self.generation.fetch_add(1, Ordering::Relaxed);
     }
@@ -135,7 +130,7 @@ pub struct Decoded {
 pub(crate) struct Batch {
     /// In the order in which they arrived.
     pub(crate) messages: Vec<Decoded>,
-    /// When a writer took it first (nanoseconds of [`timings::now_nanos`]).
+    /// When a writer took it (nanoseconds of [`timings::now_nanos`]).
     pub(crate) taken: u64,
     /// Attempts to write it that failed.
     pub(crate) failures: Failures,
@@ -177,29 +172,24 @@ pub struct BatchTimings {
     pub method: WriteMethod,
     /// Attempts to write it that failed.
     pub failures: Failures,
-    /// What `observe` makes once for all messages of the batch.
+    /// Made by `observe` once for all messages of the batch.
     pub observed: OnceLock<Arc<dyn Any + Send + Sync>>,
 }
 
-/// A message whose row Postgres refused.
 pub(crate) struct RefusedRow {
-    /// The message.
     pub(crate) decoded: Decoded,
     /// SQLSTATE and message.
     pub(crate) detail: String,
 }
 
-/// A message to be buried.
 pub(crate) struct DeadLetter {
-    /// The message.
     pub(crate) delivery: Delivery,
-    /// Why, for metrics.
     pub(crate) reason: Reason,
-    /// Why, for people; no payload.
+    /// For people; no payload.
     pub(crate) detail: String,
     /// Its event, if it could be decoded.
     pub(crate) event: Option<Event>,
-    /// The batch that it was in, if it came so far.
+    /// Its batch, if it reached one.
     pub(crate) batch: Option<Arc<BatchTimings>>,
 }
 
@@ -215,8 +205,6 @@ pub struct CacheWrite {
 
 /// A letter that the dead-letter stream has acknowledged.
 pub(crate) struct BuriedLetter {
-    /// The letter.
     pub(crate) letter: DeadLetter,
-    /// Attempts to publish it that failed.
     pub(crate) failures: Failures,
 }

@@ -46,12 +46,12 @@ struct ObserverParts {
     log: RateLimit,
 }
 
-/// What each message of a batch is observed in, counted here first and added up once a batch.
+/// Observations of a batch's messages, added to the histograms once a batch.
 struct Tallies {
     /// By [`PASSED_ALONE`].
     stages: [Tally; PASSED_ALONE.len()],
     end_to_end: Tally,
-    /// The most that the stream's clock was ahead.
+    /// The largest clock skew.
     skew_nanos: u64,
 }
 
@@ -217,7 +217,7 @@ impl ObserverParts {
         decision
     }
 
-    /// The way from the log to the trace, for those that somebody will look for.
+    /// Logs the trace id of a message that somebody will look for.
     fn mention(&self, message: &SettledMessage<'_>, reason: Decision) {
         if !matches!(reason, Decision::Failed | Decision::Slow) {
             return;
@@ -264,7 +264,7 @@ fn span_of_batch(queue: &SpanQueue, batch: &BatchTimings, moment: &Moment) -> Ar
     span.expect("nothing else is put there")
 }
 
-/// What the histograms were told of a message.
+/// The exemplars of a message.
 fn exemplars(message: &SettledMessage<'_>) -> Vec<(Timed, Exemplar)> {
     let at = Timestamp::from_nanos(i128::from(message.times.ended()));
     let trace_id = message.delivery.trace_id;

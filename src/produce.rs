@@ -55,19 +55,17 @@ const LISTED_MAX: u64 = 5;
 /// Room for attributes and headers beside the data, in bytes.
 const ENVELOPE_BYTES: usize = 2_048;
 
-/// Why a run did not start, or could not go on.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    /// What was asked for does not fit what is there; the words name the setting.
+    /// The options do not fit the stream or the server; the text names the setting.
     #[error("{0}")]
     Misfit(String),
     /// The connection was closed for good.
     #[error(transparent)]
     Nats(#[from] crate::error::Error),
-    /// The HTTP client for reads cannot be made.
     #[error("reads: {0}")]
     Http(#[from] reqwest::Error),
-    /// A task ended by itself: a mistake of ours.
+    /// A task panicked.
     #[error("the sender ended: {0}")]
     Task(#[from] tokio::task::JoinError),
 }
@@ -81,10 +79,8 @@ pub(crate) struct Stop {
     pub(crate) waiting: CancellationToken,
 }
 
-/// Where a run publishes: what [`connect`] found.
 #[derive(Debug)]
 pub(crate) struct Target {
-    /// The connection to NATS.
     pub(crate) connection: Connection,
     /// The subjects that the stream takes.
     pub(crate) stream_subjects: Vec<String>,
@@ -126,7 +122,7 @@ pub(crate) async fn run(
 
 type Started = (Arc<Publisher>, Option<Arc<StateReader>>, JoinSet<()>);
 
-/// Checks what is to be published, and starts all that runs beside the sending.
+/// Checks the options, and starts the background tasks.
 async fn start(
     config: &Config,
     options: &Options,

@@ -31,7 +31,7 @@ pub(crate) fn printable(text: &str, max_bytes: usize) -> String {
     shown
 }
 
-/// On one line: line breaks and other characters that move what is around them are escaped.
+/// Escapes line breaks and characters that move the text around them.
 pub(crate) fn on_one_line(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {

@@ -22,16 +22,11 @@ use crate::telemetry::{Health, Metrics, runtime};
 /// Probes and scrapers are few.
 const CONNECTIONS_MAX: usize = 64;
 
-/// What the admin endpoints answer from.
 #[derive(Clone)]
 pub(crate) struct Admin {
-    /// Which dependencies answer.
     pub(crate) health: Health,
-    /// What `/metrics` shows.
     pub(crate) metrics: Metrics,
-    /// What `/debug/slow` shows.
     pub(crate) slow: SlowList,
-    /// Which lines are logged.
     pub(crate) log_filter: LogFilter,
 }
 

@@ -28,7 +28,6 @@ const REQUESTS_AT_ONCE: usize = 256;
 /// An answer takes no longer than this. Longer than a read of Postgres may.
 const REQUEST_LIMIT: Duration = Duration::from_secs(5);
 
-/// What the guard needs.
 #[derive(Clone)]
 pub(super) struct Guard {
     metrics: Metrics,

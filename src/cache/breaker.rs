@@ -7,7 +7,7 @@ use super::failure::CacheFailure;
 /// Reads in a row without an answer in time, after which the connection is given up.
 const LATE_READS_MAX: u32 = 3;
 
-/// Counts what speaks against a connection.
+/// Counts failures of a connection.
 #[derive(Default)]
 pub(super) struct Breaker {
     late_reads: AtomicU32,
@@ -41,7 +41,7 @@ mod tests {
     use super::*;
     use crate::error::{Class, Code, Dependency, Error};
 
-    /// What can happen to a connection.
+    /// An event of a connection.
     #[derive(Debug, Clone, Copy)]
     enum Event {
         Answered,

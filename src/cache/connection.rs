@@ -35,7 +35,6 @@ const CLAIM_LIMIT: Duration = Duration::from_secs(5);
 /// How often a connection is asked again which process it leads to.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A verified connection.
 pub(super) struct VerifiedConnection {
     pub(super) redis: MultiplexedConnection,
     /// The server's process, as it names itself.
@@ -95,7 +94,8 @@ impl Cache {
         }))
     }
 
-    /// Hands the connection out until it fails. `None`: who saw it fail has said so.
+    /// Hands the connection out until it fails. Returns `None` where the failure was logged
+    /// already.
     async fn watch(&self, connection: Arc<VerifiedConnection>) -> Option<Error> {
         self.0.breaker.close();
         self.0.connection.store(Some(connection.clone()));
@@ -169,7 +169,7 @@ impl Cache {
         }
     }
 
-    /// A failure for the log; the same one again and again is said once in a while.
+    /// Logs a failure; the same one only once in a while.
     pub(super) fn say(&self, error: &Error) {
         if let Some(suppressed) = self.0.said[error.code as usize].allow() {
             tracing::warn!(%error, suppressed, "the cache fails; reads go to Postgres where they must");

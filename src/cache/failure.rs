@@ -6,13 +6,12 @@ use redis::{ErrorKind, RedisError, RedisResult, ServerErrorKind};
 
 use crate::error::{Class, Code, Dependency, Error};
 
-/// Why an operation did not succeed.
 #[derive(Debug)]
 pub(super) enum CacheFailure {
     /// The server answered, and refused (out of memory, loading, no permission): the connection
     /// is whole and what was sent before and after is not touched by it.
     Refused(Error),
-    /// There is something under the key that we did not write.
+    /// The key holds something that ganesh did not write.
     Foreign(Error),
     /// No answer in time. The operation may still happen.
     Late(Error),
@@ -21,7 +20,6 @@ pub(super) enum CacheFailure {
 }
 
 impl CacheFailure {
-    /// What to count and to say.
     pub(super) fn into_error(self) -> Error {
         match self {
             Self::Refused(error)
@@ -31,7 +29,6 @@ impl CacheFailure {
         }
     }
 
-    /// The same, borrowed.
     pub(super) fn error(&self) -> &Error {
         match self {
             Self::Refused(error)
@@ -42,7 +39,7 @@ impl CacheFailure {
     }
 }
 
-/// Waits for an answer of the cache, no longer than `limit`.
+/// Waits for an answer of the cache, at most `limit`.
 pub(super) async fn within<T>(
     limit: Duration,
     what: &str,
@@ -65,8 +62,8 @@ fn failure(error: &RedisError) -> CacheFailure {
     }
 }
 
-/// Turns what the client library says into our error. Nothing here is ever fatal: without the
-/// cache reads are slower, and nothing else.
+/// Converts an error of the client library. No error is fatal: without the cache reads are only
+/// slower.
 pub(super) fn classify(error: &RedisError) -> Error {
     let code = match (error.kind(), error.code()) {
         (_, Some("OOM")) => Code::Resources,

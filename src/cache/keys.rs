@@ -22,7 +22,6 @@ pub(super) const ORDER_BYTES: usize = 1 + 2 * WIDTH;
 /// Where the event begins.
 const HEAD_BYTES: usize = ORDER_BYTES + WIDTH;
 
-/// The key of a subject's newest state.
 pub(super) fn key(epoch: i64, subject: &str) -> String {
     format!("{epoch}:latest:{subject}")
 }
@@ -32,7 +31,6 @@ pub(super) fn lease() -> String {
     format!("L{:032x}", rand::random::<u128>())
 }
 
-/// A state as it is stored.
 pub(super) fn value(time: Timestamp, stream_seq: u64, now: Timestamp, event: &[u8]) -> Vec<u8> {
     // Flipping the sign bit keeps the order and leaves no negative numbers.
     let time = time.micros().cast_unsigned() ^ (1 << 63);
@@ -44,12 +42,9 @@ pub(super) fn value(time: Timestamp, stream_seq: u64, now: Timestamp, event: &[u
     value
 }
 
-/// What was found under a key.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum CachedEntry {
-    /// Some reader's lease.
     Lease,
-    /// A state.
     NewestState {
         /// Since it was written; hosts' clocks differ, so that it is zero rather than negative.
         age: Duration,
@@ -58,7 +53,7 @@ pub(super) enum CachedEntry {
     },
 }
 
-/// Reads what stands under a key; `None` is nothing that we wrote.
+/// Parses a stored value; `None` if ganesh did not write it.
 pub(super) fn parse(stored: Vec<u8>, now: Timestamp) -> Option<CachedEntry> {
     match stored.first()? {
         b'L' => Some(CachedEntry::Lease),

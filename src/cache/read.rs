@@ -16,9 +16,9 @@ use crate::error::{Class, Code, Dependency, Error};
 use crate::event::{Timestamp, to_json};
 use crate::labels::CacheRequest;
 
-/// An answer that takes longer is not waited for: Postgres is asked.
+/// A read that waits longer goes to Postgres.
 const READ_LIMIT: Duration = Duration::from_millis(100);
-/// A lease ends by itself after this, should its holder die. In it must fit one query.
+/// A lease expires after this time if its holder dies. One query must fit in it.
 const LEASE: Duration = Duration::from_secs(2);
 /// How long a reader waits for what another is fetching.
 const WAIT_LIMIT: Duration = Duration::from_millis(250);
@@ -34,7 +34,7 @@ pub struct Answer {
     pub origin: Origin,
 }
 
-/// Where an answer came from.
+/// The path that an answer took.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
     /// From the cache.
@@ -56,15 +56,14 @@ pub enum Origin {
     Bypass,
 }
 
-/// What a reader meets in the cache.
 enum Met {
     NewestState {
         age: Duration,
         event: Bytes,
     },
-    /// Nothing, and the lease is ours now.
+    /// Nothing; this reader holds the lease.
     Nothing,
-    /// The lease of another.
+    /// Another reader holds the lease.
     Lease,
 }
 
@@ -111,7 +110,7 @@ impl Cache {
         }
     }
 
-    /// The connection and the epoch that a read which starts now may go by.
+    /// Returns the connection and the epoch that a read which starts now may use.
     fn readable(&self) -> Option<(Arc<VerifiedConnection>, i64)> {
         let connection = self.0.connection.load_full()?;
         let known = self.0.known.load();
@@ -155,8 +154,8 @@ impl Cache {
         Ok(Answer { event, origin })
     }
 
-    /// Puts a value in the place of our lease, or gives the lease back when there is none.
-    /// Whether the lease was still there.
+    /// Replaces our lease by a value, or gives it back when there is none. Returns whether the
+    /// lease was still there.
     async fn settle(
         &self,
         connection: &Arc<VerifiedConnection>,
@@ -217,7 +216,7 @@ fn foreign() -> Error {
     Error::new(Dependency::Cache, Class::Transient, Code::Response, what)
 }
 
-/// Removes what we did not write. Should that fail, the next read tries again.
+/// Removes a foreign value. If that fails, the next read tries again.
 async fn remove(connection: &VerifiedConnection, key: &str) {
     let mut connection: MultiplexedConnection = connection.redis.clone();
     let removal = redis::Cmd::del(key);

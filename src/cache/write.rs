@@ -27,7 +27,7 @@ const KEYS_PER_TRIP: usize = 512;
 /// States of one round trip, in bytes, unless a single one is larger.
 const BYTES_PER_TRIP: usize = 1024 * 1024;
 
-/// What a batch has committed for one subject.
+/// The newest state of a subject that a batch has committed.
 #[derive(Debug, Clone, Copy)]
 pub struct NewestState<'a> {
     /// The subject.
@@ -111,7 +111,6 @@ impl Cache {
         }
     }
 
-    /// Does without the write.
     async fn skip(&self) -> Result<Option<Error>, Error> {
         self.count(CacheRequest::WriteSkipped);
         self.advance().await?;
@@ -237,7 +236,7 @@ async fn remove(
     .await
 }
 
-/// What the script is given; nothing means that the state has to go.
+/// Encodes a state for the script; empty removes it.
 fn encode(state: &NewestState<'_>) -> Vec<u8> {
     if state.invalidate {
         return Vec::new();

@@ -56,7 +56,7 @@ pub(super) async fn run(config: Config, matches: &ArgMatches) -> Result<(), Fail
     }
 }
 
-/// The dead-letter stream as it is at the start: what is written later is for the next command.
+/// The dead-letter stream at the start of the command; later letters are for the next one.
 struct DeadLetters {
     jetstream: Context,
     stream: Stream,
@@ -120,12 +120,12 @@ fn stop_at_signal() -> io::Result<CancellationToken> {
     stop_on_signal(|| ())
 }
 
-/// Text of a message or a letter as a terminal may get it: whoever may publish chose it.
+/// Text of a message or a letter, safe for a terminal: any publisher may have chosen it.
 fn shown(text: &str) -> String {
     printable(text, SHOWN_MAX_BYTES)
 }
 
-/// Whoever read the output has seen enough.
+/// A closed pipe is success.
 fn ends_quietly(written: io::Result<()>) -> Result<(), Failure> {
     match written {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),

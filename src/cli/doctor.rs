@@ -34,7 +34,6 @@ pub(super) fn command() -> Command {
         .args(flags(LOG_SETTINGS))
 }
 
-/// How a check went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum CheckResult {
     Ok,
@@ -42,7 +41,6 @@ enum CheckResult {
     Failed,
 }
 
-/// One line.
 struct Finding {
     result: CheckResult,
     what: &'static str,

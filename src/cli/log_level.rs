@@ -9,7 +9,6 @@ use crate::api::log_level::LevelChange;
 use crate::config::{Config, Group, Reader, flags, group_flags};
 use crate::telemetry::logs::FilterState;
 
-/// The name of the positional argument.
 const FILTER: &str = "filter";
 
 pub(super) fn command() -> Command {
@@ -50,7 +49,6 @@ pub(super) async fn run(config: Config, change: Option<LevelChange>) -> Result<(
     }
 }
 
-/// The change that was asked for, if any.
 pub(super) fn change(reader: &mut Reader, matches: &ArgMatches) -> Option<LevelChange> {
     let lasting = reader.duration("GANESH_LOG_LEVEL_FOR", "1s", "1d");
     let filter = matches.get_one::<String>(FILTER)?;

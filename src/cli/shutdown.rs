@@ -8,10 +8,9 @@ const RESERVE_MAX: Duration = Duration::from_secs(3);
 /// The reserve is shared out in so many parts.
 const RESERVE_PARTS: u32 = 12;
 
-/// What is done at the end, in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
-    /// What is held is stored and acknowledged.
+    /// Messages in flight are stored and acknowledged.
     Drain,
     /// NATS takes the last acknowledgements and releases.
     Flush,
@@ -22,8 +21,8 @@ pub(super) enum Step {
 }
 
 impl Step {
-    /// How much of the reserve is left when the step has to be done. What the log leaves is
-    /// for the exit itself.
+    /// Parts of the reserve that remain when the step has to be done. The rest after the log is for
+    /// the exit itself.
     const fn parts_left(self) -> u32 {
         match self {
             Self::Drain => RESERVE_PARTS,
@@ -49,12 +48,12 @@ impl Shutdown {
         }
     }
 
-    /// The grace period begins now, if it has not begun.
+    /// Begins the grace period, if it has not begun.
     pub(super) fn begin(&self) {
         self.began.get_or_init(Instant::now);
     }
 
-    /// Until when a step may take; begins the grace period where no signal did.
+    /// The deadline of a step. Begins the grace period where no signal did.
     pub(super) fn until(&self, step: Step) -> Instant {
         let began = *self.began.get_or_init(Instant::now);
         let reserve = RESERVE_MAX.min(self.grace / 2);

@@ -16,7 +16,7 @@ const ATTEMPT_EVERY: Duration = Duration::from_millis(500);
 /// How often a wait says that it goes on.
 const SAY_EVERY: Duration = Duration::from_secs(5);
 
-/// Until when dependencies may take to be there.
+/// The deadline for dependencies at start.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct StartDeadline {
     at: Instant,
@@ -31,7 +31,6 @@ impl StartDeadline {
         }
     }
 
-    /// How long it is until then.
     pub(super) fn left(&self) -> Duration {
         self.at.saturating_duration_since(Instant::now())
     }

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
-/// What [`is_log_filter`] accepts, for the words about a mistake.
+/// What [`is_log_filter`] accepts.
 pub(crate) const EXPECTED: &str =
     "a level (error, warn, info, debug, trace) or directives such as ganesh=debug,info";
 

@@ -119,7 +119,6 @@ impl Reader {
             .ok()
     }
 
-    /// The value of a setting that has a default.
     pub(crate) fn parse<T>(
         &mut self,
         env: &'static str,
@@ -143,7 +142,7 @@ impl Reader {
         }
     }
 
-    /// What was given, or else the default, without spaces around it.
+    /// The given value or the default, trimmed.
     fn raw(&self, env: &str) -> Result<String, String> {
         let given = self.given(env)?.unwrap_or_default();
         Ok(match given.trim() {
@@ -157,7 +156,7 @@ impl Reader {
         own.copied().unwrap_or_else(|| setting_of(env).default)
     }
 
-    /// What was given; an empty flag or variable is none.
+    /// The given value; an empty flag or variable is none.
     fn given(&self, env: &str) -> Result<Option<String>, String> {
         let in_environment =
             |name: &str| self.environment.get(name).filter(|value| !value.is_empty());
@@ -184,7 +183,7 @@ impl Reader {
         }
     }
 
-    /// What was given and what was expected, in words.
+    /// Says what was given and what was expected.
     fn mistake(&self, env: &str, value: &str, expected: &str) -> String {
         let value = presentable(env, value);
         if self.flags.contains_key(env) {
@@ -196,8 +195,8 @@ impl Reader {
     }
 }
 
-/// The value in a mounted secret. One that is empty is a mistake: it would mean unset, and
-/// with that, for the API's token, that nobody needs one.
+/// Reads a mounted secret. An empty one is a mistake: for the API's token it would mean that no
+/// token is needed.
 fn read_file(path: &Path) -> Result<String, String> {
     let text =
         std::fs::read_to_string(path).map_err(|error| format!("cannot be read ({error})"))?;
@@ -207,7 +206,7 @@ fn read_file(path: &Path) -> Result<String, String> {
     }
 }
 
-/// What of a wrong value may be shown: all of it, unless it may hold a password.
+/// The part of a wrong value that may be shown: all of it, unless it may hold a password.
 fn presentable(env: &str, value: &str) -> String {
     let url = env.ends_with("_URL") || env.ends_with("_ENDPOINT");
     let shown = if url || value.contains("://") || value.contains('@') {

@@ -104,7 +104,7 @@ impl Reader {
         })
     }
 
-    /// Without TLS, which our HTTP clients are built without.
+    /// Without TLS: the HTTP clients are built without it.
     pub(crate) fn http_url(&mut self, env: &'static str) -> SecretUrl {
         self.parse(env, "a URL that starts with http://", |raw| {
             is_server_url(raw, &["http"]).then(|| SecretUrl::new(raw.to_owned()))

@@ -8,11 +8,9 @@ use crate::text::quoted;
 
 /// Longest `id`: with `source` and `time` it is the key in Postgres, whose index rows hold 2,704 bytes.
 pub const ID_MAX_BYTES: usize = 1_024;
-/// Longest `source`; see [`ID_MAX_BYTES`].
 pub(crate) const SOURCE_MAX_BYTES: usize = 1_024;
 /// Longest `subject`: it is indexed, and a key in the cache.
 pub(crate) const SUBJECT_MAX_BYTES: usize = 1_024;
-/// Longest `type`.
 pub(crate) const TYPE_MAX_BYTES: usize = 1_024;
 /// Longest `datacontenttype`: RFC 6838 gives type and subtype 127 characters each; the rest is parameters.
 pub(crate) const DATACONTENTTYPE_MAX_BYTES: usize = 512;
@@ -32,7 +30,6 @@ pub const EXTENSIONS_MAX_COUNT: usize = 64;
 /// Most bytes in the names and values of an event's extension attributes together.
 pub const EXTENSIONS_MAX_BYTES: usize = 16 * 1_024;
 
-/// The version that is understood.
 pub(super) const SPECVERSION: &str = "1.0";
 
 /// The attributes that the specification itself defines.
@@ -108,7 +105,7 @@ impl Attribute {
     }
 }
 
-/// The attributes of an event on their way in, as text, before the rules were applied.
+/// The attributes of an event as text, before the rules are applied.
 #[derive(Default)]
 pub(super) struct Draft<'a> {
     /// The specification's own, by [`Attribute`].
@@ -266,8 +263,8 @@ pub(super) fn check_text(name: &str, value: &str, max_bytes: usize) -> Result<()
     Ok(())
 }
 
-/// Names are `a` to `z` and `0` to `9`, and `data` is taken. What is not a name is refused: it would be
-/// lost, or become another attribute than the producer meant (`dataContentType`).
+/// Names are `a` to `z` and `0` to `9`, and `data` is taken. Any other name is rejected: it would
+/// be lost, or become another attribute than the producer meant (`dataContentType`).
 fn check_extension_name(name: &str) -> Result<(), DecodeError> {
     if name.len() > EXTENSION_NAME_MAX_BYTES {
         return Err(DecodeError::new(

@@ -85,7 +85,6 @@ impl<'a> Headers<'a> {
         })
     }
 
-    /// The content type, when one was sent.
     pub(super) fn content_type(&self) -> Result<Option<&'a str>, DecodeError> {
         if self.repeated_content_type {
             return Err(DecodeError::repeated("content-type"));
@@ -93,7 +92,6 @@ impl<'a> Headers<'a> {
         Ok(self.content_type.filter(|value| !value.is_empty()))
     }
 
-    /// The `Nats-Msg-Id`, when one was sent.
     pub(super) fn message_id(&self) -> Result<Option<&'a str>, DecodeError> {
         if self.repeated_nats_msg_id {
             return Err(DecodeError::repeated("Nats-Msg-Id"));

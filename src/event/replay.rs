@@ -29,9 +29,7 @@ pub(crate) struct FirstDelivery<'a> {
     pub(crate) generation: u32,
     /// Its `Nats-Msg-Id`, or `<stream>:<sequence>` if it had none: the id of a plain message.
     pub(crate) id: &'a str,
-    /// When the stream stored it.
     pub(crate) seen: Timestamp,
-    /// Its sequence in the stream.
     pub(crate) sequence: u64,
 }
 

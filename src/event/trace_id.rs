@@ -36,7 +36,6 @@ impl TraceId {
         Self(hasher.digest128().max(1).to_be_bytes())
     }
 
-    /// The id's bytes.
     pub(crate) fn bytes(self) -> [u8; 16] {
         self.0
     }

@@ -14,13 +14,13 @@ use crate::text::cut;
 /// Where the process's monotonic clock starts; marks count from here.
 static PROCESS_START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-/// The words for people that come with an error are cut at this length in telemetry.
+/// Error details in telemetry are cut at this length.
 pub(crate) const DETAIL_MAX_BYTES: usize = 512;
 
 /// Set at start, where nothing is to be timed.
 static STOPPED: AtomicBool = AtomicBool::new(false);
 
-/// Failed attempts of which the particulars are kept; an outage can make thousands.
+/// Failed attempts that are kept with details; an outage can make thousands.
 pub(crate) const FAILURES_KEPT_MAX: usize = 16;
 
 /// When a message was where: nanoseconds of [`now_nanos`].
@@ -43,8 +43,7 @@ impl Timings {
         }
     }
 
-    /// Notes that decode took it, at `nanos`: until then it waited, in JetStream or behind
-    /// others in our hands.
+    /// Notes that decode took it, at `nanos`. Until then it waited in JetStream or in the source.
     pub fn mark_taken(&mut self, nanos: u64) {
         self.taken = nanos;
     }
@@ -75,7 +74,6 @@ impl Timings {
 pub(crate) struct FailedAttempt {
     /// When it failed: nanoseconds of [`now_nanos`].
     pub(crate) at: u64,
-    /// The metrics' code.
     pub(crate) code: Code,
     /// The words for people, without payloads, cut at [`DETAIL_MAX_BYTES`].
     pub(crate) detail: String,
@@ -103,17 +101,16 @@ impl Failures {
         }
     }
 
-    /// Whether no attempt failed.
     pub(crate) fn is_empty(&self) -> bool {
         self.kept.is_empty()
     }
 
-    /// Those whose particulars are known, in the order of time.
+    /// The attempts with details, oldest first.
     pub(crate) fn kept(&self) -> &[FailedAttempt] {
         &self.kept
     }
 
-    /// How many there were besides.
+    /// How many more there were.
     pub(crate) fn left_out(&self) -> u32 {
         self.left_out
     }
@@ -157,7 +154,7 @@ impl Moment {
     }
 }
 
-/// From now on [`now_nanos`] asks no clock: records stay empty (`OTEL_SDK_DISABLED`).
+/// Makes [`now_nanos`] ask no clock, so that timings stay empty (`OTEL_SDK_DISABLED`).
 pub(crate) fn stop_clock() {
     STOPPED.store(true, Ordering::Relaxed);
 }

@@ -14,7 +14,6 @@ use crate::error::{Class, Code, Dependency, Error};
 use crate::telemetry::logs::RateLimit;
 use crate::telemetry::{Health, Metrics};
 
-/// How long one attempt to connect may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Least messages that a subscription buffers before the client calls it a slow
 /// consumer; what one pull brings has to fit.
@@ -24,10 +23,9 @@ const SUBSCRIPTION_CAPACITY_MESSAGES: usize = 65_536;
 /// its way at a drop is lost: requests, acknowledgements, and deliveries that nobody has read.
 pub(crate) type Drops = watch::Receiver<u64>;
 
-/// How often the client is asked whether the connection stands, where its event was lost.
+/// How often the connection's state is polled, in case its event was lost.
 const ASK_STATE_EVERY: Duration = Duration::from_millis(200);
 
-/// Waits until the connection stands.
 pub(crate) async fn connected(client: &Client, drops: &mut Drops) {
     while client.connection_state() != State::Connected {
         // A closed client sends no event any more; then its state is asked all the same.
@@ -126,8 +124,7 @@ fn parsed(url: &SecretUrl) -> Vec<Url> {
     urls.filter_map(Result::ok).collect()
 }
 
-/// Why there is no connection. Trying again does not help when the server knows us and
-/// refuses our credentials.
+/// Retrying does not help when the server rejects the credentials.
 pub(crate) fn connect_error(error: &ConnectError) -> Error {
     match error.kind() {
         ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
@@ -139,7 +136,6 @@ pub(crate) fn connect_error(error: &ConnectError) -> Error {
     }
 }
 
-/// Takes what the client tells of itself.
 struct EventObserver {
     health: Health,
     metrics: Metrics,

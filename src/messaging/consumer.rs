@@ -20,7 +20,6 @@ use super::streams::{
 use crate::config::{NatsConfig, PipelineConfig};
 use crate::error::{Class, Code, Dependency, Error};
 
-/// Why the streams or the consumer cannot be used.
 #[derive(Debug)]
 pub(crate) enum SetupError {
     /// They exist with settings that break a promise. Nothing was changed.
@@ -35,8 +34,7 @@ impl From<Error> for SetupError {
     }
 }
 
-/// Makes what is missing of event stream, dead-letter stream with its bucket, and consumer, after
-/// everything that exists was found fit.
+/// Makes missing streams, bucket and consumer, after everything that exists was found fit.
 ///
 /// # Errors
 /// See [`SetupError`].
@@ -88,7 +86,7 @@ pub(crate) async fn ensure(
     Ok((consumer, Arc::new(seen)))
 }
 
-/// What was last seen of the consumer: from where another one goes on when somebody deletes it.
+/// The last known position of the consumer: a new one continues there when somebody deletes it.
 #[derive(Debug)]
 pub(crate) struct LastSeen {
     seen: Mutex<ConsumerPosition>,
@@ -119,18 +117,17 @@ impl LastSeen {
         }
     }
 
-    /// Notes that somebody edited it, or made it again, so that it breaks a promise.
+    /// Notes that the consumer was edited or made again so that it breaks a promise.
     pub(crate) fn note_violation(&self, violation: Violation) {
         let _ = self.violation.set(violation); // One reason is enough.
         self.is_violated.cancel();
     }
 
-    /// Waits until it breaks a promise.
     pub(crate) async fn violated(&self) {
         self.is_violated.cancelled().await;
     }
 
-    /// What ends a service whose consumer was fit when it started: what of it breaks a promise.
+    /// The error that ends the service after a violation.
     pub(crate) fn violation_error(&self) -> Option<Error> {
         let violation = self.violation.get()?;
         let detail =
@@ -143,7 +140,7 @@ impl LastSeen {
         ))
     }
 
-    /// Notes what the server says of the consumer. Whether it is another one than before.
+    /// Notes the consumer's state. Returns whether it is another consumer than before.
     pub(crate) fn note(&self, info: &Info) -> bool {
         let mut seen = self
             .seen
@@ -155,7 +152,7 @@ impl LastSeen {
         is_other
     }
 
-    /// Where a consumer begins that takes the place of the last one.
+    /// Where a new consumer begins.
     fn start(&self, stream: &StreamInfo) -> DeliverPolicy {
         let mut seen = self
             .seen
@@ -177,12 +174,11 @@ impl LastSeen {
     }
 }
 
-/// What became of a consumer that did not answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Restored {
     /// It is the one that was there before.
     Same,
-    /// It is another one, made by us or by somebody else.
+    /// It is another one, made by ganesh or by somebody else.
     Other,
     /// The stream is gone, and the consumer with it.
     StreamGone,

@@ -8,14 +8,12 @@ use crate::event::{self, Timestamp, TraceId};
 use crate::message::timings::Timings;
 use crate::message::{Delivery, Hold, InFlightId, Releases};
 
-/// What the ack subject of a delivery says (NATS ADR-15).
+/// The parsed ack subject of a delivery (NATS ADR-15).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Metadata {
-    /// Its sequence in the stream.
     pub(crate) stream_sequence: u64,
     /// How often it was delivered, this time included.
     pub(crate) delivered: u64,
-    /// When the stream stored it.
     pub(crate) published_at: Timestamp,
 }
 
@@ -51,11 +49,9 @@ impl Metadata {
 
 /// A message that is a delivery of a consumer, not held yet.
 pub struct Arrived {
-    /// Subject, headers and body.
     pub(crate) message: Message,
-    /// Where its acknowledgement goes.
+    /// The ack subject.
     pub reply: Subject,
-    /// What that subject says.
     pub(crate) metadata: Metadata,
 }
 

@@ -17,7 +17,7 @@ use crate::config::PipelineConfig;
 use crate::message::{Delivery, InFlightId, Releases};
 use crate::telemetry::Metrics;
 
-/// What the server counts of a message beside headers and body (its subjects), at most.
+/// The most that the server counts for a message's subjects, beside headers and body.
 pub(crate) const SUBJECTS_MAX_BYTES: usize = 8 * 1024;
 
 /// How much may be held.
@@ -39,10 +39,9 @@ impl InFlightLimits {
     }
 }
 
-/// What the source may ask for.
+/// Free room, or the room of a pull.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Capacity {
-    /// Messages.
     pub(crate) messages: usize,
     /// Bytes, as delivered.
     pub(crate) bytes: usize,
@@ -72,9 +71,9 @@ impl SubAssign for Capacity {
 
 /// One delivery to be held.
 pub struct Arrival {
-    /// Where its acknowledgement goes.
+    /// The ack subject.
     pub reply: Subject,
-    /// What it takes of the limit: its size as delivered, at least.
+    /// Counts against the limit: at least its size as delivered.
     pub bytes: usize,
 }
 
@@ -88,13 +87,13 @@ pub struct InFlight {
     metrics: Metrics,
 }
 
-/// A slab, whose size is the most that was ever held: a hash map cost 5 % of our
-/// processor time. A place is used again only after its one delivery has left.
+/// A slab, whose size is the most that was ever held: a hash map costs 5 % of the processor time. A
+/// place is reused only after its one delivery has left.
 #[derive(Default)]
 struct Register {
     entries: Slab<InFlightDelivery>,
     bytes: usize,
-    /// What pulls may still bring.
+    /// The room of pulls under way.
     reserved: Capacity,
 }
 
@@ -103,7 +102,7 @@ struct InFlightDelivery {
     bytes: usize,
     /// When it was delivered, or progress was last acknowledged.
     alive_at: Instant,
-    /// By which consumer.
+    /// The consumer that delivered it.
     generation: u64,
     /// Whether `ack_wait` passed in between: another replica may hold it by now.
     is_maybe_elsewhere: bool,
@@ -139,7 +138,7 @@ impl InFlight {
             .expect("nothing panics while it holds this lock")
     }
 
-    /// Waits until at least `least` is free, and says what is. One waiter only: the source.
+    /// Waits until at least `least` is free, and returns the free room. Only the source may wait.
     pub(crate) async fn room(&self, least: Capacity) -> Capacity {
         loop {
             let freed = self.freed.notified();
@@ -162,12 +161,12 @@ impl InFlight {
         }
     }
 
-    /// Keeps room for what a pull may bring.
+    /// Reserves room for a pull.
     pub(crate) fn reserve(&self, room: Capacity) {
         self.register().reserved += room;
     }
 
-    /// Frees room that a pull filled, or will not fill any more.
+    /// Frees reserved room that a pull filled, or will not fill any more.
     pub(crate) fn unreserve(&self, room: Capacity) {
         if room != Capacity::default() {
             self.register().reserved -= room;
@@ -204,18 +203,18 @@ impl InFlight {
         ids
     }
 
-    /// Where deliveries go that are dropped.
+    /// The queue of dropped deliveries.
     pub fn releases(&self) -> &Arc<Releases> {
         &self.releases
     }
 
-    /// Lets deliveries go whose acknowledgements were sent: one lock for all of them.
+    /// Removes acknowledged deliveries, under one lock.
     pub(crate) fn settle(&self, deliveries: impl Iterator<Item = Delivery>) {
         let ids: Vec<InFlightId> = deliveries.map(|delivery| delivery.hold.settle()).collect();
         self.forget(ids.into_iter());
     }
 
-    /// Lets deliveries go that were acknowledged, or whose release was sent.
+    /// Removes deliveries that were acknowledged, or whose release was sent.
     pub(super) fn forget(&self, ids: impl Iterator<Item = InFlightId>) {
         {
             let mut register = self.register();
@@ -229,9 +228,9 @@ impl InFlight {
         self.freed.notify_one();
     }
 
-    /// Where to send the NAK of a delivery that is to be released; `None` once
-    /// `ack_wait` has passed without progress: another replica may hold it by then,
-    /// and a late NAK would make the server deliver it a third time.
+    /// The subject for the NAK of a dropped delivery. `None` once `ack_wait` has passed without
+    /// progress: another replica may hold it by then, and a late NAK would make the server deliver
+    /// it a third time.
     pub(super) fn nak_subject(&self, id: InFlightId) -> Option<Subject> {
         let register = self.register();
         let entry = register.entries.get(id)?;
@@ -241,8 +240,7 @@ impl InFlight {
         is_ours.then(|| entry.reply.clone())
     }
 
-    /// At most `limit` deliveries without progress since `before`; they count as alive
-    /// from now on.
+    /// At most `limit` deliveries without progress since `before`; they count as alive from now on.
     pub(super) fn take_overdue(&self, before: Instant, limit: usize) -> Vec<Subject> {
         let (now, generation) = (Instant::now(), self.generation());
         let mut register = self.register();
@@ -264,7 +262,7 @@ impl InFlight {
         self.releases.begin_generation();
     }
 
-    /// Says by which consumer what arrives now is delivered.
+    /// The number of the consumer that delivers now.
     fn generation(&self) -> u64 {
         self.releases.generation()
     }
@@ -274,7 +272,6 @@ impl InFlight {
         self.register().entries.len()
     }
 
-    /// How long the server waits before it delivers again.
     pub(crate) fn ack_wait(&self) -> Duration {
         self.ack_wait
     }

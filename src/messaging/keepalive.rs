@@ -26,17 +26,12 @@ const PROGRESS_MAX_AT_ONCE: usize = 4_096;
 /// Releases taken from the queue in one go.
 const RELEASES_MAX_AT_ONCE: usize = 1_024;
 
-/// Keeps and releases.
 pub(crate) struct Keepalive {
-    /// What is held.
     pub(crate) in_flight: Arc<InFlight>,
     /// Ids to be released.
     pub(crate) releases: UnboundedReceiver<InFlightId>,
-    /// The connection.
     pub(crate) client: Client,
-    /// Its drops.
     pub(crate) drops: Drops,
-    /// Where it counts.
     pub(crate) metrics: Metrics,
 }
 
@@ -110,7 +105,7 @@ impl Keepalive {
     }
 }
 
-/// What has shown no progress since then is told to be alive: half of `ack_wait` is left.
+/// Deliveries without progress since this time get a progress ack: half of `ack_wait` is left.
 fn overdue_before(now: Instant, ack_wait: Duration) -> Option<Instant> {
     now.checked_sub(ack_wait / 2)
 }

@@ -18,18 +18,14 @@ use crate::config::Config;
 use crate::event::Timestamp;
 use crate::telemetry::Metrics;
 
-/// How often the server is asked.
 const ASK_EVERY: Duration = Duration::from_secs(1);
-/// How often it is asked for a message at most: the server reads it from its disk.
+/// The shortest time between two requests for a message: the server reads it from disk.
 const ASK_OLDEST_EVERY: Duration = Duration::from_secs(2);
-/// How long its answers may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
-/// The subject of any message.
 const ANY_SUBJECT: &str = ">";
 
-/// Notes what is seen of the consumer, and whether it breaks a promise by now. Exports its pending
-/// counts, the age of its oldest pending message, and how many messages the stream removed before
-/// they were delivered. Until `stop`.
+/// Watches the consumer until `stop`: whether it breaks a promise, its pending counts, the age of
+/// its oldest pending message, and how many messages the stream removed before they were delivered.
 pub(crate) async fn watch(
     jetstream: Context,
     consumer: PullConsumer,
@@ -135,8 +131,8 @@ impl Lag {
         Ok(())
     }
 
-    /// How long ago the stream stored the first message after the acknowledgement floor; 0
-    /// when it was the last one and was acknowledged or removed meanwhile.
+    /// Seconds since the stream stored the first message after the acknowledgement floor; 0 when
+    /// that was the last message, or was settled or removed meanwhile.
     async fn oldest_pending_seconds(&self, info: &Info) -> Result<f64, String> {
         let stream: Stream<()> = self
             .jetstream

@@ -35,19 +35,16 @@ use crate::event::replay::GENERATION;
 pub const REASON: &str = "ganesh-dlq-reason";
 /// Why, for people: printable ASCII.
 pub(crate) const DETAIL: &str = "ganesh-dlq-detail";
-/// The stream that the message came from.
 pub(crate) const STREAM: &str = "ganesh-dlq-stream";
-/// Its sequence there.
 pub(crate) const STREAM_SEQUENCE: &str = "ganesh-dlq-stream-sequence";
 /// Its subject, exactly.
 pub const SUBJECT: &str = "ganesh-dlq-subject";
-/// How often it was delivered.
 pub(crate) const DELIVERIES: &str = "ganesh-dlq-deliveries";
 /// When it became a letter.
 pub(crate) const LAST_SEEN: &str = "ganesh-dlq-last-seen";
 /// The id that leads to its trace, row and log lines.
 pub(crate) const TRACE_ID: &str = "ganesh-dlq-trace-id";
-/// The object that has the message's headers and body, where the letter has no room for them.
+/// The object that holds the message's headers and body, where the letter has no room for them.
 pub(crate) const OBJECT: &str = "ganesh-dlq-object";
 /// How long the body in the object is.
 pub(crate) const BODY_BYTES: &str = "ganesh-dlq-body-bytes";
@@ -61,7 +58,7 @@ pub const ORIGINAL_PREFIX: &str = "ganesh-dlq-original-";
 
 const OUR_PREFIX: &str = "ganesh-dlq-";
 const NATS_PREFIX: &str = "nats-";
-/// Told by the server where a body was left out.
+/// The header in which the server gives the size of a body that it left out.
 const MESSAGE_SIZE: &str = "Nats-Msg-Size";
 
 /// A letter, as it was read.
@@ -77,7 +74,7 @@ pub struct Letter {
     pub body_bytes: u64,
     subject: String,
     headers: HeaderMap,
-    /// What its object has of headers, if it was read.
+    /// The headers in its object, once read.
     header_block: Option<Bytes>,
 }
 
@@ -113,7 +110,6 @@ impl Letter {
         self.header(REASON).unwrap_or_default()
     }
 
-    /// The subject of the message.
     pub(crate) fn subject(&self) -> &str {
         &self.subject
     }
@@ -185,7 +181,7 @@ impl Letter {
     }
 }
 
-/// One letter, or `None` if there is none of this sequence. What it has in an object is not read.
+/// Returns a letter, or `None` if there is none of this sequence. Its object is not read.
 ///
 /// # Errors
 /// When JetStream does not answer.
@@ -207,11 +203,11 @@ pub async fn one<I>(stream: &Stream<I>, sequence: u64) -> Result<Option<Letter>,
     }
 }
 
-/// Deletes a letter and then its object; a letter that is gone already is deleted. An object that stays
-/// behind, [`sweep`] removes.
+/// Deletes a letter and then its object; a missing letter is deleted. [`sweep`] removes an object
+/// that stays behind.
 ///
 /// # Errors
-/// When JetStream does not answer, or refuses to delete the letter.
+/// When JetStream does not answer, or rejects the deletion.
 pub(crate) async fn delete(bucket: &Bucket, letter: &Letter) -> Result<(), Error> {
     delete_message(&bucket.jetstream, &bucket.name, letter.sequence).await?;
     if let Some(name) = letter.object()

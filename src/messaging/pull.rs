@@ -24,15 +24,15 @@ use crate::error::{Class, Code, Dependency, Error};
 const CHUNK_MAX_MESSAGES: usize = 256;
 /// Requests under way at most, without those whose end is overdue.
 const PULLS_MAX: usize = 2;
-/// A request that is not filled ends after this: the longest that a shutdown waits for it.
+/// An unfilled request ends after this time; a shutdown waits for it.
 pub(crate) const PULL_EXPIRES: Duration = Duration::from_secs(1);
-/// The next request is sent when the last one is so old: the server has it when the last one ends.
+/// The next request is sent when the last one is this old, so that it arrives before the last one
+/// ends.
 const NEXT_PULL_AFTER: Duration = Duration::from_millis(800);
-/// How long after its expiry the end of a request may take to arrive on a machine that is starved.
-/// Then it is overdue, or was lost.
+/// How long the end of a request may be late on a starved machine. After that it is overdue, or
+/// lost.
 pub(crate) const PULL_END_GRACE: Duration = Duration::from_secs(4);
 
-/// The pull requests of one consumer.
 pub(crate) struct Pulls {
     consumer: PullConsumer,
     in_flight: Arc<InFlight>,
@@ -42,7 +42,7 @@ pub(crate) struct Pulls {
     messages: ReadyChunks<Subscriber>,
     /// The oldest first.
     live: VecDeque<Pull>,
-    /// Whose end is overdue, or was cut off by a dropped connection.
+    /// Requests whose end is overdue, or was cut off by a dropped connection.
     late: Vec<Pull>,
 }
 
@@ -51,21 +51,17 @@ struct Pull {
     number: u64,
     asked: Capacity,
     left: Capacity,
-    /// When its end is overdue; of a late one: when nothing of it can come any more.
+    /// When its end is overdue. For a late one: when it can bring nothing more.
     until: Instant,
     next_after: Instant,
 }
 
-/// What arrived at once.
 #[derive(Default)]
 pub(crate) struct Arrivals {
-    /// Messages, in order.
     pub(crate) messages: Vec<Message>,
-    /// How requests ended.
     pub(crate) ends: Vec<PullEnd>,
 }
 
-/// How a request ended.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum PullEnd {
     /// Filled, expired, or ended by the server in the ordinary way.
@@ -73,10 +69,7 @@ pub(crate) enum PullEnd {
     /// The consumer was deleted, or JetStream does not answer.
     Gone,
     /// The next message has more bytes than this request, which brought nothing, had room for.
-    TooLarge {
-        /// Bytes that it asked for.
-        asked_bytes: usize,
-    },
+    TooLarge { asked_bytes: usize },
     /// The server refused it.
     Failed(String),
 }
@@ -128,7 +121,7 @@ impl Pulls {
         }
     }
 
-    /// Asks for what there is room for.
+    /// Requests messages for the free room.
     ///
     /// # Errors
     /// When the request cannot be sent.
@@ -155,8 +148,8 @@ impl Pulls {
         Ok(())
     }
 
-    /// What arrives next; `None` when the client is closed. Can be stopped anywhere. The caller holds
-    /// the messages before it asks for room again.
+    /// Returns the next arrivals; `None` when the client is closed. Cancel safe. The caller
+    /// registers the messages before it asks for room again.
     pub(crate) async fn next(&mut self) -> Option<Arrivals> {
         let chunk = self.messages.next().await?;
         let mut arrivals = Arrivals::default();
@@ -225,8 +218,7 @@ impl Pulls {
         })
     }
 
-    /// The connection dropped and stands again: nobody knows which requests arrived. What arrived
-    /// expires soon.
+    /// Call after a reconnect: nobody knows which requests arrived. Those that did expire soon.
     pub(crate) fn cut(&mut self) {
         let until = Instant::now() + PULL_EXPIRES + PULL_END_GRACE;
         self.late
@@ -239,8 +231,8 @@ impl Pulls {
         pulls.map(|pull| pull.until).min()
     }
 
-    /// Forgets late requests of which nothing can come any more, and returns whether the end of
-    /// another one is overdue. Its messages are ours until `ack_wait` has passed.
+    /// Forgets late requests that can bring nothing more. Returns whether the end of another one is
+    /// overdue: its messages are ours until `ack_wait` has passed.
     pub(crate) fn expire(&mut self) -> bool {
         let now = Instant::now();
         let over = self.late.extract_if(.., |pull| pull.until <= now);

@@ -44,12 +44,12 @@ impl fmt::Display for Violation {
     }
 }
 
-/// What the consumer of replicas with this configuration needs at least.
+/// The least `max_ack_pending` of the consumer with this configuration.
 pub(super) fn max_ack_pending(pipeline: &PipelineConfig) -> i64 {
     i64::try_from(pipeline.max_in_flight * REPLICAS_WITH_ROOM).unwrap_or(i64::MAX)
 }
 
-/// The subjects that a consumer takes, if it takes some only.
+/// The subjects of a filtered consumer.
 fn filters(consumer: &Config) -> Vec<&str> {
     let one = Some(&consumer.filter_subject).filter(|subject| !subject.is_empty());
     let filters = one.into_iter().chain(&consumer.filter_subjects);

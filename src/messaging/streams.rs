@@ -20,7 +20,7 @@ pub const DLQ_DUPLICATE_WINDOW: Duration = Duration::from_hours(24);
 /// How long the event stream remembers a `Nats-Msg-Id`: NATS's own default.
 const DUPLICATE_WINDOW: Duration = Duration::from_mins(2);
 
-/// The event stream as we make it.
+/// The event stream as ganesh makes it.
 pub fn event_stream(config: &NatsConfig) -> Config {
     Config {
         name: config.stream.clone(),
@@ -36,7 +36,7 @@ pub fn event_stream(config: &NatsConfig) -> Config {
     }
 }
 
-/// The dead-letter stream as we make it: what is full refuses, it drops no letter.
+/// The dead-letter stream as ganesh makes it: a full one rejects letters, and drops none.
 pub fn dlq_stream(config: &NatsConfig) -> Config {
     Config {
         name: config.dlq_stream.clone(),
@@ -50,7 +50,7 @@ pub fn dlq_stream(config: &NatsConfig) -> Config {
     }
 }
 
-/// The stream of the bucket of the dead-letter stream, as we make it: like an Object Store of NATS.
+/// The stream of the letters' bucket as ganesh makes it: like an Object Store of NATS.
 pub fn bucket_stream(letters: &Config) -> Config {
     Config {
         name: bucket::stream_name(&letters.name),
@@ -84,7 +84,7 @@ pub(crate) async fn created(
     Ok(info(jetstream, name).await?.map(|info| info.created))
 }
 
-/// What JetStream says of the stream; `None` when it is not there.
+/// Returns the stream's info; `None` when it does not exist.
 ///
 /// # Errors
 /// When JetStream does not answer.
@@ -122,7 +122,7 @@ pub(crate) async fn create(jetstream: &Context, config: Config) -> Result<(), Er
     Ok(())
 }
 
-/// What of an existing event stream breaks a promise.
+/// Returns the settings of an existing event stream that break a promise.
 pub(crate) fn event_stream_violations(stream: &Config) -> Vec<Violation> {
     let mut violations = Vec::new();
     if stream.no_ack {
@@ -142,7 +142,7 @@ pub(crate) fn event_stream_violations(stream: &Config) -> Vec<Violation> {
     violations
 }
 
-/// What of an existing dead-letter stream breaks a promise.
+/// Returns the settings of an existing dead-letter stream that break a promise.
 pub(crate) fn dlq_stream_violations(stream: &Config) -> Vec<Violation> {
     let name = &stream.name;
     let mut violations = Vec::new();
@@ -175,7 +175,7 @@ pub(crate) fn dlq_stream_violations(stream: &Config) -> Vec<Violation> {
     violations
 }
 
-/// What of an existing bucket breaks a promise.
+/// Returns the settings of an existing bucket that break a promise.
 pub(crate) fn bucket_stream_violations(stream: &Config, letters: &Config) -> Vec<Violation> {
     let mut violations = Vec::new();
     let mut check = |broken: bool, problem: &str, fix: &str| {
@@ -214,7 +214,7 @@ pub(crate) fn bucket_stream_violations(stream: &Config, letters: &Config) -> Vec
     violations
 }
 
-/// What loses letters, or what letters have in a bucket. A table, and as long as one.
+/// Returns settings that lose letters, or their objects.
 fn loses_letters(stream: &Config) -> Vec<Violation> {
     let mut violations = Vec::new();
     let mut check = |broken: bool, problem: &str, fix: &str| {

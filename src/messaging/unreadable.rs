@@ -34,13 +34,12 @@ const LOOKS_MAX: usize = 20_000;
 /// The error code of an answer that there is no such message.
 const NO_MESSAGE_FOUND: u64 = 10_037;
 
-/// Looks for them among the messages of one consumer.
 pub(crate) struct Search {
     client: Client,
     consumer: PullConsumer,
-    /// Since when the consumer is there: another one has other messages.
+    /// When the consumer was made: another one has other messages.
     created_unix_nanos: i128,
-    /// Up to this sequence all are known: they had arrived here, or were looked at.
+    /// All messages up to this sequence are known to be readable or not.
     known_to: u64,
     /// Those of them that cannot be read. Should the acknowledgement of one be lost, it is delivered
     /// again.
@@ -50,9 +49,8 @@ pub(crate) struct Search {
 /// A message that cannot be read, as one that can: its headers are in [`HEADERS_BASE64`], and what is
 /// no text in its subject is replaced.
 pub(crate) struct Unreadable {
-    /// It.
     pub(crate) arrived: Arrived,
-    /// What the client library stumbles over.
+    /// What the client library cannot parse.
     pub(crate) why: &'static str,
 }
 
@@ -80,7 +78,6 @@ struct ApiError {
 }
 
 impl Search {
-    /// A search that has seen nothing yet.
     pub(crate) fn new(client: Client, consumer: PullConsumer) -> Self {
         Self {
             client,
@@ -224,8 +221,8 @@ impl Stored {
     }
 }
 
-/// What async-nats cannot read in a message with this subject, as JSON has it, which `is_text` or
-/// is not UTF-8, and these headers. It follows what `Connection::try_read_op` does there.
+/// Says what async-nats cannot parse in a message with this subject (as JSON has it; `is_text`
+/// unless it is not UTF-8) and these headers. It follows `Connection::try_read_op` there.
 fn check(subject: &str, is_text: bool, headers: &[u8]) -> Result<(), &'static str> {
     if !is_text {
         return Err("its subject is not UTF-8");

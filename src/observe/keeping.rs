@@ -8,28 +8,25 @@ use crate::event::TraceId;
 use crate::labels::Decision;
 use crate::telemetry::budget::Budget;
 
-/// What the decision depends on.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Facts {
     /// It became a dead letter, or an attempt failed on its way.
     pub(crate) failed: bool,
-    /// It was delivered before.
     pub(crate) redelivered: bool,
     /// From the stream's timestamp to the settlement, in nanoseconds.
     pub(crate) total_nanos: u64,
     /// The producer records its trace.
     pub(crate) upstream: bool,
-    /// Its trace id.
     pub(crate) trace_id: TraceId,
 }
 
-/// Keeps what is worth a trace, within a budget.
+/// Decides which traces are kept, within a budget.
 #[derive(Debug)]
 pub(crate) struct TailSampler {
     slow_nanos: u64,
     /// One in so many; 0 is none.
     baseline: u32,
-    /// Locked for a message that is worth a trace.
+    /// Locked only for a message that is worth a trace.
     budget: Mutex<Budget>,
 }
 
@@ -87,7 +84,6 @@ impl TailSampler {
     }
 }
 
-/// Whether a trace is kept after this decision.
 pub(crate) fn is_kept(decision: Decision) -> bool {
     !matches!(decision, Decision::OverBudget | Decision::Unsampled)
 }

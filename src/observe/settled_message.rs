@@ -14,11 +14,10 @@ use strum::VariantArray as _;
 /// A stage that failed.
 #[derive(Debug, Clone, Copy)]
 pub struct StageFailure<'a> {
-    /// Which one.
     pub(crate) stage: Stage,
     /// The metrics' `code` of the error, or `reason` of the dead letter.
     pub(crate) error_type: &'static str,
-    /// The words for people, without payloads.
+    /// No payload.
     pub(crate) detail: &'a str,
 }
 
@@ -33,7 +32,7 @@ pub struct SettledMessage<'a> {
     pub outcome: Outcome,
     /// When it was where.
     pub times: StageTimes,
-    /// What converts marks to the times of [`Self::times`].
+    /// Converts the marks of [`Self::times`].
     pub moment: Moment,
     /// The batch that it was written with, if it came so far.
     pub batch: Option<&'a BatchTimings>,
@@ -68,13 +67,9 @@ impl SettledMessage<'_> {
 
 /// What the messages of one batch have in common.
 pub(crate) struct SettledBatch<'a> {
-    /// Its rows.
     pub(crate) batch: &'a StoredBatch,
-    /// How it passed the cache.
     pub(crate) cache: &'a CacheWrite,
-    /// When it was acknowledged.
     pub(crate) moment: Moment,
-    /// The stage that failed, if one did.
     pub(crate) failure: Option<StageFailure<'a>>,
 }
 
@@ -99,7 +94,6 @@ impl<'a> SettledBatch<'a> {
         self.failure.is_some() || !(store.is_empty() && cache.is_empty())
     }
 
-    /// One of its messages.
     pub(crate) fn message(&'a self, decoded: &'a Decoded, outcome: Outcome) -> SettledMessage<'a> {
         let batch: &BatchTimings = &self.batch.timings;
         let delivery = &decoded.delivery;

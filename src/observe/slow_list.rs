@@ -19,11 +19,9 @@ pub(crate) const ENTRIES_MAX: usize = 50;
 /// The slowest ones are those of this window and of the one before.
 pub(crate) const WINDOW_NANOS: u64 = 300_000_000_000;
 
-/// One message.
 #[derive(Debug, Clone, Serialize)]
 pub(crate) struct SlowMessage {
     trace_id: String,
-    /// Whether its trace was kept, and why.
     decision: &'static str,
     outcome: &'static str,
     settled_at: String,
@@ -106,7 +104,6 @@ struct Lists {
 }
 
 impl SlowList {
-    /// Takes the message into the lists where it belongs there.
     pub(crate) fn offer(&self, message: &SettledMessage<'_>, decision: Decision) {
         let failed = message.has_failed();
         let window = message.moment.monotonic() / WINDOW_NANOS;
@@ -163,7 +160,7 @@ impl SlowList {
 }
 
 impl Lists {
-    /// What a message has to exceed to be among the slowest.
+    /// The total that a message must exceed to be among the slowest.
     fn threshold_nanos(&self) -> u64 {
         let last = self.slowest.get(ENTRIES_MAX - 1);
         last.map_or(0, |last| last.total_nanos)

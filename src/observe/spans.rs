@@ -33,7 +33,7 @@ use strum::VariantArray as _;
 /// Of a `Nats-Msg-Id`, which is as long as its producer likes; what is longer is cut.
 const MESSAGE_ID_MAX_BYTES: usize = 1_024;
 
-/// What a kept message's trace says of where it came from.
+/// Builds the spans of a message.
 #[derive(Debug)]
 pub struct MessageSpans {
     subjects: Vec<String>,

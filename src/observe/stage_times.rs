@@ -21,7 +21,6 @@ pub struct StageTimes {
 /// One stage that a message passed. Nanoseconds since the Unix epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Passed {
-    /// The stage.
     pub(crate) stage: Stage,
     /// When the message came to it: the end of the stage before.
     pub(crate) began: u64,
@@ -30,20 +29,18 @@ pub(crate) struct Passed {
 }
 
 impl Passed {
-    /// How long the message was in the stage, in nanoseconds.
     pub(crate) fn nanos(&self) -> u64 {
         self.ended - self.began
     }
 
-    /// The same, in seconds.
     pub(crate) fn seconds(&self) -> f64 {
         seconds(self.nanos())
     }
 }
 
 impl StageTimes {
-    /// Converts marks by `moment`. The first stage begins when the stream stored the message
-    /// or, where the stream's clock is ahead of ours, when we received it.
+    /// Converts marks by `moment`. The first stage begins when the stream stored the message; if
+    /// the stream's clock is ahead, when the source received it.
     pub fn new(stored_at: Timestamp, marks: &Marks, moment: &Moment) -> Self {
         let received = moment.unix_nanos(marks[Stage::Stream as usize]);
         let began = unix_nanos(stored_at).min(received);
@@ -63,7 +60,6 @@ impl StageTimes {
         self.began
     }
 
-    /// When the message was settled.
     pub(crate) fn ended(&self) -> u64 {
         self.ends[Stage::Settle as usize]
     }
@@ -79,7 +75,6 @@ impl StageTimes {
         (end != 0).then(|| seconds(end - self.began))
     }
 
-    /// The stages that the message passed, in flow order.
     pub(crate) fn passed(&self) -> impl Iterator<Item = Passed> {
         let mut last = self.began;
         Stage::VARIANTS
@@ -98,12 +93,11 @@ impl StageTimes {
     }
 }
 
-/// How far the stream's clock was ahead of ours when a message of it arrived: nanoseconds.
+/// Nanoseconds by which the stream's clock was ahead when a message arrived.
 pub(crate) fn skew_nanos(stored_at: Timestamp, received_mark: u64, moment: &Moment) -> u64 {
     unix_nanos(stored_at).saturating_sub(moment.unix_nanos(received_mark))
 }
 
-/// Seconds, as metrics have them.
 #[allow(clippy::cast_precision_loss, reason = "nanoseconds of 100 days fit")]
 pub(crate) fn seconds(nanos: u64) -> f64 {
     nanos as f64 / 1e9

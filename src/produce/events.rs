@@ -39,7 +39,6 @@ impl EventKind {
         Self::PageViewed,
     ];
 
-    /// The `type` attribute.
     pub(crate) const fn event_type(self) -> &'static str {
         match self {
             Self::DeviceTelemetry => "com.example.device.telemetry.v1",
@@ -52,7 +51,7 @@ impl EventKind {
         }
     }
 
-    /// What the NATS subject says of the kind, token by token.
+    /// The tokens of the NATS subject.
     pub(crate) const fn subject_tokens(self) -> [&'static str; 2] {
         match self {
             Self::DeviceTelemetry => ["device", "telemetry"],
@@ -65,7 +64,6 @@ impl EventKind {
         }
     }
 
-    /// The `source` attribute.
     const fn source(self) -> &'static str {
         match self {
             Self::DeviceTelemetry => "https://fleet.example.com/gateways/eu-west",
@@ -137,13 +135,10 @@ pub fn subject_name(rank: u32) -> String {
     format!("{}-{rank:06}", SubjectFamily::of_rank(rank).name())
 }
 
-/// What all events of a run say, instead of what follows from the seed. They are telemetry of
-/// a device then.
+/// Values of all events of a run, instead of generated ones. They are telemetry of a device then.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Chosen {
-    /// The subject.
     pub(crate) subject: Option<String>,
-    /// The type.
     pub(crate) event_type: Option<String>,
     /// The data, as JSON.
     pub(crate) data: Option<String>,

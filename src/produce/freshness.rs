@@ -39,7 +39,7 @@ struct Subject {
     settled: Option<Timestamp>,
 }
 
-/// What one read has shown.
+/// The result of one read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ReadVerdict {
     /// Whether it returned less than it had to.
@@ -49,7 +49,7 @@ pub struct ReadVerdict {
     pub staleness: Duration,
 }
 
-/// What a read has to show, fixed when it starts.
+/// The least that a read has to show, fixed when it starts.
 #[derive(Debug, Clone, Copy)]
 pub struct Begun {
     rank: u32,

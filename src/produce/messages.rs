@@ -180,7 +180,6 @@ impl MessageWriter {
         }
     }
 
-    /// The subject and the event of a recipe.
     pub(super) fn subject_and_event(&self, recipe: &Recipe) -> (&Subject, Event) {
         let (kind, event) = self.events.event(recipe.event, recipe.time);
         (&self.subjects[kind as usize], event)

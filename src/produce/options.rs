@@ -26,7 +26,7 @@ pub enum Mode {
     Plain,
 }
 
-/// What ends a run besides a signal.
+/// The end of a run, besides a signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
     /// This many messages.
@@ -61,19 +61,16 @@ impl End {
 pub struct Options {
     /// Messages a second; 0 is as fast as acknowledgements allow.
     pub rate_per_second: u32,
-    /// What ends the run.
+    /// The end of the run.
     pub end: End,
-    /// What all events say, where that was chosen.
+    /// Chosen values of all events.
     pub(crate) chosen: Chosen,
-    /// How many subjects the events are about.
     pub(crate) subjects: u32,
     /// Target size of an event's data.
     pub(crate) body_bytes: usize,
     /// How an event is written.
     pub mode: Mode,
-    /// Percentage of messages that repeat an event.
     pub(crate) duplicates_percent: f64,
-    /// Percentage of messages that are no events.
     pub(crate) invalid_percent: f64,
     /// One in this many messages is sampled; 0 is none.
     pub sample: u32,
@@ -81,16 +78,15 @@ pub struct Options {
     pub seed: Option<u64>,
     /// Messages that may wait for their acknowledgement.
     pub max_acks_in_flight: usize,
-    /// ReadCounts a second; 0 is none.
+    /// Reads a second; 0 is none.
     pub(crate) read_rate_per_second: u32,
     /// Where reads go, without a slash at its end.
     pub(crate) api_url: String,
-    /// Whether the report is printed as JSON.
     pub(crate) json: bool,
 }
 
 impl Options {
-    /// ReadCounts every option. They count only when [`Reader::finish`] has no mistakes.
+    /// Reads every option. They count only when [`Reader::finish`] has no mistakes.
     pub fn read(r: &mut Reader) -> Self {
         const RATE_MAX: u64 = 10_000_000;
         let modes = [Mode::Binary, Mode::Structured, Mode::Plain];

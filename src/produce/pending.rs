@@ -42,7 +42,7 @@ impl Token {
 /// A message that waits. Times are since the start of the run.
 #[derive(Debug, Clone, Copy)]
 pub struct Waiting {
-    /// What was sent.
+    /// The message that was sent.
     pub recipe: Recipe,
     /// When it was due: its latency counts from here.
     pub(crate) scheduled: Duration,

@@ -113,7 +113,6 @@ impl Publisher {
         Ok((publisher, acks))
     }
 
-    /// Time since the start of the run.
     pub(super) fn now(&self) -> Duration {
         self.start.elapsed()
     }
@@ -127,7 +126,6 @@ impl Publisher {
         lock(&self.ledger)
     }
 
-    /// The rank of the subject of an event.
     pub(super) fn rank(&self, event: u64) -> u32 {
         self.writer.rank(event)
     }
@@ -139,8 +137,8 @@ impl Publisher {
         stored.map(|sent| self.writer.stored_event(sent)).collect()
     }
 
-    /// Sends until the run's end. Can be dropped at any point: what was counted as
-    /// published and did not reach the connection is sent by [`Self::retry_all`].
+    /// Sends until the run's end. Cancel safe: [`Self::retry_all`] sends messages that were counted
+    /// and did not reach the connection.
     pub(super) async fn send_all(&self, rate_per_second: u32, end: End) {
         let mut pacer = Pacer::new(rate_per_second);
         let mut number = 0;
@@ -182,8 +180,8 @@ impl Publisher {
         Some((token, recipe))
     }
 
-    /// Hands the message to the connection, waiting while its queue is full. What
-    /// the client refuses at once (too large) stays pending, and fails in the end.
+    /// Hands the message to the connection, and waits while its queue is full. A message that the
+    /// client rejects (too large) stays pending, and fails in the end.
     async fn publish(&self, token: Token, recipe: &Recipe) {
         let message = self.writer.write(recipe);
         let reply = format!("{}.{}", self.inbox, token.to_text());
@@ -222,7 +220,7 @@ impl Publisher {
         }
     }
 
-    /// What is to be sent again; what has failed is counted and forgotten.
+    /// Messages to send again; failed ones are counted and forgotten.
     fn overdue(&self) -> Vec<(Token, Recipe)> {
         let mut ledger = self.ledger();
         let overdue = ledger.pending.overdue(self.now());
@@ -320,7 +318,6 @@ impl Publisher {
 }
 
 impl Ledger {
-    /// How many messages wait for their acknowledgement.
     pub(super) fn in_flight(&self) -> usize {
         self.pending.len()
     }

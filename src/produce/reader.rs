@@ -1,4 +1,4 @@
-//! ReadCounts newest states over HTTP, at a rate of its own, and has them judged.
+//! Reads newest states over HTTP, at a rate of its own, and has them judged.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -21,16 +21,16 @@ use crate::api::ENCODED;
 use crate::config::{Config, Secret};
 use crate::event::Timestamp;
 
-/// ReadCounts that wait for their answer, at most.
+/// Reads that wait for their answer, at most.
 const READS_IN_FLIGHT: u32 = 64;
 /// A read without an answer by then is an error.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often the server is asked what the service has acknowledged.
+/// How often the consumer's acknowledgement floor is read.
 const ASK_FLOOR_EVERY: Duration = Duration::from_millis(250);
 /// Picks until one is of a watched subject.
 const PICKS: usize = 8;
 
-/// ReadCounts subjects that are sent.
+/// Reads subjects that are sent.
 #[derive(Debug)]
 pub(super) struct StateReader {
     http: reqwest::Client,
@@ -78,7 +78,7 @@ impl StateReader {
         })
     }
 
-    /// ReadCounts on schedule, for as long as it is polled.
+    /// Reads on schedule, for as long as it is polled.
     pub(super) async fn read_all(self: &Arc<Self>, rate_per_second: u32) {
         let mut pacer = Pacer::new(rate_per_second);
         let mut number = 0;
@@ -97,7 +97,7 @@ impl StateReader {
         }
     }
 
-    /// Asks what the service has acknowledged, for as long as it is polled.
+    /// Reads the consumer's acknowledgement floor, for as long as it is polled.
     pub(super) async fn watch_floor(&self) {
         let mut tick = tokio::time::interval(ASK_FLOOR_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);

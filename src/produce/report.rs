@@ -8,14 +8,11 @@ use serde::Serialize;
 use super::latency::Latencies;
 use super::messages::Variant;
 
-/// What was published, and what became of it.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Counts {
     /// Messages sent, each once however often it was retried.
     pub(crate) published: u64,
-    /// Of those, acknowledged by the stream.
     pub(crate) acknowledged: u64,
-    /// Of the published, repeated events.
     pub(crate) duplicates_sent: u64,
     /// Of the published, messages that are no events.
     pub(crate) invalid_sent: u64,
@@ -23,9 +20,7 @@ pub(crate) struct Counts {
     pub(crate) distinct_events: u64,
     /// Acknowledgements that said that the stream held the message already.
     pub(crate) duplicate_acks: u64,
-    /// Times that a message was sent again.
     pub(crate) retries: u64,
-    /// Messages given up.
     pub(crate) failed: u64,
     /// Messages that the schedule asked for and that were left out.
     pub(crate) missed: u64,
@@ -51,14 +46,13 @@ impl Counts {
     }
 }
 
-/// What was read, and how fresh it was.
 #[derive(Debug, Default)]
 pub(crate) struct ReadCounts {
-    /// ReadCounts that were answered.
+    /// Reads that were answered.
     pub(crate) answered: u64,
     /// Of those, answers older than an event that was acknowledged a second before.
     pub(crate) stale: u64,
-    /// ReadCounts that were not answered, or not with an event.
+    /// Reads that were not answered, or not with an event.
     pub(crate) errors: u64,
     /// For how long what an answer did not show had been in the stream.
     pub(crate) staleness: Latencies,
@@ -69,16 +63,11 @@ pub(crate) struct ReadCounts {
 /// Quantiles of durations, in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
 pub(crate) struct QuantilesMs {
-    /// Half are below.
     pub(crate) p50: f64,
-    /// Nine in ten are below.
     pub(crate) p90: f64,
-    /// 99 in a hundred are below.
     pub(crate) p99: f64,
-    /// 999 in a thousand are below.
     #[serde(rename = "p99.9")]
     pub(crate) p99_9: f64,
-    /// The longest.
     pub(crate) max: f64,
 }
 
@@ -102,25 +91,20 @@ fn milliseconds(duration: Duration) -> f64 {
 /// What it takes to look up an event that the stream took.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct ListedEvent {
-    /// The id, by which the API finds it.
     pub(crate) id: String,
-    /// The type.
     #[serde(rename = "type")]
     pub(crate) event_type: String,
     /// The subject; a plain message has none.
     pub(crate) subject: Option<String>,
-    /// The trace id of its message.
     pub(crate) trace_id: String,
 }
 
-/// The report at the end of a run.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub(crate) struct Report {
     /// The seed: given again, the same ids and contents.
     pub(crate) seed: u64,
     /// Messages sent, each once however often it was retried.
     pub(crate) published: u64,
-    /// Of those, acknowledged by the stream.
     pub(crate) acknowledged: u64,
     /// Events that the stream holds, each once: as many rows are to be expected.
     pub(crate) distinct_events: u64,
@@ -130,7 +114,6 @@ pub(crate) struct Report {
     pub(crate) invalid_sent: u64,
     /// Acknowledgements that said that the stream held the message already.
     pub(crate) duplicate_acks: u64,
-    /// Times that a message was sent again.
     pub(crate) retries: u64,
     /// Messages given up: the stream may hold them or not.
     pub(crate) failed: u64,
@@ -141,16 +124,15 @@ pub(crate) struct Report {
     pub(crate) missed: u64,
     /// From the first message to the last acknowledgement.
     pub(crate) seconds: f64,
-    /// Acknowledged messages a second.
     pub(crate) rate_per_second: f64,
     /// From the time at which a message was due (at rate 0: was sent) to its
     /// acknowledgement.
     pub(crate) publish_latency_ms: QuantilesMs,
-    /// ReadCounts that were answered.
+    /// Reads that were answered.
     pub(crate) reads: u64,
     /// Answers older than an event that the service had acknowledged a second before.
     pub(crate) stale_reads: u64,
-    /// ReadCounts without an answer.
+    /// Reads without an answer.
     pub(crate) read_errors: u64,
     /// From the time at which a read was due to its answer.
     pub(crate) read_latency_ms: QuantilesMs,
@@ -164,7 +146,6 @@ pub(crate) struct Report {
 }
 
 impl Report {
-    /// Puts the figures together.
     pub(crate) fn new(
         seed: u64,
         counts: &Counts,

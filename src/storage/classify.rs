@@ -4,7 +4,6 @@ use sqlx::postgres::PgDatabaseError;
 
 use crate::error::{Class, Code, Dependency, Error};
 
-/// Turns what sqlx says into our error.
 pub(crate) fn classify(error: &sqlx::Error) -> Error {
     let (class, code) = match error {
         sqlx::Error::Database(database) => {

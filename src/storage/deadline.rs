@@ -17,7 +17,7 @@ use crate::error::{Dependency, Error};
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Deadline {
     at: Instant,
-    /// Names the statements in the error.
+    /// Names the operation in the error.
     what: &'static str,
 }
 

@@ -24,7 +24,7 @@ const CLAIM: &str = "\
         server = excluded.server, made_at = clock_timestamp() \
     WHERE current.server IS DISTINCT FROM excluded.server";
 
-/// What the row says.
+/// The row of the epoch.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
 pub struct EpochRow {
     /// The prefix of all valid keys.

@@ -12,7 +12,7 @@ use crate::event::Timestamp;
 
 /// The advisory lock under which partitions are made and dropped ("ganesh" in ASCII).
 const UPKEEP_LOCK: i64 = 0x6761_6e65_7368;
-/// Waiting for a table's lock holds up whoever asks for it after us: ingestion.
+/// Whoever asks for a table's lock after a waiting statement waits, too: ingestion.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
 /// How many partitions behind the current one are made, for events that come late.
 const PARTITIONS_BEHIND: i64 = 1;
@@ -72,8 +72,8 @@ pub fn partition_of(time: Timestamp, interval: PartitionInterval) -> Partition {
     }
 }
 
-/// What a table is marked with from when it is made to when it is attached. What has no such mark is
-/// somebody's, and not dropped.
+/// The comment on a table from its creation until it is attached. A table without this comment
+/// belongs to somebody else, and is not dropped.
 pub const UNFINISHED: &str = "ganesh: not a partition yet, its rows are copies";
 
 const NAME_PREFIX: &str = "events_p";
@@ -310,7 +310,8 @@ pub(super) async fn execute(
     Ok(())
 }
 
-/// One clock for all replicas, and not ours: one that is days ahead would drop what has not expired.
+/// The server's clock, for all replicas: a host's clock that is days ahead would drop partitions
+/// that have not expired.
 async fn server_time(pool: &PgPool) -> Result<Timestamp, sqlx::Error> {
     let micros = "SELECT (extract(epoch FROM now()) * 1000000)::bigint";
     let micros = sqlx::query_scalar(micros).fetch_one(pool).await?;

@@ -50,10 +50,8 @@ pub(crate) fn max_connections(writers: usize) -> u32 {
     writers.saturating_add(CONNECTIONS_BESIDE_WRITERS)
 }
 
-/// How often the pool's connections are counted.
 const COUNT_EVERY: Duration = Duration::from_secs(1);
 
-/// Exports the pool's connections until `stop`.
 pub(crate) async fn watch(pool: PgPool, metrics: Metrics, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(COUNT_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);

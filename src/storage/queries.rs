@@ -80,9 +80,7 @@ pub struct EventKey<'a> {
 /// Another event that matches.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Alternate {
-    /// Its source.
     pub(crate) source: String,
-    /// Its time.
     pub(crate) time: Timestamp,
 }
 

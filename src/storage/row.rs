@@ -42,7 +42,6 @@ impl Row<'_> {
         self.key() == other.key()
     }
 
-    /// The sequence as Postgres has it.
     pub(super) fn stream_seq_i64(&self) -> i64 {
         // JetStream counts from 1; 2^63 messages take longer than hardware lasts.
         i64::try_from(self.stream_seq).unwrap_or(i64::MAX)

@@ -12,14 +12,11 @@ static MIGRATIONS: Migrator = sqlx::migrate!();
 /// The oldest version that the tests run against.
 pub(crate) const POSTGRES_MIN_MAJOR_VERSION: i32 = 17;
 
-/// What a server says of itself.
 #[derive(Debug, Clone)]
 pub(crate) struct ServerFacts {
     /// `server_version_num`, such as 170010.
     pub(crate) version_num: i32,
-    /// `fsync`.
     pub(crate) fsync: bool,
-    /// `full_page_writes`.
     pub(crate) full_page_writes: bool,
     /// Whether it refuses writes: a standby.
     pub(crate) read_only: bool,
@@ -45,7 +42,7 @@ pub(crate) async fn facts(connection: &mut PgConnection) -> Result<ServerFacts, 
 }
 
 impl ServerFacts {
-    /// What of it breaks a promise, each with what to do.
+    /// Settings that break a promise, each with a fix.
     pub(crate) fn violations(&self) -> Vec<String> {
         let mut violations = Vec::new();
         if self.version_num / 10_000 < POSTGRES_MIN_MAJOR_VERSION {
@@ -97,7 +94,6 @@ pub(crate) async fn missing_migrations(pool: &PgPool) -> Result<usize, sqlx::Err
     Ok(missing.count())
 }
 
-/// A failed migration as our error.
 pub(crate) fn migrate_error(error: MigrateError) -> Error {
     match error {
         MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => classify(&error),

@@ -136,8 +136,8 @@ impl Drop for ExportTask {
     }
 }
 
-/// The spans of a request. They have failed unless the collector says otherwise: also when
-/// the process ends, and does not wait for its answer.
+/// The spans of a request. They count as failed unless the collector accepts them, also when the
+/// process ends first.
 struct UnderWay {
     totals: Arc<Totals>,
     spans: usize,
@@ -175,15 +175,15 @@ fn missing_batches(traces: &[Trace]) -> Vec<Arc<BatchSpan>> {
     missing
 }
 
-/// When to say that the collector is away, and that it is back: not at every request, and
-/// not at every turn of one that comes and goes.
+/// Decides when to log that the collector is away, and that it is back: not at every request, and
+/// not at every change of an unsteady one.
 #[derive(Debug)]
 struct Complaints {
     failures: RateLimit,
     recoveries: RateLimit,
     /// It did not take the last request, or nobody said that it takes them again.
     is_away: bool,
-    /// Since it was said last.
+    /// Since the last log line.
     not_taken: usize,
 }
 

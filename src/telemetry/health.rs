@@ -10,7 +10,7 @@ use tokio::sync::futures::Notified;
 use super::Metrics;
 use crate::error::Dependency;
 
-/// What `/readyz` answers from. Cloning clones an `Arc`.
+/// The answer of `/readyz`. Cloning clones an `Arc`.
 #[derive(Clone)]
 pub struct Health(Arc<HealthState>);
 
@@ -56,7 +56,6 @@ impl Health {
         }
     }
 
-    /// Whether a dependency answered when it was last asked.
     pub(crate) fn is_up(&self, dependency: Dependency) -> bool {
         self.0.up[dependency as usize].load(Ordering::Relaxed)
     }
@@ -110,7 +109,6 @@ impl Health {
         self.0.metrics.dead_letters_refused.increment(1.0);
     }
 
-    /// Notes that it was taken after all.
     pub(crate) fn remove_refused_letter(&self) {
         self.0.metrics.dead_letters_refused.decrement(1.0);
         if self.0.letters_refused.fetch_sub(1, Ordering::Relaxed) == 1 {
@@ -123,8 +121,8 @@ impl Health {
         self.0.pulls_fail.store(fail, Ordering::Relaxed);
     }
 
-    /// Why this process is not ready; empty when it is. The cache is not asked:
-    /// without it reads are slower, and nothing else.
+    /// Reasons why this process is not ready; empty when it is. The cache does not count: without
+    /// it reads are only slower.
     pub(crate) fn not_ready_because(&self) -> Vec<&'static str> {
         let mut reasons = Vec::new();
         if !self.0.serving.load(Ordering::Relaxed) {

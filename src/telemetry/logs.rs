@@ -30,8 +30,8 @@ use trace_ids::WithTraceIds;
 /// A destination and how lines look there.
 type Lines = Box<dyn Layer<Registry> + Send + Sync>;
 
-/// Installs the process's subscriber: log lines to standard error and to `file` if there is
-/// one, spans to `provider` if there is one. Which lines, the answer can change.
+/// Installs the process's subscriber: log lines to standard error and to `file`, spans to
+/// `provider`. The returned filter can be changed.
 ///
 /// # Errors
 /// When a subscriber is installed already.

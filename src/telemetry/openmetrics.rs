@@ -30,7 +30,7 @@ pub enum Format {
 }
 
 impl Format {
-    /// What the answer's `Content-Type` says.
+    /// The value of `Content-Type`.
     pub(crate) const fn content_type(self) -> &'static str {
         match self {
             Self::Text => "text/plain; version=0.0.4; charset=utf-8",

@@ -36,7 +36,6 @@ struct Open {
 }
 
 impl QueueProcessor {
-    /// A processor in front of `queue`.
     pub(crate) fn new(queue: SpanQueue) -> Self {
         Self {
             queue,

@@ -46,8 +46,8 @@ fn export_interval(metrics: &Metrics, interval: &RuntimeMetrics) {
     );
 }
 
-/// Exports what the operating system says now. Called at each scrape, because the rate of
-/// a processor time that is older than its scrape is wrong.
+/// Exports the process's figures. Called at each scrape: a rate from an older processor time is
+/// wrong.
 pub(crate) fn export_process(metrics: &Metrics) {
     let now = metrics_process::collector::collect();
     // What the system does not say stays as it is.

@@ -31,15 +31,15 @@ use crate::labels::{SpanResult, Stage};
 pub(crate) struct Trace {
     /// Its spans; at least one.
     pub(crate) spans: Vec<SpanData>,
-    /// The batch's span that one of them links to.
+    /// The batch's span that one of the spans links to.
     pub(crate) batch: Option<Arc<BatchSpan>>,
-    /// What to attach to histograms once the collector has accepted it.
+    /// Attached to histograms once the collector has accepted the trace.
     pub(crate) exemplars: Vec<(Timed, Exemplar)>,
 }
 
 impl Trace {
-    /// What it takes of the queue. A batch's span counts with each trace that holds it, which
-    /// is too much where several do.
+    /// Its share of the queue. A batch's span counts with each trace that holds it, which may be
+    /// too much.
     pub(super) fn room(&self) -> QueueShare {
         let batch = self
             .batch
@@ -53,7 +53,6 @@ impl Trace {
     }
 }
 
-/// Which histogram an exemplar is for.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Timed {
     /// `ganesh_stage_seconds` of this stage.
@@ -76,12 +75,10 @@ const FAILED: u8 = 1;
 const EXPORTED: u8 = 2;
 
 impl BatchSpan {
-    /// The span itself.
     pub(super) fn span(&self) -> &SpanData {
         &self.span
     }
 
-    /// What to link to.
     pub(crate) fn context(&self) -> &SpanContext {
         &self.span.span_context
     }
@@ -112,7 +109,7 @@ impl Drop for BatchSpan {
     }
 }
 
-/// Where traces are handed in. Cloning clones an `Arc`.
+/// Takes traces. Cloning clones an `Arc`.
 #[derive(Debug, Clone)]
 pub struct SpanQueue {
     totals: Arc<Totals>,
@@ -155,7 +152,6 @@ impl SpanQueue {
         self.totals.add(SpanResult::Dropped, 1);
     }
 
-    /// The span of a batch, for the traces that link to it.
     pub(crate) fn batch_span(&self, span: SpanData) -> BatchSpan {
         self.totals.add_built(1);
         BatchSpan {

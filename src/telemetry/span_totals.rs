@@ -39,7 +39,6 @@ pub(super) struct Totals {
 }
 
 impl Totals {
-    /// No spans yet.
     pub(super) fn new(metrics: Metrics) -> Self {
         #[allow(clippy::cast_precision_loss, reason = "a gauge")]
         let capacity = QUEUE_MAX_SPANS as f64;
@@ -58,7 +57,6 @@ impl Totals {
         self.built.fetch_add(spans as u64, Ordering::Relaxed);
     }
 
-    /// Spans that were built.
     pub(super) fn built(&self) -> u64 {
         self.built.load(Ordering::Relaxed)
     }
@@ -69,7 +67,6 @@ impl Totals {
         self.publish();
     }
 
-    /// Spans with this result.
     pub(super) fn of(&self, result: SpanResult) -> u64 {
         self.results[result as usize].load(Ordering::Acquire)
     }
@@ -86,7 +83,6 @@ impl Totals {
         has_bytes
     }
 
-    /// Gives room back.
     pub(super) fn leave_room(&self, room: QueueShare) {
         self.waiting_spans.fetch_sub(room.spans, Ordering::Relaxed);
         self.waiting_bytes.fetch_sub(room.bytes, Ordering::Relaxed);

@@ -47,7 +47,6 @@ pub(crate) fn span(
     }
 }
 
-/// Marks a span as failed.
 pub(crate) fn fail(span: &mut SpanData, error_type: &'static str, detail: &str) {
     span.status = Status::error(cut(detail, DETAIL_MAX_BYTES).to_owned());
     span.attributes

@@ -32,11 +32,11 @@ const RETRY_PAUSE: Duration = Duration::from_millis(250);
 /// How long the last spans may take at the end of the process.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What a process traces with.
+/// The tracing of a process.
 pub struct Tracing {
     /// Makes the spans of `tracing`.
     pub(crate) provider: SdkTracerProvider,
-    /// Where spans of our own are handed in.
+    /// Takes ganesh's own spans.
     pub queue: SpanQueue,
     task: JoinHandle<()>,
 }

@@ -34,7 +34,7 @@ use crate::produce::pacer::{Pace, Pacer};
 /// Messages whose acknowledgement is awaited at the same time, and their bytes.
 const IN_FLIGHT_MAX: usize = 64;
 const IN_FLIGHT_MAX_BYTES: u64 = 8 << 20;
-/// So many letters that the server did not take, or did not delete, are not bad luck.
+/// A command ends after this many letters that the server did not take or delete.
 const FAILURES_MAX: u64 = 10;
 /// Letters that stay are named, this many of them.
 const NAMED_MAX: u64 = 20;
@@ -116,14 +116,12 @@ pub(super) async fn run(config: &Config, matches: &ArgMatches) -> Result<(), Fai
     }
 }
 
-/// What became of the letters so far.
 struct ReplayTally {
     count: u64,
     replayed: u64,
     kept: BTreeMap<Kept, u64>,
 }
 
-/// Why a letter was not replayed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Kept {
     Refused,
@@ -131,7 +129,6 @@ enum Kept {
     Failed,
 }
 
-/// What became of a letter.
 enum ReplayOutcome {
     Replayed,
     /// It would be; its subject and the id.
@@ -247,7 +244,7 @@ impl Run<'_> {
         }
     }
 
-    /// Waits until the next one is due; false is a signal.
+    /// Waits until the next letter is due. Returns false after a signal.
     async fn pace(&mut self, started: Instant) -> bool {
         while let Pace::Wait(until) = self.pacer.next(started.elapsed()) {
             let due = sleep_until(started + until);
@@ -258,7 +255,7 @@ impl Run<'_> {
         true
     }
 
-    /// Settles what is done, and waits while too much is not.
+    /// Settles finished replays, and waits while too many are in flight.
     async fn wait_for_room(&mut self) {
         while let Some(settled) = self.in_flight.try_join_next() {
             self.settle(settled);
@@ -304,7 +301,6 @@ impl Run<'_> {
     }
 }
 
-/// What the replay of one letter needs.
 struct Replaying {
     jetstream: Context,
     stream: Stream,

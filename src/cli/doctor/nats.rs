@@ -12,7 +12,7 @@ use crate::messaging::requirements::{Violation, consumer_violations};
 use crate::messaging::{connection, consumer, in_flight, streams};
 use crate::telemetry::{Health, Metrics};
 
-/// The oldest server whose settings we know.
+/// The oldest supported server.
 const MIN_VERSION: (i64, i64, i64) = (2, 11, 0);
 
 pub(super) async fn check(config: &Config) -> Vec<Finding> {

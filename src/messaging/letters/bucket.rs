@@ -38,7 +38,6 @@ const READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// In the description of an object: how many bytes at its start are the message's headers.
 const HEADERS_BYTES: &str = "headers-bytes";
 
-/// The stream of a bucket.
 pub(crate) fn stream_name(bucket: &str) -> String {
     format!("OBJ_{bucket}")
 }
@@ -61,7 +60,6 @@ pub struct Bucket {
     pub(super) name: String,
 }
 
-/// An object that is there.
 #[derive(Debug)]
 pub(super) struct Found {
     /// The sequence of its description: another version has another one.
@@ -79,11 +77,11 @@ impl Bucket {
         }
     }
 
-    /// Stores an object; it is durable when this returns. One of this name is replaced, and can be read
-    /// at every moment.
+    /// Stores an object, durably. It replaces one of the same name, which can be read at every
+    /// moment.
     ///
     /// # Errors
-    /// When the bucket does not take it.
+    /// When the bucket rejects it.
     pub(super) async fn put(&self, name: &str, content: &Content) -> Result<(), Error> {
         let previous = self.find(name).await?;
         let version = format!("{name}:{:08x}", rand::random::<u32>());
@@ -165,7 +163,7 @@ impl Bucket {
             .map_err(|error| failed(Code::Response, &error))
     }
 
-    /// What an object holds.
+    /// Reads an object.
     ///
     /// # Errors
     /// When it is not there, or does not arrive whole.
@@ -209,7 +207,7 @@ impl Bucket {
         }
     }
 
-    /// Removes this version, and no other one that took its place meanwhile.
+    /// Removes this version, and not a newer one.
     ///
     /// # Errors
     /// As [`Self::remove`].

@@ -25,7 +25,6 @@ const ATTEMPT_EVERY: Duration = Duration::from_secs(1);
 /// How long the server keeps the consumer of a scan that has gone, or pauses.
 const CONSUMER_KEPT: Duration = Duration::from_secs(60);
 
-/// Which letters.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Filter {
     /// With one of these reasons, unless empty.
@@ -45,18 +44,16 @@ impl Filter {
         )
     }
 
-    /// Whether the reason is one of those asked for; the rest of the filter the server applies.
+    /// Returns whether the reason matches; the server applies the rest of the filter.
     fn takes(&self, letter: &Letter) -> bool {
         self.reasons.is_empty() || self.reasons.iter().any(|reason| reason == letter.reason())
     }
 }
 
-/// How many letters there are.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct Count {
-    /// All of them.
     pub(crate) letters: u64,
-    /// Of those, how many have an object.
+    /// Letters with an object.
     pub(crate) objects: u64,
 }
 
@@ -64,11 +61,11 @@ pub(crate) struct Count {
 pub(crate) struct Scan {
     stream: Stream,
     filter: Filter,
-    /// What is written later is not read: a replayed letter that fails again would be replayed again.
+    /// Later letters are not read: a replayed letter that fails again would be replayed again.
     last_sequence: u64,
     next_sequence: u64,
     consumer: Option<PullConsumer>,
-    /// What the consumer's next delivery is numbered, if none was lost on the way.
+    /// The expected number of the consumer's next delivery.
     next_delivery: u64,
     page: VecDeque<Letter>,
 }

@@ -29,7 +29,6 @@ pub const ABANDONED_AFTER: Duration = LETTER_WITHIN.saturating_mul(2);
 /// How often it is looked for them. A look at what has not changed since the last one is two requests.
 pub(crate) const SWEEP_EVERY: Duration = Duration::from_mins(5);
 
-/// Sweeps until `stop`.
 pub(crate) async fn run(bucket: Bucket, stop: CancellationToken) {
     let mut sweeper = Sweeper::new(bucket, ABANDONED_AFTER);
     while stop.run_until_cancelled(sleep(SWEEP_EVERY)).await.is_some() {
@@ -52,7 +51,7 @@ pub(crate) async fn run(bucket: Bucket, stop: CancellationToken) {
 pub struct Sweeper {
     bucket: Bucket,
     abandoned_after: Duration,
-    /// What nothing can have been abandoned since.
+    /// The last sweep's activity: nothing can have been abandoned while it stays the same.
     seen: Option<BucketActivity>,
 }
 
@@ -64,7 +63,7 @@ struct BucketActivity {
     letters_deleted: u64,
 }
 
-/// What JetStream says of the bucket's stream.
+/// The state of the bucket's stream.
 #[derive(Debug, Deserialize)]
 struct Info {
     /// The server's time.
@@ -170,7 +169,7 @@ impl Sweeper {
         }
     }
 
-    /// What is old enough to be abandoned.
+    /// Objects old enough to be abandoned.
     async fn suspects(&self, now: Timestamp, versions: Vec<String>) -> Result<Suspects, Error> {
         let abandoned_after = i64::try_from(self.abandoned_after.as_micros()).unwrap_or(i64::MAX);
         let is_young = |at: Timestamp| now.micros() - at.micros() < abandoned_after;

@@ -43,23 +43,20 @@ pub struct Original<'a> {
     pub trace_id: TraceId,
 }
 
-/// A letter, ready to be published.
 #[derive(Debug, Clone)]
 pub(crate) struct OutgoingLetter {
     /// Its headers. Without the name of the object, which is not known here.
     pub headers: HeaderMap,
-    /// Its body.
     pub(crate) body: Bytes,
     /// Whether the message is too large for a letter: then [`Content`] goes to an object.
     pub(crate) needs_object: bool,
 }
 
-/// What an object holds: the headers and the body of a message, one after the other.
+/// The content of an object: headers, then body.
 #[derive(Debug, Clone)]
 pub(crate) struct Content {
     /// The headers as NATS writes them; of a message that the client cannot read, as they came.
     pub(crate) headers: Bytes,
-    /// The body.
     pub(crate) body: Bytes,
 }
 
@@ -76,7 +73,7 @@ pub fn letter_subject(subject: &str) -> String {
     format!("{DLQ_SUBJECT_PREFIX}{start}")
 }
 
-/// The letter of a message, in a message of at most so many bytes.
+/// Builds the letter of a message, of at most so many bytes.
 pub(crate) fn outgoing(
     original: &Original<'_>,
     reason: &str,
@@ -128,7 +125,7 @@ pub(super) fn object_name(original: &Original<'_>) -> String {
     format!("{stream}:{sequence}:{micros}:{random:08x}")
 }
 
-/// By which the stream drops what is written twice: a message is one letter.
+/// The `Nats-Msg-Id` of a letter: a message becomes one letter.
 fn letter_id(original: &Original<'_>) -> String {
     let Original {
         stream,
@@ -200,7 +197,7 @@ fn with(mut headers: HeaderMap, more: &HeaderMap) -> HeaderMap {
     headers
 }
 
-/// A value that no line break can end: the client refuses it, by a panic, otherwise.
+/// A value without line breaks, on which the client would panic.
 fn on_one_line(text: &str) -> HeaderValue {
     text.parse()
         .unwrap_or_else(|_| HeaderValue::from(text.replace(['\r', '\n'], " ")))

@@ -201,7 +201,8 @@ impl LogWriter {
         write().map_err(|why| why.to_string())
     }
 
-    /// Once, until it works again. This line goes to standard error as every line does.
+    /// Reports a failure once, until the file works again. The line goes to standard error, as
+    /// every line does.
     fn say_that_it_fails(&mut self, why: &str) {
         if !self.failing && self.failures.allow().is_some() {
             self.failing = true;

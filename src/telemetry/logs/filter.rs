@@ -31,10 +31,8 @@ struct TemporaryFilter {
     end: AbortHandle,
 }
 
-/// What is logged at the moment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct FilterState {
-    /// The filter in force.
     pub(crate) filter: String,
     /// RFC 3339; then the configured filter comes back. `None`: it is in force.
     pub(crate) until: Option<String>,
@@ -51,7 +49,6 @@ impl LogFilter {
         }))
     }
 
-    /// What is logged at the moment.
     pub(crate) fn state(&self) -> FilterState {
         let change = self.change();
         FilterState {
@@ -122,7 +119,7 @@ pub(super) fn parse(directives: &str) -> EnvFilter {
         .parse_lossy(directives)
 }
 
-/// What no filter can ask for.
+/// The most that a filter can ask for.
 pub(super) fn ceiling() -> Targets {
     Targets::new()
         .with_default(LevelFilter::TRACE)
