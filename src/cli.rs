@@ -197,7 +197,7 @@ fn run(name: &str, matches: &ArgMatches) -> Result<(), Failure> {
         let spans = tracing.as_ref().map(|tracing| tracing.queue.clone());
         let result = match job {
             Job::Serve => serve::run(config, metrics, spans, log_filter, &shutdown).await,
-            Job::Produce(options) => produce::run(config, options, spans).await,
+            Job::Produce(options) => Box::pin(produce::run(config, options, spans)).await,
             Job::Migrate => migrate::run(config).await,
             Job::Dlq(matches) => Box::pin(dlq::run(config, matches)).await,
             Job::Doctor => doctor::run(config).await,

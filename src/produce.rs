@@ -32,10 +32,10 @@ mod trace;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use async_nats::Client;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use self::connect::Connection;
 use self::events::Events;
 use self::freshness::Freshness;
 use self::messages::MessageWriter;
@@ -46,6 +46,7 @@ use self::reader::StateReader;
 use self::report::{ReadCounts, Report};
 use self::trace::SendSpans;
 use crate::config::Config;
+use crate::messaging::connection::Drops;
 use crate::telemetry::span_queue::SpanQueue;
 
 /// How long a signal's stop waits for acknowledgements.
@@ -81,7 +82,7 @@ pub(crate) struct Stop {
 
 #[derive(Debug)]
 pub(crate) struct Target {
-    pub(crate) connection: Connection,
+    pub(crate) connection: (Client, Drops),
     /// The subjects that the stream takes.
     pub(crate) stream_subjects: Vec<String>,
 }
@@ -130,6 +131,7 @@ async fn start(
     spans: Option<SpanQueue>,
     seed: u64,
 ) -> Result<Started, Error> {
+    let client = target.connection.0.clone();
     let pattern = config.nats.subjects.first();
     let pattern = pattern.expect("the configuration refuses an empty list of subjects");
     let chosen = options.chosen.clone();
@@ -138,12 +140,11 @@ async fn start(
     let writer = MessageWriter::new(events, options.mode, seed, options.sample, pattern);
     connect::check_subjects(&config.nats, &target.stream_subjects, writer.subjects())
         .map_err(Error::Misfit)?;
-    check_size(data_bytes, target.connection.client.max_payload())?;
+    check_size(data_bytes, client.max_payload())?;
 
     let freshness = (options.read_rate_per_second > 0).then(Arc::<Mutex<Freshness>>::default);
     let plan = Plan::new(seed, options.duplicates_percent, options.invalid_percent);
     let send_spans = spans.map(|queue| SendSpans::new(pattern, queue));
-    let client = target.connection.client.clone();
     let (publisher, acks) = Publisher::new(
         target.connection,
         writer,

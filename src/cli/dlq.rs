@@ -70,7 +70,7 @@ impl DeadLetters {
         // Handles without a recorder: nobody scrapes a command.
         let metrics = Metrics::unrecorded();
         let health = Health::new(metrics.clone());
-        let (client, _) = connection::connect(&config.nats, 1, &health, &metrics)
+        let (client, _) = connection::connect("ganesh", &config.nats, 1, &health, &metrics)
             .await
             .map_err(|error| match error.class {
                 Class::Fatal => Failure::Usage(format!("NATS (NATS_URL): {}", error.detail)),

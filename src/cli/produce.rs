@@ -73,7 +73,7 @@ async fn find(config: &Config, options: &Options) -> Result<Target, Failure> {
     .await?;
     let stream = format!("stream {}", config.nats.stream);
     let stream_subjects = wait_for(&stream, deadline, || {
-        connect::stream_subjects(&connection, &config.nats)
+        connect::stream_subjects(&connection.0, &config.nats)
     })
     .await?;
     Ok(Target {

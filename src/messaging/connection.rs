@@ -56,11 +56,12 @@ pub(crate) async fn restored(client: &Client, drops: &mut Drops, seen: u64) -> u
     *drops.borrow()
 }
 
-/// Connects once. The client reconnects by itself afterwards, without a limit.
+/// Connects once, under a name that the server's monitoring shows. The client reconnects by itself afterwards, without a limit.
 ///
 /// # Errors
 /// When no server answers, or none accepts our credentials.
 pub(crate) async fn connect(
+    name: &str,
     config: &NatsConfig,
     max_in_flight: usize,
     health: &Health,
@@ -74,7 +75,7 @@ pub(crate) async fn connect(
         drops: told,
     });
     let client = options(&config.url)
-        .name("ganesh")
+        .name(name)
         .connection_timeout(CONNECT_TIMEOUT)
         .subscription_capacity(SUBSCRIPTION_CAPACITY_MESSAGES.max(max_in_flight * 2))
         // Acks go to reply subjects that the server made.
@@ -92,7 +93,7 @@ pub(crate) async fn connect(
 
 /// Options with the credentials of the first URL that has some: user and password, or a
 /// user alone, which is a token. async-nats does not look for them there.
-pub(crate) fn options(url: &SecretUrl) -> ConnectOptions {
+fn options(url: &SecretUrl) -> ConnectOptions {
     let options = ConnectOptions::new();
     let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
     let urls = parsed(url).into_iter();
@@ -106,7 +107,7 @@ pub(crate) fn options(url: &SecretUrl) -> ConnectOptions {
 }
 
 /// Server addresses as async-nats takes them, without the credentials, which it would log.
-pub(crate) fn addresses(url: &SecretUrl) -> Vec<String> {
+fn addresses(url: &SecretUrl) -> Vec<String> {
     parsed(url)
         .into_iter()
         .map(|mut url| {
@@ -125,7 +126,7 @@ fn parsed(url: &SecretUrl) -> Vec<Url> {
 }
 
 /// Retrying does not help when the server rejects the credentials.
-pub(crate) fn connect_error(error: &ConnectError) -> Error {
+fn connect_error(error: &ConnectError) -> Error {
     match error.kind() {
         ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
             let detail =
@@ -185,7 +186,7 @@ impl EventObserver {
     }
 }
 
-fn connection_error(detail: &str) -> Error {
+pub(crate) fn connection_error(detail: &str) -> Error {
     Error::new(Dependency::Nats, Class::Transient, Code::Connection, detail)
 }
 

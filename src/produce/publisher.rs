@@ -15,7 +15,6 @@
 //! a boxed future for each message cost more than the message; and a retry needs
 //! the recipe, which it does not keep.
 
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -26,7 +25,6 @@ use serde::Deserialize;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::connect::{self, Connection};
 use super::freshness::Freshness;
 use super::latency::Latencies;
 use super::messages::{MessageWriter, Recipe, Variant};
@@ -39,6 +37,7 @@ use super::report::{Counts, ListedEvent};
 use super::trace::{SendSpans, Sending};
 use crate::error::Error;
 use crate::event::Timestamp;
+use crate::messaging::connection::{Drops, connection_error};
 
 /// How often is looked for messages to be sent again.
 const RETRY_TICK: Duration = Duration::from_millis(250);
@@ -60,7 +59,7 @@ pub(super) struct Ledger {
 #[derive(Debug)]
 pub(super) struct Publisher {
     client: Client,
-    connection: Connection,
+    drops: Drops,
     writer: MessageWriter,
     plan: Plan,
     /// Subject of the acknowledgements, up to the token.
@@ -78,22 +77,21 @@ pub(super) struct Publisher {
 impl Publisher {
     /// A publisher and the subscription that [`Self::settle_all`] reads.
     pub(super) async fn new(
-        connection: Connection,
+        (client, drops): (Client, Drops),
         writer: MessageWriter,
         plan: Plan,
         options: &Options,
         freshness: Option<Arc<Mutex<Freshness>>>,
         send_spans: Option<SendSpans>,
     ) -> Result<(Self, Subscriber), Error> {
-        let client = connection.client.clone();
         let inbox = client.new_inbox();
         let acks = client
             .subscribe(format!("{inbox}.*"))
             .await
-            .map_err(|error| connect::unreachable(&error))?;
+            .map_err(|error| connection_error(&error.to_string()))?;
         let publisher = Self {
             client,
-            connection,
+            drops,
             writer,
             plan,
             inbox,
@@ -203,13 +201,13 @@ impl Publisher {
     pub(super) async fn retry_all(&self) {
         let mut tick = tokio::time::interval(RETRY_TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut disconnects_seen = self.connection.disconnects.load(Ordering::Relaxed);
+        let mut drops_seen = *self.drops.borrow();
         loop {
             tick.tick().await;
-            let disconnects = self.connection.disconnects.load(Ordering::Relaxed);
+            let drops = *self.drops.borrow();
             let connected = self.client.connection_state() == State::Connected;
-            if connected && disconnects != disconnects_seen {
-                disconnects_seen = disconnects;
+            if connected && drops != drops_seen {
+                drops_seen = drops;
                 self.ledger().pending.retry_all(self.now());
             }
             let overdue = self.overdue();

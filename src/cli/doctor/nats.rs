@@ -19,7 +19,7 @@ pub(super) async fn check(config: &Config) -> Vec<Finding> {
     // Handles without a recorder: nobody scrapes a doctor.
     let metrics = Metrics::unrecorded();
     let health = Health::new(metrics.clone());
-    let connecting = connection::connect(&config.nats, 1, &health, &metrics);
+    let connecting = connection::connect("ganesh", &config.nats, 1, &health, &metrics);
     let client = match tokio::time::timeout(ANSWER_TIMEOUT, connecting).await {
         Ok(Ok((client, _))) => client,
         Ok(Err(error)) => return vec![nats_away(config, &error.detail)],

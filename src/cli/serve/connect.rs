@@ -49,7 +49,13 @@ async fn connect_nats(service: &Service, deadline: StartDeadline) -> Result<Even
         ..
     } = service;
     let (client, drops) = wait_for("NATS (NATS_URL)", deadline, || {
-        connection::connect(&config.nats, config.pipeline.max_in_flight, health, metrics)
+        connection::connect(
+            "ganesh",
+            &config.nats,
+            config.pipeline.max_in_flight,
+            health,
+            metrics,
+        )
     })
     .await?;
     let least_bytes = client.max_payload() + in_flight::SUBJECTS_MAX_BYTES;
