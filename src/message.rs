@@ -55,7 +55,7 @@ impl Delivery {
 }
 
 /// A delivery's place in the register `messaging::in_flight`.
-pub(crate) struct Hold {
+pub struct Hold {
     id: InFlightId,
     generation: u64,
     releases: Arc<Releases>,
@@ -63,11 +63,11 @@ pub(crate) struct Hold {
 }
 
 impl Hold {
-    /// A place in the register, for the current consumer.
-    pub(crate) fn new(id: InFlightId, releases: &Arc<Releases>) -> Self {
+    /// The place with this id, of a delivery of the consumer of this generation.
+    pub(crate) fn new(id: InFlightId, generation: u64, releases: &Arc<Releases>) -> Self {
         Self {
             id,
-            generation: releases.generation(),
+            generation,
             releases: releases.clone(),
             is_settled: false,
         }
@@ -89,8 +89,8 @@ impl Drop for Hold {
     }
 }
 
-/// The queue of deliveries that were dropped before they were settled.
-pub struct Releases {
+/// Where deliveries go that are dropped before they are settled.
+pub(crate) struct Releases {
     /// Unbounded, but never longer than the register: an entry leaves it only after its release was
     /// sent.
     ids: UnboundedSender<InFlightId>,
@@ -172,7 +172,7 @@ pub struct BatchTimings {
     pub method: WriteMethod,
     /// Attempts to write it that failed.
     pub failures: Failures,
-    /// Made by `observe` once for all messages of the batch.
+    /// What `observe` makes once for all messages of the batch.
     pub observed: OnceLock<Arc<dyn Any + Send + Sync>>,
 }
 

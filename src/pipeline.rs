@@ -10,13 +10,14 @@
 //! than may be. Only the source hears the shutdown. It ends, the queue is closed, and every later part
 //! ends when its input is empty and closed.
 
-pub mod dead_letter;
-pub mod decode;
+pub(crate) mod dead_letter;
+pub(crate) mod decode;
 pub mod parking;
-pub mod queue;
-pub mod source;
+pub(crate) mod queue;
+pub(crate) mod source;
 
 mod cache;
+mod intake;
 mod settle;
 mod store;
 mod unreadable;
@@ -30,9 +31,10 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use self::dead_letter::DeadLetterStage;
+use self::intake::Outputs;
 use self::parking::Parking;
 use self::queue::{BatchLimits, Receiver, Sender};
-use self::source::{EventSource, Outputs, Source};
+use self::source::{EventSource, Source};
 use self::writer::Writer;
 use crate::cache::Cache;
 use crate::config::Config;
@@ -51,30 +53,30 @@ use crate::telemetry::{Health, Metrics};
 const EXPORT_EVERY: Duration = Duration::from_secs(1);
 
 /// What the pipeline works with; made by `serve`.
-pub struct Parts {
+pub(crate) struct Parts {
     /// The configuration.
-    pub config: Config,
+    pub(crate) config: Config,
     /// Where messages come from.
-    pub origin: EventSource,
+    pub(crate) origin: EventSource,
     /// The register of what is held.
-    pub in_flight: Arc<InFlight>,
+    pub(crate) in_flight: Arc<InFlight>,
     /// Writes rows.
-    pub rows: EventWriter,
+    pub(crate) rows: EventWriter,
     /// Reads rows.
-    pub reads: Reads,
+    pub(crate) reads: Reads,
     /// The cache.
-    pub cache: Cache,
+    pub(crate) cache: Cache,
     /// Is told that too many rows are refused, and tells when Postgres answers again.
-    pub health: Health,
+    pub(crate) health: Health,
     /// The metrics.
-    pub metrics: Metrics,
+    pub(crate) metrics: Metrics,
     /// Is told of every settled message, unless telemetry is off.
-    pub observer: Option<Observer>,
+    pub(crate) observer: Option<Observer>,
 }
 
 /// Starts every task. They end by themselves after `stop`, when the last held message is settled;
 /// shutting the set down stops them where they are, and what they hold is released.
-pub fn spawn(parts: Parts, stop: &CancellationToken) -> JoinSet<Result<(), Error>> {
+pub(crate) fn spawn(parts: Parts, stop: &CancellationToken) -> JoinSet<Result<(), Error>> {
     let pipeline = &parts.config.pipeline;
     let (decoded, queue) = held_queue(&parts, Queue::Writer);
     let (dead_letters, letters) = held_queue(&parts, Queue::DeadLetter);
@@ -104,7 +106,7 @@ pub fn spawn(parts: Parts, stop: &CancellationToken) -> JoinSet<Result<(), Error
             metrics,
             ..
         } = parts;
-        let source = Source::new(origin, in_flight, metrics, outputs, config).await?;
+        let source = Source::new(origin, in_flight, metrics, outputs, config);
         source::run(source, stop).await
     });
     tasks
@@ -154,7 +156,7 @@ fn writer(parts: &Parts, parking: &Arc<Parking>, dead_letters: &Sender<DeadLette
 ///
 /// # Errors
 /// The first fatal error of a task; the others are told to stop.
-pub async fn supervise(
+pub(crate) async fn supervise(
     tasks: &mut JoinSet<Result<(), Error>>,
     stop: &CancellationToken,
 ) -> Result<(), Error> {

@@ -169,11 +169,14 @@ fn what_a_consumer_delivered_that_was_deleted_is_not_what_its_successor_did() {
     let arrive = |sequence: u64| {
         let reply = format!("$JS.ACK.EVENTS.ganesh.1.{sequence}.1.1764000000000000000.0");
         let reply = Subject::from(reply);
-        in_flight.hold(std::iter::once(Arrival { reply, bytes: 1 }));
+        in_flight.hold(
+            std::iter::once(Arrival { reply, bytes: 1 }),
+            in_flight.generation(),
+        )
     };
-    arrive(17);
+    let _old = arrive(17);
     in_flight.disown();
-    arrive(18);
+    let _new = arrive(18);
     assert_eq!(in_flight.sequences().into_iter().collect::<Vec<_>>(), [18]);
     assert_eq!(in_flight.count(), 2, "and yet both are held");
 }

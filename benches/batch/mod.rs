@@ -49,11 +49,12 @@ fn message(sequence: u64) -> Message {
 
 fn decoded(in_flight: &Arc<InFlight>, sequence: u64) -> Decoded {
     let arrived = Arrived::read(message(sequence)).unwrap();
-    let ids = in_flight.hold(std::iter::once(Arrival {
+    let arrival = Arrival {
         reply: arrived.reply.clone(),
         bytes: 300,
-    }));
-    let mut delivery = arrived.into_delivery("EVENTS", ids[0], in_flight.releases());
+    };
+    let hold = in_flight.hold(std::iter::once(arrival), 0).pop().unwrap();
+    let mut delivery = arrived.into_delivery("EVENTS", hold);
     let event = event::decode(
         &event::Message {
             subject: &delivery.message.subject,

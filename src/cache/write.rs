@@ -23,7 +23,7 @@ const WRITE_LIMIT_PER_SUBJECT: Duration = Duration::from_micros(50);
 /// Reading or advancing the epoch in Postgres takes no longer than this; then the caller repeats.
 const EPOCH_LIMIT: Duration = Duration::from_secs(5);
 /// Keys of one round trip.
-const KEYS_PER_TRIP: usize = 512;
+const KEYS_PER_TRIP: usize = 4_096;
 /// States of one round trip, in bytes, unless a single one is larger.
 const BYTES_PER_TRIP: usize = 1024 * 1024;
 

@@ -1,12 +1,10 @@
 //! Reads what a delivery's ack subject says.
 
-use std::sync::Arc;
-
 use async_nats::{Message, Subject};
 
 use crate::event::{self, Timestamp, TraceId};
 use crate::message::timings::Timings;
-use crate::message::{Delivery, Hold, InFlightId, Releases};
+use crate::message::{Delivery, Hold};
 
 /// The parsed ack subject of a delivery (NATS ADR-15).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,7 +48,7 @@ impl Metadata {
 /// A message that is a delivery of a consumer, not held yet.
 pub struct Arrived {
     pub(crate) message: Message,
-    /// The ack subject.
+    /// Where its acknowledgement goes.
     pub reply: Subject,
     pub(crate) metadata: Metadata,
 }
@@ -75,8 +73,8 @@ impl Arrived {
         }
     }
 
-    /// The delivery that is in the register as `id`.
-    pub fn into_delivery(self, stream: &str, id: InFlightId, releases: &Arc<Releases>) -> Delivery {
+    /// The delivery that has this place in the register.
+    pub fn into_delivery(self, stream: &str, hold: Hold) -> Delivery {
         let Metadata {
             stream_sequence,
             delivered,
@@ -92,7 +90,7 @@ impl Arrived {
             timings: Timings::received(),
             message: self.message,
             reply: self.reply,
-            hold: Hold::new(id, releases),
+            hold,
         }
     }
 }

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::delivery::Metadata;
 use crate::config::PipelineConfig;
-use crate::message::{Delivery, InFlightId, Releases};
+use crate::message::{Delivery, Hold, InFlightId, Releases};
 use crate::telemetry::Metrics;
 
 /// The most that the server counts for a message's subjects, beside headers and body.
@@ -71,9 +71,9 @@ impl SubAssign for Capacity {
 
 /// One delivery to be held.
 pub struct Arrival {
-    /// The ack subject.
+    /// Where its acknowledgement goes.
     pub reply: Subject,
-    /// Counts against the limit: at least its size as delivered.
+    /// What it takes of the limit: its size as delivered, at least.
     pub bytes: usize,
 }
 
@@ -183,29 +183,25 @@ impl InFlight {
         metadata.map(|metadata| metadata.stream_sequence).collect()
     }
 
-    /// Takes deliveries into the register; returns their ids.
-    pub fn hold(&self, arrivals: impl Iterator<Item = Arrival>) -> Vec<InFlightId> {
-        let (now, generation) = (Instant::now(), self.generation());
+    /// Takes deliveries of the consumer of this generation into the register.
+    pub fn hold(&self, arrivals: impl Iterator<Item = Arrival>, generation: u64) -> Vec<Hold> {
+        let now = Instant::now();
         let mut register = self.register();
-        let ids = arrivals
+        let holds = arrivals
             .map(|Arrival { reply, bytes }| {
                 register.bytes += bytes;
-                register.entries.insert(InFlightDelivery {
+                let id = register.entries.insert(InFlightDelivery {
                     reply,
                     bytes,
                     alive_at: now,
                     generation,
                     is_maybe_elsewhere: false,
-                })
+                });
+                Hold::new(id, generation, &self.releases)
             })
             .collect();
         self.export(&register);
-        ids
-    }
-
-    /// The queue of dropped deliveries.
-    pub fn releases(&self) -> &Arc<Releases> {
-        &self.releases
+        holds
     }
 
     /// Removes acknowledged deliveries, under one lock.
@@ -262,8 +258,8 @@ impl InFlight {
         self.releases.begin_generation();
     }
 
-    /// The number of the consumer that delivers now.
-    fn generation(&self) -> u64 {
+    /// Says by which consumer what arrives now is delivered.
+    pub fn generation(&self) -> u64 {
         self.releases.generation()
     }
 

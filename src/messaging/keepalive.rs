@@ -172,7 +172,8 @@ mod tests {
                     let (number, life) = to_arrive.next().expect("it was seen");
                     let reply = Subject::from(format!("reply.{number}"));
                     let arrival = Arrival { reply: reply.clone(), bytes: 1 };
-                    let id = in_flight.hold(std::iter::once(arrival))[0];
+                    let holds = in_flight.hold(std::iter::once(arrival), in_flight.generation());
+                    let id = holds.into_iter().next().expect("one was held").settle();
                     alive_at.insert(reply.to_string(), (id, Instant::now(), Instant::now() + life.lasts));
                     continue;
                 }

@@ -1,12 +1,13 @@
 //! Pull requests of a consumer: the next one is under way before the last one has ended, and what
-//! they may still bring is reserved in the register of what is held.
+//! each may still bring is reserved in the register of what is held.
 //!
-//! The server answers the oldest request first, and says when one ends, but not which request a
-//! message answers. So a message counts for the oldest request that is not full. A request whose end
-//! is overdue keeps its room for as long as its messages may still come.
+//! The server serves waiting requests in turn, and a message does not say which request it answers.
+//! So each request has a subscription of its own. One whose end is overdue keeps its room, and is read,
+//! for as long as its messages may still come.
 
-use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use async_nats::jetstream::consumer::PullConsumer;
@@ -32,34 +33,47 @@ const NEXT_PULL_AFTER: Duration = Duration::from_millis(800);
 /// How long the end of a request may be late on a starved machine. After that it is overdue, or
 /// lost.
 pub(crate) const PULL_END_GRACE: Duration = Duration::from_secs(4);
+/// How much of its request the server did not fill, in the status that ends it.
+const PENDING_MESSAGES: &str = "Nats-Pending-Messages";
 
 pub(crate) struct Pulls {
+    client: Client,
     consumer: PullConsumer,
     in_flight: Arc<InFlight>,
-    /// Requests are answered on subjects below this one.
-    inbox: String,
-    number: u64,
-    messages: ReadyChunks<Subscriber>,
     /// The oldest first.
-    live: VecDeque<Pull>,
-    /// Requests whose end is overdue, or was cut off by a dropped connection.
-    late: Vec<Pull>,
+    requests: Vec<Pull>,
 }
 
 /// A request that the server may still answer.
 struct Pull {
-    number: u64,
+    messages: ReadyChunks<Subscriber>,
+    /// Of the consumer that it was sent to ([`InFlight::generation`]).
+    generation: u64,
     asked: Capacity,
+    /// What it may still bring.
     left: Capacity,
-    /// When its end is overdue. For a late one: when it can bring nothing more.
+    has_brought: bool,
+    state: PullState,
+    /// When its end is overdue; of another one: when nothing of it can come any more.
     until: Instant,
     next_after: Instant,
 }
 
-#[derive(Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum PullState {
+    Live,
+    /// Its end is overdue, or was cut off by a dropped connection, or came before its last messages:
+    /// with a replicated consumer those wait for a quorum.
+    Late,
+}
+
+/// What arrived at once, of one request.
 pub(crate) struct Arrivals {
     pub(crate) messages: Vec<Message>,
-    pub(crate) ends: Vec<PullEnd>,
+    /// Of the consumer that delivered them ([`InFlight::generation`]).
+    pub(crate) generation: u64,
+    /// How the request ended, if it did.
+    pub(crate) end: Option<PullEnd>,
 }
 
 #[derive(Debug, PartialEq, Eq)]
@@ -76,72 +90,57 @@ pub(crate) enum PullEnd {
 
 impl Pulls {
     /// No request is under way yet.
-    ///
-    /// # Errors
-    /// When the client is closed.
-    pub(crate) async fn open(
-        client: &Client,
-        consumer: PullConsumer,
-        in_flight: Arc<InFlight>,
-    ) -> Result<Self, Error> {
-        let inbox = client.new_inbox();
-        let subscription = client.subscribe(format!("{inbox}.*")).await;
-        let subscription = subscription.map_err(|error| {
-            let detail = error.to_string();
-            Error::new(Dependency::Nats, Class::Transient, Code::Connection, detail)
-        })?;
-        Ok(Self {
+    pub(crate) fn new(client: Client, consumer: PullConsumer, in_flight: Arc<InFlight>) -> Self {
+        Self {
+            client,
             consumer,
             in_flight,
-            inbox,
-            number: 0,
-            messages: subscription.ready_chunks(CHUNK_MAX_MESSAGES),
-            live: VecDeque::new(),
-            late: Vec::new(),
-        })
+            requests: Vec::new(),
+        }
     }
 
-    /// Whether the server may still answer a request.
+    /// Whether a request may still bring messages.
     pub(crate) fn are_under_way(&self) -> bool {
-        !self.live.is_empty()
+        !self.requests.is_empty()
     }
 
     /// When the next request is to be sent, so that it is there before the last one ends.
     pub(crate) fn next_after(&self, now: Instant) -> Option<Instant> {
-        match self.live.back() {
+        let live = self.requests.iter().filter(|pull| pull.is_live());
+        match live.clone().next_back() {
             None => Some(now),
-            Some(last) if self.live.len() < PULLS_MAX => {
-                Some(if last.left.messages * 2 <= last.asked.messages {
-                    now
-                } else {
-                    last.next_after
-                })
-            }
-            Some(_) => None,
+            Some(_) if live.count() >= PULLS_MAX => None,
+            Some(last) if last.left.messages * 2 <= last.asked.messages => Some(now),
+            Some(last) => Some(last.next_after),
         }
     }
 
-    /// Requests messages for the free room.
+    /// Asks for what there is room for.
     ///
     /// # Errors
     /// When the request cannot be sent.
-    pub(crate) async fn send(&mut self, room: Capacity) -> Result<(), PullEnd> {
+    pub(crate) async fn send(&mut self, room: Capacity) -> Result<(), Error> {
         let request = BatchConfig {
             batch: room.messages,
             max_bytes: room.bytes,
             expires: Some(PULL_EXPIRES),
             ..BatchConfig::default()
         };
-        self.number += 1;
-        let reply = Subject::from(format!("{}.{}", self.inbox, self.number));
+        let reply = Subject::from(self.client.new_inbox());
+        let subscription = self.client.subscribe(reply.clone()).await;
+        let subscription = subscription.map_err(|error| not_sent(&error.to_string()))?;
+        let generation = self.in_flight.generation();
         let sent = self.consumer.request_batch(request, reply).await;
-        sent.map_err(|error| PullEnd::Failed(error.to_string()))?;
+        sent.map_err(|error| not_sent(&error.to_string()))?;
         self.in_flight.reserve(room);
         let now = Instant::now();
-        self.live.push_back(Pull {
-            number: self.number,
+        self.requests.push(Pull {
+            messages: subscription.ready_chunks(CHUNK_MAX_MESSAGES),
+            generation,
             asked: room,
             left: room,
+            has_brought: false,
+            state: PullState::Live,
             until: now + PULL_EXPIRES + PULL_END_GRACE,
             next_after: now + NEXT_PULL_AFTER,
         });
@@ -151,100 +150,131 @@ impl Pulls {
     /// Returns the next arrivals; `None` when the client is closed. Cancel safe. The caller
     /// registers the messages before it asks for room again.
     pub(crate) async fn next(&mut self) -> Option<Arrivals> {
-        let chunk = self.messages.next().await?;
-        let mut arrivals = Arrivals::default();
-        let mut freed = Capacity::default();
-        for message in chunk {
-            match message.status {
-                // What is to be acknowledged is a delivery, whatever its header block begins with.
-                Some(status) if message.reply.is_none() => {
-                    let end = end_of_pull(status, message.description.as_deref());
-                    arrivals
-                        .ends
-                        .extend(self.end(&message.subject, end, &mut freed));
-                }
-                _ => {
-                    self.fill(message.length, &mut freed);
-                    arrivals.messages.push(message);
+        let (place, chunk) = poll_fn(|context| {
+            for (place, pull) in self.requests.iter_mut().enumerate() {
+                if let Poll::Ready(chunk) = pull.messages.poll_next_unpin(context) {
+                    return Poll::Ready((place, chunk));
                 }
             }
-        }
-        self.in_flight.unreserve(freed);
-        Some(arrivals)
-    }
-
-    /// A message came: it fills the oldest request.
-    fn fill(&mut self, bytes: usize, freed: &mut Capacity) {
-        let Some(pull) = self.live.front_mut().or(self.late.first_mut()) else {
-            return;
-        };
-        let filled = Capacity {
-            messages: 1,
-            bytes: bytes.min(pull.left.bytes),
-        };
-        pull.left -= filled;
-        *freed += filled;
-        if pull.left.messages == 0 {
-            *freed += pull.left;
-            if self.live.pop_front().is_none() {
-                self.late.remove(0);
-            }
-        }
-    }
-
-    /// The server ended a request. One that is not ours, or known to be over, says nothing.
-    fn end(&mut self, subject: &Subject, end: PullEnd, freed: &mut Capacity) -> Option<PullEnd> {
-        let number: u64 = subject
-            .strip_prefix(&self.inbox)?
-            .strip_prefix('.')?
-            .parse()
-            .ok()?;
-        let is_it = |pull: &Pull| pull.number == number;
-        let pull = if let Some(place) = self.live.iter().position(is_it) {
-            self.live.remove(place)?
-        } else {
-            let place = self.late.iter().position(is_it)?;
-            self.late.swap_remove(place)
-        };
-        *freed += pull.left;
-        Some(match end {
-            PullEnd::TooLarge { .. } if pull.left.messages < pull.asked.messages => {
-                PullEnd::Ordinary
-            }
-            PullEnd::TooLarge { .. } => PullEnd::TooLarge {
-                asked_bytes: pull.asked.bytes,
-            },
-            end => end,
+            Poll::Pending
         })
+        .await;
+        let pull = &mut self.requests[place];
+        let (arrivals, freed) = pull.take(chunk?);
+        if pull.left.messages == 0 {
+            let ended = self.requests.remove(place);
+            self.in_flight.unreserve(freed + ended.left);
+        } else {
+            self.in_flight.unreserve(freed);
+        }
+        Some(arrivals)
     }
 
     /// Call after a reconnect: nobody knows which requests arrived. Those that did expire soon.
     pub(crate) fn cut(&mut self) {
         let until = Instant::now() + PULL_EXPIRES + PULL_END_GRACE;
-        self.late
-            .extend(self.live.drain(..).map(|pull| Pull { until, ..pull }));
+        for pull in self.requests.iter_mut().filter(|pull| pull.is_live()) {
+            (pull.state, pull.until) = (PullState::Late, until);
+        }
     }
 
     /// When [`Self::expire`] has something to do.
     pub(crate) fn expires(&self) -> Option<Instant> {
-        let pulls = self.live.iter().chain(&self.late);
-        pulls.map(|pull| pull.until).min()
+        self.requests.iter().map(|pull| pull.until).min()
     }
 
-    /// Forgets late requests that can bring nothing more. Returns whether the end of another one is
-    /// overdue: its messages are ours until `ack_wait` has passed.
+    /// Forgets requests of which nothing can come any more, and returns whether the end of another one
+    /// is overdue. Its messages are ours until `ack_wait` has passed.
     pub(crate) fn expire(&mut self) -> bool {
         let now = Instant::now();
-        let over = self.late.extract_if(.., |pull| pull.until <= now);
+        let is_over = |pull: &mut Pull| !pull.is_live() && pull.until <= now;
+        let over = self.requests.extract_if(.., is_over);
         let freed = over.fold(Capacity::default(), |freed, pull| freed + pull.left);
         self.in_flight.unreserve(freed);
         let until = now + self.in_flight.ack_wait();
-        let known = self.late.len();
-        while let Some(pull) = self.live.pop_front_if(|pull| pull.until <= now) {
-            self.late.push(Pull { until, ..pull });
+        let mut is_overdue = false;
+        for pull in self.requests.iter_mut().filter(|pull| pull.until <= now) {
+            (pull.state, pull.until) = (PullState::Late, until);
+            is_overdue = true;
         }
-        self.late.len() > known
+        is_overdue
     }
+}
+
+impl Pull {
+    fn is_live(&self) -> bool {
+        self.state == PullState::Live
+    }
+
+    /// Takes what arrived, and what that frees of the reservation. Nothing is left of a request that
+    /// is over.
+    fn take(&mut self, chunk: Vec<Message>) -> (Arrivals, Capacity) {
+        let mut arrivals = Arrivals {
+            messages: Vec::with_capacity(chunk.len()),
+            generation: self.generation,
+            end: None,
+        };
+        let mut freed = Capacity::default();
+        for message in chunk {
+            match message.status {
+                // What is to be acknowledged is a delivery, whatever its header block begins with.
+                Some(status) if message.reply.is_none() => {
+                    freed += self.end(&message);
+                    let end = end_of_pull(status, message.description.as_deref());
+                    arrivals.end = Some(self.meaning(end));
+                }
+                _ => {
+                    freed += self.fill(message.length);
+                    arrivals.messages.push(message);
+                }
+            }
+        }
+        (arrivals, freed)
+    }
+
+    fn fill(&mut self, bytes: usize) -> Capacity {
+        self.has_brought = true;
+        // More than was asked for comes only from who publishes on our inbox.
+        let filled = Capacity {
+            messages: self.left.messages.min(1),
+            bytes: self.left.bytes.min(bytes),
+        };
+        self.left -= filled;
+        filled
+    }
+
+    /// The server says how much of the request it did not fill (`Nats-Pending-Messages`): the rest was
+    /// sent, or is on its way.
+    fn end(&mut self, status: &Message) -> Capacity {
+        let headers = status.headers.as_ref();
+        let pending = headers.and_then(|headers| headers.get(PENDING_MESSAGES));
+        let pending = pending.and_then(|pending| pending.as_str().parse().ok());
+        let unfilled = pending
+            .unwrap_or(self.left.messages)
+            .min(self.left.messages);
+        let is_over = unfilled == self.left.messages;
+        let freed = Capacity {
+            messages: unfilled,
+            bytes: if is_over { self.left.bytes } else { 0 },
+        };
+        self.left -= freed;
+        self.state = PullState::Late;
+        self.until = Instant::now() + PULL_END_GRACE;
+        freed
+    }
+
+    fn meaning(&self, end: PullEnd) -> PullEnd {
+        let asked_bytes = self.asked.bytes;
+        match end {
+            PullEnd::TooLarge { .. } if self.has_brought => PullEnd::Ordinary,
+            PullEnd::TooLarge { .. } => PullEnd::TooLarge { asked_bytes },
+            end => end,
+        }
+    }
+}
+
+fn not_sent(detail: &str) -> Error {
+    Error::new(Dependency::Nats, Class::Transient, Code::Response, detail)
 }
 
 /// Status messages of pull requests (NATS ADR-13).

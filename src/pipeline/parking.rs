@@ -27,7 +27,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use tokio::sync::{Mutex as AsyncMutex, Notify, OwnedMutexGuard};
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until};
 
 use self::window::say;
 pub use self::window::{Attempt, PROBE_EVERY, WINDOW_ROWS, Window};
@@ -40,26 +40,27 @@ use crate::telemetry::{Health, Metrics};
 const RETRY_AFTER: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
 /// A batch to be written.
-pub struct Work {
+pub(crate) struct Work {
     /// Its messages.
-    pub batch: Batch,
+    pub(crate) batch: Batch,
     /// To be given back with what became of it.
-    pub ticket: Ticket,
+    pub(crate) ticket: Ticket,
 }
 
 /// Why a batch is written, and what was seen of it before.
-pub struct Ticket {
+pub(crate) struct Ticket {
     attempt: Attempt,
     /// The last attempt that refused all of it for a reason that we do not know
     /// ([`crate::storage::EventWriter::has_succeeded_since`]).
-    pub refused_at: Option<u64>,
-    was_parked: bool,
+    pub(crate) refused_at: Option<u64>,
+    /// It was parked before, and may have been written without our hearing of it.
+    pub(crate) was_parked: bool,
     /// Kept by a probe until it is judged, so that nobody tries another one meanwhile.
     turn: Option<OwnedMutexGuard<Receiver<Decoded>>>,
 }
 
 /// What all writers share.
-pub struct Parking {
+pub(crate) struct Parking {
     /// The writers take turns at it.
     queue: Arc<AsyncMutex<Receiver<Decoded>>>,
     limits: BatchLimits,
@@ -81,7 +82,7 @@ struct ParkingState {
     was_parked: bool,
     /// The last probe had duplicates alone: what is parked shows more.
     probe_parked: bool,
-    /// Batches in a row that nobody could explain.
+    /// Attempts in a row that say nothing.
     unexplained: u32,
 }
 
@@ -104,7 +105,7 @@ enum Next {
 
 impl Parking {
     /// Nothing is parked yet.
-    pub fn new(
+    pub(crate) fn new(
         queue: Receiver<Decoded>,
         limits: BatchLimits,
         health: Health,
@@ -128,20 +129,17 @@ impl Parking {
 
     /// The batch to be written next; `None` when the queue is closed and empty. What is parked then and
     /// not due is dropped, and so released.
-    pub async fn next(&self) -> Option<Work> {
+    pub(crate) async fn next(&self) -> Option<Work> {
         let mut turn = self.queue.clone().lock_owned().await;
         loop {
+            if self.state().is_turn_of_fresh()
+                && let Some(messages) = turn.try_batch(&self.limits)
+            {
+                return Some(self.fresh(messages));
+            }
             let next = self.state().next(Instant::now());
             match next {
-                Next::Parked(work) => {
-                    return Some(match self.fresh_before(&mut turn) {
-                        None => work,
-                        Some(fresh) => {
-                            self.put_back(work);
-                            fresh
-                        }
-                    });
-                }
+                Next::Parked(work) => return Some(work),
                 Next::Probe(at) => return self.probe(at, turn).await,
                 Next::Fresh(due) => {
                     let is_due = async {
@@ -190,27 +188,6 @@ impl Parking {
         batch
     }
 
-    /// A fresh batch, if it is its turn and there is one.
-    fn fresh_before(&self, queue: &mut Receiver<Decoded>) -> Option<Work> {
-        let was_parked = std::mem::replace(&mut self.state().was_parked, true);
-        let messages = was_parked
-            .then(|| queue.try_batch(&self.limits))
-            .flatten()?;
-        Some(self.fresh(messages))
-    }
-
-    fn put_back(&self, work: Work) {
-        let Work { batch, ticket } = work;
-        let mut state = self.state();
-        state.is_trying = false;
-        state.parked.push_front(Parked {
-            batch,
-            due: Instant::now(),
-            attempt: ticket.attempt,
-            refused_at: ticket.refused_at,
-        });
-    }
-
     /// Waits until a batch may be tried: a fresh one, whose rows nobody has judged yet; or where none
     /// comes, because nothing does or because what is parked leaves no room, a parked one.
     async fn probe(
@@ -218,23 +195,28 @@ impl Parking {
         at: Instant,
         mut turn: OwnedMutexGuard<Receiver<Decoded>>,
     ) -> Option<Work> {
-        let parked = {
-            let mut state = self.state();
-            let is_wanted = std::mem::take(&mut state.probe_parked);
-            is_wanted.then(|| state.take_parked()).flatten()
-        };
-        let mut work = if let Some(work) = parked {
-            work
-        } else if let Ok(messages) = timeout_at(at, turn.batch(&self.limits)).await {
-            // At the end nothing is tried any more.
-            let work = self.fresh(messages?);
-            sleep_until(at).await;
-            work
-        } else {
-            let parked = self.state().take_parked();
-            match parked {
-                Some(work) => work,
-                None => self.fresh(turn.batch(&self.limits).await?),
+        let mut work = loop {
+            let due = self.state().probe_due(at);
+            if due.is_some_and(|due| due <= Instant::now())
+                && let Some(work) = self.state().take_parked()
+            {
+                break work;
+            }
+            let is_due = async {
+                match due {
+                    Some(due) => sleep_until(due).await,
+                    None => pending().await,
+                }
+            };
+            tokio::select! {
+                // At the end nothing is tried any more.
+                messages = turn.batch(&self.limits) => {
+                    let work = self.fresh(messages?);
+                    sleep_until(at).await;
+                    break work;
+                }
+                () = self.parked.notified() => {}
+                () = is_due => {}
             }
         };
         work.ticket.attempt = Attempt::Probe;
@@ -244,7 +226,7 @@ impl Parking {
 
     /// Parks messages that were delivered too often: each is tried alone, so that whatever it does to
     /// those who store it, it does not do to others.
-    pub fn park_alone(&self, messages: Vec<Decoded>) {
+    pub(crate) fn park_alone(&self, messages: Vec<Decoded>) {
         if messages.is_empty() {
             return;
         }
@@ -259,21 +241,20 @@ impl Parking {
         self.parked.notify_one();
     }
 
-    /// Parks a batch of which every row was refused for a reason that we do not know, by the attempt
-    /// of this number. A probe says no less by it than that too many rows are refused still.
+    /// Parks a batch whose rows may not be judged yet. `refused_at`: every row was refused for a reason
+    /// that we do not know, from the attempt of this number on; a probe says no less by it than that too
+    /// many rows are refused still. Without it a parked batch failed with nobody to blame, and others get
+    /// their turn.
     #[allow(clippy::needless_pass_by_value, reason = "the ticket is spent")]
-    pub fn park_unexplained(&self, batch: Batch, ticket: Ticket, attempt: u64) {
-        let now = Instant::now();
+    pub(crate) fn park_again(&self, batch: Batch, ticket: Ticket, refused_at: Option<u64>) {
         let mut state = self.state();
         state.is_trying &= !ticket.was_parked;
         let is_probe = ticket.attempt == Attempt::Probe;
-        if is_probe {
+        if is_probe && refused_at.is_some() {
             let rows = vec![true; batch.messages.len()];
-            state.window.note(Attempt::Probe, &rows, now);
+            state.window.note(Attempt::Probe, &rows, Instant::now());
         }
-        let doublings = 1 << state.unexplained.min(10);
-        state.unexplained += 1;
-        let due = now + (RETRY_AFTER.0 * doublings).min(RETRY_AFTER.1);
+        let due = state.next_try();
         state.parked.push_back(Parked {
             batch,
             due,
@@ -282,7 +263,7 @@ impl Parking {
             } else {
                 ticket.attempt
             },
-            refused_at: (!is_probe).then_some(attempt),
+            refused_at: refused_at.or(ticket.refused_at).filter(|_| !is_probe),
         });
         drop(state);
         self.parked.notify_one();
@@ -291,7 +272,7 @@ impl Parking {
     /// Judges a batch by how its rows ended that were tried (`true` is refused): gives back those that
     /// are to become dead letters, and parks the others.
     #[allow(clippy::needless_pass_by_value, reason = "the ticket is spent")]
-    pub fn judge(
+    pub(crate) fn judge(
         &self,
         ticket: Ticket,
         rows: &[bool],
@@ -334,15 +315,22 @@ impl Parking {
 }
 
 impl ParkingState {
+    fn is_turn_of_fresh(&self) -> bool {
+        self.was_parked && !self.window.is_paused()
+    }
+
+    /// When a batch is tried again that says nothing.
+    fn next_try(&mut self) -> Instant {
+        let doublings = 1 << self.unexplained.min(10);
+        self.unexplained += 1;
+        Instant::now() + (RETRY_AFTER.0 * doublings).min(RETRY_AFTER.1)
+    }
+
     fn next(&mut self, now: Instant) -> Next {
         if let Some(at) = self.window.probe_at() {
             return Next::Probe(at);
         }
-        if self.is_trying {
-            return Next::Fresh(None);
-        }
-        let due = self.parked.iter().map(|parked| parked.due).min();
-        match due {
+        match self.due() {
             Some(due) if due <= now => match self.take_parked() {
                 Some(work) => Next::Parked(work),
                 None => Next::Fresh(None),
@@ -351,8 +339,24 @@ impl ParkingState {
         }
     }
 
-    /// The parked batch that is due first.
+    /// When a parked batch may be tried: one at a time.
+    fn due(&self) -> Option<Instant> {
+        let due = self.parked.iter().map(|parked| parked.due).min();
+        due.filter(|_| !self.is_trying)
+    }
+
+    /// The same for a probe, which is due at `at` unless what is parked has to show more.
+    fn probe_due(&mut self, at: Instant) -> Option<Instant> {
+        let is_at_once = std::mem::take(&mut self.probe_parked);
+        let due = self.due()?;
+        Some(if is_at_once { due } else { due.max(at) })
+    }
+
+    /// The parked batch that is due first, unless one is being tried.
     fn take_parked(&mut self) -> Option<Work> {
+        if self.is_trying {
+            return None;
+        }
         let places = 0..self.parked.len();
         let first = places.min_by_key(|place| self.parked[*place].due)?;
         let Parked {
@@ -361,7 +365,7 @@ impl ParkingState {
             refused_at,
             ..
         } = self.parked.remove(first)?;
-        self.is_trying = true;
+        (self.is_trying, self.was_parked) = (true, true);
         Some(Work {
             batch,
             ticket: Ticket {

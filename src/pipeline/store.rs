@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::parking::Work;
+use super::parking::{Ticket, Work};
 use super::writer::Writer;
 use crate::backoff::Backoff;
 use crate::error::{Class, Dependency, Error};
@@ -27,18 +27,23 @@ pub(crate) async fn store(
         return decide_exhausted(writer, batch).await.map(Some);
     }
     let options = WriteOptions {
-        expect_duplicates: batch.messages.iter().any(|d| d.delivery.is_redelivered()),
+        expect_duplicates: ticket.was_parked
+            || batch.messages.iter().any(|d| d.delivery.is_redelivered()),
         advance_epoch: !writer.cache.is_usable(),
         others_succeed: false,
     };
-    let (outcomes, method) =
-        match write_until_durable(writer, &mut batch, ticket.refused_at, options).await? {
-            Written::Decided(outcomes, method) => (outcomes, method),
-            Written::Unexplained(attempt) => {
-                writer.parking.park_unexplained(batch, ticket, attempt);
-                return Ok(None);
-            }
-        };
+    let (outcomes, method) = match write_until_durable(writer, &mut batch, &ticket, options).await?
+    {
+        Written::Decided(outcomes, method) => (outcomes, method),
+        Written::Unexplained(attempt) => {
+            writer.parking.park_again(batch, ticket, Some(attempt));
+            return Ok(None);
+        }
+        Written::NotYet => {
+            writer.parking.park_again(batch, ticket, None);
+            return Ok(None);
+        }
+    };
     let timings = timings(&mut batch, method);
     let refused = take_refused(&mut batch.messages, &outcomes);
     let rows: Vec<bool> = outcomes.iter().filter_map(was_refused).collect();
@@ -63,15 +68,17 @@ enum Written {
     Decided(Vec<RowOutcome>, WriteMethod),
     /// Every row was refused for a reason that we do not know, from the attempt of this number on.
     Unexplained(u64),
+    /// It was parked, and failed with nobody to blame.
+    NotYet,
 }
 
 /// Tries until every row is decided: what we hold is kept alive meanwhile, and the source finds no
 /// room and pauses. Or until they are refused for a reason that we do not know, unless others were
-/// taken since `refused_at`.
+/// taken since. A parked batch has one attempt at a time.
 async fn write_until_durable(
     writer: &Writer,
     batch: &mut Batch,
-    refused_at: Option<u64>,
+    ticket: &Ticket,
     mut options: WriteOptions,
 ) -> Result<Written, Error> {
     let (rows, order) = rows_in_write_order(&batch.messages);
@@ -79,8 +86,8 @@ async fn write_until_durable(
     let mut backoff = Backoff::new();
     loop {
         let recovery = writer.health.recovery(Dependency::Postgres);
-        options.others_succeed =
-            refused_at.is_some_and(|attempt| writer.rows.has_succeeded_since(attempt));
+        let since = |attempt| writer.rows.has_succeeded_since(attempt);
+        options.others_succeed = ticket.refused_at.is_some_and(since);
         let (error, unexplained) = match writer.rows.write(&rows, &mut outcomes, options).await {
             Ok(method) => return Ok(Written::Decided(in_batch_order(outcomes, &order), method)),
             Err(WriteError::Failed(error)) => (error, None),
@@ -99,6 +106,9 @@ async fn write_until_durable(
         batch.failures.add(&error);
         if let Some(attempt) = unexplained {
             return Ok(Written::Unexplained(attempt));
+        }
+        if ticket.was_parked {
+            return Ok(Written::NotYet);
         }
         // What failed may have been committed all the same.
         options.expect_duplicates = true;

@@ -124,16 +124,18 @@ impl Unreadables {
             reply: arrived.reply.clone(),
             bytes,
         };
-        let Some(id) = self.in_flight.hold(std::iter::once(arrival)).pop() else {
+        let generation = self.in_flight.generation();
+        let holds = self.in_flight.hold(std::iter::once(arrival), generation);
+        let Some(hold) = holds.into_iter().next() else {
             return;
         };
         let letter = DeadLetter {
-            delivery: arrived.into_delivery(&self.stream, id, self.in_flight.releases()),
+            delivery: arrived.into_delivery(&self.stream, hold),
             reason: Reason::Unreadable,
             detail: why.to_owned(),
             event: None,
             batch: None,
         };
-        self.dead_letters.send(vec![letter]);
+        self.dead_letters.send_each(vec![letter]);
     }
 }

@@ -53,7 +53,7 @@ pub(crate) async fn run(mut writer: Writer) -> Result<(), Error> {
         let Some((batch, letters)) = store::store(&writer, work).await? else {
             continue; // It is parked.
         };
-        writer.dead_letters.send(letters);
+        writer.dead_letters.send_each(letters);
         if batch.messages.is_empty() {
             continue;
         }

@@ -50,10 +50,11 @@ impl Scene {
         };
         let arrived = Arrived::read(message).expect("it is a delivery");
         let (reply, bytes) = (arrived.reply.clone(), 100);
-        let ids = self
+        let holds = self
             .in_flight
-            .hold(std::iter::once(Arrival { reply, bytes }));
-        let delivery = arrived.into_delivery("EVENTS", ids[0], self.in_flight.releases());
+            .hold(std::iter::once(Arrival { reply, bytes }), 0);
+        let hold = holds.into_iter().next().expect("one was held");
+        let delivery = arrived.into_delivery("EVENTS", hold);
         let message = event::Message {
             subject: "events.test",
             headers: None,
@@ -144,7 +145,7 @@ async fn one_parked_batch_is_tried_at_a_time_and_an_unexplained_one_later() {
         fresh, 1,
         "another writer does not try the other one meanwhile"
     );
-    scene.parking.park_unexplained(work.batch, work.ticket, 7);
+    scene.parking.park_again(work.batch, work.ticket, Some(7));
     let (other, _, work) = scene.next().await;
     assert_eq!(other, 12);
     scene.parking.judge(work.ticket, &[false], Vec::new(), 1);

@@ -1,0 +1,125 @@
+//! Intake: what arrives goes into the register of what is held, is decoded, and goes to the queue.
+
+use std::sync::Arc;
+
+use async_nats::{HeaderMap, Message};
+use tokio::time::{Instant, sleep_until};
+
+use super::decode::decode;
+use super::parking::Parking;
+use super::queue::Sender;
+use crate::config::Config;
+use crate::message::{DeadLetter, Decoded};
+use crate::messaging::delivery::Arrived;
+use crate::messaging::in_flight::{Arrival, InFlight};
+use crate::messaging::pull::{Arrivals, PullEnd, Pulls};
+use crate::telemetry::Metrics;
+use crate::telemetry::logs::RateLimit;
+
+/// Headers of a message that take no more memory than the limits allow for.
+const HEADERS_UNCOUNTED: usize = 32;
+/// What each further one takes beside its bytes: 131 were measured of short ones, by the thousand.
+const HEADER_BYTES: usize = 150;
+
+/// Where messages go.
+pub(crate) struct Outputs {
+    /// Events, to the writers.
+    pub(crate) decoded: Sender<Decoded>,
+    /// Events that were delivered too often, to be tried alone.
+    pub(crate) parking: Arc<Parking>,
+    /// What is no event, or cannot be read.
+    pub(crate) dead_letters: Sender<DeadLetter>,
+}
+
+/// What is read, and what becomes of it.
+pub(crate) struct Intake {
+    pub(crate) pulls: Pulls,
+    pub(crate) in_flight: Arc<InFlight>,
+    pub(crate) outputs: Outputs,
+    pub(crate) config: Arc<Config>,
+    pub(crate) metrics: Metrics,
+    /// Who publishes on our inbox can do so at any rate.
+    pub(crate) strangers: RateLimit,
+}
+
+/// The client is closed.
+pub(crate) struct Closed;
+
+/// Waits until then; for ever where there is no such time.
+pub(crate) async fn at(time: Option<Instant>) {
+    match time {
+        Some(time) => sleep_until(time).await,
+        None => std::future::pending().await,
+    }
+}
+
+impl Intake {
+    /// Reads on while something else goes on.
+    pub(crate) async fn while_waiting<T>(
+        &mut self,
+        other: impl Future<Output = T>,
+    ) -> Result<T, Closed> {
+        let mut other = std::pin::pin!(other);
+        loop {
+            let overdue_at = self.pulls.expires();
+            tokio::select! {
+                done = &mut other => return Ok(done),
+                arrivals = self.pulls.next() => {
+                    self.take(arrivals.ok_or(Closed)?);
+                }
+                // The other may wait for the room that this frees.
+                () = at(overdue_at) => {
+                    self.pulls.expire();
+                }
+            }
+        }
+    }
+
+    /// Takes messages into the register, decodes them, and hands them on. Returns how their pull ended.
+    pub(crate) fn take(&self, arrivals: Arrivals) -> Option<PullEnd> {
+        let arrived: Vec<Arrived> = arrivals
+            .messages
+            .into_iter()
+            .filter_map(|message| match Arrived::read(message) {
+                Ok(arrived) => Some(arrived),
+                Err(subject) => {
+                    if let Some(suppressed) = self.strangers.allow() {
+                        tracing::warn!(subject, suppressed, "not a delivery of a consumer");
+                    }
+                    None
+                }
+            })
+            .collect();
+        let redelivered = arrived.iter().filter(|a| a.metadata.delivered > 1).count();
+        self.metrics.received.increment(arrived.len() as u64);
+        self.metrics.redelivered.increment(redelivered as u64);
+        let places = arrived.iter().map(|arrived| Arrival {
+            reply: arrived.reply.clone(),
+            bytes: bytes_in_memory(&arrived.message),
+        });
+        let holds = self.in_flight.hold(places, arrivals.generation);
+        let nats = &self.config.nats;
+        let deliveries = holds
+            .into_iter()
+            .zip(arrived)
+            .map(|(hold, arrived)| arrived.into_delivery(&nats.stream, hold))
+            .collect();
+        let pipeline = &self.config.pipeline;
+        let (mut decoded, letters) = decode(&nats.stream, pipeline.accept_plain, deliveries);
+        self.outputs.dead_letters.send_each(letters);
+        if redelivered > 0 {
+            let too_often = |d: &mut Decoded| d.delivery.delivered > pipeline.max_deliveries;
+            let alone = decoded.extract_if(.., too_often).collect();
+            self.outputs.parking.park_alone(alone);
+        }
+        self.outputs.decoded.send(decoded);
+        arrivals.end
+    }
+}
+
+/// As delivered; where there are many headers, with what each of them takes beside its bytes.
+fn bytes_in_memory(message: &Message) -> usize {
+    let headers = message.headers.iter().flat_map(HeaderMap::iter);
+    let values: usize = headers.map(|(_, values)| values.len()).sum();
+    message.length + values.saturating_sub(HEADERS_UNCOUNTED) * HEADER_BYTES
+}
