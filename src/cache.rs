@@ -74,7 +74,6 @@ struct CacheParts {
     connection: ArcSwapOption<VerifiedConnection>,
     /// Wakes the task that keeps the connection: somebody gave it up.
     dropped: Notify,
-    /// The epoch as it was read last.
     known: ArcSwapOption<epoch::Known>,
     /// Whether the connection goes on being used.
     breaker: Breaker,

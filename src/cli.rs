@@ -81,9 +81,7 @@ pub fn command() -> Command {
         .subcommand(log_level::command())
 }
 
-/// Settings of the lines that a command logs.
 const LOG_SETTINGS: [&str; 2] = ["GANESH_LOG", "GANESH_LOG_FORMAT"];
-/// Settings of what commands that do work log and export.
 const TELEMETRY_SETTINGS: [&str; 9] = [
     "GANESH_LOG",
     "GANESH_LOG_FORMAT",

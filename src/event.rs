@@ -243,7 +243,6 @@ fn openers(chunk: &[u8]) -> usize {
     usize::from(count)
 }
 
-/// The deepest level of valid JSON.
 fn depth(json: &str) -> usize {
     let mut deepest = 0_usize;
     let mut current = 0_usize;

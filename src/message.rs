@@ -20,7 +20,6 @@ use crate::error::Error;
 use crate::event::{Event, Timestamp, TraceContext, TraceId};
 use crate::labels::{Outcome, Reason, WriteMethod};
 
-/// Identifies a held delivery within this process.
 pub(crate) type InFlightId = usize;
 
 /// A delivered message. Dropped on any path before it is settled, it is released: the server
@@ -132,7 +131,6 @@ pub(crate) struct Batch {
     pub(crate) messages: Vec<Decoded>,
     /// When a writer took it (nanoseconds of [`timings::now_nanos`]).
     pub(crate) taken: u64,
-    /// Attempts to write it that failed.
     pub(crate) failures: Failures,
 }
 
@@ -172,7 +170,7 @@ pub struct BatchTimings {
     pub method: WriteMethod,
     /// Attempts to write it that failed.
     pub failures: Failures,
-    /// What `observe` makes once for all messages of the batch.
+    /// Made by `observe` once for all messages of the batch.
     pub observed: OnceLock<Arc<dyn Any + Send + Sync>>,
 }
 

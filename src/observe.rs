@@ -160,7 +160,6 @@ impl Observer {
         }
     }
 
-    /// The stages that the messages of a batch pass together.
     fn observe_batch(&self, in_batch: &SettledBatch<'_>) {
         let StoredBatch {
             timings, outcomes, ..
@@ -191,7 +190,6 @@ impl ObserverParts {
         skew.seconds(at)
     }
 
-    /// Decides whether the trace is kept, and keeps it.
     fn decide(
         &self,
         message: &SettledMessage<'_>,
@@ -238,7 +236,6 @@ impl ObserverParts {
         );
     }
 
-    /// Builds the trace of a message and hands it in, with the span of its batch.
     fn keep(&self, message: &SettledMessage<'_>, reason: Decision) {
         let Some(queue) = &self.queue else {
             return;

@@ -49,7 +49,6 @@ use crate::config::Config;
 use crate::messaging::connection::Drops;
 use crate::telemetry::span_queue::SpanQueue;
 
-/// How long a signal's stop waits for acknowledgements.
 const STOP_WAIT: Duration = Duration::from_secs(10);
 /// The events of a run of so many messages are listed, so that somebody can look them up.
 const LISTED_MAX: u64 = 5;

@@ -1,7 +1,6 @@
 //! Text that others chose, as people may see it: cut, and without characters that act on a
 //! terminal or break a log line.
 
-/// Characters that [`quoted`] shows.
 const QUOTED_MAX_CHARS: usize = 40;
 
 /// The beginning of a text: whole characters, of `max_bytes` at most.

@@ -22,7 +22,6 @@ use crate::error::{Class, Code, Dependency, Error};
 use crate::storage::classify as classify_postgres;
 use crate::storage::epoch::claim;
 
-/// For the connection itself.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 /// Between two attempts, doubled from the first to the second.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
@@ -30,7 +29,6 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 const STABLE_AFTER: Duration = Duration::from_secs(10);
 /// For each answer while a connection is verified or watched.
 const ANSWER_LIMIT: Duration = Duration::from_secs(1);
-/// For binding the epoch in Postgres.
 const CLAIM_LIMIT: Duration = Duration::from_secs(5);
 /// How often a connection is asked again which process it leads to.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
@@ -42,7 +40,6 @@ pub(super) struct VerifiedConnection {
 }
 
 impl Cache {
-    /// Connects, verifies, watches, and begins again.
     pub(super) async fn keep_connection(&self) {
         let mut backoff = Backoff::between(PAUSE.0, PAUSE.1);
         loop {

@@ -248,7 +248,6 @@ fn encode(state: &NewestState<'_>) -> Vec<u8> {
     keys::value(state.event.time, state.stream_seq, Timestamp::now(), &json)
 }
 
-/// Cuts values into round trips.
 fn trips(values: &[Vec<u8>]) -> Vec<Range<usize>> {
     let mut trips = Vec::new();
     let mut start = 0;

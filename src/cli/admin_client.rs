@@ -9,7 +9,6 @@ use serde::Serialize;
 
 use crate::config::Config;
 
-/// How long the answer may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The answer's status and body.

@@ -13,7 +13,6 @@ use clap::Command;
 use super::{Failure, LOG_SETTINGS, say};
 use crate::config::{Config, Group, flags, group_flags};
 
-/// How long each dependency may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) fn command() -> Command {

@@ -11,7 +11,6 @@ use super::Failure;
 use crate::error::{Class, Error};
 use crate::storage::{classify, schema};
 
-/// How long between two attempts.
 const ATTEMPT_EVERY: Duration = Duration::from_millis(500);
 /// How often a wait says that it goes on.
 const SAY_EVERY: Duration = Duration::from_secs(5);

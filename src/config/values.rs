@@ -11,7 +11,6 @@ use super::settings::setting_of;
 use super::subjects;
 
 impl Reader {
-    /// Any text; `None` where there is none.
     pub(crate) fn text(&mut self, env: &'static str) -> Option<String> {
         self.optional(env, "some text", |raw| Some(raw.to_owned()))
     }

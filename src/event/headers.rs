@@ -6,7 +6,6 @@ use super::DecodeError;
 use super::attributes::Attribute;
 use super::replay::ReplayHeaders;
 
-/// Before the name of an attribute.
 const PREFIX: &str = "ce-";
 
 /// What one pass over a message's headers finds, in any spelling of their names.

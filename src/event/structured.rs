@@ -308,7 +308,6 @@ pub fn to_json(event: &Event) -> Bytes {
     json.into()
 }
 
-/// Adds a member that is a string.
 fn put(json: &mut Vec<u8>, name: &str, value: &str) {
     json.push(b',');
     put_string(json, name);

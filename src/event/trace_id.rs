@@ -40,7 +40,6 @@ impl TraceId {
         self.0
     }
 
-    /// The id as 32 hexadecimal digits, as bytes of text.
     pub(crate) fn hex(self) -> [u8; 32] {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
         let mut text = [0; 32];

@@ -88,7 +88,6 @@ pub struct Failures {
 }
 
 impl Failures {
-    /// Adds an attempt that failed now.
     pub(crate) fn add(&mut self, error: &Error) {
         if self.kept.len() < FAILURES_KEPT_MAX {
             self.kept.push(FailedAttempt {

@@ -184,9 +184,8 @@ pub(crate) enum Restored {
     StreamGone,
 }
 
-/// Makes the consumer again if it was deleted, from the last acknowledgement floor that was
-/// seen. The stream is never made again: empty, in the place of one that had events, it would
-/// hide that they are gone.
+/// Makes a deleted consumer again, from its last known acknowledgement floor. A deleted stream is
+/// not made again: an empty one would hide that its events are gone.
 ///
 /// # Errors
 /// When JetStream does not answer.

@@ -48,7 +48,7 @@ impl Metadata {
 /// A message that is a delivery of a consumer, not held yet.
 pub struct Arrived {
     pub(crate) message: Message,
-    /// Where its acknowledgement goes.
+    /// The ack subject.
     pub reply: Subject,
     pub(crate) metadata: Metadata,
 }

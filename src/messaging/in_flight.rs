@@ -71,9 +71,9 @@ impl SubAssign for Capacity {
 
 /// One delivery to be held.
 pub struct Arrival {
-    /// Where its acknowledgement goes.
+    /// The ack subject.
     pub reply: Subject,
-    /// What it takes of the limit: its size as delivered, at least.
+    /// Counts against the limit: at least its size as delivered.
     pub bytes: usize,
 }
 

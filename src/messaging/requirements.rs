@@ -72,7 +72,6 @@ pub(crate) fn consumer_violations(
     checks.violations
 }
 
-/// Collects violations of one stream or consumer.
 struct Checks {
     what: String,
     violations: Vec<Violation>,

@@ -261,9 +261,9 @@ fn loses_letters(stream: &Config) -> Vec<Violation> {
     violations
 }
 
-/// Why something was not made. Trying again does not help when the server understood us
-/// and refuses what we ask for, such as subjects that another stream has; unless another
-/// replica was faster, and what it made is there to be looked at.
+/// The error of a creation. Retrying does not help when the server rejects the settings, such as
+/// subjects of another stream; unless another replica was faster, and its stream or consumer can be
+/// checked.
 pub(super) fn creation_error(detail: &str, refused: Option<&jetstream::Error>) -> Error {
     const BAD_REQUEST: usize = 400;
     let there_by_now = [

@@ -164,7 +164,6 @@ impl Events {
         }
     }
 
-    /// The same, but for what was chosen.
     #[must_use]
     pub(crate) fn with(self, chosen: Chosen) -> Self {
         Self { chosen, ..self }

@@ -12,7 +12,6 @@ pub const ACK_TIMEOUT: Duration = Duration::from_secs(5);
 /// After this time it has failed. Shorter than the two minutes in which a stream
 /// drops a second message of the same `Nats-Msg-Id` unless told otherwise.
 pub const GIVE_UP_AFTER: Duration = Duration::from_secs(90);
-/// The pause after the server refused.
 const REFUSED_PAUSE: Duration = Duration::from_millis(500);
 
 /// Names a pending message in the subject that its acknowledgement comes to. The

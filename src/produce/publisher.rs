@@ -39,7 +39,6 @@ use crate::error::Error;
 use crate::event::Timestamp;
 use crate::messaging::connection::{Drops, connection_error};
 
-/// How often is looked for messages to be sent again.
 const RETRY_TICK: Duration = Duration::from_millis(250);
 /// Acknowledgements settled under one lock, at most.
 const SETTLED_AT_ONCE: usize = 256;
@@ -306,7 +305,6 @@ impl Publisher {
         }
     }
 
-    /// Until no message waits.
     pub(super) async fn settled(&self) {
         const POLL: Duration = Duration::from_millis(5);
         while !self.ledger().pending.is_empty() {
@@ -346,7 +344,6 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What the server says about a message.
 enum PublishAnswer {
     /// The stream holds it, at this sequence; `duplicate` when it did before.
     Stored { duplicate: bool, sequence: u64 },

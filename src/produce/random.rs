@@ -65,7 +65,6 @@ fn mix(mut value: u64) -> u64 {
     value ^ (value >> 31)
 }
 
-/// A seed for a run that was given none.
 pub(super) fn fresh_seed() -> u64 {
     rand::random()
 }

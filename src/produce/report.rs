@@ -48,7 +48,6 @@ impl Counts {
 
 #[derive(Debug, Default)]
 pub(crate) struct ReadCounts {
-    /// Reads that were answered.
     pub(crate) answered: u64,
     /// Of those, answers older than an event that was acknowledged a second before.
     pub(crate) stale: u64,
@@ -128,17 +127,14 @@ pub(crate) struct Report {
     /// From the time at which a message was due (at rate 0: was sent) to its
     /// acknowledgement.
     pub(crate) publish_latency_ms: QuantilesMs,
-    /// Reads that were answered.
     pub(crate) reads: u64,
     /// Answers older than an event that the service had acknowledged a second before.
     pub(crate) stale_reads: u64,
-    /// Reads without an answer.
     pub(crate) read_errors: u64,
     /// From the time at which a read was due to its answer.
     pub(crate) read_latency_ms: QuantilesMs,
     /// For how long what an answer did not show had been in the stream.
     pub(crate) staleness_ms: QuantilesMs,
-    /// The longest of those.
     pub(crate) max_staleness_ms: f64,
     /// The events, where they are only a few.
     #[serde(skip_serializing_if = "Vec::is_empty")]

@@ -57,9 +57,9 @@ pub(crate) async fn advance(executor: impl PgExecutor<'_>) -> Result<i64, sqlx::
     sqlx::query_scalar(ADVANCE).fetch_one(executor).await
 }
 
-/// Binds the epoch to this process of the cache server: advances it unless it is bound to it
-/// already. What a server that was restarted, restored or promoted holds may be old, and no
-/// epoch that began before can reach it.
+/// Binds the epoch to this process of the cache server: advances it unless it is bound already. A
+/// server that was restarted, restored or promoted may hold old states, which no later epoch
+/// reaches.
 ///
 /// # Errors
 /// What sqlx says.

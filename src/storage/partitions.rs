@@ -194,10 +194,9 @@ async fn make(pool: &PgPool, partition: &Partition) -> Result<Upkeep, sqlx::Erro
     Ok(Upkeep::Done)
 }
 
-/// Makes the table of a partition that is not attached, which only who holds the upkeep lock
-/// may say. What somebody left who died in the middle goes: its rows are copies, and may have
-/// been removed from where they were. `false`: there is a table of this name whose rows are none, as
-/// after somebody detached the partition.
+/// Makes the table of a partition that is not attached. The caller holds the upkeep lock. A table
+/// that a crashed replica left is dropped: its rows are copies, and may be outdated. Returns
+/// `false` if another table has this name, such as a partition that somebody detached.
 pub(super) async fn make_table(
     transaction: &mut PgConnection,
     name: &str,

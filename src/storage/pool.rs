@@ -44,7 +44,6 @@ pub(crate) fn lazy(config: &PostgresConfig, writers: usize) -> Result<PgPool, sq
         .connect_lazy_with(options))
 }
 
-/// Connections that a process uses at most.
 pub(crate) fn max_connections(writers: usize) -> u32 {
     let writers = u32::try_from(writers).unwrap_or(u32::MAX);
     writers.saturating_add(CONNECTIONS_BESIDE_WRITERS)

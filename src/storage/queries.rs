@@ -110,7 +110,6 @@ impl Reads {
         }
     }
 
-    /// The pool, for what is not a read of `events`.
     pub(crate) fn pool(&self) -> &PgPool {
         &self.pool
     }
@@ -163,11 +162,10 @@ impl Reads {
         .await
     }
 
-    /// The answer of a read that also says which partitions there were after it. Asked again where these are
-    /// not those from before: a statement that waits while rows move from the default partition to their
-    /// own was planned without that one, and finds them in neither. And where the connection was broken: a
-    /// server that was restarted shows it at the first statement on each one that the pool still has. The
-    /// read's own [`Deadline`] ends it.
+    /// Repeats a read whose partitions changed meanwhile: a statement that waits while rows move
+    /// from the default partition to their own was planned without that one, and finds them in
+    /// neither. Also repeats it on a new connection: after a restart of the server, the first
+    /// statement on each pooled connection fails. The read's own [`Deadline`] ends it.
     async fn read_until_it_stands<T, F>(&self, read: impl Fn() -> F) -> Result<T, Error>
     where
         F: Future<Output = Result<(T, i64), Error>>,

@@ -52,7 +52,6 @@ impl ExportTask {
         }
     }
 
-    /// Waits for the first trace of a request; `None` when no more will come.
     async fn first(&mut self) -> Option<Trace> {
         tokio::select! {
             biased;

@@ -22,7 +22,6 @@ pub(crate) struct RootSampler {
 }
 
 impl RootSampler {
-    /// A sampler of one in `baseline` traces without a caller; 0 is none.
     pub(crate) fn new(baseline: u32) -> Self {
         let alone = match baseline {
             0 => Sampler::AlwaysOff,

@@ -34,7 +34,6 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The tracing of a process.
 pub struct Tracing {
-    /// Makes the spans of `tracing`.
     pub(crate) provider: SdkTracerProvider,
     /// Takes ganesh's own spans.
     pub queue: SpanQueue,

@@ -310,8 +310,6 @@ struct Replaying {
 }
 
 impl Replaying {
-    /// Reads the letter of this sequence, publishes its message, and deletes the letter if that was a
-    /// replay.
     async fn one(self, sequence: u64) -> ReplayOutcome {
         let failed = |error: Error| ReplayOutcome::Kept(Kept::Failed, error.detail);
         let mut letter = match letters::one(&self.stream, sequence).await {

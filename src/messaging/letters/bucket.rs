@@ -144,7 +144,6 @@ impl Bucket {
         })
     }
 
-    /// Returns when JetStream has acknowledged the message.
     pub(super) async fn publish(
         &self,
         subject: String,

@@ -9,7 +9,6 @@ use super::write::{HEADERS_MAX_BYTES, block_len};
 use super::{Letter, STREAM, STREAM_SEQUENCE, UNREADABLE, is_acted_on};
 use crate::event::replay::{FIRST_SEEN, FIRST_SEQUENCE, GENERATION, GENERATION_MARK};
 
-/// A message to publish on the original's subject.
 #[derive(Debug, Clone)]
 pub(crate) struct Replay {
     pub(crate) subject: String,

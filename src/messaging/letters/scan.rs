@@ -128,7 +128,6 @@ impl Scan {
         Ok(count)
     }
 
-    /// Removes the consumer, which would end by itself a little later.
     pub(crate) async fn close(self) {
         if let Some(consumer) = &self.consumer {
             let name = &consumer.cached_info().name;
@@ -136,7 +135,6 @@ impl Scan {
         }
     }
 
-    /// Reads a page, or fails in the middle of it.
     async fn read_page(&mut self) -> Result<(), String> {
         if self.consumer.is_none() {
             self.consumer = Some(self.consume().await?);
@@ -190,7 +188,6 @@ impl Scan {
             .map_err(|error| error.to_string())
     }
 
-    /// Takes a message into the page.
     fn take(&mut self, message: Message) -> Result<(), String> {
         let info = message.info().map_err(|error| error.to_string())?;
         if info.consumer_sequence != self.next_delivery {

@@ -21,7 +21,6 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use super::RateLimit;
 
-/// The file's name in `GANESH_LOG_DIR`.
 const NAME: &str = "app.log";
 /// Lines that wait for the disk; what comes on top is lost, and counted.
 const WAITING_MAX_BYTES: usize = 1 << 20;
@@ -118,7 +117,6 @@ impl Write for Line<'_> {
     }
 }
 
-/// The thread's side.
 struct LogWriter {
     path: PathBuf,
     /// Or why there is none.

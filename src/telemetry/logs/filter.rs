@@ -27,7 +27,6 @@ struct TemporaryFilter {
     filter: String,
     until: Timestamp,
     due: Instant,
-    /// Waits for `due`.
     end: AbortHandle,
 }
 

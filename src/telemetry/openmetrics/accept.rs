@@ -5,7 +5,6 @@ use super::Format;
 /// How much a range of `Accept` is wanted, in thousandths.
 type Quality = u16;
 
-/// One media range of an `Accept` header.
 struct Range<'a> {
     media_type: &'a str,
     version: Option<&'a str>,
