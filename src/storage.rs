@@ -18,4 +18,4 @@ pub(crate) mod write;
 
 pub(crate) use classify::classify;
 pub use row::Row;
-pub use write::{EventWriter, RowOutcome, WriteError, WriteOptions};
+pub use write::{EventWriter, RowOutcome, WriteError, WriteOptions, write_rows};

@@ -23,7 +23,9 @@ use crate::telemetry::Metrics;
 /// producer that sends again), so the next batches are likely to have some too.
 const INSERTS_AFTER_DUPLICATES: u32 = 16;
 /// Fewer rows go by `INSERT` at once: one round trip instead of two, and no failure on duplicates.
-const COPY_MIN_ROWS: usize = 64;
+/// Medians of `cargo bench --bench writing` on two cores, `COPY` and `INSERT`: 1 row 0.51 and 0.46 ms,
+/// 16 rows 0.78 and 0.82, 128 rows 2.5 and 3.7, 1,024 rows 12.6 and 18.2.
+const COPY_MIN_ROWS: usize = 16;
 /// Longer than the server's own statement timeout, which answers more clearly.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(35);
 
@@ -313,7 +315,11 @@ async fn write_once(
     Ok(new)
 }
 
-async fn write_rows(
+/// Writes rows by one statement; `true` for each that is new. For tests and benchmarks.
+///
+/// # Errors
+/// What sqlx says.
+pub async fn write_rows(
     connection: &mut PgConnection,
     rows: &[Row<'_>],
     method: WriteMethod,
