@@ -72,7 +72,7 @@ struct CacheParts {
     health: Health,
     /// The verified connection, while there is one.
     connection: ArcSwapOption<VerifiedConnection>,
-    /// Wakes the task that keeps the connection: somebody gave it up.
+    /// Wakes the task that keeps the connection after somebody gave it up.
     dropped: Notify,
     known: ArcSwapOption<epoch::Known>,
     /// Whether the connection goes on being used.
@@ -117,8 +117,8 @@ impl Cache {
         }
     }
 
-    /// Whether a batch's write has a chance. When it has none, advance the epoch in the batch's
-    /// own transaction ([`crate::storage::epoch::advance`], its last statement) and tell
+    /// Returns whether a batch's write has a chance. When it has none, advance the epoch in the
+    /// batch's own transaction ([`crate::storage::epoch::advance`], its last statement) and tell
     /// [`Cache::write_committed`] so.
     pub fn is_usable(&self) -> bool {
         self.0.connection.load().is_some()

@@ -31,7 +31,6 @@ use crate::telemetry::{Metrics, recorder, traces};
 /// How long the end waits for tasks in the background, which usually takes less than a millisecond.
 const TASKS_END_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// How a command fails.
 #[derive(Debug)]
 pub(crate) enum Failure {
     /// Bad usage or configuration, or something that exists with settings that

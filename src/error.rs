@@ -21,7 +21,6 @@ pub enum Dependency {
     Cache,
 }
 
-/// What to do about an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Class {
     /// Try again later; nothing is wrong with the data.

@@ -178,7 +178,8 @@ pub fn message_id(event: &Event) -> String {
     format!("{:032x}", hasher.digest128())
 }
 
-/// Whether a media type is JSON: `*/json` or `*/*+json`, parameters aside (JSON format, section 3.1.1).
+/// Returns whether a media type is JSON: `*/json` or `*/*+json`, parameters aside (JSON format,
+/// section 3.1.1).
 fn is_json(media_type: &str) -> bool {
     let essence = media_type.split(';').next().unwrap_or_default().trim();
     let Some((_, subtype)) = essence.split_once('/') else {

@@ -14,9 +14,8 @@ pub enum Outcome {
     Stored,
     /// Its event was a row already.
     Duplicate,
-    /// It is a dead letter.
     DeadLettered,
-    /// It went back to the stream for at-once redelivery.
+    /// It went back to the stream for immediate redelivery.
     Released,
 }
 
@@ -29,7 +28,6 @@ pub enum Reason {
     RejectedRow,
     /// The client library cannot read it.
     Unreadable,
-    /// It was delivered too often, and has no row.
     MaxDeliveries,
 }
 

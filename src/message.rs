@@ -88,7 +88,7 @@ impl Drop for Hold {
     }
 }
 
-/// Where deliveries go that are dropped before they are settled.
+/// The queue of deliveries that were dropped before they were settled.
 pub(crate) struct Releases {
     /// Unbounded, but never longer than the register: an entry leaves it only after its release was
     /// sent.
@@ -166,7 +166,7 @@ pub struct BatchTimings {
     pub durable: u64,
     /// Its messages.
     pub events: usize,
-    /// How it was written at last.
+    /// The method that succeeded.
     pub method: WriteMethod,
     /// Attempts to write it that failed.
     pub failures: Failures,

@@ -50,7 +50,7 @@ use crate::messaging::connection::Drops;
 use crate::telemetry::span_queue::SpanQueue;
 
 const STOP_WAIT: Duration = Duration::from_secs(10);
-/// The events of a run of so many messages are listed, so that somebody can look them up.
+/// A run of at most so many messages lists its events.
 const LISTED_MAX: u64 = 5;
 /// Room for attributes and headers beside the data, in bytes.
 const ENVELOPE_BYTES: usize = 2_048;
@@ -70,7 +70,6 @@ pub(crate) enum Error {
     Task(#[from] tokio::task::JoinError),
 }
 
-/// How a run is told to end early.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Stop {
     /// Send nothing more, and wait for acknowledgements a while.

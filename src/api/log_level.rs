@@ -41,7 +41,7 @@ impl LevelChange {
     /// How long it is in force.
     ///
     /// # Errors
-    /// What is wrong with the filter or the time, and what was expected.
+    /// A sentence about the wrong filter or time, and the expected form.
     pub(crate) fn lasting(&self) -> Result<Duration, String> {
         if !log_filter::is_log_filter(&self.filter) {
             return Err(format!(

@@ -137,7 +137,7 @@ impl Cache {
             .is_some_and(|current| Arc::ptr_eq(current, connection))
     }
 
-    /// Gives the connection up: nobody uses it until the next one was verified.
+    /// Gives the connection up: nobody uses it until the next one is verified.
     pub(super) fn give_up(&self, connection: &Arc<VerifiedConnection>, error: &Error) {
         let previous = self.0.connection.compare_and_swap(connection, None);
         if previous

@@ -63,7 +63,7 @@ impl Known {
         self.asked.is_recent(Asked::now())
     }
 
-    /// Whether it was asked for after `other` was.
+    /// Returns whether it was asked for after `other` was.
     pub(super) fn is_later_than(&self, other: &Self) -> bool {
         self.asked.monotonic > other.asked.monotonic
     }

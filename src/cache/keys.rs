@@ -26,7 +26,7 @@ pub(super) fn key(epoch: i64, subject: &str) -> String {
     format!("{epoch}:latest:{subject}")
 }
 
-/// A lease that nobody else holds.
+/// A lease with a random value.
 pub(super) fn lease() -> String {
     format!("L{:032x}", rand::random::<u128>())
 }

@@ -43,7 +43,7 @@ pub struct NewestState<'a> {
 }
 
 impl NewestState<'_> {
-    /// Of two states of the same subject, the newer by `time`, then by `stream_seq`.
+    /// The newer of two states of the same subject, by `time`, then by `stream_seq`.
     #[must_use]
     pub fn newer_of(self, other: Self) -> Self {
         let order = |state: &Self| (state.event.time, state.stream_seq);

@@ -90,8 +90,8 @@ pub(super) async fn wait_for_postgres(
     }
 }
 
-/// Waits for Postgres with the schema that we need, and applies the migrations that are missing if
-/// `migrate` says so: again where Postgres goes away in the middle.
+/// Waits for Postgres with the schema that ganesh needs. Applies missing migrations if `migrate`,
+/// again after a lost connection.
 pub(super) async fn wait_for_schema(
     pool: &PgPool,
     migrate: bool,

@@ -130,8 +130,8 @@ impl Reader {
             .expect("the default of a setting is valid")
     }
 
-    /// Notes that a setting does not go with another one, unless one of them is wrong by
-    /// itself: what stands for it then is the default, and nobody asked for that.
+    /// Notes that two settings do not go together, unless one of them is wrong by itself: its
+    /// default then stands in, and nobody asked for that.
     pub(crate) fn conflict(&mut self, env: &'static str, other: &'static str, expected: &str) {
         if !self.mistaken.contains(env)
             && !self.mistaken.contains(other)

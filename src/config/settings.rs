@@ -59,7 +59,7 @@ impl Group {
         }
     }
 
-    /// Whether only one command has these settings.
+    /// Returns whether only one command has these settings.
     pub const fn is_of_one_command(self) -> bool {
         matches!(self, Produce | DeadLetters | LogLevel)
     }

@@ -248,8 +248,8 @@ pub(super) fn check_nats_subject(subject: &str) -> Result<(), DecodeError> {
     ))
 }
 
-/// Text that Postgres can hold, within its limit. Other control characters are against the
-/// specification too, but harm nobody here: they are stored, and percent-encoded on the way out.
+/// Text that Postgres can hold, within its limit. Other control characters break the specification
+/// too, but do no harm: they are stored, and percent-encoded when written.
 pub(super) fn check_text(name: &str, value: &str, max_bytes: usize) -> Result<(), DecodeError> {
     if value.len() > max_bytes {
         return Err(DecodeError::too_long(name, value.len(), max_bytes));
@@ -285,7 +285,7 @@ fn check_extension_name(name: &str) -> Result<(), DecodeError> {
     Ok(())
 }
 
-/// Whether an extension attribute may have this name: the form of one, and not taken.
+/// Returns whether an extension attribute may have this name: the form of one, and not taken.
 pub(super) fn is_extension_name(name: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     !name.is_empty()

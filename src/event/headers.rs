@@ -8,7 +8,7 @@ use super::replay::ReplayHeaders;
 
 const PREFIX: &str = "ce-";
 
-/// What one pass over a message's headers finds, in any spelling of their names.
+/// The headers of a message that matter, collected in one pass, in any spelling of their names.
 #[derive(Default)]
 pub(super) struct Headers<'a> {
     content_type: Option<&'a str>,

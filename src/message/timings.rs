@@ -11,7 +11,7 @@ use std::time::{Instant, SystemTime};
 use crate::error::{Code, Error};
 use crate::text::cut;
 
-/// Where the process's monotonic clock starts; marks count from here.
+/// Start of the process's monotonic clock; marks count from here.
 static PROCESS_START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
 /// Error details in telemetry are cut at this length.

@@ -176,9 +176,8 @@ impl LastSeen {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Restored {
-    /// It is the one that was there before.
     Same,
-    /// It is another one, made by ganesh or by somebody else.
+    /// It is another one, made by ganesh or by an operator.
     Other,
     /// The stream is gone, and the consumer with it.
     StreamGone,

@@ -258,7 +258,7 @@ impl InFlight {
         self.releases.begin_generation();
     }
 
-    /// Says by which consumer what arrives now is delivered.
+    /// The number of the consumer that delivers now.
     pub fn generation(&self) -> u64 {
         self.releases.generation()
     }

@@ -47,10 +47,10 @@ pub(crate) struct Pulls {
 /// A request that the server may still answer.
 struct Pull {
     messages: ReadyChunks<Subscriber>,
-    /// Of the consumer that it was sent to ([`InFlight::generation`]).
+    /// The consumer that it was sent to ([`InFlight::generation`]).
     generation: u64,
     asked: Capacity,
-    /// What it may still bring.
+    /// The room that it may still fill.
     left: Capacity,
     has_brought: bool,
     state: PullState,
@@ -67,12 +67,12 @@ enum PullState {
     Late,
 }
 
-/// What arrived at once, of one request.
+/// The arrivals of one request.
 pub(crate) struct Arrivals {
     pub(crate) messages: Vec<Message>,
-    /// Of the consumer that delivered them ([`InFlight::generation`]).
+    /// The consumer that delivered them ([`InFlight::generation`]).
     pub(crate) generation: u64,
-    /// How the request ended, if it did.
+    /// The end of the request, if it ended.
     pub(crate) end: Option<PullEnd>,
 }
 
@@ -99,12 +99,12 @@ impl Pulls {
         }
     }
 
-    /// Whether a request may still bring messages.
+    /// Returns whether a request may still bring messages.
     pub(crate) fn are_under_way(&self) -> bool {
         !self.requests.is_empty()
     }
 
-    /// When the next request is to be sent, so that it is there before the last one ends.
+    /// When to send the next request, so that it is there before the last one ends.
     pub(crate) fn next_after(&self, now: Instant) -> Option<Instant> {
         let live = self.requests.iter().filter(|pull| pull.is_live());
         match live.clone().next_back() {
@@ -183,8 +183,8 @@ impl Pulls {
         self.requests.iter().map(|pull| pull.until).min()
     }
 
-    /// Forgets requests of which nothing can come any more, and returns whether the end of another one
-    /// is overdue. Its messages are ours until `ack_wait` has passed.
+    /// Forgets requests that can bring nothing more. Returns whether the end of another one is
+    /// overdue: its messages are ours until `ack_wait` has passed.
     pub(crate) fn expire(&mut self) -> bool {
         let now = Instant::now();
         let is_over = |pull: &mut Pull| !pull.is_live() && pull.until <= now;

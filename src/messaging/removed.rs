@@ -24,7 +24,7 @@ pub(super) struct Removed {
 }
 
 impl Removed {
-    /// How many more were removed, as of these positions.
+    /// Returns how many more were removed, as of these positions.
     pub(super) fn note(&mut self, now: Positions) -> u64 {
         if let Some(last) = self.last.filter(|last| !last.is_of_another_consumer(now)) {
             let advanced = now.delivered_sequence - last.delivered_sequence;

@@ -41,7 +41,7 @@ pub(crate) struct Search {
     created_unix_nanos: i128,
     /// All messages up to this sequence are known to be readable or not.
     known_to: u64,
-    /// Those of them that cannot be read. Should the acknowledgement of one be lost, it is delivered
+    /// Unreadable messages among them. If the acknowledgement of one is lost, it is delivered
     /// again.
     unreadable: BTreeSet<u64>,
 }
@@ -88,7 +88,7 @@ impl Search {
         }
     }
 
-    /// After what time the server delivers again what nobody has acknowledged.
+    /// The consumer's `ack_wait`.
     pub(crate) fn ack_wait(&self) -> Duration {
         self.consumer.cached_info().config.ack_wait
     }

@@ -16,7 +16,7 @@ pub(crate) struct ClockSkew {
 }
 
 impl ClockSkew {
-    /// Notes how far ahead a message was, at `at` on the monotonic clock.
+    /// Notes the skew of a message, at `at` on the monotonic clock.
     pub(crate) fn note(&mut self, skew_nanos: u64, at: u64) {
         self.advance(at);
         self.now_nanos = self.now_nanos.max(skew_nanos);

@@ -45,7 +45,7 @@ pub struct SettledMessage<'a> {
 }
 
 impl SettledMessage<'_> {
-    /// Whether it became a dead letter, or an attempt failed on its way.
+    /// Returns whether it became a dead letter, or an attempt failed on its way.
     pub(crate) fn has_failed(&self) -> bool {
         self.failure.is_some()
             || Stage::VARIANTS
@@ -54,7 +54,6 @@ impl SettledMessage<'_> {
                 .any(|failures| !failures.is_empty())
     }
 
-    /// The failed attempts of a stage in which there can be some.
     pub(crate) fn failures(&self, stage: Stage) -> Option<&Failures> {
         match stage {
             Stage::Store => self.batch.map(|batch| &batch.failures),
@@ -65,7 +64,7 @@ impl SettledMessage<'_> {
     }
 }
 
-/// What the messages of one batch have in common.
+/// The parts that all messages of a batch share.
 pub(crate) struct SettledBatch<'a> {
     pub(crate) batch: &'a StoredBatch,
     pub(crate) cache: &'a CacheWrite,
@@ -88,7 +87,7 @@ impl<'a> SettledBatch<'a> {
         }
     }
 
-    /// Whether an attempt failed on the way that its messages share.
+    /// Returns whether an attempt failed on the way that its messages share.
     pub(crate) fn has_failed(&self) -> bool {
         let (store, cache) = (&self.batch.timings.failures, &self.cache.failures);
         self.failure.is_some() || !(store.is_empty() && cache.is_empty())

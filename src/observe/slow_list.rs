@@ -82,7 +82,6 @@ struct StageError {
     detail: String,
 }
 
-/// What `/debug/slow` answers.
 #[derive(Debug, Serialize)]
 pub(crate) struct Lately {
     slowest: Vec<SlowMessage>,
@@ -124,8 +123,8 @@ impl SlowList {
         state.insert(entry);
     }
 
-    /// What there is, at `now_nanos` on the monotonic clock: the slowest first, and the
-    /// newest failed first.
+    /// The lists at `now_nanos` on the monotonic clock: the slowest first, and the newest failed
+    /// first.
     pub(crate) fn lately(&self, now_nanos: u64) -> Lately {
         let state = self.state_of(now_nanos / WINDOW_NANOS);
         let mut slowest: Vec<SlowMessage> = state

@@ -30,7 +30,7 @@ use crate::telemetry::spans::{event_attributes, fail, span, system_time};
 use crate::text::cut;
 use strum::VariantArray as _;
 
-/// Of a `Nats-Msg-Id`, which is as long as its producer likes; what is longer is cut.
+/// Longer values of `Nats-Msg-Id` are cut.
 const MESSAGE_ID_MAX_BYTES: usize = 1_024;
 
 /// Builds the spans of a message.

@@ -55,7 +55,8 @@ impl StageTimes {
         Self { began, ends }
     }
 
-    /// When the stream stored the message, unless its clock is ahead of ours.
+    /// When the stream stored the message; when the source received it, if the stream's clock is
+    /// ahead.
     pub(crate) fn began(&self) -> u64 {
         self.began
     }

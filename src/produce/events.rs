@@ -76,7 +76,7 @@ impl EventKind {
     }
 }
 
-/// What a subject is; it has only events of its own kinds.
+/// The family of a subject, which has only events of its own kinds.
 #[derive(Debug, Clone, Copy)]
 enum SubjectFamily {
     Device,

@@ -25,8 +25,8 @@ const UNSHOWN_MAX: usize = 64;
 /// those of some seconds, of the busiest one.
 const STORED_MAX: usize = 1_024;
 
-/// What is known of one subject. Times that are [`Duration`]s are since the start
-/// of the run; [`Timestamp`]s are the events' own.
+/// The state of one subject. Times that are [`Duration`]s are since the start of the run;
+/// [`Timestamp`]s are the events' own.
 #[derive(Debug, Default)]
 struct Subject {
     /// Stored in the stream, and not shown by a read so far: event time, and when

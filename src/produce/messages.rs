@@ -26,7 +26,7 @@ pub struct Recipe {
     pub variant: Variant,
 }
 
-/// What a message is to its receiver.
+/// What the message is to its receiver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Variant {
     /// An event that was not sent before.
@@ -148,12 +148,12 @@ impl MessageWriter {
         }
     }
 
-    /// Whether a message's trace is recorded; costs no random number.
+    /// Returns whether a message's trace is recorded; costs no random number.
     pub(super) fn is_sampled(&self, number: u64) -> bool {
         self.sample != 0 && number.is_multiple_of(u64::from(self.sample))
     }
 
-    /// How an event that was sent is found again.
+    /// The parts by which an event can be found.
     pub(super) fn stored_event(&self, sent: &Sent) -> ListedEvent {
         let recipe = Recipe {
             number: sent.event,
@@ -194,9 +194,8 @@ fn traceparent(context: &TraceContext) -> String {
     format!("00-{trace_id:032x}-{parent_id:016x}-{flags:02x}")
 }
 
-/// What the stream tells duplicates by. It is made of id and time, so that a
-/// second run of a seed, whose ids are the same and whose events are not, is not
-/// dropped; a repeated event has the message's number besides.
+/// The `Nats-Msg-Id`, made of id and time: a second run of a seed has the same ids and other
+/// events, which must not be dropped. A repeated event has the message's number besides.
 fn message_id(event_id: &str, recipe: &Recipe) -> String {
     let micros = recipe.time.micros();
     match recipe.variant {

@@ -38,7 +38,7 @@ pub enum End {
 }
 
 impl End {
-    /// Whether message `number` is not sent any more.
+    /// Returns whether message `number` is not sent any more.
     pub(super) fn is_over(self, number: u64, now: Duration) -> bool {
         match self {
             Self::Count(count) => number >= count,

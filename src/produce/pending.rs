@@ -83,12 +83,12 @@ impl Pending {
         self.waiting.len()
     }
 
-    /// Whether none waits.
+    /// Returns whether none waits.
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
 
-    /// Whether there is no room.
+    /// Returns whether there is no room.
     pub fn is_full(&self) -> bool {
         self.len() >= self.room
     }

@@ -43,7 +43,7 @@ const RETRY_TICK: Duration = Duration::from_millis(250);
 /// Acknowledgements settled under one lock, at most.
 const SETTLED_AT_ONCE: usize = 256;
 
-/// What is known about all messages of the run.
+/// The state of all messages of the run.
 #[derive(Debug)]
 pub(super) struct Ledger {
     pending: Pending,
@@ -347,7 +347,7 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 enum PublishAnswer {
     /// The stream holds it, at this sequence; `duplicate` when it did before.
     Stored { duplicate: bool, sequence: u64 },
-    /// It does not, for this reason.
+    /// The stream rejected it, for this reason.
     Refused(String),
 }
 

@@ -14,7 +14,7 @@ pub(crate) struct Counts {
     pub(crate) published: u64,
     pub(crate) acknowledged: u64,
     pub(crate) duplicates_sent: u64,
-    /// Of the published, messages that are no events.
+    /// Published messages that are no events.
     pub(crate) invalid_sent: u64,
     /// Acknowledged events, each once.
     pub(crate) distinct_events: u64,
@@ -49,7 +49,7 @@ impl Counts {
 #[derive(Debug, Default)]
 pub(crate) struct ReadCounts {
     pub(crate) answered: u64,
-    /// Of those, answers older than an event that was acknowledged a second before.
+    /// Answers older than an event that was acknowledged a second before.
     pub(crate) stale: u64,
     /// Reads that were not answered, or not with an event.
     pub(crate) errors: u64,
@@ -87,7 +87,7 @@ fn milliseconds(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
 }
 
-/// What it takes to look up an event that the stream took.
+/// An event of the stream, to look up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub(crate) struct ListedEvent {
     pub(crate) id: String,

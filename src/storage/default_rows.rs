@@ -36,7 +36,7 @@ pub(super) enum Copying {
     LeftToAnother,
 }
 
-/// Whether there are any.
+/// Returns whether there are any.
 pub(super) async fn are_waiting(
     executor: impl PgExecutor<'_>,
     partition: &Partition,

@@ -8,7 +8,7 @@ use sqlx::postgres::{PgExecutor, PgPool};
 
 const READ: &str = "SELECT epoch, server FROM cache_epoch";
 
-/// Makes the row too, should somebody have deleted it.
+/// Makes the row too, if it was deleted.
 const ADVANCE: &str = "\
     INSERT INTO cache_epoch AS current (epoch) \
     VALUES ((extract(epoch FROM clock_timestamp()) * 1000000)::bigint) \
@@ -37,7 +37,7 @@ pub struct EpochRow {
 /// Reads the row. A missing row belongs to no server, so nobody uses the cache by it.
 ///
 /// # Errors
-/// What sqlx says.
+/// When Postgres does not answer.
 pub async fn read(executor: impl PgExecutor<'_>) -> Result<EpochRow, sqlx::Error> {
     let row = sqlx::query_as(READ).fetch_optional(executor).await?;
     Ok(row.unwrap_or(EpochRow {

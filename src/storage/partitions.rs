@@ -12,7 +12,7 @@ use crate::event::Timestamp;
 
 /// The advisory lock under which partitions are made and dropped ("ganesh" in ASCII).
 const UPKEEP_LOCK: i64 = 0x6761_6e65_7368;
-/// Whoever asks for a table's lock after a waiting statement waits, too: ingestion.
+/// A statement that waits for a table's lock blocks those behind it: ingestion.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
 /// How many partitions behind the current one are made, for events that come late.
 const PARTITIONS_BEHIND: i64 = 1;
@@ -78,7 +78,7 @@ pub const UNFINISHED: &str = "ganesh: not a partition yet, its rows are copies";
 
 const NAME_PREFIX: &str = "events_p";
 
-/// The partition of this name, if it is one that we made.
+/// The partition of this name, if ganesh made it.
 fn partition_named(name: &str) -> Option<Partition> {
     let digits = name.strip_prefix(NAME_PREFIX)?;
     let (interval, hour) = match digits.len() {
@@ -125,7 +125,7 @@ pub async fn make_ahead(
     made
 }
 
-/// Those that are there, but for the default one and those that somebody else made.
+/// All partitions that ganesh made, except the default one.
 async fn partitions(pool: &PgPool) -> Result<Vec<Partition>, sqlx::Error> {
     let names: Vec<String> = sqlx::query_scalar(
         "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'events'::regclass",
@@ -135,7 +135,7 @@ async fn partitions(pool: &PgPool) -> Result<Vec<Partition>, sqlx::Error> {
     Ok(names.iter().filter_map(|n| partition_named(n)).collect())
 }
 
-/// Whether it is a partition by now; a table of this name alone is none.
+/// Returns whether it is a partition by now; a table of this name alone is none.
 pub(super) async fn is_attached(
     executor: impl PgExecutor<'_>,
     name: &str,
@@ -300,7 +300,7 @@ pub(super) async fn take_upkeep_lock(connection: &mut PgConnection) -> Result<()
     Ok(())
 }
 
-/// Names, bounds and settings cannot be parameters; all of them are made by us.
+/// Names, bounds and settings cannot be parameters; ganesh makes all of them.
 pub(super) async fn execute(
     connection: &mut PgConnection,
     statement: String,

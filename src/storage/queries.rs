@@ -62,7 +62,7 @@ const PARTITIONS: &str = "SELECT coalesce(sum(inhrelid::bigint), 0)::bigint FROM
 pub struct StoredEvent {
     /// The event.
     pub event: Event,
-    /// Where the stream had it; with `time` it orders the states of a subject.
+    /// The sequence in the stream; with `time` it orders the states of a subject.
     pub(crate) stream_seq: u64,
 }
 

@@ -37,7 +37,7 @@ impl Row<'_> {
             .then(self.stream_seq.cmp(&other.stream_seq))
     }
 
-    /// Whether both are the same event: `source`, `id` and `time` are equal.
+    /// Returns whether both are the same event: `source`, `id` and `time` are equal.
     pub(crate) fn is_same_event(&self, other: &Self) -> bool {
         self.key() == other.key()
     }

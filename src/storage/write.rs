@@ -74,7 +74,7 @@ impl EventWriter {
         }
     }
 
-    /// Whether an attempt at any rows that began after this one has stored one.
+    /// Returns whether an attempt that began later, at any rows, has stored one.
     pub(crate) fn has_succeeded_since(&self, attempt: u64) -> bool {
         self.newest_success.load(Ordering::Relaxed) > attempt
     }
@@ -217,7 +217,7 @@ impl EventWriter {
         Ok((new, WriteMethod::Insert))
     }
 
-    /// Whether the last duplicates are so recent that `INSERT` comes first.
+    /// Returns whether the last duplicates are so recent that `INSERT` comes first.
     fn take_insert(&self) -> bool {
         self.inserts_left
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
@@ -265,7 +265,7 @@ impl EventWriter {
     }
 }
 
-/// Why not every row of a batch is decided.
+/// Why rows of a batch are undecided.
 #[derive(Debug)]
 pub enum WriteError {
     /// Retry, or fatal.

@@ -123,7 +123,7 @@ impl ExportTask {
     }
 }
 
-/// What waits when the task ends early has been dropped.
+/// Traces that wait when the task ends early are dropped.
 impl Drop for ExportTask {
     fn drop(&mut self) {
         self.output.close();
@@ -180,7 +180,7 @@ fn missing_batches(traces: &[Trace]) -> Vec<Arc<BatchSpan>> {
 struct Complaints {
     failures: RateLimit,
     recoveries: RateLimit,
-    /// It did not take the last request, or nobody said that it takes them again.
+    /// The collector did not take the last request, or its return is not logged yet.
     is_away: bool,
     /// Since the last log line.
     not_taken: usize,

@@ -42,7 +42,7 @@ impl Health {
         }))
     }
 
-    /// Notes whether a dependency answers; logs the moment in which that changes.
+    /// Sets whether a dependency answers; logs a change.
     pub(crate) fn set(&self, dependency: Dependency, up: bool) {
         self.0.metrics.dependency_up[dependency].set(f64::from(up));
         if self.0.up[dependency as usize].swap(up, Ordering::Relaxed) != up {
@@ -65,18 +65,18 @@ impl Health {
         self.0.recovered[dependency as usize].notified()
     }
 
-    /// Notes that the pipeline runs, or that it is being shut down.
+    /// Sets whether the pipeline runs.
     pub(crate) fn set_serving(&self, serving: bool) {
         self.0.serving.store(serving, Ordering::Relaxed);
         self.0.has_served.fetch_or(serving, Ordering::Relaxed);
     }
 
-    /// Whether the pipeline runs, or ran until it was shut down.
+    /// Returns whether the pipeline runs, or ran until it was shut down.
     pub(crate) fn has_served(&self) -> bool {
         self.0.has_served.load(Ordering::Relaxed)
     }
 
-    /// Notes whether the event stream was deleted; logs the moment in which that changes.
+    /// Sets whether the event stream was deleted; logs a change.
     pub(crate) fn set_stream_gone(&self, gone: bool) {
         if self.0.stream_gone.swap(gone, Ordering::Relaxed) != gone {
             self.0.metrics.stream_gone.set(f64::from(gone));
@@ -91,13 +91,12 @@ impl Health {
         }
     }
 
-    /// Notes whether Postgres refuses so many rows that the pipeline pauses.
     pub(crate) fn set_rejection_pause(&self, paused: bool) {
         self.0.rejection_pause.store(paused, Ordering::Relaxed);
         self.0.metrics.rejection_pause.set(f64::from(paused));
     }
 
-    /// Notes a letter that the dead-letter stream does not take.
+    /// Counts a letter that the dead-letter stream rejects.
     pub(crate) fn add_refused_letter(&self) {
         if self.0.letters_refused.fetch_add(1, Ordering::Relaxed) == 0 {
             tracing::error!(
@@ -116,7 +115,7 @@ impl Health {
         }
     }
 
-    /// Notes whether one pull after the other fails, of a server that answers.
+    /// Sets whether pulls keep failing although the server answers.
     pub(crate) fn set_pulls_fail(&self, fail: bool) {
         self.0.pulls_fail.store(fail, Ordering::Relaxed);
     }

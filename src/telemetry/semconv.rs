@@ -35,7 +35,7 @@ pub(crate) const HTTP_RESPONSE_STATUS_CODE: &str = "http.response.status_code";
 pub(crate) const URL_PATH: &str = "url.path";
 pub(crate) const URL_SCHEME: &str = "url.scheme";
 
-/// Why something failed: the `code` or `reason` that the metrics have.
+/// The `code` or `reason` of a failure, as in the metrics.
 pub(crate) const ERROR_TYPE: &str = "error.type";
 pub(crate) const EXCEPTION_MESSAGE: &str = "exception.message";
 

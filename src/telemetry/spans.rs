@@ -53,7 +53,7 @@ pub(crate) fn fail(span: &mut SpanData, error_type: &'static str, detail: &str) 
         .push(KeyValue::new(name::ERROR_TYPE, error_type));
 }
 
-/// What identifies an event, in the words of the conventions.
+/// The attributes that identify an event.
 pub(crate) fn event_attributes(event: &Event) -> impl Iterator<Item = KeyValue> {
     let subject = event.subject.clone();
     [

@@ -47,7 +47,7 @@ pub(crate) fn subjects(bucket: &str) -> [String; 2] {
     [format!("$O.{bucket}.C.>"), format!("$O.{bucket}.M.>")]
 }
 
-/// Whether a bucket may have this name.
+/// Returns whether a bucket may have this name.
 pub(crate) fn is_name(name: &str) -> bool {
     name.chars()
         .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'))
@@ -69,7 +69,7 @@ pub(super) struct Found {
 }
 
 impl Bucket {
-    /// That of this dead-letter stream.
+    /// The bucket of this dead-letter stream.
     pub fn new(jetstream: Context, dlq_stream: &str) -> Self {
         Self {
             jetstream,

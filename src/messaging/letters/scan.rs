@@ -29,7 +29,7 @@ const CONSUMER_KEPT: Duration = Duration::from_secs(60);
 pub(crate) struct Filter {
     /// With one of these reasons, unless empty.
     pub(crate) reasons: Vec<String>,
-    /// Of messages whose subject matches this pattern.
+    /// The subject matches this pattern.
     pub(crate) subject: Option<String>,
     /// Written at this time or later.
     pub(crate) since: Option<Timestamp>,

@@ -24,7 +24,7 @@ use crate::error::Error;
 use crate::event::Timestamp;
 use crate::messaging::streams::api_error;
 
-/// How old an object is before it is taken for abandoned: what a letter has, and as much again.
+/// An older object without a letter is abandoned: the time that a letter has, doubled.
 pub const ABANDONED_AFTER: Duration = LETTER_WITHIN.saturating_mul(2);
 /// How often it is looked for them. A look at what has not changed since the last one is two requests.
 pub(crate) const SWEEP_EVERY: Duration = Duration::from_mins(5);

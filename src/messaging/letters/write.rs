@@ -136,7 +136,7 @@ fn letter_id(original: &Original<'_>) -> String {
     format!("{stream}:{sequence}:{stored_at}")
 }
 
-/// Why, when and how often.
+/// The headers that say why, when and how often.
 fn own_headers(original: &Original<'_>, reason: &str, detail: &str) -> HeaderMap {
     let first = replay::first_delivery(original.headers, original.stored_at);
     let first_seen = first.map_or(original.stored_at, |first| first.seen);
@@ -161,8 +161,8 @@ fn own_headers(original: &Original<'_>, reason: &str, detail: &str) -> HeaderMap
     headers
 }
 
-/// The message's headers, those that NATS acts on (expected stream, rollup, time to live) or that
-/// are named like ours under another name.
+/// The message's headers. Those that NATS acts on (expected stream, rollup, time to live) or that
+/// are named like ganesh's get another name.
 fn kept_headers(headers: Option<&HeaderMap>, reason: &str) -> HeaderMap {
     let mut kept = HeaderMap::new();
     for (name, values) in headers.into_iter().flat_map(HeaderMap::iter) {

@@ -31,7 +31,7 @@ const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 /// How often a loss is reported.
 const REPORT_EVERY: Duration = Duration::from_secs(10);
 
-/// Where lines are handed in. Cloning clones an `Arc`.
+/// Takes log lines. Cloning clones an `Arc`.
 #[derive(Clone)]
 pub(crate) struct LogFile(Arc<Backlog>, Sender<Order>);
 
@@ -44,7 +44,7 @@ struct Backlog {
 
 enum Order {
     Write(Vec<u8>),
-    /// Says when everything before it was dealt with.
+    /// Acknowledges that all earlier lines were handled.
     Flush(SyncSender<()>),
 }
 
@@ -124,7 +124,7 @@ struct LogWriter {
     looked_at: Instant,
     /// The file ends in the middle of a line.
     torn: bool,
-    /// It was said that lines are lost.
+    /// The loss of lines was reported.
     failing: bool,
     failures: RateLimit,
     recoveries: RateLimit,

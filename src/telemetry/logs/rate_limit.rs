@@ -36,8 +36,7 @@ impl RateLimit {
         }
     }
 
-    /// Whether to log now: then the number of lines that were suppressed since the
-    /// last one.
+    /// Returns `None` to suppress a line, or the number of lines suppressed since the last one.
     pub(crate) fn allow(&self) -> Option<u64> {
         self.allow_at(Instant::now())
     }

@@ -2,7 +2,7 @@
 
 use super::Format;
 
-/// How much a range of `Accept` is wanted, in thousandths.
+/// The weight of a range of `Accept`, in thousandths.
 type Quality = u16;
 
 struct Range<'a> {
