@@ -53,8 +53,8 @@ fn decoded(in_flight: &Arc<InFlight>, sequence: u64) -> Decoded {
         reply: arrived.reply.clone(),
         bytes: 300,
     };
-    let hold = in_flight.hold(std::iter::once(arrival), 0).pop().unwrap();
-    let mut delivery = arrived.into_delivery("EVENTS", hold);
+    let place = in_flight.hold(std::iter::once(arrival), 0).pop().unwrap();
+    let mut delivery = arrived.into_delivery("EVENTS", place);
     let event = event::decode(
         &event::Message {
             subject: &delivery.message.subject,
