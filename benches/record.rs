@@ -77,7 +77,7 @@ fn kept(criterion: &mut Criterion) {
                 batch: Some(batch),
                 cache_failures: Some(&cached.failures),
                 settle_failures: None,
-                verdict: None,
+                failure: None,
             };
             black_box(spans.build(&message, Decision::Slow, None))
         });

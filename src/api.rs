@@ -5,10 +5,10 @@
 //!                                        └─ problem details ◀──┘ errors
 //! ```
 
-pub mod admin;
+pub(crate) mod admin;
 mod events;
 mod guard;
-pub mod log_level;
+pub(crate) mod log_level;
 mod parameters;
 mod problem;
 mod runbook;
@@ -38,15 +38,11 @@ use problem::Problem;
 /// Connections at the same time; each has one request at a time.
 const CONNECTIONS_MAX: usize = 1_024;
 
-/// What the API answers from.
 #[derive(Clone)]
-pub struct Api {
-    /// Newest states.
-    pub cache: Cache,
-    /// Everything else.
-    pub reads: Reads,
-    /// Where requests and failures are counted.
-    pub metrics: Metrics,
+pub(crate) struct Api {
+    pub(crate) cache: Cache,
+    pub(crate) reads: Reads,
+    pub(crate) metrics: Metrics,
 }
 
 impl Api {
@@ -60,7 +56,7 @@ impl Api {
 
 /// Serves the API until `stop` is cancelled, then lets the running requests end. Asks for
 /// `token` where there is one.
-pub async fn serve(
+pub(crate) async fn serve(
     listener: TcpListener,
     api: Api,
     token: Option<Secret>,

@@ -32,7 +32,6 @@ impl Backoff {
         self.next = self.first;
     }
 
-    /// How long to wait after the attempt that failed.
     pub(crate) fn next_wait(&mut self) -> Duration {
         let wait = self.next.mul_f64(rand::random_range(0.5..1.0));
         self.next = (self.next * 2).min(self.ceiling);

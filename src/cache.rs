@@ -28,7 +28,7 @@ mod breaker;
 mod epoch;
 mod failure;
 mod keys;
-mod link;
+mod connection;
 mod read;
 mod scripts;
 mod write;
@@ -42,7 +42,7 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 pub use read::{Answer, Origin};
-pub use write::State;
+pub use write::NewestState;
 
 use crate::config::CacheConfig;
 use crate::error::Code;
@@ -51,19 +51,19 @@ use crate::storage::queries::Reads;
 use crate::telemetry::logs::RateLimit;
 use crate::telemetry::{Health, Metrics};
 use breaker::Breaker;
-use link::Link;
+use connection::VerifiedConnection;
 use scripts::Scripts;
 
 /// An event whose JSON is larger is answered from Postgres and not kept in the cache.
-pub const STATE_MAX_BYTES: usize = 256 * 1024;
+pub(crate) const STATE_MAX_BYTES: usize = 256 * 1024;
 /// The same failure again and again is logged this often.
 const SAY_EVERY: Duration = Duration::from_secs(10);
 
 /// The cache of this process. Cloning clones an `Arc`.
 #[derive(Clone)]
-pub struct Cache(Arc<Inner>);
+pub struct Cache(Arc<CacheParts>);
 
-struct Inner {
+struct CacheParts {
     client: redis::Client,
     scripts: Scripts,
     ttl_secs: u64,
@@ -71,10 +71,9 @@ struct Inner {
     metrics: Metrics,
     health: Health,
     /// The verified connection, while there is one.
-    link: ArcSwapOption<Link>,
-    /// Wakes the task that keeps the connection: somebody gave it up.
+    connection: ArcSwapOption<VerifiedConnection>,
+    /// Wakes the task that keeps the connection after somebody gave it up.
     dropped: Notify,
-    /// The epoch as it was read last.
     known: ArcSwapOption<epoch::Known>,
     /// Whether the connection goes on being used.
     breaker: Breaker,
@@ -94,14 +93,14 @@ impl Cache {
         metrics: Metrics,
         health: Health,
     ) -> Result<Self, redis::RedisError> {
-        Ok(Self(Arc::new(Inner {
+        Ok(Self(Arc::new(CacheParts {
             client: redis::Client::open(config.url.expose())?,
             scripts: Scripts::new(),
             ttl_secs: config.ttl.as_secs(),
             reads,
             metrics,
             health,
-            link: ArcSwapOption::empty(),
+            connection: ArcSwapOption::empty(),
             dropped: Notify::new(),
             known: ArcSwapOption::empty(),
             breaker: Breaker::default(),
@@ -114,15 +113,15 @@ impl Cache {
     pub async fn run(self, stop: CancellationToken) {
         tokio::select! {
             () = stop.cancelled() => {}
-            () = async { tokio::join!(self.poll_epoch(), self.keep_link()); } => {}
+            () = async { tokio::join!(self.poll_epoch(), self.keep_connection()); } => {}
         }
     }
 
-    /// Whether a batch's write has a chance. When it has none, advance the epoch in the batch's
-    /// own transaction ([`crate::storage::epoch::advance`], its last statement) and tell
+    /// Returns whether a batch's write has a chance. When it has none, advance the epoch in the
+    /// batch's own transaction ([`crate::storage::epoch::advance`], its last statement) and tell
     /// [`Cache::write_committed`] so.
     pub fn is_usable(&self) -> bool {
-        self.0.link.load().is_some()
+        self.0.connection.load().is_some()
     }
 
     fn count(&self, request: CacheRequest) {

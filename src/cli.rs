@@ -1,9 +1,9 @@
 //! The command line: one file per subcommand, and what they share.
 
 mod admin_client;
-pub mod dlq;
+pub(crate) mod dlq;
 mod doctor;
-mod ending;
+mod shutdown;
 mod healthcheck;
 mod log_level;
 mod migrate;
@@ -21,8 +21,8 @@ use std::time::Duration;
 use clap::{ArgMatches, Command};
 use tokio_util::sync::CancellationToken;
 
-use self::ending::{Ending, Step};
-use crate::api::log_level::Change;
+use self::shutdown::{Shutdown, Step};
+use crate::api::log_level::LevelChange;
 use crate::config::{Config, ConfigErrors, Reader, TracesExporter};
 use crate::produce::options::Options;
 use crate::telemetry::logs::{self, LogFile};
@@ -31,9 +31,8 @@ use crate::telemetry::{Metrics, recorder, traces};
 /// How long the end waits for tasks in the background, which usually takes less than a millisecond.
 const TASKS_END_TIMEOUT: Duration = Duration::from_millis(100);
 
-/// How a command ends when it does not end well.
 #[derive(Debug)]
-pub enum Failure {
+pub(crate) enum Failure {
     /// Bad usage or configuration, or something that exists with settings that
     /// break a promise. Nothing was changed. Exit code 2.
     Usage(String),
@@ -81,9 +80,7 @@ pub fn command() -> Command {
         .subcommand(log_level::command())
 }
 
-/// Settings of the lines that a command logs.
 const LOG_SETTINGS: [&str; 2] = ["GANESH_LOG", "GANESH_LOG_FORMAT"];
-/// Settings of what commands that do work log and export.
 const TELEMETRY_SETTINGS: [&str; 9] = [
     "GANESH_LOG",
     "GANESH_LOG_FORMAT",
@@ -101,11 +98,10 @@ enum Job<'a> {
     Serve,
     Produce(Options),
     Migrate,
-    /// Its commands read theirs.
     Dlq(&'a ArgMatches),
     Doctor,
     Healthcheck,
-    LogLevel(Option<Change>),
+    LogLevel(Option<LevelChange>),
 }
 
 /// Runs the subcommand that the process was started with.
@@ -136,14 +132,13 @@ pub fn main() -> ExitCode {
     }
 }
 
-/// Prints a line. Whoever closed the other end wants no more of it, which is no reason to stop in the
-/// middle of work.
+/// Prints a line. A closed pipe is no error: its reader wants no more.
 fn say(line: impl Display) {
     let _ = writeln!(io::stdout(), "{line}");
 }
 
-/// Becomes a new process under the same id. Whatever had a part in the old one is gone, as after a
-/// crash: connections in the middle of something, and what waits for the client.
+/// Replaces this process by a new one under the same id. Connections and queues are gone, as after
+/// a crash.
 fn start_again() -> ExitCode {
     let mut again = match std::env::current_exe() {
         Ok(program) => std::process::Command::new(program),
@@ -159,7 +154,7 @@ fn not_started_again(error: &std::io::Error) -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// Adds what the working directory's `.env` says to the environment, which wins.
+/// Adds the settings of `.env` in the working directory to the environment, which wins.
 fn read_dotenv() -> Result<(), String> {
     match dotenvy::from_path(".env") {
         Err(error) if error.not_found() => Ok(()),
@@ -184,7 +179,7 @@ fn read_dotenv() -> Result<(), String> {
 fn run(name: &str, matches: &ArgMatches) -> Result<(), Failure> {
     let (config, job) = read_settings(name, matches).map_err(Failure::usage)?;
     let log_file = open_log_file(&config)?;
-    let ending = Ending::new(config.shutdown_grace);
+    let shutdown = Shutdown::new(config.shutdown_grace);
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()?;
@@ -198,8 +193,8 @@ fn run(name: &str, matches: &ArgMatches) -> Result<(), Failure> {
         let log_filter = logs::install(&config.telemetry, provider, log_file.clone())?;
         let spans = tracing.as_ref().map(|tracing| tracing.queue.clone());
         let result = match job {
-            Job::Serve => serve::run(config, metrics, spans, log_filter, &ending).await,
-            Job::Produce(options) => produce::run(config, options, spans).await,
+            Job::Serve => serve::run(config, metrics, spans, log_filter, &shutdown).await,
+            Job::Produce(options) => Box::pin(produce::run(config, options, spans)).await,
             Job::Migrate => migrate::run(config).await,
             Job::Dlq(matches) => Box::pin(dlq::run(config, matches)).await,
             Job::Doctor => doctor::run(config).await,
@@ -207,7 +202,7 @@ fn run(name: &str, matches: &ArgMatches) -> Result<(), Failure> {
             Job::LogLevel(change) => log_level::run(config, change).await,
         };
         if let Some(tracing) = tracing {
-            tracing.shutdown(ending.until(Step::Spans)).await;
+            tracing.shutdown(shutdown.until(Step::Spans)).await;
         }
         result
     });
@@ -215,7 +210,7 @@ fn run(name: &str, matches: &ArgMatches) -> Result<(), Failure> {
     // Not `drop`, which waits for what cannot be cancelled: a look-up of a host's name.
     runtime.shutdown_timeout(TASKS_END_TIMEOUT);
     if let Some(log_file) = log_file {
-        log_file.flush(ending.until(Step::Log));
+        log_file.flush(shutdown.until(Step::Log));
     }
     result
 }

@@ -27,63 +27,58 @@ pub(crate) use settings::setting_of;
 pub use settings::{Group, SETTINGS, Setting};
 pub(crate) use sources::{flags, group_flags};
 pub(crate) use subjects::is_valid as is_subject;
-pub use subjects::{covers, pattern_of};
+pub(crate) use subjects::{covers, pattern_of};
 pub(crate) use values::parse_duration;
 
-/// The subjects of the dead-letter stream.
 pub(crate) const DLQ_SUBJECTS: &str = "dlq.>";
 
 /// Everything that a process of ganesh can be told. Its `Debug` shows no secret.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// JetStream: where it is, and what of it is ours.
+    /// JetStream: its address, and the streams and the consumer of ganesh.
     pub nats: NatsConfig,
     /// Postgres: where it is, and how `events` is kept.
     pub postgres: PostgresConfig,
     /// Dragonfly or Redis.
-    pub cache: CacheConfig,
+    pub(crate) cache: CacheConfig,
     /// The message path.
     pub pipeline: PipelineConfig,
-    /// The two HTTP listeners.
-    pub http: HttpConfig,
+    pub(crate) http: HttpConfig,
     /// Logs and traces.
     pub telemetry: TelemetryConfig,
     /// How long to wait at start for NATS and Postgres to be there.
-    pub startup_timeout: Duration,
+    pub(crate) startup_timeout: Duration,
     /// How long a shutdown may take, from SIGTERM to exit.
     pub shutdown_grace: Duration,
 }
 
-/// JetStream: where it is, and what of it is ours.
+/// JetStream: its address, and the streams and the consumer of ganesh.
 #[derive(Debug, Clone)]
 pub struct NatsConfig {
     /// Server addresses, separated by commas.
-    pub url: SecretUrl,
-    /// The stream that holds the events.
-    pub stream: String,
+    pub(crate) url: SecretUrl,
+    pub(crate) stream: String,
     /// The subjects of that stream, when it has to be made.
     pub subjects: Vec<String>,
-    /// The age at which a stream made by us drops a message.
+    /// A stream made by ganesh drops messages of this age.
     pub stream_max_age: Duration,
-    /// The size at which a stream made by us drops its oldest messages.
+    /// A stream made by ganesh drops its oldest messages at this size.
     pub stream_max_bytes: u64,
     /// The durable pull consumer, shared by all replicas.
-    pub consumer: String,
-    /// The stream of the dead letters.
-    pub dlq_stream: String,
+    pub(crate) consumer: String,
+    pub(crate) dlq_stream: String,
     /// How long the server waits for an acknowledgement before it delivers again.
-    pub ack_wait: Duration,
+    pub(crate) ack_wait: Duration,
 }
 
 /// Postgres: where it is, and how `events` is kept.
 #[derive(Debug, Clone)]
 pub struct PostgresConfig {
-    /// The connection string.
-    pub url: SecretUrl,
+    pub(crate) url: SecretUrl,
     /// Whether `serve` applies the migrations before it starts.
     pub migrate_on_start: bool,
     /// The time that one partition of `events` covers.
-    pub partition_interval: PartitionInterval,
+    pub(crate) partition_interval: PartitionInterval,
     /// Days after which events are dropped; `None` keeps them.
     pub retention_days: Option<u32>,
 }
@@ -112,53 +107,49 @@ pub struct PipelineConfig {
     /// Whether a message that is no CloudEvent becomes an event all the same.
     pub accept_plain: bool,
     /// A message that was delivered more often is stored alone; past twice that it is given up.
-    pub max_deliveries: u64,
+    pub(crate) max_deliveries: u64,
     /// A batch is closed at this many events.
-    pub batch_max_events: usize,
+    pub(crate) batch_max_events: usize,
     /// A batch is closed at this many bytes, as the messages were delivered.
-    pub batch_max_bytes: usize,
+    pub(crate) batch_max_bytes: usize,
     /// Batches written at the same time, each on its own connection.
-    pub writers: usize,
+    pub(crate) writers: usize,
     /// Messages held at most, from delivery to settlement.
-    pub max_in_flight: usize,
+    pub(crate) max_in_flight: usize,
     /// Bytes held at most, from delivery to settlement.
-    pub max_in_flight_bytes: usize,
+    pub(crate) max_in_flight_bytes: usize,
 }
 
-/// The two HTTP listeners.
 #[derive(Debug, Clone)]
-pub struct HttpConfig {
-    /// Where the API listens.
-    pub api_addr: SocketAddr,
+pub(crate) struct HttpConfig {
+    pub(crate) api_addr: SocketAddr,
     /// Where `/livez`, `/readyz` and `/metrics` are served.
-    pub admin_addr: SocketAddr,
-    /// The bearer token that the API asks for, if any.
-    pub api_token: Option<Secret>,
+    pub(crate) admin_addr: SocketAddr,
+    pub(crate) api_token: Option<Secret>,
 }
 
 /// Logs and traces.
 #[derive(Debug, Clone)]
 pub struct TelemetryConfig {
     /// A `tracing` filter, such as `info` or `ganesh=debug,info`.
-    pub log_filter: String,
-    /// How a log line looks.
-    pub log_format: LogFormat,
+    pub(crate) log_filter: String,
+    pub(crate) log_format: LogFormat,
     /// The folder of `app.log`, which gets every line too.
-    pub log_dir: Option<PathBuf>,
-    /// Whether anything but logs is there at all: off, nothing is counted, timed or traced.
-    pub enabled: bool,
+    pub(crate) log_dir: Option<PathBuf>,
+    /// Off: nothing is counted, timed or traced.
+    pub(crate) enabled: bool,
     /// Whether spans are exported over OTLP; never when nothing is timed.
-    pub traces: TracesExporter,
+    pub(crate) traces: TracesExporter,
     /// Where the OTLP collector listens (gRPC, without TLS).
-    pub otlp_endpoint: SecretUrl,
+    pub(crate) otlp_endpoint: SecretUrl,
     /// A message that takes longer, from the stream's timestamp to the settlement, is kept
     /// as a trace.
-    pub trace_slow: Duration,
-    /// Of messages that nothing else makes a trace, and of requests without a sampled caller,
-    /// one in this many becomes one; 0 means none.
-    pub trace_baseline: u32,
+    pub(crate) trace_slow: Duration,
+    /// One in this many traces of messages that nothing else keeps, and of requests without a
+    /// sampled caller; 0 means none.
+    pub(crate) trace_baseline: u32,
     /// Traces of messages kept in a second, at most.
-    pub trace_max_per_second: u32,
+    pub(crate) trace_max_per_second: u32,
     /// The resource attribute `service.name`.
     pub service_name: String,
     /// Further resource attributes.
@@ -167,7 +158,7 @@ pub struct TelemetryConfig {
 
 /// How a log line looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum LogFormat {
+pub(crate) enum LogFormat {
     /// Text on a terminal, JSON elsewhere.
     Auto,
     /// One line of text for people.
@@ -176,12 +167,9 @@ pub enum LogFormat {
     Json,
 }
 
-/// Whether spans are exported.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum TracesExporter {
-    /// Over OTLP (gRPC).
+pub(crate) enum TracesExporter {
     Otlp,
-    /// Not at all.
     None,
 }
 
@@ -211,7 +199,7 @@ impl Config {
         config
     }
 
-    /// Rules that no single setting can break.
+    /// Checks rules across settings.
     fn check_together(&self, r: &mut Reader) {
         let pipeline = &self.pipeline;
         if pipeline.batch_max_events > pipeline.max_in_flight {
@@ -246,7 +234,7 @@ impl Config {
         self.check_subjects(r);
     }
 
-    /// JetStream would refuse these, the second of them after it made the event stream.
+    /// JetStream would reject these; the second only after it made the event stream.
     fn check_subjects(&self, r: &mut Reader) {
         let subjects = &self.nats.subjects;
         let twice = subjects.iter().enumerate().any(|(i, one)| {

@@ -9,7 +9,7 @@ use strum::{IntoStaticStr, VariantArray};
 
 use crate::text;
 
-/// What can be away or refuse us: the label `dependency`.
+/// A server that ganesh depends on: the label `dependency`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case", const_into_str)]
 pub enum Dependency {
@@ -21,18 +21,17 @@ pub enum Dependency {
     Cache,
 }
 
-/// What to do about an error.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Class {
+pub(crate) enum Class {
     /// Try again later; nothing is wrong with the data.
     Transient,
     /// A row (or a message) is to blame: take it out, go on with the rest.
     Poison,
-    /// Nothing that we do helps: stop and say so.
+    /// Retrying does not help: stop and report it.
     Fatal,
 }
 
-/// What went wrong: the label `code`.
+/// The kind of an error: the label `code`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case", const_into_str)]
 pub enum Code {
@@ -52,26 +51,22 @@ pub enum Code {
     Duplicate,
     /// Missing table, column, database or permission.
     Setup,
-    /// An answer that we do not understand.
+    /// An answer that ganesh does not understand.
     Response,
 }
 
-/// What a dependency answered, or did not.
+/// An error of a dependency.
 #[derive(Debug)]
 pub struct Error {
-    /// Who.
-    pub dependency: Dependency,
-    /// What to do about it.
-    pub class: Class,
-    /// The label.
-    pub code: Code,
+    pub(crate) dependency: Dependency,
+    pub(crate) class: Class,
+    pub(crate) code: Code,
     /// The words for people, without payloads.
-    pub detail: String,
+    pub(crate) detail: String,
 }
 
 impl Error {
-    /// An error with these words.
-    pub fn new(
+    pub(crate) fn new(
         dependency: Dependency,
         class: Class,
         code: Code,
@@ -86,8 +81,7 @@ impl Error {
         }
     }
 
-    /// No answer within a limit of ours.
-    pub fn timeout(dependency: Dependency, what: &str) -> Self {
+    pub(crate) fn timeout(dependency: Dependency, what: &str) -> Self {
         Self::new(
             dependency,
             Class::Transient,

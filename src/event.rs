@@ -13,7 +13,7 @@ mod binary;
 mod error;
 mod headers;
 mod plain;
-pub mod replay;
+pub(crate) mod replay;
 mod structured;
 mod timestamp;
 mod trace_context;
@@ -26,10 +26,9 @@ use bytes::Bytes;
 use serde::de::IgnoredAny;
 use xxhash_rust::xxh3::Xxh3Default;
 
+pub(crate) use self::attributes::SUBJECT_MAX_BYTES;
 pub use self::attributes::{
-    DATACONTENTTYPE_MAX_BYTES, DATASCHEMA_MAX_BYTES, EXTENSION_NAME_MAX_BYTES,
-    EXTENSIONS_MAX_BYTES, EXTENSIONS_MAX_COUNT, ID_MAX_BYTES, NATS_SUBJECT_MAX_BYTES,
-    SOURCE_MAX_BYTES, SUBJECT_MAX_BYTES, TYPE_MAX_BYTES,
+    EXTENSION_NAME_MAX_BYTES, EXTENSIONS_MAX_BYTES, EXTENSIONS_MAX_COUNT, ID_MAX_BYTES,
 };
 pub use self::binary::encode_binary;
 pub use self::error::{DecodeError, DecodeReason};
@@ -50,11 +49,12 @@ const COUNTED_CHUNK_BYTES: usize = 128;
 pub struct Event {
     /// Identifies the event within its source; not empty, at most [`ID_MAX_BYTES`].
     pub id: String,
-    /// Where the event happened; not empty, at most [`SOURCE_MAX_BYTES`].
+    /// The context in which the event happened; not empty, at most [`SOURCE_MAX_BYTES`].
     pub source: String,
-    /// What kind of event it is; not empty, at most [`TYPE_MAX_BYTES`].
+    /// The kind of event; not empty, at most [`TYPE_MAX_BYTES`].
     pub event_type: String,
-    /// What the event is about, within its source; not empty, at most [`SUBJECT_MAX_BYTES`].
+    /// The thing that the event is about, within its source; not empty, at most
+    /// [`SUBJECT_MAX_BYTES`].
     pub subject: Option<String>,
     /// When it happened; when the stream stored its message, if the producer did not say.
     pub time: Timestamp,
@@ -71,12 +71,6 @@ pub struct Event {
 }
 
 impl Event {
-    /// The trace context of the distributed tracing extension, the attribute `traceparent`. For the
-    /// headers of a message, which come first, there is [`trace_context`].
-    pub fn trace_context(&self) -> Option<TraceContext> {
-        TraceContext::parse(self.extensions.get("traceparent")?)
-    }
-
     /// The data's media type as another mode or format must state it: the given one, or else what its
     /// absence implies (JSON format, section 3.1.2).
     fn stated_content_type(&self) -> Option<&str> {
@@ -100,17 +94,11 @@ pub enum Data {
 }
 
 impl Data {
-    /// Length in bytes.
-    pub fn len(&self) -> usize {
+    pub(crate) fn len(&self) -> usize {
         match self {
             Self::None => 0,
             Self::Json(bytes) | Self::Binary(bytes) => bytes.len(),
         }
-    }
-
-    /// Whether there is no data.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
     }
 
     /// Data of a body with the content type that came with it, if one did: JSON where the type says so,
@@ -127,7 +115,7 @@ impl Data {
     }
 }
 
-/// What the codec reads of a message: everything but I/O.
+/// The parts of a message that the codec reads: everything but I/O.
 #[derive(Clone, Copy, Debug)]
 pub struct Message<'a> {
     /// The NATS subject on which it was published.
@@ -190,7 +178,8 @@ pub fn message_id(event: &Event) -> String {
     format!("{:032x}", hasher.digest128())
 }
 
-/// Whether a media type is JSON: `*/json` or `*/*+json`, parameters aside (JSON format, section 3.1.1).
+/// Returns whether a media type is JSON: `*/json` or `*/*+json`, parameters aside (JSON format,
+/// section 3.1.1).
 fn is_json(media_type: &str) -> bool {
     let essence = media_type.split(';').next().unwrap_or_default().trim();
     let Some((_, subtype)) = essence.split_once('/') else {
@@ -214,7 +203,7 @@ fn json_text(body: &Bytes) -> Result<Bytes, DecodeError> {
     Ok(body.slice_ref(text.as_bytes()))
 }
 
-/// Says where JSON breaks, but not what stands there: the parser's own words can quote the payload.
+/// Says where JSON breaks, without the parser's own words: they can quote the payload.
 fn json_error(what: &str, error: &serde_json::Error) -> DecodeError {
     DecodeError::new(
         DecodeReason::InvalidJson,
@@ -255,7 +244,6 @@ fn openers(chunk: &[u8]) -> usize {
     usize::from(count)
 }
 
-/// The deepest level of valid JSON.
 fn depth(json: &str) -> usize {
     let mut deepest = 0_usize;
     let mut current = 0_usize;

@@ -14,9 +14,8 @@ pub enum Outcome {
     Stored,
     /// Its event was a row already.
     Duplicate,
-    /// It is a dead letter.
     DeadLettered,
-    /// It went back to the stream for at-once redelivery.
+    /// It went back to the stream for immediate redelivery.
     Released,
 }
 
@@ -24,20 +23,16 @@ pub enum Outcome {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr)]
 #[strum(serialize_all = "snake_case")]
 pub enum Reason {
-    /// It could not be decoded.
     #[strum(transparent)]
     Decode(DecodeReason),
-    /// Postgres refused its row.
     RejectedRow,
     /// The client library cannot read it.
     Unreadable,
-    /// It was delivered too often, and has no row.
     MaxDeliveries,
 }
 
 impl Reason {
-    /// Its name.
-    pub fn into_str(self) -> &'static str {
+    pub(crate) fn into_str(self) -> &'static str {
         self.into()
     }
 }
@@ -133,13 +128,11 @@ pub enum CacheRequest {
     WriteError,
 }
 
-/// What a connection of the Postgres pool does: the label `state`.
+/// The use of a connection of the Postgres pool: the label `state`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case", const_into_str)]
 pub enum ConnectionState {
-    /// It waits for work.
     Idle,
-    /// It works.
     Used,
 }
 
@@ -147,19 +140,15 @@ pub enum ConnectionState {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case", const_into_str)]
 pub enum HttpRoute {
-    /// One event.
     #[strum(serialize = "/v1/events/{id}")]
     Event,
-    /// A subject's newest state.
     #[strum(serialize = "/v1/subjects/{subject}/latest")]
     Latest,
-    /// None of them.
     Other,
 }
 
 impl HttpRoute {
-    /// The route that is written so.
-    pub fn of(path: &str) -> Self {
+    pub(crate) fn of(path: &str) -> Self {
         let route = Self::VARIANTS.iter().find(|route| route.into_str() == path);
         *route.unwrap_or(&Self::Other)
     }
@@ -181,8 +170,7 @@ pub enum StatusClass {
 }
 
 impl StatusClass {
-    /// The class of a status.
-    pub const fn of(status: u16) -> Self {
+    pub(crate) const fn of(status: u16) -> Self {
         match status {
             500.. => Self::ServerError,
             400.. => Self::ClientError,
@@ -211,7 +199,7 @@ pub enum Decision {
     Unsampled,
 }
 
-/// What became of a span that was built: the label `result`.
+/// The fate of a span: the label `result`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case", const_into_str)]
 pub enum SpanResult {
@@ -228,10 +216,7 @@ pub enum SpanResult {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case", const_into_str)]
 pub enum BusyWorker {
-    /// The mean of all.
     Mean,
-    /// The one that was busy longest.
     Busiest,
-    /// The one that was busy shortest.
     Idlest,
 }

@@ -27,6 +27,6 @@ pub mod pipeline;
 pub mod storage;
 pub mod cache;
 pub mod observe;
-pub mod api;
+pub(crate) mod api;
 pub mod telemetry;
 pub mod produce;

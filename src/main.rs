@@ -2,8 +2,8 @@
 
 use std::process::ExitCode;
 
-/// A message is some twenty small allocations, made in one thread and freed in
-/// another. glibc's allocator took a quarter of our processor time for them.
+/// A message is some twenty small allocations, made in one thread and freed in another. With
+/// glibc's allocator they take a quarter of the processor time.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -20,47 +20,42 @@ use crate::error::Error;
 use crate::event::{Event, Timestamp, TraceContext, TraceId};
 use crate::labels::{Outcome, Reason, WriteMethod};
 
-/// Identifies a held delivery within this process.
-pub type HeldId = usize;
+pub(crate) type InFlightId = usize;
 
 /// A delivered message. Dropped on any path before it is settled, it is released: the server
 /// delivers it again at once.
 pub struct Delivery {
     /// Subject, headers and body.
     pub message: Message,
-    /// Its sequence in the stream.
-    pub stream_sequence: u64,
+    pub(crate) stream_sequence: u64,
     /// How often it was delivered, this time included.
-    pub delivered: u64,
+    pub(crate) delivered: u64,
     /// When the stream stored it.
     pub published_at: Timestamp,
     /// The producer's trace context, if it sent one.
-    pub producer: Option<TraceContext>,
+    pub(crate) producer: Option<TraceContext>,
     /// The id that every trace, row, log line and dead letter of it carries.
-    pub trace_id: TraceId,
+    pub(crate) trace_id: TraceId,
     /// When it was where.
     pub timings: Timings,
-    /// Where its acknowledgement goes.
-    pub reply: Subject,
-    /// Its place in the register of what is held.
-    pub hold: Hold,
+    pub(crate) reply: Subject,
+    pub(crate) hold: Hold,
 }
 
 impl Delivery {
-    /// Whether it was delivered before.
-    pub fn is_redelivered(&self) -> bool {
+    pub(crate) fn is_redelivered(&self) -> bool {
         self.delivered > 1
     }
 
-    /// Whether the consumer that delivered it is still there to take its acknowledgement.
-    pub fn is_ours(&self) -> bool {
+    /// Returns whether the consumer that delivered it can still take its acknowledgement.
+    pub(crate) fn is_ours(&self) -> bool {
         self.hold.generation == self.hold.releases.generation()
     }
 }
 
-/// A delivery's place in the register of what is held (`messaging::held`).
+/// A delivery's place in the register `messaging::in_flight`.
 pub struct Hold {
-    id: HeldId,
+    id: InFlightId,
     generation: u64,
     releases: Arc<Releases>,
     is_settled: bool,
@@ -68,7 +63,7 @@ pub struct Hold {
 
 impl Hold {
     /// The place with this id, of a delivery of the consumer of this generation.
-    pub fn new(id: HeldId, generation: u64, releases: &Arc<Releases>) -> Self {
+    pub(crate) fn new(id: InFlightId, generation: u64, releases: &Arc<Releases>) -> Self {
         Self {
             id,
             generation,
@@ -77,8 +72,8 @@ impl Hold {
         }
     }
 
-    /// The id of a place whose message is acknowledged: it is not released any more.
-    pub fn settle(mut self) -> HeldId {
+    /// Returns the id of an acknowledged delivery, which is not released any more.
+    pub(crate) fn settle(mut self) -> InFlightId {
         self.is_settled = true;
         self.id
     }
@@ -93,19 +88,18 @@ impl Drop for Hold {
     }
 }
 
-/// Where deliveries go that are dropped before they are settled.
-pub struct Releases {
-    /// Unbounded, but never longer than what is held: an entry leaves the register only after its
-    /// release was sent.
-    ids: UnboundedSender<HeldId>,
+/// The queue of deliveries that were dropped before they were settled.
+pub(crate) struct Releases {
+    /// Unbounded, but never longer than the register: an entry leaves it only after its release was
+    /// sent.
+    ids: UnboundedSender<InFlightId>,
     /// Counts consumers: another one would take an acknowledgement of the last one's delivery for one
     /// of its own, perhaps of another message.
     generation: AtomicU64,
 }
 
 impl Releases {
-    /// Sends the ids of dropped deliveries there.
-    pub fn new(ids: UnboundedSender<HeldId>) -> Self {
+    pub(crate) fn new(ids: UnboundedSender<InFlightId>) -> Self {
         Self {
             ids,
             generation: AtomicU64::new(0),
@@ -113,12 +107,12 @@ impl Releases {
     }
 
     /// The number of the consumer that delivers now.
-    pub fn generation(&self) -> u64 {
+    pub(crate) fn generation(&self) -> u64 {
         self.generation.load(Ordering::Relaxed)
     }
 
-    /// The consumer is another one.
-    pub fn begin_generation(&self) {
+    /// Another consumer delivers from now on.
+    pub(crate) fn begin_generation(&self) {
         self.generation.fetch_add(1, Ordering::Relaxed);
     }
 }
@@ -132,18 +126,17 @@ pub struct Decoded {
 }
 
 /// Events that are written together.
-pub struct Batch {
+pub(crate) struct Batch {
     /// In the order in which they arrived.
-    pub messages: Vec<Decoded>,
-    /// When a writer took it first (nanoseconds of [`timings::now_nanos`]).
-    pub taken: u64,
-    /// Attempts to write it that failed.
-    pub failures: Failures,
+    pub(crate) messages: Vec<Decoded>,
+    /// When a writer took it (nanoseconds of [`timings::now_nanos`]).
+    pub(crate) taken: u64,
+    pub(crate) failures: Failures,
 }
 
 impl Batch {
     /// Bytes of its messages, as delivered.
-    pub fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         self.messages
             .iter()
             .map(|decoded| decoded.delivery.message.length)
@@ -173,34 +166,29 @@ pub struct BatchTimings {
     pub durable: u64,
     /// Its messages.
     pub events: usize,
-    /// How it was written at last.
+    /// The method that succeeded.
     pub method: WriteMethod,
     /// Attempts to write it that failed.
     pub failures: Failures,
-    /// What `observe` makes once for all messages of the batch.
+    /// Made by `observe` once for all messages of the batch.
     pub observed: OnceLock<Arc<dyn Any + Send + Sync>>,
 }
 
-/// A message whose row Postgres refused.
-pub struct RefusedRow {
-    /// The message.
-    pub decoded: Decoded,
+pub(crate) struct RefusedRow {
+    pub(crate) decoded: Decoded,
     /// SQLSTATE and message.
-    pub detail: String,
+    pub(crate) detail: String,
 }
 
-/// A message to be buried.
-pub struct DeadLetter {
-    /// The message.
-    pub delivery: Delivery,
-    /// Why, for metrics.
-    pub reason: Reason,
-    /// Why, for people; no payload.
-    pub detail: String,
+pub(crate) struct DeadLetter {
+    pub(crate) delivery: Delivery,
+    pub(crate) reason: Reason,
+    /// For people; no payload.
+    pub(crate) detail: String,
     /// Its event, if it could be decoded.
-    pub event: Option<Event>,
-    /// The batch that it was in, if it came so far.
-    pub batch: Option<Arc<BatchTimings>>,
+    pub(crate) event: Option<Event>,
+    /// Its batch, if it reached one.
+    pub(crate) batch: Option<Arc<BatchTimings>>,
 }
 
 /// How a stored batch passed the cache.
@@ -214,9 +202,7 @@ pub struct CacheWrite {
 }
 
 /// A letter that the dead-letter stream has acknowledged.
-pub struct BuriedLetter {
-    /// The letter.
-    pub letter: DeadLetter,
-    /// Attempts to publish it that failed.
-    pub failures: Failures,
+pub(crate) struct BuriedLetter {
+    pub(crate) letter: DeadLetter,
+    pub(crate) failures: Failures,
 }

@@ -1,17 +1,17 @@
 //! NATS: the connection, the streams, the consumer, what is held of it, and how
 //! it is acknowledged.
 
-pub mod connection;
-pub mod consumer;
+pub(crate) mod connection;
+pub(crate) mod consumer;
 pub mod delivery;
-pub mod held;
-pub mod keeper;
-pub mod lag;
+pub mod in_flight;
+pub(crate) mod keepalive;
+pub(crate) mod lag;
 pub mod letters;
-pub mod pull;
+pub(crate) mod pull;
 mod removed;
 pub mod streams;
-pub mod unfit;
-pub mod unreadable;
+pub(crate) mod requirements;
+pub(crate) mod unreadable;
 
-pub use held::Held;
+pub use in_flight::InFlight;

@@ -1,8 +1,8 @@
 //! What is known of a message when it is settled goes into the histograms, into the decision
 //! whether its trace is kept, into `/debug/slow`, and, if it is kept, into spans.
 
-pub mod clock_skew;
-pub mod keeping;
+pub(crate) mod clock_skew;
+pub(crate) mod keeping;
 pub mod settled_message;
 pub mod slow_list;
 pub mod spans;
@@ -31,11 +31,11 @@ use crate::telemetry::span_queue::{BatchSpan, SpanQueue, Timed, Trace};
 /// Observes settled messages. Each task that settles some has one of its own; they share what is
 /// kept, and lock it for single messages and once for each batch.
 pub struct Observer {
-    shared: Arc<Shared>,
+    shared: Arc<ObserverParts>,
     tallies: Tallies,
 }
 
-struct Shared {
+struct ObserverParts {
     metrics: Metrics,
     sampler: TailSampler,
     skew: Mutex<ClockSkew>,
@@ -46,12 +46,12 @@ struct Shared {
     log: RateLimit,
 }
 
-/// What each message of a batch is observed in, counted here first and added up once a batch.
+/// Observations of a batch's messages, added to the histograms once a batch.
 struct Tallies {
     /// By [`PASSED_ALONE`].
     stages: [Tally; PASSED_ALONE.len()],
     end_to_end: Tally,
-    /// The most that the stream's clock was ahead.
+    /// The largest clock skew.
     skew_nanos: u64,
 }
 
@@ -84,7 +84,7 @@ impl Observer {
     ) -> Self {
         Self {
             tallies: Tallies::of(&metrics),
-            shared: Arc::new(Shared {
+            shared: Arc::new(ObserverParts {
                 metrics,
                 sampler: TailSampler::new(&config.telemetry, now_nanos()),
                 skew: Mutex::default(),
@@ -97,7 +97,7 @@ impl Observer {
     }
 
     /// Exports how far clocks differ. To be called every second, messages or not.
-    pub fn export_skew(&self) {
+    pub(crate) fn export_skew(&self) {
         let seconds = self.shared.note_skew(0, now_nanos());
         self.shared.metrics.clock_skew.set(seconds);
     }
@@ -129,7 +129,7 @@ impl Observer {
     }
 
     /// A dead letter was acknowledged, and just now the message that it is of.
-    pub fn letter(&mut self, buried: &BuriedLetter) {
+    pub(crate) fn letter(&mut self, buried: &BuriedLetter) {
         let moment = Moment::now();
         let message = SettledMessage::of_letter(buried, moment);
         let mut decisions = Decisions::default();
@@ -160,7 +160,6 @@ impl Observer {
         }
     }
 
-    /// The stages that the messages of a batch pass together.
     fn observe_batch(&self, in_batch: &SettledBatch<'_>) {
         let StoredBatch {
             timings, outcomes, ..
@@ -183,7 +182,7 @@ impl Observer {
     }
 }
 
-impl Shared {
+impl ObserverParts {
     fn note_skew(&self, skew_nanos: u64, at: u64) -> f64 {
         // Whoever panicked has left whole numbers behind.
         let mut skew = self.skew.lock().unwrap_or_else(PoisonError::into_inner);
@@ -191,7 +190,6 @@ impl Shared {
         skew.seconds(at)
     }
 
-    /// Decides whether the trace is kept, and keeps it.
     fn decide(
         &self,
         message: &SettledMessage<'_>,
@@ -217,7 +215,7 @@ impl Shared {
         decision
     }
 
-    /// The way from the log to the trace, for those that somebody will look for.
+    /// Logs the trace id of a message that somebody will look for.
     fn mention(&self, message: &SettledMessage<'_>, reason: Decision) {
         if !matches!(reason, Decision::Failed | Decision::Slow) {
             return;
@@ -238,7 +236,6 @@ impl Shared {
         );
     }
 
-    /// Builds the trace of a message and hands it in, with the span of its batch.
     fn keep(&self, message: &SettledMessage<'_>, reason: Decision) {
         let Some(queue) = &self.queue else {
             return;
@@ -264,7 +261,7 @@ fn span_of_batch(queue: &SpanQueue, batch: &BatchTimings, moment: &Moment) -> Ar
     span.expect("nothing else is put there")
 }
 
-/// What the histograms were told of a message.
+/// The exemplars of a message.
 fn exemplars(message: &SettledMessage<'_>) -> Vec<(Timed, Exemplar)> {
     let at = Timestamp::from_nanos(i128::from(message.times.ended()));
     let trace_id = message.delivery.trace_id;

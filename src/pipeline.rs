@@ -10,11 +10,11 @@
 //! than may be. Only the source hears the shutdown. It ends, the queue is closed, and every later part
 //! ends when its input is empty and closed.
 
-pub mod dead_letter;
-pub mod decode;
+pub(crate) mod dead_letter;
+pub(crate) mod decode;
 pub mod parking;
-pub mod queue;
-pub mod source;
+pub(crate) mod queue;
+pub(crate) mod source;
 
 mod cache;
 mod intake;
@@ -33,15 +33,15 @@ use tokio_util::sync::CancellationToken;
 use self::dead_letter::DeadLetterStage;
 use self::intake::Outputs;
 use self::parking::Parking;
-use self::queue::{Limits, Receiver, Sender};
-use self::source::{Origin, Source};
+use self::queue::{BatchLimits, Receiver, Sender};
+use self::source::{EventSource, Source};
 use self::writer::Writer;
 use crate::cache::Cache;
 use crate::config::Config;
 use crate::error::Error;
 use crate::labels::Queue;
 use crate::message::DeadLetter;
-use crate::messaging::Held;
+use crate::messaging::InFlight;
 use crate::messaging::letters::bucket::Bucket;
 use crate::observe::Observer;
 use crate::storage::EventWriter;
@@ -53,34 +53,34 @@ use crate::telemetry::{Health, Metrics};
 const EXPORT_EVERY: Duration = Duration::from_secs(1);
 
 /// What the pipeline works with; made by `serve`.
-pub struct Parts {
+pub(crate) struct Parts {
     /// The configuration.
-    pub config: Config,
+    pub(crate) config: Config,
     /// Where messages come from.
-    pub origin: Origin,
+    pub(crate) origin: EventSource,
     /// The register of what is held.
-    pub held: Arc<Held>,
+    pub(crate) in_flight: Arc<InFlight>,
     /// Writes rows.
-    pub rows: EventWriter,
+    pub(crate) rows: EventWriter,
     /// Reads rows.
-    pub reads: Reads,
+    pub(crate) reads: Reads,
     /// The cache.
-    pub cache: Cache,
+    pub(crate) cache: Cache,
     /// Is told that too many rows are refused, and tells when Postgres answers again.
-    pub health: Health,
+    pub(crate) health: Health,
     /// The metrics.
-    pub metrics: Metrics,
+    pub(crate) metrics: Metrics,
     /// Is told of every settled message, unless telemetry is off.
-    pub observer: Option<Observer>,
+    pub(crate) observer: Option<Observer>,
 }
 
 /// Starts every task. They end by themselves after `stop`, when the last held message is settled;
 /// shutting the set down stops them where they are, and what they hold is released.
-pub fn spawn(parts: Parts, stop: &CancellationToken) -> JoinSet<Result<(), Error>> {
+pub(crate) fn spawn(parts: Parts, stop: &CancellationToken) -> JoinSet<Result<(), Error>> {
     let pipeline = &parts.config.pipeline;
     let (decoded, queue) = held_queue(&parts, Queue::Writer);
     let (dead_letters, letters) = held_queue(&parts, Queue::DeadLetter);
-    let limits = Limits::of(pipeline);
+    let limits = BatchLimits::of(pipeline);
     let (health, metrics) = (parts.health.clone(), parts.metrics.clone());
     let parking = Arc::new(Parking::new(queue, limits, health, metrics));
     let mut tasks = JoinSet::new();
@@ -102,11 +102,11 @@ pub fn spawn(parts: Parts, stop: &CancellationToken) -> JoinSet<Result<(), Error
         let Parts {
             config,
             origin,
-            held,
+            in_flight,
             metrics,
             ..
         } = parts;
-        let source = Source::new(origin, held, metrics, outputs, config);
+        let source = Source::new(origin, in_flight, metrics, outputs, config);
         source::run(source, stop).await
     });
     tasks
@@ -126,7 +126,7 @@ fn burial(parts: &Parts) -> DeadLetterStage {
         stream: nats.stream.clone(),
         bucket: Bucket::new(jetstream.clone(), &nats.dlq_stream),
         client: jetstream.client(),
-        held: parts.held.clone(),
+        in_flight: parts.in_flight.clone(),
         observer: parts.observer.clone(),
         metrics: parts.metrics.clone(),
         health: parts.health.clone(),
@@ -142,7 +142,7 @@ fn writer(parts: &Parts, parking: &Arc<Parking>, dead_letters: &Sender<DeadLette
         reads: parts.reads.clone(),
         cache: parts.cache.clone(),
         client: parts.origin.jetstream.client(),
-        held: parts.held.clone(),
+        in_flight: parts.in_flight.clone(),
         dead_letters: dead_letters.clone(),
         observer: parts.observer.clone(),
         health: parts.health.clone(),
@@ -156,7 +156,7 @@ fn writer(parts: &Parts, parking: &Arc<Parking>, dead_letters: &Sender<DeadLette
 ///
 /// # Errors
 /// The first fatal error of a task; the others are told to stop.
-pub async fn supervise(
+pub(crate) async fn supervise(
     tasks: &mut JoinSet<Result<(), Error>>,
     stop: &CancellationToken,
 ) -> Result<(), Error> {

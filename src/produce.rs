@@ -11,7 +11,7 @@
 //! message that it held up. Event number n of a seed is always the same; nothing is
 //! kept of a message but the recipe to write it again.
 
-pub mod connect;
+pub(crate) mod connect;
 pub mod events;
 pub mod freshness;
 pub mod latency;
@@ -21,7 +21,7 @@ pub mod pacer;
 pub mod pending;
 pub mod plan;
 pub mod recent;
-pub mod report;
+pub(crate) mod report;
 
 mod progress;
 mod publisher;
@@ -32,62 +32,57 @@ mod trace;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use async_nats::Client;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
-use self::connect::Connection;
 use self::events::Events;
 use self::freshness::Freshness;
 use self::messages::MessageWriter;
 use self::options::{End, Options};
 use self::plan::Plan;
 use self::publisher::Publisher;
-use self::reader::Reader;
-use self::report::{Reads, Report};
+use self::reader::StateReader;
+use self::report::{ReadCounts, Report};
 use self::trace::SendSpans;
 use crate::config::Config;
+use crate::messaging::connection::Drops;
 use crate::telemetry::span_queue::SpanQueue;
 
-/// How long a signal's stop waits for acknowledgements.
 const STOP_WAIT: Duration = Duration::from_secs(10);
-/// The events of a run of so many messages are listed, so that somebody can look them up.
+/// A run of at most so many messages lists its events.
 const LISTED_MAX: u64 = 5;
 /// Room for attributes and headers beside the data, in bytes.
 const ENVELOPE_BYTES: usize = 2_048;
 
-/// Why a run did not start, or could not go on.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
-    /// What was asked for does not fit what is there; the words name the setting.
+pub(crate) enum Error {
+    /// The options do not fit the stream or the server; the text names the setting.
     #[error("{0}")]
     Misfit(String),
     /// The connection was closed for good.
     #[error(transparent)]
     Nats(#[from] crate::error::Error),
-    /// The HTTP client for reads cannot be made.
     #[error("reads: {0}")]
     Http(#[from] reqwest::Error),
-    /// A task ended by itself: a mistake of ours.
+    /// A task panicked.
     #[error("the sender ended: {0}")]
     Task(#[from] tokio::task::JoinError),
 }
 
-/// How a run is told to end early.
 #[derive(Debug, Clone, Default)]
-pub struct Stop {
+pub(crate) struct Stop {
     /// Send nothing more, and wait for acknowledgements a while.
-    pub sending: CancellationToken,
+    pub(crate) sending: CancellationToken,
     /// Do not wait either.
-    pub waiting: CancellationToken,
+    pub(crate) waiting: CancellationToken,
 }
 
-/// Where a run publishes: what [`connect`] found.
 #[derive(Debug)]
-pub struct Target {
-    /// The connection to NATS.
-    pub connection: Connection,
+pub(crate) struct Target {
+    pub(crate) connection: (Client, Drops),
     /// The subjects that the stream takes.
-    pub stream_subjects: Vec<String>,
+    pub(crate) stream_subjects: Vec<String>,
 }
 
 /// Produces until the options' end, or until it is told to stop, and reports. The spans of
@@ -96,7 +91,7 @@ pub struct Target {
 /// # Errors
 /// When the stream or the server does not take what would be published. What fails
 /// later is counted in the report.
-pub async fn run(
+pub(crate) async fn run(
     config: &Config,
     options: &Options,
     target: Target,
@@ -111,7 +106,7 @@ pub async fn run(
     background.shutdown().await;
     let reads = match reader {
         Some(reader) => reader.finish().await,
-        None => Reads::default(),
+        None => ReadCounts::default(),
     };
     let few = matches!(options.end, End::Count(count) if count <= LISTED_MAX);
     let events = if few {
@@ -124,9 +119,9 @@ pub async fn run(
     Ok(Report::new(seed, counts, latencies, &reads, events))
 }
 
-type Started = (Arc<Publisher>, Option<Arc<Reader>>, JoinSet<()>);
+type Started = (Arc<Publisher>, Option<Arc<StateReader>>, JoinSet<()>);
 
-/// Checks what is to be published, and starts all that runs beside the sending.
+/// Checks the options, and starts the background tasks.
 async fn start(
     config: &Config,
     options: &Options,
@@ -134,6 +129,7 @@ async fn start(
     spans: Option<SpanQueue>,
     seed: u64,
 ) -> Result<Started, Error> {
+    let client = target.connection.0.clone();
     let pattern = config.nats.subjects.first();
     let pattern = pattern.expect("the configuration refuses an empty list of subjects");
     let chosen = options.chosen.clone();
@@ -142,12 +138,11 @@ async fn start(
     let writer = MessageWriter::new(events, options.mode, seed, options.sample, pattern);
     connect::check_subjects(&config.nats, &target.stream_subjects, writer.subjects())
         .map_err(Error::Misfit)?;
-    check_size(data_bytes, target.connection.client.max_payload())?;
+    check_size(data_bytes, client.max_payload())?;
 
     let freshness = (options.read_rate_per_second > 0).then(Arc::<Mutex<Freshness>>::default);
     let plan = Plan::new(seed, options.duplicates_percent, options.invalid_percent);
     let send_spans = spans.map(|queue| SendSpans::new(pattern, queue));
-    let client = target.connection.client.clone();
     let (publisher, acks) = Publisher::new(
         target.connection,
         writer,
@@ -161,7 +156,7 @@ async fn start(
     let reader = match freshness {
         Some(freshness) => {
             let publisher = Arc::clone(&publisher);
-            let reader = Reader::new(config, options, client, seed, publisher, freshness)?;
+            let reader = StateReader::new(config, options, client, seed, publisher, freshness)?;
             Some(Arc::new(reader))
         }
         None => None,
@@ -184,7 +179,7 @@ fn check_size(body_bytes: usize, max_payload_bytes: usize) -> Result<(), Error> 
 /// Tasks that end when they are told to, or with the set.
 fn spawn_background(
     publisher: &Arc<Publisher>,
-    reader: Option<&Arc<Reader>>,
+    reader: Option<&Arc<StateReader>>,
     acks: async_nats::Subscriber,
     options: &Options,
 ) -> JoinSet<()> {

@@ -1,22 +1,21 @@
 //! Postgres: the pool, the schema, and every statement that touches `events`.
 
 mod bisection;
-pub mod classify;
+pub(crate) mod classify;
 mod copy;
 mod default_rows;
 pub mod epoch;
 mod insert;
 mod inspect;
-pub(crate) mod limited;
+pub(crate) mod deadline;
 pub mod partitions;
-pub mod pool;
+pub(crate) mod pool;
 pub mod queries;
-pub mod row;
+pub(crate) mod row;
 pub mod schema;
-pub mod upkeep;
-pub mod write;
+pub(crate) mod upkeep;
+pub(crate) mod write;
 
-pub use classify::classify;
-pub use copy::encode as encode_copy;
+pub(crate) use classify::classify;
 pub use row::Row;
 pub use write::{EventWriter, RowOutcome, WriteError, WriteOptions, write_rows};

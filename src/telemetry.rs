@@ -1,22 +1,22 @@
 //! What the process tells about itself: metrics, logs, spans, and the record
 //! that every message carries.
 
-pub mod budget;
-pub mod export;
-pub mod health;
+pub(crate) mod budget;
+pub(crate) mod export;
+pub(crate) mod health;
 pub mod histogram;
-pub mod logs;
+pub(crate) mod logs;
 pub mod metrics;
 pub mod openmetrics;
-pub mod processor;
+pub(crate) mod processor;
 pub mod recorder;
-pub mod root_sampler;
-pub mod runtime;
-pub mod semconv;
+pub(crate) mod root_sampler;
+pub(crate) mod runtime;
+pub(crate) mod semconv;
 mod span_bytes;
-pub mod span_queue;
+pub(crate) mod span_queue;
 mod span_totals;
-pub mod spans;
+pub(crate) mod spans;
 pub mod traces;
 
 pub use health::Health;

@@ -1,7 +1,6 @@
 //! Text that others chose, as people may see it: cut, and without characters that act on a
 //! terminal or break a log line.
 
-/// Characters that [`quoted`] shows.
 const QUOTED_MAX_CHARS: usize = 40;
 
 /// The beginning of a text: whole characters, of `max_bytes` at most.
@@ -31,7 +30,7 @@ pub(crate) fn printable(text: &str, max_bytes: usize) -> String {
     shown
 }
 
-/// On one line: line breaks and other characters that move what is around them are escaped.
+/// Escapes line breaks and characters that move the text around them.
 pub(crate) fn on_one_line(text: &str) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {

@@ -7,8 +7,8 @@ use async_nats::Subject;
 use async_nats::jetstream::AckKind;
 use async_nats::jetstream::consumer::PullConsumer;
 use futures::StreamExt;
-use ganesh::messaging::Held;
-use ganesh::messaging::held::{Arrival, Limits};
+use ganesh::messaging::InFlight;
+use ganesh::messaging::in_flight::{Arrival, InFlightLimits};
 use ganesh::telemetry::Metrics;
 use sqlx::{Postgres, Transaction};
 
@@ -160,23 +160,23 @@ async fn a_message_that_was_delivered_twice_as_often_and_has_a_row_is_a_duplicat
 /// Or the look for messages that nobody can read would pass over one that the new consumer delivered.
 #[test]
 fn what_a_consumer_delivered_that_was_deleted_is_not_what_its_successor_did() {
-    let limits = Limits {
+    let limits = InFlightLimits {
         messages: 10,
         bytes: 10,
     };
     let metrics = Metrics::unrecorded();
-    let (held, _releases) = Held::new(limits, Duration::from_secs(30), metrics);
+    let (in_flight, _releases) = InFlight::new(limits, Duration::from_secs(30), metrics);
     let arrive = |sequence: u64| {
         let reply = format!("$JS.ACK.EVENTS.ganesh.1.{sequence}.1.1764000000000000000.0");
         let reply = Subject::from(reply);
-        held.hold(
+        in_flight.hold(
             std::iter::once(Arrival { reply, bytes: 1 }),
-            held.generation(),
+            in_flight.generation(),
         )
     };
     let _old = arrive(17);
-    held.disown();
+    in_flight.disown();
     let _new = arrive(18);
-    assert_eq!(held.sequences().into_iter().collect::<Vec<_>>(), [18]);
-    assert_eq!(held.count(), 2, "and yet both are held");
+    assert_eq!(in_flight.sequences().into_iter().collect::<Vec<_>>(), [18]);
+    assert_eq!(in_flight.count(), 2, "and yet both are held");
 }

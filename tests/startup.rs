@@ -2,6 +2,7 @@
 //! there yet is waited for.
 
 mod existing;
+mod existing_letters;
 mod made;
 mod refusals;
 mod waiting;

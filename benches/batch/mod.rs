@@ -11,7 +11,7 @@ use ganesh::labels::{Outcome, WriteMethod};
 use ganesh::message::timings::{Failures, now_nanos};
 use ganesh::message::{BatchTimings, CacheWrite, Decoded, StoredBatch};
 use ganesh::messaging::delivery::Arrived;
-use ganesh::messaging::held::{Arrival, Held, Limits};
+use ganesh::messaging::in_flight::{Arrival, InFlight, InFlightLimits};
 use ganesh::telemetry::Metrics;
 
 /// Messages in it.
@@ -47,13 +47,13 @@ fn message(sequence: u64) -> Message {
     }
 }
 
-fn decoded(held: &Arc<Held>, sequence: u64) -> Decoded {
+fn decoded(in_flight: &Arc<InFlight>, sequence: u64) -> Decoded {
     let arrived = Arrived::read(message(sequence)).unwrap();
     let arrival = Arrival {
         reply: arrived.reply.clone(),
         bytes: 300,
     };
-    let place = held.hold(std::iter::once(arrival), 0).pop().unwrap();
+    let place = in_flight.hold(std::iter::once(arrival), 0).pop().unwrap();
     let mut delivery = arrived.into_delivery("EVENTS", place);
     let event = event::decode(
         &event::Message {
@@ -74,9 +74,9 @@ fn decoded(held: &Arc<Held>, sequence: u64) -> Decoded {
 
 /// A batch of messages that were all stored.
 pub(crate) fn batch(metrics: &Metrics, config: &Config) -> (StoredBatch, CacheWrite) {
-    let limits = Limits::of(&config.pipeline);
-    let (held, _) = Held::new(limits, Duration::from_secs(30), metrics.clone());
-    let messages: Vec<Decoded> = (1..=BATCH).map(|seq| decoded(&held, seq)).collect();
+    let limits = InFlightLimits::of(&config.pipeline);
+    let (in_flight, _) = InFlight::new(limits, Duration::from_secs(30), metrics.clone());
+    let messages: Vec<Decoded> = (1..=BATCH).map(|seq| decoded(&in_flight, seq)).collect();
     let outcomes = vec![Outcome::Stored; messages.len()];
     let timings = BatchTimings {
         taken: now_nanos(),

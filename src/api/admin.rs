@@ -22,21 +22,16 @@ use crate::telemetry::{Health, Metrics, runtime};
 /// Probes and scrapers are few.
 const CONNECTIONS_MAX: usize = 64;
 
-/// What the admin endpoints answer from.
 #[derive(Clone)]
-pub struct Admin {
-    /// Which dependencies answer.
-    pub health: Health,
-    /// What `/metrics` shows.
-    pub metrics: Metrics,
-    /// What `/debug/slow` shows.
-    pub slow: SlowList,
-    /// Which lines are logged.
-    pub log_filter: LogFilter,
+pub(crate) struct Admin {
+    pub(crate) health: Health,
+    pub(crate) metrics: Metrics,
+    pub(crate) slow: SlowList,
+    pub(crate) log_filter: LogFilter,
 }
 
 /// Serves the admin endpoints until `stop` is cancelled.
-pub async fn serve(listener: TcpListener, admin: Admin, stop: CancellationToken) {
+pub(crate) async fn serve(listener: TcpListener, admin: Admin, stop: CancellationToken) {
     server::serve(listener, router(admin), CONNECTIONS_MAX, stop).await;
 }
 

@@ -28,7 +28,6 @@ const REQUESTS_AT_ONCE: usize = 256;
 /// An answer takes no longer than this. Longer than a read of Postgres may.
 const REQUEST_LIMIT: Duration = Duration::from_secs(5);
 
-/// What the guard needs.
 #[derive(Clone)]
 pub(super) struct Guard {
     metrics: Metrics,
@@ -133,16 +132,16 @@ fn span(request: &Request, route: &str) -> Span {
         { semconv::URL_SCHEME } = "http",
     );
     let caller = opentelemetry::global::get_text_map_propagator(|propagator| {
-        propagator.extract(&Headers(request.headers()))
+        propagator.extract(&TraceHeaders(request.headers()))
     });
     // Refused where no spans are exported, which is no matter.
     let _ = span.set_parent(caller);
     span
 }
 
-struct Headers<'a>(&'a HeaderMap);
+struct TraceHeaders<'a>(&'a HeaderMap);
 
-impl Extractor for Headers<'_> {
+impl Extractor for TraceHeaders<'_> {
     fn get(&self, key: &str) -> Option<&str> {
         self.0.get(key)?.to_str().ok()
     }

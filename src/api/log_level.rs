@@ -24,12 +24,12 @@ const BODY_LIMIT: Duration = Duration::from_secs(2);
 /// The body of a PUT.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct Change {
+pub(crate) struct LevelChange {
     /// Directives as in `GANESH_LOG`.
-    pub filter: String,
+    pub(crate) filter: String,
     /// How long it is in force, as `15m`; `GANESH_LOG_LEVEL_FOR`'s default when missing.
     #[serde(rename = "for", default = "default_lasting")]
-    pub lasting: String,
+    pub(crate) lasting: String,
 }
 
 fn default_lasting() -> String {
@@ -37,12 +37,12 @@ fn default_lasting() -> String {
     setting_of("GANESH_LOG_LEVEL_FOR").default.to_owned()
 }
 
-impl Change {
+impl LevelChange {
     /// How long it is in force.
     ///
     /// # Errors
-    /// What is wrong with the filter or the time, and what was expected.
-    pub fn lasting(&self) -> Result<Duration, String> {
+    /// A sentence about the wrong filter or time, and the expected form.
+    pub(crate) fn lasting(&self) -> Result<Duration, String> {
         if !log_filter::is_log_filter(&self.filter) {
             return Err(format!(
                 "filter {:?}: expected {}",
@@ -85,7 +85,7 @@ pub(super) async fn change(
     Ok(state(&admin.log_filter))
 }
 
-async fn read(body: Body) -> Result<Change, Problem> {
+async fn read(body: Body) -> Result<LevelChange, Problem> {
     let body = tokio::time::timeout(BODY_LIMIT, body::to_bytes(body, BODY_MAX_BYTES));
     let Ok(Ok(body)) = body.await else {
         let detail = format!("no body of at most {BODY_MAX_BYTES} bytes arrived");

@@ -15,14 +15,12 @@ use crate::text::cut;
 
 /// How much of a request's target is repeated in an answer.
 const INSTANCE_MAX_BYTES: usize = 1_024;
-/// When to come again after an answer that says that it is our fault, in seconds.
+/// Seconds after which a client may repeat a request that failed on the server's side.
 const RETRY_AFTER_SECS: &str = "1";
 
-/// Why a request is not answered with what it asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Problem {
     status: StatusCode,
-    /// One sentence for people.
     detail: String,
     /// One more header, where the status asks for it.
     header: Option<(HeaderName, HeaderValue)>,
@@ -37,22 +35,19 @@ impl Problem {
         }
     }
 
-    /// 400: the request cannot be understood.
     pub(super) fn bad_request(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, detail)
     }
 
-    /// 403: not from there.
     pub(super) fn forbidden(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::FORBIDDEN, detail)
     }
 
-    /// 404: there is no such thing.
     pub(super) fn not_found(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, detail)
     }
 
-    /// 404: of what is not measured nothing can be shown.
+    /// 404: telemetry is off, so there is nothing to show.
     pub(super) fn telemetry_is_off() -> Self {
         Self::not_found("telemetry is off: OTEL_SDK_DISABLED is true")
     }
@@ -65,13 +60,12 @@ impl Problem {
         )
     }
 
-    /// 414: the target is longer than any that we understand.
+    /// 414: the target is longer than any valid one.
     pub(super) fn uri_too_long(max_bytes: usize) -> Self {
         let detail = format!("a request's target has at most {max_bytes} bytes");
         Self::new(StatusCode::URI_TOO_LONG, detail)
     }
 
-    /// 401: no token, or a wrong one.
     pub(super) fn unauthorized(challenge: &'static str) -> Self {
         let mut problem = Self::new(
             StatusCode::UNAUTHORIZED,
@@ -81,12 +75,11 @@ impl Problem {
         problem
     }
 
-    /// 503: not now.
     pub(super) fn unavailable(detail: impl Into<String>) -> Self {
         Self::later(StatusCode::SERVICE_UNAVAILABLE, detail)
     }
 
-    /// 504: something behind us takes too long.
+    /// 504: a dependency takes too long.
     pub(super) fn timeout(detail: impl Into<String>) -> Self {
         Self::later(StatusCode::GATEWAY_TIMEOUT, detail)
     }
@@ -97,7 +90,6 @@ impl Problem {
         problem
     }
 
-    /// The body of the answer to a request for this target.
     fn body(&self, uri: &Uri) -> String {
         let path = uri.path();
         // A path may come with characters that should have been percent-encoded.
@@ -113,7 +105,7 @@ impl Problem {
     }
 }
 
-/// Without the body, which [`name_target`] adds: it knows the request.
+/// The body comes from [`name_target`], which knows the request.
 impl IntoResponse for Problem {
     fn into_response(mut self) -> Response {
         let headers = [
@@ -137,7 +129,7 @@ pub(super) async fn name_target(request: Request, next: Next) -> Response {
     response
 }
 
-/// A dependency failed. Its words stay in the log: they are not the caller's business.
+/// The error's words stay in the log: they are not the caller's business.
 impl From<&Error> for Problem {
     fn from(error: &Error) -> Self {
         match error.code {

@@ -21,7 +21,6 @@ const STYLE: &str = "\
 
 static PAGE: LazyLock<String> = LazyLock::new(|| page(MARKDOWN));
 
-/// GET: the page.
 pub(super) async fn show() -> Response {
     let headers = [
         (CONTENT_TYPE, "text/html; charset=utf-8"),

@@ -8,7 +8,6 @@ use super::admin::Admin;
 use super::problem::Problem;
 use crate::message::timings::now_nanos;
 
-/// The answer.
 pub(super) async fn show(State(admin): State<Admin>) -> Response {
     if admin.metrics.recorder().is_none() {
         return Problem::telemetry_is_off().into_response();

@@ -2,12 +2,12 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::failure::Failure;
+use super::failure::CacheFailure;
 
 /// Reads in a row without an answer in time, after which the connection is given up.
 const LATE_READS_MAX: u32 = 3;
 
-/// Counts what speaks against a connection.
+/// Counts failures of a connection.
 #[derive(Default)]
 pub(super) struct Breaker {
     late_reads: AtomicU32,
@@ -20,16 +20,16 @@ impl Breaker {
     }
 
     /// Counts a failure, and says whether the connection is to be given up after it.
-    pub(super) fn note(&self, failure: &Failure, reading: bool) -> bool {
+    pub(super) fn note(&self, failure: &CacheFailure, reading: bool) -> bool {
         match failure {
             // An answer: the connection is whole.
-            Failure::Refused(_) | Failure::Foreign(_) => false,
+            CacheFailure::Refused(_) | CacheFailure::Foreign(_) => false,
             // Nothing depends on the answer to a read: one late answer is no reason to make
             // every batch do without the cache.
-            Failure::Late(_) if reading => {
+            CacheFailure::Late(_) if reading => {
                 self.late_reads.fetch_add(1, Ordering::Relaxed) + 1 >= LATE_READS_MAX
             }
-            Failure::Late(_) | Failure::Broken(_) => true,
+            CacheFailure::Late(_) | CacheFailure::Broken(_) => true,
         }
     }
 }
@@ -41,7 +41,7 @@ mod tests {
     use super::*;
     use crate::error::{Class, Code, Dependency, Error};
 
-    /// What can happen to a connection.
+    /// An event of a connection.
     #[derive(Debug, Clone, Copy)]
     enum Event {
         Answered,
@@ -51,14 +51,14 @@ mod tests {
         Broken,
     }
 
-    fn failure(event: Event) -> Option<(Failure, bool)> {
+    fn failure(event: Event) -> Option<(CacheFailure, bool)> {
         let error = Error::new(Dependency::Cache, Class::Transient, Code::Response, "");
         match event {
             Event::Answered => None,
-            Event::Refused => Some((Failure::Refused(error), true)),
-            Event::LateRead => Some((Failure::Late(error), true)),
-            Event::LateWrite => Some((Failure::Late(error), false)),
-            Event::Broken => Some((Failure::Broken(error), true)),
+            Event::Refused => Some((CacheFailure::Refused(error), true)),
+            Event::LateRead => Some((CacheFailure::Late(error), true)),
+            Event::LateWrite => Some((CacheFailure::Late(error), false)),
+            Event::Broken => Some((CacheFailure::Broken(error), true)),
         }
     }
 

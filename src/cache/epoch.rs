@@ -6,14 +6,14 @@ use tokio::time::MissedTickBehavior;
 
 use super::Cache;
 use crate::error::{Dependency, Error};
+use crate::storage::deadline::Deadline;
 use crate::storage::epoch::{self, EpochRow};
-use crate::storage::limited::Limit;
 
-/// A read of the cache goes by an epoch that was read no longer ago than this: the second of P5.
+/// A read may use an epoch that is at most this old: the second of P5.
 const TRUSTED: Duration = Duration::from_secs(1);
 /// Twice as often as it must be read, so that one late answer costs nothing.
 const POLL_INTERVAL: Duration = Duration::from_millis(500);
-/// What comes later than this is of no use.
+/// A later answer is useless.
 const POLL_LIMIT: Duration = TRUSTED;
 
 /// One late answer under load is no outage.
@@ -44,7 +44,7 @@ impl Asked {
         }
     }
 
-    /// Whether what was asked at this moment may be gone by at `now`.
+    /// Returns whether an epoch read at this moment is still fresh at `now`.
     fn is_recent(self, now: Self) -> bool {
         let monotonic = now.monotonic.saturating_duration_since(self.monotonic);
         let wall = now.wall.duration_since(self.wall);
@@ -58,20 +58,20 @@ impl Known {
         Self { row, asked }
     }
 
-    /// Whether a read that starts now may go by it.
+    /// Returns whether a read that starts now may use this epoch.
     pub(super) fn is_recent(&self) -> bool {
         self.asked.is_recent(Asked::now())
     }
 
-    /// Whether it was asked for after `other` was.
+    /// Returns whether it was asked for after `other` was.
     pub(super) fn is_later_than(&self, other: &Self) -> bool {
         self.asked.monotonic > other.asked.monotonic
     }
 }
 
 impl Cache {
-    /// Reads the epoch again and again. The one thing that asks Postgres even while
-    /// nothing else goes on, so it is this that says whether Postgres answers.
+    /// Polls the epoch. Nothing else asks Postgres while ganesh is idle, so this poll also tells
+    /// whether Postgres answers.
     pub(super) async fn poll_epoch(&self) {
         let mut failures = 0;
         let mut tick = tokio::time::interval(POLL_INTERVAL);
@@ -98,12 +98,11 @@ impl Cache {
         }
     }
 
-    /// The epoch as it is now.
     pub(super) async fn read_epoch(&self, limit: Duration) -> Result<EpochRow, Error> {
-        let limit = Limit::new(limit, "read of the cache epoch");
-        let mut connection = limit.connection(self.0.reads.pool()).await?;
-        let row = limit.apply(epoch::read(&mut *connection)).await;
-        limit.answer(&mut connection, row)
+        let deadline = Deadline::new(limit, "read of the cache epoch");
+        let mut connection = deadline.connection(self.0.reads.pool()).await?;
+        let row = deadline.apply(epoch::read(&mut *connection)).await;
+        deadline.answer(&mut connection, row)
     }
 
     /// Keeps the answer to the latest question.

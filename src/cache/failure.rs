@@ -6,13 +6,12 @@ use redis::{ErrorKind, RedisError, RedisResult, ServerErrorKind};
 
 use crate::error::{Class, Code, Dependency, Error};
 
-/// Why an operation did not succeed.
 #[derive(Debug)]
-pub(super) enum Failure {
+pub(super) enum CacheFailure {
     /// The server answered, and refused (out of memory, loading, no permission): the connection
     /// is whole and what was sent before and after is not touched by it.
     Refused(Error),
-    /// There is something under the key that we did not write.
+    /// The key holds something that ganesh did not write.
     Foreign(Error),
     /// No answer in time. The operation may still happen.
     Late(Error),
@@ -20,8 +19,7 @@ pub(super) enum Failure {
     Broken(Error),
 }
 
-impl Failure {
-    /// What to count and to say.
+impl CacheFailure {
     pub(super) fn into_error(self) -> Error {
         match self {
             Self::Refused(error)
@@ -31,7 +29,6 @@ impl Failure {
         }
     }
 
-    /// The same, borrowed.
     pub(super) fn error(&self) -> &Error {
         match self {
             Self::Refused(error)
@@ -42,31 +39,31 @@ impl Failure {
     }
 }
 
-/// Waits for an answer of the cache, no longer than `limit`.
+/// Waits for an answer of the cache, at most `limit`.
 pub(super) async fn within<T>(
     limit: Duration,
     what: &str,
     answer: impl Future<Output = RedisResult<T>>,
-) -> Result<T, Failure> {
+) -> Result<T, CacheFailure> {
     match tokio::time::timeout(limit, answer).await {
         Ok(answer) => answer.map_err(|error| failure(&error)),
-        Err(_) => Err(Failure::Late(Error::timeout(Dependency::Cache, what))),
+        Err(_) => Err(CacheFailure::Late(Error::timeout(Dependency::Cache, what))),
     }
 }
 
-fn failure(error: &RedisError) -> Failure {
+fn failure(error: &RedisError) -> CacheFailure {
     let described = classify(error);
     match error.kind() {
         // The same code in every version of either server.
-        _ if error.code() == Some("WRONGTYPE") => Failure::Foreign(described),
-        ErrorKind::Server(_) | ErrorKind::Extension => Failure::Refused(described),
-        _ if error.is_timeout() => Failure::Late(described),
-        _ => Failure::Broken(described),
+        _ if error.code() == Some("WRONGTYPE") => CacheFailure::Foreign(described),
+        ErrorKind::Server(_) | ErrorKind::Extension => CacheFailure::Refused(described),
+        _ if error.is_timeout() => CacheFailure::Late(described),
+        _ => CacheFailure::Broken(described),
     }
 }
 
-/// Turns what the client library says into our error. Nothing here is ever fatal: without the
-/// cache reads are slower, and nothing else.
+/// Converts an error of the client library. No error is fatal: without the cache reads are only
+/// slower.
 pub(super) fn classify(error: &RedisError) -> Error {
     let code = match (error.kind(), error.code()) {
         (_, Some("OOM")) => Code::Resources,

@@ -22,17 +22,15 @@ pub(super) const ORDER_BYTES: usize = 1 + 2 * WIDTH;
 /// Where the event begins.
 const HEAD_BYTES: usize = ORDER_BYTES + WIDTH;
 
-/// The key of a subject's newest state.
 pub(super) fn key(epoch: i64, subject: &str) -> String {
     format!("{epoch}:latest:{subject}")
 }
 
-/// A lease that nobody else holds.
+/// A lease with a random value.
 pub(super) fn lease() -> String {
     format!("L{:032x}", rand::random::<u128>())
 }
 
-/// A state as it is stored.
 pub(super) fn value(time: Timestamp, stream_seq: u64, now: Timestamp, event: &[u8]) -> Vec<u8> {
     // Flipping the sign bit keeps the order and leaves no negative numbers.
     let time = time.micros().cast_unsigned() ^ (1 << 63);
@@ -44,13 +42,10 @@ pub(super) fn value(time: Timestamp, stream_seq: u64, now: Timestamp, event: &[u
     value
 }
 
-/// What was found under a key.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Entry {
-    /// Some reader's lease.
+pub(super) enum CachedEntry {
     Lease,
-    /// A state.
-    State {
+    NewestState {
         /// Since it was written; hosts' clocks differ, so that it is zero rather than negative.
         age: Duration,
         /// The event in the JSON format of `CloudEvents`.
@@ -58,15 +53,15 @@ pub(super) enum Entry {
     },
 }
 
-/// Reads what stands under a key; `None` is nothing that we wrote.
-pub(super) fn parse(stored: Vec<u8>, now: Timestamp) -> Option<Entry> {
+/// Parses a stored value; `None` if ganesh did not write it.
+pub(super) fn parse(stored: Vec<u8>, now: Timestamp) -> Option<CachedEntry> {
     match stored.first()? {
-        b'L' => Some(Entry::Lease),
+        b'L' => Some(CachedEntry::Lease),
         b'V' => {
             let written_at_ms = stored.get(ORDER_BYTES..HEAD_BYTES)?;
             let written_at_ms: i64 = std::str::from_utf8(written_at_ms).ok()?.parse().ok()?;
             let age_ms = (now.micros() / 1_000).saturating_sub(written_at_ms).max(0);
-            Some(Entry::State {
+            Some(CachedEntry::NewestState {
                 age: Duration::from_millis(age_ms.cast_unsigned()),
                 event: Bytes::from(stored).slice(HEAD_BYTES..),
             })
@@ -113,7 +108,7 @@ mod tests {
         let written = Timestamp::from_micros(1_700_000_000_000_000);
         let now = Timestamp::from_micros(written.micros() + 2_500_000);
         let stored = value(Timestamp::MIN, u64::MAX, written, b"{\"id\":\"1\"}");
-        let expected = Entry::State {
+        let expected = CachedEntry::NewestState {
             age: Duration::from_millis(2_500),
             event: Bytes::from_static(b"{\"id\":\"1\"}"),
         };
@@ -125,14 +120,14 @@ mod tests {
         let written = Timestamp::from_micros(1_700_000_000_000_000);
         let stored = value(written, 1, written, b"{}");
         let entry = parse(stored, Timestamp::from_micros(written.micros() - 1_000_000));
-        assert!(matches!(entry, Some(Entry::State { age, .. }) if age.is_zero()));
+        assert!(matches!(entry, Some(CachedEntry::NewestState { age, .. }) if age.is_zero()));
     }
 
     #[test]
     fn a_lease_is_no_state() {
         assert_eq!(
             parse(lease().into_bytes(), Timestamp::now()),
-            Some(Entry::Lease)
+            Some(CachedEntry::Lease)
         );
         assert_ne!(lease(), lease());
     }

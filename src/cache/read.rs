@@ -8,17 +8,17 @@ use redis::aio::MultiplexedConnection;
 use redis::{ExistenceCheck, SetExpiry, SetOptions};
 use tokio::time::{Instant, sleep};
 
-use super::failure::{Failure, within};
-use super::keys::{self, Entry};
-use super::link::Link;
+use super::connection::VerifiedConnection;
+use super::failure::{CacheFailure, within};
+use super::keys::{self, CachedEntry};
 use super::{Cache, STATE_MAX_BYTES};
 use crate::error::{Class, Code, Dependency, Error};
 use crate::event::{Timestamp, to_json};
 use crate::labels::CacheRequest;
 
-/// An answer that takes longer is not waited for: Postgres is asked.
+/// A read that waits longer goes to Postgres.
 const READ_LIMIT: Duration = Duration::from_millis(100);
-/// A lease ends by itself after this, should its holder die. In it must fit one query.
+/// A lease expires after this time if its holder dies. One query must fit in it.
 const LEASE: Duration = Duration::from_secs(2);
 /// How long a reader waits for what another is fetching.
 const WAIT_LIMIT: Duration = Duration::from_millis(250);
@@ -34,7 +34,7 @@ pub struct Answer {
     pub origin: Origin,
 }
 
-/// Where an answer came from.
+/// The path that an answer took.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Origin {
     /// From the cache.
@@ -56,15 +56,14 @@ pub enum Origin {
     Bypass,
 }
 
-/// What a reader meets in the cache.
 enum Met {
-    State {
+    NewestState {
         age: Duration,
         event: Bytes,
     },
-    /// Nothing, and the lease is ours now.
+    /// Nothing; this reader holds the lease.
     Nothing,
-    /// The lease of another.
+    /// Another reader holds the lease.
     Lease,
 }
 
@@ -74,7 +73,7 @@ impl Cache {
     /// # Errors
     /// When Postgres was needed and failed. The cache alone never makes a read fail.
     pub async fn latest(&self, subject: &str) -> Result<Answer, Error> {
-        let Some((link, epoch)) = self.readable() else {
+        let Some((connection, epoch)) = self.readable() else {
             return self.bypass(subject).await;
         };
         let key = keys::key(epoch, subject);
@@ -82,8 +81,8 @@ impl Cache {
         let give_up_at = Instant::now() + WAIT_LIMIT;
         let mut waited = false;
         loop {
-            match meet(&link, &key, &lease).await {
-                Ok(Met::State { age, event }) => {
+            match meet(&connection, &key, &lease).await {
+                Ok(Met::NewestState { age, event }) => {
                     self.0.breaker.close();
                     let (request, origin) = if waited {
                         (CacheRequest::ReadWait, Origin::Collapsed { age })
@@ -94,16 +93,16 @@ impl Cache {
                     let event = Some(event);
                     return Ok(Answer { event, origin });
                 }
-                Ok(Met::Nothing) => return self.fill(&link, subject, &key, &lease).await,
+                Ok(Met::Nothing) => return self.fill(&connection, subject, &key, &lease).await,
                 Ok(Met::Lease) if Instant::now() < give_up_at => {
                     waited = true;
                     sleep(WAIT_INTERVAL).await;
                 }
                 Ok(Met::Lease) => return self.bypass(subject).await,
                 Err(failure) => {
-                    self.note(&link, &failure, true);
-                    if matches!(failure, Failure::Foreign(_)) {
-                        remove(&link, &key).await;
+                    self.note(&connection, &failure, true);
+                    if matches!(failure, CacheFailure::Foreign(_)) {
+                        remove(&connection, &key).await;
                     }
                     return self.bypass(subject).await;
                 }
@@ -111,13 +110,13 @@ impl Cache {
         }
     }
 
-    /// The connection and the epoch that a read which starts now may go by.
-    fn readable(&self) -> Option<(Arc<Link>, i64)> {
-        let link = self.0.link.load_full()?;
+    /// Returns the connection and the epoch that a read which starts now may use.
+    fn readable(&self) -> Option<(Arc<VerifiedConnection>, i64)> {
+        let connection = self.0.connection.load_full()?;
         let known = self.0.known.load();
         let known = known.as_ref().filter(|known| known.is_recent())?;
-        let bound = known.row.server.as_ref() == Some(&link.server);
-        bound.then_some((link, known.row.epoch))
+        let bound = known.row.server.as_ref() == Some(&connection.server);
+        bound.then_some((connection, known.row.epoch))
     }
 
     async fn bypass(&self, subject: &str) -> Result<Answer, Error> {
@@ -133,7 +132,7 @@ impl Cache {
     /// still there: a write to the subject would have removed it, and this state with it.
     async fn fill(
         &self,
-        link: &Arc<Link>,
+        connection: &Arc<VerifiedConnection>,
         subject: &str,
         key: &str,
         lease: &str,
@@ -149,22 +148,28 @@ impl Cache {
             }
             event = Some(json);
         }
-        let stored = self.settle(link, key, lease, &value).await && !value.is_empty();
+        let stored = self.settle(connection, key, lease, &value).await && !value.is_empty();
         found?;
         let origin = Origin::Miss { stored };
         Ok(Answer { event, origin })
     }
 
-    /// Puts a value in the place of our lease, or gives the lease back when there is none.
-    /// Whether the lease was still there.
-    async fn settle(&self, link: &Arc<Link>, key: &str, lease: &str, value: &[u8]) -> bool {
-        let mut connection = link.connection.clone();
+    /// Replaces our lease by a value, or gives it back when there is none. Returns whether the
+    /// lease was still there.
+    async fn settle(
+        &self,
+        connection: &Arc<VerifiedConnection>,
+        key: &str,
+        lease: &str,
+        value: &[u8],
+    ) -> bool {
+        let mut redis = connection.redis.clone();
         let mut call = self.0.scripts.settle.prepare_invoke();
         call.key(key).arg(lease).arg(value).arg(self.0.ttl_secs);
-        let settled = call.invoke_async::<bool>(&mut connection);
+        let settled = call.invoke_async::<bool>(&mut redis);
         let settled = within(READ_LIMIT, "filling a state", settled).await;
         if let Err(failure) = &settled {
-            self.note(link, failure, true);
+            self.note(connection, failure, true);
         }
         if value.is_empty() {
             return false;
@@ -179,15 +184,19 @@ impl Cache {
 }
 
 /// Looks under a key; takes the lease where there is nothing.
-async fn meet(link: &Link, key: &str, lease: &str) -> Result<Met, Failure> {
-    let mut connection = link.connection.clone();
+async fn meet(
+    connection: &VerifiedConnection,
+    key: &str,
+    lease: &str,
+) -> Result<Met, CacheFailure> {
+    let mut connection = connection.redis.clone();
     let stored = redis::Cmd::get(key);
     let stored = stored.query_async::<Option<Vec<u8>>>(&mut connection);
     if let Some(stored) = within(READ_LIMIT, "reading a state", stored).await? {
         return match keys::parse(stored, Timestamp::now()) {
-            Some(Entry::State { age, event }) => Ok(Met::State { age, event }),
-            Some(Entry::Lease) => Ok(Met::Lease),
-            None => Err(Failure::Foreign(foreign())),
+            Some(CachedEntry::NewestState { age, event }) => Ok(Met::NewestState { age, event }),
+            Some(CachedEntry::Lease) => Ok(Met::Lease),
+            None => Err(CacheFailure::Foreign(foreign())),
         };
     }
     let lease_ms = u64::try_from(LEASE.as_millis()).expect("two seconds");
@@ -207,9 +216,9 @@ fn foreign() -> Error {
     Error::new(Dependency::Cache, Class::Transient, Code::Response, what)
 }
 
-/// Removes what we did not write. Should that fail, the next read tries again.
-async fn remove(link: &Link, key: &str) {
-    let mut connection: MultiplexedConnection = link.connection.clone();
+/// Removes a foreign value. If that fails, the next read tries again.
+async fn remove(connection: &VerifiedConnection, key: &str) {
+    let mut connection: MultiplexedConnection = connection.redis.clone();
     let removal = redis::Cmd::del(key);
     let removal = removal.query_async::<()>(&mut connection);
     if let Err(failure) = within(READ_LIMIT, "removing a key", removal).await {

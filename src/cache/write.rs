@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 
-use super::failure::{Failure, within};
-use super::link::Link;
+use super::connection::VerifiedConnection;
+use super::failure::{CacheFailure, within};
 use super::{Cache, STATE_MAX_BYTES, keys};
 use crate::error::{Class, Code, Dependency, Error};
 use crate::event::{Event, Timestamp, to_json};
 use crate::labels::CacheRequest;
+use crate::storage::deadline::Deadline;
 use crate::storage::epoch::{self, EpochRow};
-use crate::storage::limited::Limit;
 
 /// A round trip takes no longer than this, nor a batch's write than this and the next together;
 /// then the epoch advances instead.
@@ -27,9 +27,9 @@ const KEYS_PER_TRIP: usize = 4_096;
 /// States of one round trip, in bytes, unless a single one is larger.
 const BYTES_PER_TRIP: usize = 1024 * 1024;
 
-/// What a batch has committed for one subject.
+/// The newest state of a subject that a batch has committed.
 #[derive(Debug, Clone, Copy)]
-pub struct State<'a> {
+pub struct NewestState<'a> {
     /// The subject.
     pub subject: &'a str,
     /// Its newest event of the batch.
@@ -42,8 +42,8 @@ pub struct State<'a> {
     pub invalidate: bool,
 }
 
-impl State<'_> {
-    /// Of two states of the same subject, the newer by `time`, then by `stream_seq`.
+impl NewestState<'_> {
+    /// The newer of two states of the same subject, by `time`, then by `stream_seq`.
     #[must_use]
     pub fn newer_of(self, other: Self) -> Self {
         let order = |state: &Self| (state.event.time, state.stream_seq);
@@ -75,7 +75,7 @@ impl Cache {
     /// acknowledged; call again with the same arguments.
     pub async fn write_committed(
         &self,
-        states: &[State<'_>],
+        states: &[NewestState<'_>],
         epoch_advanced: bool,
     ) -> Result<Option<Error>, Error> {
         if states.is_empty() {
@@ -85,25 +85,25 @@ impl Cache {
             self.count(CacheRequest::WriteSkipped);
             return Ok(None);
         }
-        let Some(link) = self.0.link.load_full() else {
+        let Some(connection) = self.0.connection.load_full() else {
             return self.skip().await;
         };
         // Read after the commit: whoever goes by a later epoch finds the batch in Postgres, and
         // by an earlier one nobody goes for more than a second.
         let row = self.read_epoch(EPOCH_LIMIT).await?;
-        if row.server.as_ref() != Some(&link.server) {
+        if row.server.as_ref() != Some(&connection.server) {
             let what = "the epoch was bound to another cache server";
             let error = Error::new(Dependency::Cache, Class::Transient, Code::Conflict, what);
-            self.give_up(&link, &error);
+            self.give_up(&connection, &error);
             return self.skip().await.map(|_| Some(error));
         }
-        match self.write_in_time(&link, &row, states).await {
+        match self.write_in_time(&connection, &row, states).await {
             Ok(()) => {
                 self.count(CacheRequest::WriteOk);
                 Ok(None)
             }
             Err(failure) => {
-                self.note(&link, &failure, false);
+                self.note(&connection, &failure, false);
                 self.count(CacheRequest::WriteError);
                 self.advance().await?;
                 Ok(Some(failure.into_error()))
@@ -111,7 +111,6 @@ impl Cache {
         }
     }
 
-    /// Does without the write.
     async fn skip(&self) -> Result<Option<Error>, Error> {
         self.count(CacheRequest::WriteSkipped);
         self.advance().await?;
@@ -119,25 +118,25 @@ impl Cache {
     }
 
     async fn advance(&self) -> Result<(), Error> {
-        let limit = Limit::new(EPOCH_LIMIT, "advancing the cache epoch");
-        let mut connection = limit.connection(self.0.reads.pool()).await?;
-        let epoch = limit.apply(epoch::advance(&mut *connection)).await;
-        limit.answer(&mut connection, epoch)?;
+        let deadline = Deadline::new(EPOCH_LIMIT, "advancing the cache epoch");
+        let mut connection = deadline.connection(self.0.reads.pool()).await?;
+        let epoch = deadline.apply(epoch::advance(&mut *connection)).await;
+        deadline.answer(&mut connection, epoch)?;
         Ok(())
     }
 
     async fn write_in_time(
         &self,
-        link: &Arc<Link>,
+        connection: &Arc<VerifiedConnection>,
         row: &EpochRow,
-        states: &[State<'_>],
-    ) -> Result<(), Failure> {
-        let write = self.write(link.connection.clone(), row.epoch, states);
+        states: &[NewestState<'_>],
+    ) -> Result<(), CacheFailure> {
+        let write = self.write(connection.redis.clone(), row.epoch, states);
         let subjects = u32::try_from(states.len()).unwrap_or(u32::MAX);
         let limit = WRITE_LIMIT + WRITE_LIMIT_PER_SUBJECT * subjects;
         match tokio::time::timeout(limit, write).await {
             Ok(written) => written,
-            Err(_) => Err(Failure::Late(Error::timeout(
+            Err(_) => Err(CacheFailure::Late(Error::timeout(
                 Dependency::Cache,
                 "write of a batch",
             ))),
@@ -148,8 +147,8 @@ impl Cache {
         &self,
         mut connection: MultiplexedConnection,
         epoch: i64,
-        states: &[State<'_>],
-    ) -> Result<(), Failure> {
+        states: &[NewestState<'_>],
+    ) -> Result<(), CacheFailure> {
         for states in states.chunks(KEYS_PER_TRIP) {
             let found = find(&mut connection, epoch, states).await?;
             let values: Vec<Vec<u8>> = found.iter().map(|found| encode(found.state)).collect();
@@ -158,7 +157,7 @@ impl Cache {
                     self.replace(&mut connection, &found[trip.clone()], &values[trip.clone()]);
                 match replaced.await {
                     // Out of memory, say. What cannot be replaced can still be removed.
-                    Err(Failure::Refused(error) | Failure::Foreign(error)) => {
+                    Err(CacheFailure::Refused(error) | CacheFailure::Foreign(error)) => {
                         self.0.metrics.dependency_error(&error);
                         self.say(&error);
                         remove(&mut connection, &found[trip]).await?;
@@ -173,9 +172,9 @@ impl Cache {
     async fn replace(
         &self,
         connection: &mut MultiplexedConnection,
-        found: &[Found<'_>],
+        found: &[FoundState<'_>],
         values: &[Vec<u8>],
-    ) -> Result<(), Failure> {
+    ) -> Result<(), CacheFailure> {
         let mut call = self.0.scripts.replace.prepare_invoke();
         for (found, value) in found.iter().zip(values) {
             call.key(&found.key).arg(value);
@@ -190,9 +189,9 @@ impl Cache {
 }
 
 /// A state whose key is in the cache.
-struct Found<'a> {
+struct FoundState<'a> {
     key: String,
-    state: &'a State<'a>,
+    state: &'a NewestState<'a>,
 }
 
 /// Which of the subjects are in the cache: only what is read is there, and only that is sent.
@@ -201,14 +200,14 @@ struct Found<'a> {
 async fn find<'a>(
     connection: &mut MultiplexedConnection,
     epoch: i64,
-    states: &'a [State<'a>],
-) -> Result<Vec<Found<'a>>, Failure> {
+    states: &'a [NewestState<'a>],
+) -> Result<Vec<FoundState<'a>>, CacheFailure> {
     let mut question = redis::Pipeline::with_capacity(states.len());
     let mut found = Vec::with_capacity(states.len());
     for state in states {
         let key = keys::key(epoch, state.subject);
         question.exists(&key);
-        found.push(Found { key, state });
+        found.push(FoundState { key, state });
     }
     let there: Vec<bool> = within(
         WRITE_LIMIT,
@@ -223,8 +222,8 @@ async fn find<'a>(
 
 async fn remove(
     connection: &mut MultiplexedConnection,
-    found: &[Found<'_>],
-) -> Result<(), Failure> {
+    found: &[FoundState<'_>],
+) -> Result<(), CacheFailure> {
     let mut command = redis::cmd("DEL");
     for found in found {
         command.arg(&found.key);
@@ -237,8 +236,8 @@ async fn remove(
     .await
 }
 
-/// What the script is given; nothing means that the state has to go.
-fn encode(state: &State<'_>) -> Vec<u8> {
+/// Encodes a state for the script; empty removes it.
+fn encode(state: &NewestState<'_>) -> Vec<u8> {
     if state.invalidate {
         return Vec::new();
     }
@@ -249,7 +248,6 @@ fn encode(state: &State<'_>) -> Vec<u8> {
     keys::value(state.event.time, state.stream_seq, Timestamp::now(), &json)
 }
 
-/// Cuts values into round trips.
 fn trips(values: &[Vec<u8>]) -> Vec<Range<usize>> {
     let mut trips = Vec::new();
     let mut start = 0;

@@ -9,7 +9,6 @@ use serde::Serialize;
 
 use crate::config::Config;
 
-/// How long the answer may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The answer's status and body.
@@ -40,7 +39,7 @@ pub(super) async fn ask(
     Ok((status, answer.text().await.unwrap_or_default()))
 }
 
-/// Who listens on all addresses is asked on loopback.
+/// A server that listens on all addresses is asked on loopback.
 fn reachable(address: SocketAddr) -> SocketAddr {
     let ip = match address.ip() {
         IpAddr::V4(ip) if ip.is_unspecified() => IpAddr::V4(Ipv4Addr::LOCALHOST),

@@ -56,7 +56,7 @@ pub(super) async fn run(config: Config, matches: &ArgMatches) -> Result<(), Fail
     }
 }
 
-/// The dead-letter stream as it is at the start: what is written later is for the next command.
+/// The dead-letter stream at the start of the command; later letters are for the next one.
 struct DeadLetters {
     jetstream: Context,
     stream: Stream,
@@ -70,7 +70,7 @@ impl DeadLetters {
         // Handles without a recorder: nobody scrapes a command.
         let metrics = Metrics::unrecorded();
         let health = Health::new(metrics.clone());
-        let (client, _) = connection::connect(&config.nats, 1, &health, &metrics)
+        let (client, _) = connection::connect("ganesh", &config.nats, 1, &health, &metrics)
             .await
             .map_err(|error| match error.class {
                 Class::Fatal => Failure::Usage(format!("NATS (NATS_URL): {}", error.detail)),
@@ -120,12 +120,12 @@ fn stop_at_signal() -> io::Result<CancellationToken> {
     stop_on_signal(|| ())
 }
 
-/// Text of a message or a letter as a terminal may get it: whoever may publish chose it.
+/// Text of a message or a letter, safe for a terminal: any publisher may have chosen it.
 fn shown(text: &str) -> String {
     printable(text, SHOWN_MAX_BYTES)
 }
 
-/// Whoever read the output has seen enough.
+/// A closed pipe is success.
 fn ends_quietly(written: io::Result<()>) -> Result<(), Failure> {
     match written {
         Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),

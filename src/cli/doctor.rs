@@ -13,7 +13,6 @@ use clap::Command;
 use super::{Failure, LOG_SETTINGS, say};
 use crate::config::{Config, Group, flags, group_flags};
 
-/// How long each dependency may take to answer.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
 
 pub(super) fn command() -> Command {
@@ -34,47 +33,45 @@ pub(super) fn command() -> Command {
         .args(flags(LOG_SETTINGS))
 }
 
-/// How a check went.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Verdict {
+enum CheckResult {
     Ok,
     Warning,
     Failed,
 }
 
-/// One line.
 struct Finding {
-    verdict: Verdict,
+    result: CheckResult,
     what: &'static str,
     detail: String,
 }
 
 impl fmt::Display for Finding {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let verdict = match self.verdict {
-            Verdict::Ok => "ok     ",
-            Verdict::Warning => "warning",
-            Verdict::Failed => "FAILED ",
+        let word = match self.result {
+            CheckResult::Ok => "ok     ",
+            CheckResult::Warning => "warning",
+            CheckResult::Failed => "FAILED ",
         };
-        write!(f, "{verdict}  {:<9} {}", self.what, self.detail)
+        write!(f, "{word}  {:<9} {}", self.what, self.detail)
     }
 }
 
 fn ok(what: &'static str, detail: impl Into<String>) -> Finding {
-    finding(Verdict::Ok, what, detail)
+    finding(CheckResult::Ok, what, detail)
 }
 
 fn warning(what: &'static str, detail: impl Into<String>) -> Finding {
-    finding(Verdict::Warning, what, detail)
+    finding(CheckResult::Warning, what, detail)
 }
 
 fn failed(what: &'static str, detail: impl Into<String>) -> Finding {
-    finding(Verdict::Failed, what, detail)
+    finding(CheckResult::Failed, what, detail)
 }
 
-fn finding(verdict: Verdict, what: &'static str, detail: impl Into<String>) -> Finding {
+fn finding(result: CheckResult, what: &'static str, detail: impl Into<String>) -> Finding {
     Finding {
-        verdict,
+        result,
         what,
         detail: detail.into(),
     }
@@ -89,7 +86,7 @@ pub(super) async fn run(config: Config) -> Result<(), Failure> {
     }
     let failures = findings
         .iter()
-        .filter(|finding| finding.verdict == Verdict::Failed)
+        .filter(|finding| finding.result == CheckResult::Failed)
         .count();
     if failures > 0 {
         return Err(Failure::Running(anyhow!("{failures} checks failed")));

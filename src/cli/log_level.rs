@@ -5,11 +5,10 @@ use clap::{Arg, ArgMatches, Command};
 use reqwest::{Method, StatusCode};
 
 use super::{Failure, LOG_SETTINGS, admin_client, say};
-use crate::api::log_level::Change;
+use crate::api::log_level::LevelChange;
 use crate::config::{Config, Group, Reader, flags, group_flags};
 use crate::telemetry::logs::FilterState;
 
-/// The name of the positional argument.
 const FILTER: &str = "filter";
 
 pub(super) fn command() -> Command {
@@ -30,7 +29,7 @@ pub(super) fn command() -> Command {
         .args(flags(LOG_SETTINGS))
 }
 
-pub(super) async fn run(config: Config, change: Option<Change>) -> Result<(), Failure> {
+pub(super) async fn run(config: Config, change: Option<LevelChange>) -> Result<(), Failure> {
     let method = match &change {
         Some(change) => {
             change.lasting().map_err(Failure::Usage)?;
@@ -50,11 +49,10 @@ pub(super) async fn run(config: Config, change: Option<Change>) -> Result<(), Fa
     }
 }
 
-/// The change that was asked for, if any.
-pub(super) fn change(reader: &mut Reader, matches: &ArgMatches) -> Option<Change> {
+pub(super) fn change(reader: &mut Reader, matches: &ArgMatches) -> Option<LevelChange> {
     let lasting = reader.duration("GANESH_LOG_LEVEL_FOR", "1s", "1d");
     let filter = matches.get_one::<String>(FILTER)?;
-    Some(Change {
+    Some(LevelChange {
         filter: filter.clone(),
         lasting: format!("{}ms", lasting.as_millis()),
     })

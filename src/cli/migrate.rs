@@ -2,7 +2,7 @@
 
 use clap::Command;
 
-use super::startup::{Deadline, wait_for_postgres};
+use super::startup::{StartDeadline, wait_for_postgres};
 use super::{Failure, TELEMETRY_SETTINGS, say};
 use crate::config::{Config, flags};
 use crate::storage::{partitions, pool, schema};
@@ -21,7 +21,7 @@ pub(super) fn command() -> Command {
 
 pub(super) async fn run(config: Config) -> Result<(), Failure> {
     let pool = pool::lazy(&config.postgres, 1)?;
-    wait_for_postgres(&pool, Deadline::after(config.startup_timeout)).await?;
+    wait_for_postgres(&pool, StartDeadline::after(config.startup_timeout)).await?;
     let missing = schema::missing_migrations(&pool).await?;
     schema::migrate(&pool)
         .await

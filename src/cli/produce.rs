@@ -5,12 +5,12 @@ use clap::Command;
 use percent_encoding::utf8_percent_encode;
 
 use super::signals::Signals;
-use super::startup::{Deadline, wait_for};
+use super::startup::{StartDeadline, wait_for};
 use super::{Failure, TELEMETRY_SETTINGS, say};
 use crate::api::ENCODED;
 use crate::config::{Config, Group, flags, group_flags};
 use crate::produce::options::Options;
-use crate::produce::report::{Report, StoredEvent};
+use crate::produce::report::{ListedEvent, Report};
 use crate::produce::{self, Error, Stop, Target, connect};
 use crate::telemetry::span_queue::SpanQueue;
 
@@ -66,14 +66,14 @@ pub(super) async fn run(
 
 /// Waits for NATS, and for the stream, which `serve` makes.
 async fn find(config: &Config, options: &Options) -> Result<Target, Failure> {
-    let deadline = Deadline::after(config.startup_timeout);
+    let deadline = StartDeadline::after(config.startup_timeout);
     let connection = wait_for("NATS (NATS_URL)", deadline, || {
         connect::connect(&config.nats, options.max_acks_in_flight)
     })
     .await?;
     let stream = format!("stream {}", config.nats.stream);
     let stream_subjects = wait_for(&stream, deadline, || {
-        connect::stream_subjects(&connection, &config.nats)
+        connect::stream_subjects(&connection.0, &config.nats)
     })
     .await?;
     Ok(Target {
@@ -110,7 +110,7 @@ fn print(report: &Report, options: &Options, config: &Config) -> anyhow::Result<
 }
 
 /// An event, and the commands that ask for it.
-fn look_up(event: &StoredEvent, options: &Options, config: &Config) -> String {
+fn look_up(event: &ListedEvent, options: &Options, config: &Config) -> String {
     let url = &options.api_url;
     let curl = match config.http.api_token {
         Some(_) => "curl -H \"Authorization: Bearer $GANESH_API_TOKEN\"",

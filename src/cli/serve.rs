@@ -16,7 +16,7 @@ use tracing::Instrument;
 
 use self::connect::Servers;
 use super::Failure;
-use super::ending::{Ending, Step};
+use super::shutdown::{Shutdown, Step};
 use super::signals::stop_on_signal;
 use crate::api::{self, Api, admin};
 use crate::cache::Cache;
@@ -24,13 +24,13 @@ use crate::config::{Config, Group, group_flags};
 use crate::error::Error;
 use crate::message::timings;
 use crate::messaging::consumer::LastSeen;
-use crate::messaging::keeper::Keeper;
+use crate::messaging::keepalive::Keepalive;
 use crate::messaging::letters::bucket::Bucket;
 use crate::messaging::letters::sweep;
-use crate::messaging::{Held, connection, held, lag};
+use crate::messaging::{InFlight, connection, in_flight, lag};
 use crate::observe::Observer;
 use crate::observe::slow_list::SlowList;
-use crate::pipeline::source::Origin;
+use crate::pipeline::source::EventSource;
 use crate::pipeline::{self, Parts};
 use crate::storage::queries::Reads;
 use crate::storage::{EventWriter, pool, upkeep};
@@ -63,14 +63,14 @@ struct Service {
     stop: CancellationToken,
     /// Cancelled when the pipeline has drained: it ends the tasks beside it.
     background: CancellationToken,
-    ending: Ending,
+    shutdown: Shutdown,
 }
 
 /// What runs beside the pipeline, and has an end of its own.
 struct Beside {
-    held: Arc<Held>,
-    keeper: JoinHandle<()>,
-    keeper_stop: CancellationToken,
+    in_flight: Arc<InFlight>,
+    keepalive: JoinHandle<()>,
+    keepalive_stop: CancellationToken,
     api_server: JoinHandle<()>,
 }
 
@@ -79,14 +79,14 @@ pub(super) async fn run(
     metrics: Metrics,
     spans: Option<SpanQueue>,
     log_filter: LogFilter,
-    ending: &Ending,
+    shutdown: &Shutdown,
 ) -> Result<(), Failure> {
     if !config.telemetry.enabled {
         timings::stop_clock();
         tracing::warn!("OTEL_SDK_DISABLED=true: nothing is counted, timed or traced");
     }
     tracing::info!(?config, "starting");
-    let begun = ending.clone();
+    let begun = shutdown.clone();
     let service = Service {
         config,
         health: Health::new(metrics.clone()),
@@ -96,7 +96,7 @@ pub(super) async fn run(
         log_filter,
         stop: stop_on_signal(move || begun.begin())?,
         background: CancellationToken::new(),
-        ending: ending.clone(),
+        shutdown: shutdown.clone(),
     };
     tokio::select! {
         biased; // its own end is the better one
@@ -127,7 +127,7 @@ impl Service {
             self.drain(&client, beside).await;
         }
         // Said even where the client broke down on the way: to start again would not help.
-        seen.unfit_error()
+        seen.violation_error()
             .map_or(result, |error| Err(running_failure(error)))
     }
 
@@ -152,13 +152,13 @@ impl Service {
         let cache = self.start_cache(&reads)?;
         self.watch_postgres(&pool);
         let beside = self.start_beside(&origin, (&cache, &reads), api_listener);
-        self.watch_nats(&origin, &beside.held);
+        self.watch_nats(&origin, &beside.in_flight);
         let (spans, slow) = (self.spans.clone(), self.slow.clone());
         let observer = Observer::new(&self.config, self.metrics.clone(), spans, slow);
         let parts = Parts {
             config: self.config.clone(),
             origin,
-            held: beside.held.clone(),
+            in_flight: beside.in_flight.clone(),
             rows: EventWriter::new(pool, self.metrics.clone()),
             reads,
             cache,
@@ -187,21 +187,21 @@ impl Service {
 
     fn start_beside(
         &self,
-        origin: &Origin,
+        origin: &EventSource,
         (cache, reads): (&Cache, &Reads),
         api_listener: TcpListener,
     ) -> Beside {
-        let limits = held::Limits::of(&self.config.pipeline);
+        let limits = in_flight::InFlightLimits::of(&self.config.pipeline);
         let ack_wait = self.config.nats.ack_wait;
-        let (held, releases) = Held::new(limits, ack_wait, self.metrics.clone());
-        let keeper = Keeper {
-            held: held.clone(),
+        let (in_flight, releases) = InFlight::new(limits, ack_wait, self.metrics.clone());
+        let keepalive = Keepalive {
+            in_flight: in_flight.clone(),
             releases,
             client: origin.jetstream.client(),
             drops: origin.drops.clone(),
             metrics: self.metrics.clone(),
         };
-        let keeper_stop = CancellationToken::new();
+        let keepalive_stop = CancellationToken::new();
         let api = Api {
             cache: cache.clone(),
             reads: reads.clone(),
@@ -209,27 +209,27 @@ impl Service {
         };
         let token = self.config.http.api_token.clone();
         Beside {
-            held,
-            keeper: tokio::spawn(keeper.run(keeper_stop.clone())),
-            keeper_stop,
+            in_flight,
+            keepalive: tokio::spawn(keepalive.run(keepalive_stop.clone())),
+            keepalive_stop,
             api_server: tokio::spawn(api::serve(api_listener, api, token, self.stop.clone())),
         }
     }
 
-    fn watch_nats(&self, origin: &Origin, held: &Arc<Held>) {
+    fn watch_nats(&self, origin: &EventSource, in_flight: &Arc<InFlight>) {
         tokio::spawn(lag::watch(
             origin.jetstream.clone(),
             origin.consumer.clone(),
             origin.seen.clone(),
-            held.clone(),
+            in_flight.clone(),
             self.metrics.clone(),
             self.config.clone(),
             self.background.clone(),
         ));
         let bucket = Bucket::new(origin.jetstream.clone(), &self.config.nats.dlq_stream);
         tokio::spawn(sweep::run(bucket, self.background.clone()));
-        let (ending, stop) = (self.ending.clone(), self.stop.clone());
-        tokio::spawn(stop_when_unfit(origin.seen.clone(), ending, stop));
+        let (shutdown, stop) = (self.shutdown.clone(), self.stop.clone());
+        tokio::spawn(stop_when_violated(origin.seen.clone(), shutdown, stop));
     }
 
     /// Until every task has ended; after `stop`, no longer than the grace period allows.
@@ -244,7 +244,7 @@ impl Service {
             tracing::info!(
                 "shutting down: no more fetching, what is held is stored and acknowledged"
             );
-            tokio::time::sleep_until(self.ending.until(Step::Drain).into()).await;
+            tokio::time::sleep_until(self.shutdown.until(Step::Drain).into()).await;
         };
         let result = tokio::select! {
             result = pipeline::supervise(&mut tasks, &self.stop) => result,
@@ -253,7 +253,7 @@ impl Service {
                 Ok(())
             }
         };
-        // Waits until every task is gone, so that what they held is in the keeper's queue.
+        // Waits until every task is gone, so that what they held is in the keepalive's queue.
         tasks.shutdown().await;
         result
     }
@@ -261,23 +261,23 @@ impl Service {
     /// Sends what the last acknowledgements and releases are, and ends what runs beside.
     async fn drain(&self, client: &async_nats::Client, beside: Beside) {
         let Beside {
-            held,
-            keeper,
-            keeper_stop,
+            in_flight,
+            keepalive,
+            keepalive_stop,
             api_server,
         } = beside;
-        keeper_stop.cancel();
+        keepalive_stop.cancel();
         let ended = async {
-            let _ = keeper.await;
+            let _ = keepalive.await;
             let _ = client.flush().await;
             let _ = api_server.await;
         };
         let flushed = Instant::now() + FLUSH_TIMEOUT;
-        let until = self.ending.until(Step::Flush).min(flushed);
+        let until = self.shutdown.until(Step::Flush).min(flushed);
         if tokio::time::timeout_at(until.into(), ended).await.is_err() {
             tracing::warn!("NATS did not take the last acknowledgements in time");
         }
-        tracing::info!(held = held.count(), "stopped");
+        tracing::info!(held = in_flight.count(), "stopped");
         self.background.cancel();
     }
 
@@ -295,7 +295,7 @@ impl Service {
     async fn stopped_before_start(&self) {
         self.stop.cancelled().await;
         if self.health.has_served() {
-            tokio::time::sleep_until(self.ending.until(Step::Flush).into()).await;
+            tokio::time::sleep_until(self.shutdown.until(Step::Flush).into()).await;
             tracing::error!("the shutdown took longer than the grace period leaves for it");
         } else {
             tracing::info!("stopped before it served");
@@ -305,9 +305,9 @@ impl Service {
 
 /// A consumer that breaks a promise ends the service as a signal does: what it delivered is still
 /// ours to store, and what is given back it may never deliver again.
-async fn stop_when_unfit(seen: Arc<LastSeen>, ending: Ending, stop: CancellationToken) {
-    seen.becomes_unfit().await;
-    ending.begin();
+async fn stop_when_violated(seen: Arc<LastSeen>, shutdown: Shutdown, stop: CancellationToken) {
+    seen.violated().await;
+    shutdown.begin();
     stop.cancel();
 }
 

@@ -5,7 +5,7 @@ use std::io;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// The two signals that ask a process to end. Once they are listened to, they do nothing else.
+/// SIGINT and SIGTERM. After this call they no longer end the process.
 pub(super) struct Signals {
     interrupt: Signal,
     terminate: Signal,
@@ -19,7 +19,6 @@ impl Signals {
         })
     }
 
-    /// Waits for the next one.
     pub(super) async fn next(&mut self) {
         tokio::select! {
             _ = self.interrupt.recv() => {}
@@ -28,7 +27,7 @@ impl Signals {
     }
 }
 
-/// A token that the first signal cancels, after it has called `first`.
+/// Returns a token that the first signal cancels, after it has called `first`.
 pub(super) fn stop_on_signal(
     first: impl FnOnce() + Send + 'static,
 ) -> io::Result<CancellationToken> {

@@ -11,19 +11,18 @@ use super::Failure;
 use crate::error::{Class, Error};
 use crate::storage::{classify, schema};
 
-/// How long between two attempts.
 const ATTEMPT_EVERY: Duration = Duration::from_millis(500);
 /// How often a wait says that it goes on.
 const SAY_EVERY: Duration = Duration::from_secs(5);
 
-/// Until when dependencies may take to be there.
+/// The deadline for dependencies at start.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Deadline {
+pub(super) struct StartDeadline {
     at: Instant,
     allowed: Duration,
 }
 
-impl Deadline {
+impl StartDeadline {
     pub(super) fn after(allowed: Duration) -> Self {
         Self {
             at: Instant::now() + allowed,
@@ -31,7 +30,6 @@ impl Deadline {
         }
     }
 
-    /// How long it is until then.
     pub(super) fn left(&self) -> Duration {
         self.at.saturating_duration_since(Instant::now())
     }
@@ -40,7 +38,7 @@ impl Deadline {
 /// Attempts until it succeeds, fails for good, or the deadline passes.
 pub(super) async fn wait_for<T, F>(
     what: &str,
-    deadline: Deadline,
+    deadline: StartDeadline,
     mut attempt: impl FnMut() -> F,
 ) -> Result<T, Failure>
 where
@@ -73,7 +71,10 @@ where
 }
 
 /// Waits for Postgres, and refuses a server that breaks a promise.
-pub(super) async fn wait_for_postgres(pool: &PgPool, deadline: Deadline) -> Result<(), Failure> {
+pub(super) async fn wait_for_postgres(
+    pool: &PgPool,
+    deadline: StartDeadline,
+) -> Result<(), Failure> {
     // Not by the pool, which repeats what fails and then says no more than that it took long.
     let options = pool.connect_options();
     let ask = async || schema::facts(&mut options.connect().await?).await;
@@ -81,20 +82,20 @@ pub(super) async fn wait_for_postgres(pool: &PgPool, deadline: Deadline) -> Resu
         ask().await.map_err(|error| classify(&error))
     })
     .await?;
-    let unfit = facts.unfit();
-    if unfit.is_empty() {
+    let violations = facts.violations();
+    if violations.is_empty() {
         Ok(())
     } else {
-        Err(Failure::Usage(unfit.join("\n")))
+        Err(Failure::Usage(violations.join("\n")))
     }
 }
 
-/// Waits for Postgres with the schema that we need, and applies the migrations that are missing if
-/// `migrate` says so: again where Postgres goes away in the middle.
+/// Waits for Postgres with the schema that ganesh needs. Applies missing migrations if `migrate`,
+/// again after a lost connection.
 pub(super) async fn wait_for_schema(
     pool: &PgPool,
     migrate: bool,
-    deadline: Deadline,
+    deadline: StartDeadline,
 ) -> Result<(), Failure> {
     loop {
         wait_for_postgres(pool, deadline).await?;

@@ -5,11 +5,11 @@ use std::str::FromStr;
 use tracing_subscriber::EnvFilter;
 use tracing_subscriber::filter::LevelFilter;
 
-/// What [`is_log_filter`] accepts, for the words about a mistake.
+/// What [`is_log_filter`] accepts.
 pub(crate) const EXPECTED: &str =
     "a level (error, warn, info, debug, trace) or directives such as ganesh=debug,info";
 
-/// Whether these are directives of `tracing_subscriber`, each of which means something.
+/// Returns whether these are valid directives of `tracing_subscriber`.
 pub(crate) fn is_log_filter(raw: &str) -> bool {
     // The library takes any lone word for a module, and then logs nothing else.
     let known = |directive: &str| {

@@ -78,7 +78,7 @@ impl Reader {
     }
 
     /// Notes every `GANESH_` variable that no command reads, unless it is one of `others`.
-    pub fn refuse_unknown(&mut self, others: &[&str]) {
+    pub(crate) fn refuse_unknown(&mut self, others: &[&str]) {
         let given = self.environment.iter();
         let mut mistakes: Vec<String> = given
             .filter(|(name, _)| !others.contains(&name.as_str()))
@@ -119,7 +119,6 @@ impl Reader {
             .ok()
     }
 
-    /// The value of a setting that has a default.
     pub(crate) fn parse<T>(
         &mut self,
         env: &'static str,
@@ -131,8 +130,8 @@ impl Reader {
             .expect("the default of a setting is valid")
     }
 
-    /// Notes that a setting does not go with another one, unless one of them is wrong by
-    /// itself: what stands for it then is the default, and nobody asked for that.
+    /// Notes that two settings do not go together, unless one of them is wrong by itself: its
+    /// default then stands in, and nobody asked for that.
     pub(crate) fn conflict(&mut self, env: &'static str, other: &'static str, expected: &str) {
         if !self.mistaken.contains(env)
             && !self.mistaken.contains(other)
@@ -143,7 +142,7 @@ impl Reader {
         }
     }
 
-    /// What was given, or else the default, without spaces around it.
+    /// The given value or the default, trimmed.
     fn raw(&self, env: &str) -> Result<String, String> {
         let given = self.given(env)?.unwrap_or_default();
         Ok(match given.trim() {
@@ -157,7 +156,7 @@ impl Reader {
         own.copied().unwrap_or_else(|| setting_of(env).default)
     }
 
-    /// What was given; an empty flag or variable is none.
+    /// The given value; an empty flag or variable is none.
     fn given(&self, env: &str) -> Result<Option<String>, String> {
         let in_environment =
             |name: &str| self.environment.get(name).filter(|value| !value.is_empty());
@@ -184,7 +183,7 @@ impl Reader {
         }
     }
 
-    /// What was given and what was expected, in words.
+    /// Says what was given and what was expected.
     fn mistake(&self, env: &str, value: &str, expected: &str) -> String {
         let value = presentable(env, value);
         if self.flags.contains_key(env) {
@@ -196,8 +195,8 @@ impl Reader {
     }
 }
 
-/// The value in a mounted secret. One that is empty is a mistake: it would mean unset, and
-/// with that, for the API's token, that nobody needs one.
+/// Reads a mounted secret. An empty one is a mistake: for the API's token it would mean that no
+/// token is needed.
 fn read_file(path: &Path) -> Result<String, String> {
     let text =
         std::fs::read_to_string(path).map_err(|error| format!("cannot be read ({error})"))?;
@@ -207,7 +206,7 @@ fn read_file(path: &Path) -> Result<String, String> {
     }
 }
 
-/// What of a wrong value may be shown: all of it, unless it may hold a password.
+/// The part of a wrong value that may be shown: all of it, unless it may hold a password.
 fn presentable(env: &str, value: &str) -> String {
     let url = env.ends_with("_URL") || env.ends_with("_ENDPOINT");
     let shown = if url || value.contains("://") || value.contains('@') {

@@ -7,13 +7,11 @@ use std::fmt;
 pub struct Secret(String);
 
 impl Secret {
-    /// Wraps a secret value.
-    pub fn new(value: String) -> Self {
+    pub(crate) fn new(value: String) -> Self {
         Self(value)
     }
 
-    /// The value itself, for the one place that needs it.
-    pub fn expose(&self) -> &str {
+    pub(crate) fn expose(&self) -> &str {
         &self.0
     }
 }
@@ -36,12 +34,12 @@ impl SecretUrl {
     }
 
     /// The URL with its password, for the client library.
-    pub fn expose(&self) -> &str {
+    pub(crate) fn expose(&self) -> &str {
         &self.0
     }
 
     /// Each of the URLs, with its password.
-    pub fn expose_each(&self) -> impl Iterator<Item = &str> {
+    pub(crate) fn expose_each(&self) -> impl Iterator<Item = &str> {
         split(&self.0).into_iter()
     }
 }
@@ -58,8 +56,8 @@ impl fmt::Debug for SecretUrl {
     }
 }
 
-/// The URLs of a list. A comma separates two of them only where another `scheme://`
-/// follows: everywhere else it may belong to a password, and so may all of a query.
+/// Splits a list of URLs. A comma separates two URLs only before another `scheme://`; elsewhere it
+/// may belong to a password or a query.
 pub(super) fn split(urls: &str) -> Vec<&str> {
     let mut parts = Vec::new();
     let mut from = 0;
@@ -80,8 +78,7 @@ fn starts_with_scheme(text: &str) -> bool {
     })
 }
 
-/// What of a URL, or of several, can be shown to anyone. Also given what is no URL,
-/// and might be all password.
+/// Returns URLs without secrets. Text that is no URL might be all password.
 pub(super) fn redact(urls: &str) -> String {
     let shown: Option<Vec<String>> = split(urls).into_iter().map(redact_one).collect();
     shown.map_or_else(|| HIDDEN.to_owned(), |shown| shown.join(","))

@@ -9,13 +9,13 @@ pub struct Setting {
     pub group: Group,
     /// The environment variable's name.
     pub env: &'static str,
-    /// What is used when nothing is given; empty means unset.
+    /// The value when nothing is given; empty means unset.
     pub default: &'static str,
     /// One line for `--help` and `.env.example`.
     pub help: &'static str,
 }
 
-/// What settings are about. The last three are each of one command only.
+/// The topic of a setting. The last three belong to one command each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the headings say what they are")]
 pub enum Group {
@@ -59,12 +59,12 @@ impl Group {
         }
     }
 
-    /// Whether only one command has these settings.
+    /// Returns whether only one command has these settings.
     pub const fn is_of_one_command(self) -> bool {
         matches!(self, Produce | DeadLetters | LogLevel)
     }
 
-    /// What a flag's name leaves out of the variable's.
+    /// The part of the variable's name that the flag leaves out.
     const fn prefix(self) -> &'static str {
         match self {
             Produce => "GANESH_PRODUCE_",
@@ -77,7 +77,7 @@ impl Group {
 
 impl Setting {
     /// The flag without its dashes: `GANESH_HTTP_ADDR` is `http-addr`.
-    pub fn flag(&self) -> String {
+    pub(crate) fn flag(&self) -> String {
         let name = self.env.strip_prefix(self.group.prefix());
         name.unwrap_or(self.env)
             .to_ascii_lowercase()

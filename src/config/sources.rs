@@ -6,12 +6,10 @@ use clap::{Arg, value_parser};
 
 use super::settings::{Group, SETTINGS, Setting, setting_of};
 
-/// The flags of these settings, in their order.
 pub(crate) fn flags<'a>(envs: impl IntoIterator<Item = &'a str>) -> impl Iterator<Item = Arg> {
     envs.into_iter().map(|env| flag(setting_of(env)))
 }
 
-/// The flags of a group.
 pub(crate) fn group_flags(group: Group) -> impl Iterator<Item = Arg> {
     let settings = SETTINGS.iter();
     settings

@@ -12,7 +12,8 @@ pub(crate) fn is_valid(subject: &str) -> bool {
     })
 }
 
-/// Whether a message can match both. No two streams, and no two subjects of one, may.
+/// Returns whether a message can match both. JetStream allows that for no two streams, and no two
+/// subjects of one.
 pub(super) fn overlap(one: &str, other: &str) -> bool {
     let (mut one, mut other) = (one.split('.'), other.split('.'));
     loop {
@@ -24,8 +25,8 @@ pub(super) fn overlap(one: &str, other: &str) -> bool {
     }
 }
 
-/// Whether every message that matches `inner` matches `outer` too.
-pub fn covers(outer: &str, inner: &str) -> bool {
+/// Returns whether every message that matches `inner` also matches `outer`.
+pub(crate) fn covers(outer: &str, inner: &str) -> bool {
     let (mut outer, mut inner) = (outer.split('.'), inner.split('.'));
     loop {
         match (outer.next(), inner.next()) {
@@ -37,9 +38,8 @@ pub fn covers(outer: &str, inner: &str) -> bool {
     }
 }
 
-/// The first of these patterns that takes a message's subject. A subject is a pattern without
-/// wildcards.
-pub fn pattern_of<'a>(patterns: &'a [String], subject: &str) -> Option<&'a str> {
+/// Returns the first pattern that takes a subject. A subject is a pattern without wildcards.
+pub(crate) fn pattern_of<'a>(patterns: &'a [String], subject: &str) -> Option<&'a str> {
     let pattern = patterns.iter().find(|pattern| overlap(pattern, subject))?;
     Some(pattern)
 }

@@ -7,7 +7,7 @@ use super::settings::SETTINGS;
 const PREFIX: &str = "GANESH_";
 const FILE: &str = "_FILE";
 
-/// What is wrong with a variable, in words; `None` where it is a setting, or none of ours.
+/// Says what is wrong with a variable; `None` for a setting, and for a variable of another program.
 pub(super) fn mistake(name: &str, value: &OsStr) -> Option<String> {
     let rest = name.strip_prefix(PREFIX)?;
     let setting = name.strip_suffix(FILE).unwrap_or(name);

@@ -11,7 +11,6 @@ use super::settings::setting_of;
 use super::subjects;
 
 impl Reader {
-    /// Any text; `None` where there is none.
     pub(crate) fn text(&mut self, env: &'static str) -> Option<String> {
         self.optional(env, "some text", |raw| Some(raw.to_owned()))
     }
@@ -104,7 +103,7 @@ impl Reader {
         })
     }
 
-    /// Without TLS, which our HTTP clients are built without.
+    /// Without TLS: the HTTP clients are built without it.
     pub(crate) fn http_url(&mut self, env: &'static str) -> SecretUrl {
         self.parse(env, "a URL that starts with http://", |raw| {
             is_server_url(raw, &["http"]).then(|| SecretUrl::new(raw.to_owned()))

@@ -8,23 +8,21 @@ use crate::text::quoted;
 
 /// Longest `id`: with `source` and `time` it is the key in Postgres, whose index rows hold 2,704 bytes.
 pub const ID_MAX_BYTES: usize = 1_024;
-/// Longest `source`; see [`ID_MAX_BYTES`].
-pub const SOURCE_MAX_BYTES: usize = 1_024;
+pub(crate) const SOURCE_MAX_BYTES: usize = 1_024;
 /// Longest `subject`: it is indexed, and a key in the cache.
-pub const SUBJECT_MAX_BYTES: usize = 1_024;
-/// Longest `type`.
-pub const TYPE_MAX_BYTES: usize = 1_024;
+pub(crate) const SUBJECT_MAX_BYTES: usize = 1_024;
+pub(crate) const TYPE_MAX_BYTES: usize = 1_024;
 /// Longest `datacontenttype`: RFC 6838 gives type and subtype 127 characters each; the rest is parameters.
-pub const DATACONTENTTYPE_MAX_BYTES: usize = 512;
+pub(crate) const DATACONTENTTYPE_MAX_BYTES: usize = 512;
 /// Longest `dataschema`: what web servers commonly take as a URI.
-pub const DATASCHEMA_MAX_BYTES: usize = 2_048;
+pub(crate) const DATASCHEMA_MAX_BYTES: usize = 2_048;
 /// Longest `time`: a full RFC 3339 timestamp has 35 bytes with nine digits of fraction.
 const TIME_MAX_BYTES: usize = 128;
 /// Longest `specversion`: an error quotes all of it.
 const SPECVERSION_MAX_BYTES: usize = 32;
 /// Longest NATS subject of a message, whatever its mode: it is a column of the row, and the type of a plain
 /// event. The server takes about four times as much.
-pub const NATS_SUBJECT_MAX_BYTES: usize = 1_024;
+pub(crate) const NATS_SUBJECT_MAX_BYTES: usize = 1_024;
 /// Longest name of an extension attribute; the specification advises 20.
 pub const EXTENSION_NAME_MAX_BYTES: usize = 64;
 /// Most extension attributes of an event.
@@ -32,7 +30,6 @@ pub const EXTENSIONS_MAX_COUNT: usize = 64;
 /// Most bytes in the names and values of an event's extension attributes together.
 pub const EXTENSIONS_MAX_BYTES: usize = 16 * 1_024;
 
-/// The version that is understood.
 pub(super) const SPECVERSION: &str = "1.0";
 
 /// The attributes that the specification itself defines.
@@ -108,7 +105,7 @@ impl Attribute {
     }
 }
 
-/// The attributes of an event on their way in, as text, before the rules were applied.
+/// The attributes of an event as text, before the rules are applied.
 #[derive(Default)]
 pub(super) struct Draft<'a> {
     /// The specification's own, by [`Attribute`].
@@ -251,8 +248,8 @@ pub(super) fn check_nats_subject(subject: &str) -> Result<(), DecodeError> {
     ))
 }
 
-/// Text that Postgres can hold, within its limit. Other control characters are against the
-/// specification too, but harm nobody here: they are stored, and percent-encoded on the way out.
+/// Text that Postgres can hold, within its limit. Other control characters break the specification
+/// too, but do no harm: they are stored, and percent-encoded when written.
 pub(super) fn check_text(name: &str, value: &str, max_bytes: usize) -> Result<(), DecodeError> {
     if value.len() > max_bytes {
         return Err(DecodeError::too_long(name, value.len(), max_bytes));
@@ -266,8 +263,8 @@ pub(super) fn check_text(name: &str, value: &str, max_bytes: usize) -> Result<()
     Ok(())
 }
 
-/// Names are `a` to `z` and `0` to `9`, and `data` is taken. What is not a name is refused: it would be
-/// lost, or become another attribute than the producer meant (`dataContentType`).
+/// Names are `a` to `z` and `0` to `9`, and `data` is taken. Any other name is rejected: it would
+/// be lost, or become another attribute than the producer meant (`dataContentType`).
 fn check_extension_name(name: &str) -> Result<(), DecodeError> {
     if name.len() > EXTENSION_NAME_MAX_BYTES {
         return Err(DecodeError::new(
@@ -288,7 +285,7 @@ fn check_extension_name(name: &str) -> Result<(), DecodeError> {
     Ok(())
 }
 
-/// Whether an extension attribute may have this name: the form of one, and not taken.
+/// Returns whether an extension attribute may have this name: the form of one, and not taken.
 pub(super) fn is_extension_name(name: &str) -> bool {
     let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit();
     !name.is_empty()

@@ -12,8 +12,7 @@ use super::attributes::{Attribute, Draft, SPECVERSION, is_extension_name};
 use super::headers::Headers;
 use super::{Data, DecodeError, DecodeReason, Event, Message, message_id};
 
-/// What must be encoded besides all that is not ASCII: everything outside U+0021 to U+007E, and `"`
-/// and `%`.
+/// Characters to encode besides non-ASCII: everything outside U+0021 to U+007E, and `"` and `%`.
 const ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
 
 pub(super) fn decode(message: &Message<'_>, headers: &Headers<'_>) -> Result<Event, DecodeError> {

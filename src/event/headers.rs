@@ -6,10 +6,9 @@ use super::DecodeError;
 use super::attributes::Attribute;
 use super::replay::ReplayHeaders;
 
-/// Before the name of an attribute.
 const PREFIX: &str = "ce-";
 
-/// What one pass over a message's headers finds, in any spelling of their names.
+/// The headers of a message that matter, collected in one pass, in any spelling of their names.
 #[derive(Default)]
 pub(super) struct Headers<'a> {
     content_type: Option<&'a str>,
@@ -85,7 +84,6 @@ impl<'a> Headers<'a> {
         })
     }
 
-    /// The content type, when one was sent.
     pub(super) fn content_type(&self) -> Result<Option<&'a str>, DecodeError> {
         if self.repeated_content_type {
             return Err(DecodeError::repeated("content-type"));
@@ -93,7 +91,6 @@ impl<'a> Headers<'a> {
         Ok(self.content_type.filter(|value| !value.is_empty()))
     }
 
-    /// The `Nats-Msg-Id`, when one was sent.
     pub(super) fn message_id(&self) -> Result<Option<&'a str>, DecodeError> {
         if self.repeated_nats_msg_id {
             return Err(DecodeError::repeated("Nats-Msg-Id"));

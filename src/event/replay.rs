@@ -11,28 +11,26 @@ use super::headers::Headers;
 use super::{DecodeError, DecodeReason, Timestamp};
 
 /// How often the message was replayed. Letters carry it too; 0 is none.
-pub const GENERATION: &str = "ganesh-dlq-generation";
+pub(crate) const GENERATION: &str = "ganesh-dlq-generation";
 /// When the stream stored the message first.
-pub const FIRST_SEEN: &str = "ganesh-dlq-first-seen";
+pub(crate) const FIRST_SEEN: &str = "ganesh-dlq-first-seen";
 /// Its sequence in the stream then.
-pub const FIRST_SEQUENCE: &str = "ganesh-dlq-first-sequence";
+pub(crate) const FIRST_SEQUENCE: &str = "ganesh-dlq-first-sequence";
 /// Stands between the first id and the generation in the `Nats-Msg-Id` of a replay.
-pub const GENERATION_MARK: char = '~';
+pub(crate) const GENERATION_MARK: char = '~';
 
 const PREFIX: &str = "ganesh-dlq-";
 const NAMES: [&str; 3] = [GENERATION, FIRST_SEEN, FIRST_SEQUENCE];
 
 /// The first delivery of a message that was replayed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct FirstDelivery<'a> {
+pub(crate) struct FirstDelivery<'a> {
     /// How often it was replayed since; not 0.
-    pub generation: u32,
+    pub(crate) generation: u32,
     /// Its `Nats-Msg-Id`, or `<stream>:<sequence>` if it had none: the id of a plain message.
-    pub id: &'a str,
-    /// When the stream stored it.
-    pub seen: Timestamp,
-    /// Its sequence in the stream.
-    pub sequence: u64,
+    pub(crate) id: &'a str,
+    pub(crate) seen: Timestamp,
+    pub(crate) sequence: u64,
 }
 
 /// The headers of a replay that one pass over a message's headers finds.
@@ -108,7 +106,7 @@ impl<'a> ReplayHeaders<'a> {
 
 /// The first delivery of a message that was replayed; `None` is a message that was not, or one whose
 /// headers do not agree, which [`super::decode`] refuses.
-pub fn first_delivery(
+pub(crate) fn first_delivery(
     headers: Option<&HeaderMap>,
     stored_at: Timestamp,
 ) -> Option<FirstDelivery<'_>> {

@@ -55,8 +55,8 @@ pub(super) fn decode(message: &Message<'_>, headers: &Headers<'_>) -> Result<Eve
     draft.into_event(message.stored_at, data)
 }
 
-/// Whether the content type is the JSON format; without a format it is JSON too, the only one that
-/// every receiver must know.
+/// Returns whether the content type is the JSON format; without a format it is JSON too, the only
+/// one that every receiver must know.
 fn check_format(content_type: &str) -> Result<(), DecodeError> {
     let essence = content_type
         .split(';')
@@ -308,7 +308,6 @@ pub fn to_json(event: &Event) -> Bytes {
     json.into()
 }
 
-/// Adds a member that is a string.
 fn put(json: &mut Vec<u8>, name: &str, value: &str) {
     json.push(b',');
     put_string(json, name);

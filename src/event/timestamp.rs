@@ -186,7 +186,8 @@ fn offset_minutes(offset: &[u8]) -> Option<i64> {
     Some(sign * (hours * 60 + minutes))
 }
 
-/// Whether the instant is midnight UTC of the first day of a month: what a leap second precedes.
+/// Returns whether the instant is midnight UTC of the first day of a month: what a leap second
+/// precedes.
 fn starts_utc_month(seconds: i64) -> bool {
     seconds.rem_euclid(SECONDS_PER_DAY) == 0
         && OffsetDateTime::from_unix_timestamp(seconds).is_ok_and(|instant| instant.day() == 1)

@@ -46,8 +46,7 @@ impl TraceContext {
 }
 
 /// The trace context in a message's headers: `traceparent`, or else `ce-traceparent` (the distributed
-/// tracing extension), in any case. `None` when absent, invalid, or given more than once. That of a
-/// structured event is [`super::Event::trace_context`].
+/// tracing extension), in any case. `None` when absent, invalid, or given more than once.
 pub fn trace_context(headers: Option<&HeaderMap>) -> Option<TraceContext> {
     let mut plain = Given::Never;
     let mut prefixed = Given::Never;

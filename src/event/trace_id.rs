@@ -36,13 +36,11 @@ impl TraceId {
         Self(hasher.digest128().max(1).to_be_bytes())
     }
 
-    /// The id's bytes.
-    pub fn bytes(self) -> [u8; 16] {
+    pub(crate) fn bytes(self) -> [u8; 16] {
         self.0
     }
 
-    /// The id as 32 hexadecimal digits, as bytes of text.
-    pub fn hex(self) -> [u8; 32] {
+    pub(crate) fn hex(self) -> [u8; 32] {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
         let mut text = [0; 32];
         for (pair, byte) in text.chunks_exact_mut(2).zip(self.0) {

@@ -11,17 +11,17 @@ use std::time::{Instant, SystemTime};
 use crate::error::{Code, Error};
 use crate::text::cut;
 
-/// Where the process's monotonic clock starts; marks count from here.
+/// Start of the process's monotonic clock; marks count from here.
 static PROCESS_START: LazyLock<Instant> = LazyLock::new(Instant::now);
 
-/// The words for people that come with an error are cut at this length in telemetry.
-pub const DETAIL_MAX_BYTES: usize = 512;
+/// Error details in telemetry are cut at this length.
+pub(crate) const DETAIL_MAX_BYTES: usize = 512;
 
 /// Set at start, where nothing is to be timed.
 static STOPPED: AtomicBool = AtomicBool::new(false);
 
-/// Failed attempts of which the particulars are kept; an outage can make thousands.
-pub const FAILURES_KEPT_MAX: usize = 16;
+/// Failed attempts that are kept with details; an outage can make thousands.
+pub(crate) const FAILURES_KEPT_MAX: usize = 16;
 
 /// When a message was where: nanoseconds of [`now_nanos`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -43,8 +43,7 @@ impl Timings {
         }
     }
 
-    /// Notes that decode took it, at `nanos`: until then it waited, in JetStream or behind
-    /// others in our hands.
+    /// Notes that decode took it, at `nanos`. Until then it waited in JetStream or in the source.
     pub fn mark_taken(&mut self, nanos: u64) {
         self.taken = nanos;
     }
@@ -55,7 +54,7 @@ impl Timings {
     }
 
     /// When the source read the delivery.
-    pub fn received_at(&self) -> u64 {
+    pub(crate) fn received_at(&self) -> u64 {
         self.received
     }
 
@@ -72,13 +71,12 @@ impl Timings {
 
 /// An attempt that failed and was made again, or that a stage did without.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct FailedAttempt {
+pub(crate) struct FailedAttempt {
     /// When it failed: nanoseconds of [`now_nanos`].
-    pub at: u64,
-    /// The metrics' code.
-    pub code: Code,
+    pub(crate) at: u64,
+    pub(crate) code: Code,
     /// The words for people, without payloads, cut at [`DETAIL_MAX_BYTES`].
-    pub detail: String,
+    pub(crate) detail: String,
 }
 
 /// The failed attempts of one stage: of the first ones the particulars, of all the number.
@@ -90,8 +88,7 @@ pub struct Failures {
 }
 
 impl Failures {
-    /// Adds an attempt that failed now.
-    pub fn add(&mut self, error: &Error) {
+    pub(crate) fn add(&mut self, error: &Error) {
         if self.kept.len() < FAILURES_KEPT_MAX {
             self.kept.push(FailedAttempt {
                 at: now_nanos(),
@@ -103,18 +100,17 @@ impl Failures {
         }
     }
 
-    /// Whether no attempt failed.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.kept.is_empty()
     }
 
-    /// Those whose particulars are known, in the order of time.
-    pub fn kept(&self) -> &[FailedAttempt] {
+    /// The attempts with details, oldest first.
+    pub(crate) fn kept(&self) -> &[FailedAttempt] {
         &self.kept
     }
 
-    /// How many there were besides.
-    pub fn left_out(&self) -> u32 {
+    /// How many more there were.
+    pub(crate) fn left_out(&self) -> u32 {
         self.left_out
     }
 }
@@ -148,7 +144,7 @@ impl Moment {
     }
 
     /// The wall clock's nanoseconds since the Unix epoch at a mark.
-    pub fn unix_nanos(&self, mark: u64) -> u64 {
+    pub(crate) fn unix_nanos(&self, mark: u64) -> u64 {
         if mark <= self.monotonic {
             self.unix.saturating_sub(self.monotonic - mark)
         } else {
@@ -157,8 +153,8 @@ impl Moment {
     }
 }
 
-/// From now on [`now_nanos`] asks no clock: records stay empty (`OTEL_SDK_DISABLED`).
-pub fn stop_clock() {
+/// Makes [`now_nanos`] ask no clock, so that timings stay empty (`OTEL_SDK_DISABLED`).
+pub(crate) fn stop_clock() {
     STOPPED.store(true, Ordering::Relaxed);
 }
 

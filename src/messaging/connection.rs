@@ -14,7 +14,6 @@ use crate::error::{Class, Code, Dependency, Error};
 use crate::telemetry::logs::RateLimit;
 use crate::telemetry::{Health, Metrics};
 
-/// How long one attempt to connect may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Least messages that a subscription buffers before the client calls it a slow
 /// consumer; what one pull brings has to fit.
@@ -22,13 +21,12 @@ const SUBSCRIPTION_CAPACITY_MESSAGES: usize = 65_536;
 
 /// How often the connection has dropped; changes are seen also when it stands again. What was on
 /// its way at a drop is lost: requests, acknowledgements, and deliveries that nobody has read.
-pub type Drops = watch::Receiver<u64>;
+pub(crate) type Drops = watch::Receiver<u64>;
 
-/// How often the client is asked whether the connection stands, where its event was lost.
+/// How often the connection's state is polled, in case its event was lost.
 const ASK_STATE_EVERY: Duration = Duration::from_millis(200);
 
-/// Waits until the connection stands.
-pub async fn connected(client: &Client, drops: &mut Drops) {
+pub(crate) async fn connected(client: &Client, drops: &mut Drops) {
     while client.connection_state() != State::Connected {
         // A closed client sends no event any more; then its state is asked all the same.
         let _ = tokio::time::timeout(ASK_STATE_EVERY, drops.changed()).await;
@@ -36,7 +34,7 @@ pub async fn connected(client: &Client, drops: &mut Drops) {
 }
 
 /// Waits until the connection has dropped more than `seen` times.
-pub async fn dropped(drops: &mut Drops, seen: u64) {
+pub(crate) async fn dropped(drops: &mut Drops, seen: u64) {
     if drops.wait_for(|drops| *drops > seen).await.is_err() {
         // The client is gone, and with it whoever waits for it.
         std::future::pending::<()>().await;
@@ -46,23 +44,24 @@ pub async fn dropped(drops: &mut Drops, seen: u64) {
 /// Waits until the client has broken down. It reconnects by itself, but not after a panic, as on a
 /// header value with a carriage return in it: async-nats 0.51 asserts there, and
 /// https://github.com/nats-io/nats.rs/pull/1612, which makes that an error, is not released.
-pub async fn lost(mut drops: Drops) {
+pub(crate) async fn lost(mut drops: Drops) {
     while drops.changed().await.is_ok() {}
 }
 
 /// Waits until the connection has dropped more than `seen` times and stands again; says how
 /// often it has.
-pub async fn restored(client: &Client, drops: &mut Drops, seen: u64) -> u64 {
+pub(crate) async fn restored(client: &Client, drops: &mut Drops, seen: u64) -> u64 {
     dropped(drops, seen).await;
     connected(client, drops).await;
     *drops.borrow()
 }
 
-/// Connects once. The client reconnects by itself afterwards, without a limit.
+/// Connects once, under a name that the server's monitoring shows. The client reconnects by itself afterwards, without a limit.
 ///
 /// # Errors
 /// When no server answers, or none accepts our credentials.
-pub async fn connect(
+pub(crate) async fn connect(
+    name: &str,
     config: &NatsConfig,
     max_in_flight: usize,
     health: &Health,
@@ -76,7 +75,7 @@ pub async fn connect(
         drops: told,
     });
     let client = options(&config.url)
-        .name("ganesh")
+        .name(name)
         .connection_timeout(CONNECT_TIMEOUT)
         .subscription_capacity(SUBSCRIPTION_CAPACITY_MESSAGES.max(max_in_flight * 2))
         // Acks go to reply subjects that the server made.
@@ -94,7 +93,7 @@ pub async fn connect(
 
 /// Options with the credentials of the first URL that has some: user and password, or a
 /// user alone, which is a token. async-nats does not look for them there.
-pub fn options(url: &SecretUrl) -> ConnectOptions {
+fn options(url: &SecretUrl) -> ConnectOptions {
     let options = ConnectOptions::new();
     let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
     let urls = parsed(url).into_iter();
@@ -108,7 +107,7 @@ pub fn options(url: &SecretUrl) -> ConnectOptions {
 }
 
 /// Server addresses as async-nats takes them, without the credentials, which it would log.
-pub fn addresses(url: &SecretUrl) -> Vec<String> {
+fn addresses(url: &SecretUrl) -> Vec<String> {
     parsed(url)
         .into_iter()
         .map(|mut url| {
@@ -126,9 +125,8 @@ fn parsed(url: &SecretUrl) -> Vec<Url> {
     urls.filter_map(Result::ok).collect()
 }
 
-/// Why there is no connection. Trying again does not help when the server knows us and
-/// refuses our credentials.
-pub fn connect_error(error: &ConnectError) -> Error {
+/// Retrying does not help when the server rejects the credentials.
+fn connect_error(error: &ConnectError) -> Error {
     match error.kind() {
         ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
             let detail =
@@ -139,7 +137,6 @@ pub fn connect_error(error: &ConnectError) -> Error {
     }
 }
 
-/// Takes what the client tells of itself.
 struct EventObserver {
     health: Health,
     metrics: Metrics,
@@ -189,7 +186,7 @@ impl EventObserver {
     }
 }
 
-fn connection_error(detail: &str) -> Error {
+pub(crate) fn connection_error(detail: &str) -> Error {
     Error::new(Dependency::Nats, Class::Transient, Code::Connection, detail)
 }
 

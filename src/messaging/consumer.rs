@@ -12,19 +12,18 @@ use time::OffsetDateTime;
 use tokio_util::sync::CancellationToken;
 
 use super::letters::bucket;
+use super::requirements::{Violation, consumer_violations, max_ack_pending};
 use super::streams::{
-    self, api_error, bucket_stream, bucket_stream_unfit, creation_error, dlq_stream,
-    dlq_stream_unfit, event_stream, event_stream_unfit,
+    self, api_error, bucket_stream, bucket_stream_violations, creation_error, dlq_stream,
+    dlq_stream_violations, event_stream, event_stream_violations,
 };
-use super::unfit::{Unfit, consumer_unfit, max_ack_pending};
 use crate::config::{NatsConfig, PipelineConfig};
 use crate::error::{Class, Code, Dependency, Error};
 
-/// Why the streams or the consumer cannot be used.
 #[derive(Debug)]
-pub enum SetupError {
+pub(crate) enum SetupError {
     /// They exist with settings that break a promise. Nothing was changed.
-    Unfit(Vec<Unfit>),
+    Violation(Vec<Violation>),
     /// JetStream does not answer, or refuses.
     Api(Error),
 }
@@ -35,12 +34,11 @@ impl From<Error> for SetupError {
     }
 }
 
-/// Makes what is missing of event stream, dead-letter stream with its bucket, and consumer, after
-/// everything that exists was found fit.
+/// Makes missing streams, bucket and consumer, after everything that exists was found fit.
 ///
 /// # Errors
 /// See [`SetupError`].
-pub async fn ensure(
+pub(crate) async fn ensure(
     jetstream: &Context,
     nats: &NatsConfig,
     pipeline: &PipelineConfig,
@@ -54,21 +52,21 @@ pub async fn ensure(
         Some(_) => existing(jetstream, nats).await?,
         None => None,
     };
-    let mut unfit = Vec::new();
-    unfit.extend(events.iter().flat_map(event_stream_unfit));
-    unfit.extend(dlq_stream_unfit(&wanted_letters));
-    unfit.extend(
+    let mut violations = Vec::new();
+    violations.extend(events.iter().flat_map(event_stream_violations));
+    violations.extend(dlq_stream_violations(&wanted_letters));
+    violations.extend(
         bucket
             .iter()
-            .flat_map(|b| bucket_stream_unfit(b, &wanted_letters)),
+            .flat_map(|b| bucket_stream_violations(b, &wanted_letters)),
     );
-    unfit.extend(
+    violations.extend(
         consumer
             .iter()
-            .flat_map(|c| consumer_unfit(c, nats, pipeline)),
+            .flat_map(|c| consumer_violations(c, nats, pipeline)),
     );
-    if !unfit.is_empty() {
-        return Err(SetupError::Unfit(unfit));
+    if !violations.is_empty() {
+        return Err(SetupError::Violation(violations));
     }
     if events.is_none() {
         streams::create(jetstream, event_stream(nats)).await?;
@@ -88,16 +86,16 @@ pub async fn ensure(
     Ok((consumer, Arc::new(seen)))
 }
 
-/// What was last seen of the consumer: from where another one goes on when somebody deletes it.
+/// The last known position of the consumer: a new one continues there when somebody deletes it.
 #[derive(Debug)]
-pub struct LastSeen {
-    seen: Mutex<Seen>,
-    unfit: OnceLock<Unfit>,
-    is_unfit: CancellationToken,
+pub(crate) struct LastSeen {
+    seen: Mutex<ConsumerPosition>,
+    violation: OnceLock<Violation>,
+    is_violated: CancellationToken,
 }
 
 #[derive(Debug, Clone, Copy)]
-struct Seen {
+struct ConsumerPosition {
     /// When the stream was made; a later one begins its sequences again.
     stream_created: Option<OffsetDateTime>,
     consumer_created: OffsetDateTime,
@@ -107,33 +105,33 @@ struct Seen {
 
 impl LastSeen {
     fn new(stream_created: Option<OffsetDateTime>, info: &Info) -> Self {
-        let seen = Mutex::new(Seen {
+        let seen = Mutex::new(ConsumerPosition {
             stream_created,
             consumer_created: info.created,
             floor: info.ack_floor.stream_sequence,
         });
         Self {
             seen,
-            unfit: OnceLock::new(),
-            is_unfit: CancellationToken::new(),
+            violation: OnceLock::new(),
+            is_violated: CancellationToken::new(),
         }
     }
 
-    /// Notes that somebody edited it, or made it again, so that it breaks a promise.
-    pub fn note_unfit(&self, unfit: Unfit) {
-        let _ = self.unfit.set(unfit); // One reason is enough.
-        self.is_unfit.cancel();
+    /// Notes that the consumer was edited or made again so that it breaks a promise.
+    pub(crate) fn note_violation(&self, violation: Violation) {
+        let _ = self.violation.set(violation); // One reason is enough.
+        self.is_violated.cancel();
     }
 
-    /// Waits until it breaks a promise.
-    pub async fn becomes_unfit(&self) {
-        self.is_unfit.cancelled().await;
+    pub(crate) async fn violated(&self) {
+        self.is_violated.cancelled().await;
     }
 
-    /// What ends a service whose consumer was fit when it started: what of it breaks a promise.
-    pub fn unfit_error(&self) -> Option<Error> {
-        let unfit = self.unfit.get()?;
-        let detail = format!("the consumer was edited, or made again, by somebody else: {unfit}");
+    /// The error that ends the service after a violation.
+    pub(crate) fn violation_error(&self) -> Option<Error> {
+        let violation = self.violation.get()?;
+        let detail =
+            format!("the consumer was edited, or made again, by somebody else: {violation}");
         Some(Error::new(
             Dependency::Nats,
             Class::Fatal,
@@ -142,8 +140,8 @@ impl LastSeen {
         ))
     }
 
-    /// Notes what the server says of the consumer. Whether it is another one than before.
-    pub fn note(&self, info: &Info) -> bool {
+    /// Notes the consumer's state. Returns whether it is another consumer than before.
+    pub(crate) fn note(&self, info: &Info) -> bool {
         let mut seen = self
             .seen
             .lock()
@@ -154,7 +152,7 @@ impl LastSeen {
         is_other
     }
 
-    /// Where a consumer begins that takes the place of the last one.
+    /// Where a new consumer begins.
     fn start(&self, stream: &StreamInfo) -> DeliverPolicy {
         let mut seen = self
             .seen
@@ -176,24 +174,21 @@ impl LastSeen {
     }
 }
 
-/// What became of a consumer that did not answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Restored {
-    /// It is the one that was there before.
+pub(crate) enum Restored {
     Same,
-    /// It is another one, made by us or by somebody else.
+    /// It is another one, made by ganesh or by an operator.
     Other,
     /// The stream is gone, and the consumer with it.
     StreamGone,
 }
 
-/// Makes the consumer again if it was deleted, from the last acknowledgement floor that was
-/// seen. The stream is never made again: empty, in the place of one that had events, it would
-/// hide that they are gone.
+/// Makes a deleted consumer again, from its last known acknowledgement floor. A deleted stream is
+/// not made again: an empty one would hide that its events are gone.
 ///
 /// # Errors
 /// When JetStream does not answer.
-pub async fn restore(
+pub(crate) async fn restore(
     jetstream: &Context,
     nats: &NatsConfig,
     pipeline: &PipelineConfig,
@@ -215,8 +210,8 @@ pub async fn restore(
     let Some(made) = info(jetstream, nats).await? else {
         return Err(api_error("the consumer was deleted again"));
     };
-    if let Some(unfit) = consumer_unfit(&made.config, nats, pipeline).pop() {
-        seen.note_unfit(unfit);
+    if let Some(violation) = consumer_violations(&made.config, nats, pipeline).pop() {
+        seen.note_violation(violation);
     }
     Ok(if seen.note(&made) {
         Restored::Other
@@ -229,7 +224,10 @@ pub async fn restore(
 ///
 /// # Errors
 /// When JetStream does not answer.
-pub async fn existing(jetstream: &Context, nats: &NatsConfig) -> Result<Option<Config>, Error> {
+pub(crate) async fn existing(
+    jetstream: &Context,
+    nats: &NatsConfig,
+) -> Result<Option<Config>, Error> {
     Ok(info(jetstream, nats).await?.map(|info| info.config))
 }
 

@@ -6,15 +6,13 @@ use crate::event::{self, Timestamp, TraceId};
 use crate::message::timings::Timings;
 use crate::message::{Delivery, Hold};
 
-/// What the ack subject of a delivery says (NATS ADR-15).
+/// The parsed ack subject of a delivery (NATS ADR-15).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Metadata {
-    /// Its sequence in the stream.
-    pub stream_sequence: u64,
+pub(crate) struct Metadata {
+    pub(crate) stream_sequence: u64,
     /// How often it was delivered, this time included.
-    pub delivered: u64,
-    /// When the stream stored it.
-    pub published_at: Timestamp,
+    pub(crate) delivered: u64,
+    pub(crate) published_at: Timestamp,
 }
 
 impl Metadata {
@@ -22,7 +20,7 @@ impl Metadata {
     /// or the longer form with domain and account hash before the stream. The client
     /// library has such a parser, on a type that would cost us a copy of its whole
     /// context for each message.
-    pub fn parse(ack_subject: &str) -> Option<Self> {
+    pub(crate) fn parse(ack_subject: &str) -> Option<Self> {
         const MAX_TOKENS: usize = 10;
         let mut tokens = [""; MAX_TOKENS];
         let mut count = 0;
@@ -49,12 +47,10 @@ impl Metadata {
 
 /// A message that is a delivery of a consumer, not held yet.
 pub struct Arrived {
-    /// Subject, headers and body.
-    pub message: Message,
-    /// Where its acknowledgement goes.
+    pub(crate) message: Message,
+    /// The ack subject.
     pub reply: Subject,
-    /// What that subject says.
-    pub metadata: Metadata,
+    pub(crate) metadata: Metadata,
 }
 
 impl Arrived {

@@ -9,32 +9,28 @@ use async_nats::jetstream::stream::{RawMessageErrorKind, Stream};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::Held;
+use super::InFlight;
 use super::consumer::LastSeen;
 use super::removed::{Positions, Removed};
+use super::requirements::consumer_violations;
 use super::streams::api_error;
-use super::unfit::consumer_unfit;
 use crate::config::Config;
 use crate::event::Timestamp;
 use crate::telemetry::Metrics;
 
-/// How often the server is asked.
 const ASK_EVERY: Duration = Duration::from_secs(1);
-/// How often it is asked for a message at most: the server reads it from its disk.
+/// The shortest time between two requests for a message: the server reads it from disk.
 const ASK_OLDEST_EVERY: Duration = Duration::from_secs(2);
-/// How long its answers may take.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
-/// The subject of any message.
 const ANY_SUBJECT: &str = ">";
 
-/// Notes what is seen of the consumer, and whether it breaks a promise by now. Exports its pending
-/// counts, the age of its oldest pending message, and how many messages the stream removed before
-/// they were delivered. Until `stop`.
-pub async fn watch(
+/// Watches the consumer until `stop`: whether it breaks a promise, its pending counts, the age of
+/// its oldest pending message, and how many messages the stream removed before they were delivered.
+pub(crate) async fn watch(
     jetstream: Context,
     consumer: PullConsumer,
     seen: Arc<LastSeen>,
-    held: Arc<Held>,
+    in_flight: Arc<InFlight>,
     metrics: Metrics,
     config: Config,
     stop: CancellationToken,
@@ -44,7 +40,7 @@ pub async fn watch(
         jetstream,
         consumer,
         seen,
-        held,
+        in_flight,
         metrics,
         oldest_asked_at: None,
         removed: Removed::default(),
@@ -77,7 +73,7 @@ struct Lag {
     jetstream: Context,
     consumer: PullConsumer,
     seen: Arc<LastSeen>,
-    held: Arc<Held>,
+    in_flight: Arc<InFlight>,
     metrics: Metrics,
     oldest_asked_at: Option<Instant>,
     removed: Removed,
@@ -88,11 +84,11 @@ impl Lag {
         let info = self.consumer.get_info().await.map_err(|e| e.to_string())?;
         if self.seen.note(&info) {
             tracing::warn!("the consumer is another one: what is held is delivered again");
-            self.held.disown();
+            self.in_flight.disown();
         }
         let Config { nats, pipeline, .. } = &self.config;
-        if let Some(unfit) = consumer_unfit(&info.config, nats, pipeline).pop() {
-            self.seen.note_unfit(unfit);
+        if let Some(violation) = consumer_violations(&info.config, nats, pipeline).pop() {
+            self.seen.note_violation(violation);
         }
         #[allow(clippy::cast_precision_loss, reason = "gauges")]
         {
@@ -135,8 +131,8 @@ impl Lag {
         Ok(())
     }
 
-    /// How long ago the stream stored the first message after the acknowledgement floor; 0
-    /// when it was the last one and was acknowledged or removed meanwhile.
+    /// Seconds since the stream stored the first message after the acknowledgement floor; 0 when
+    /// that was the last message, or was settled or removed meanwhile.
     async fn oldest_pending_seconds(&self, info: &Info) -> Result<f64, String> {
         let stream: Stream<()> = self
             .jetstream

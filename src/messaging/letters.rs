@@ -11,8 +11,8 @@
 
 pub mod bucket;
 pub mod publish;
-pub mod replay;
-pub mod scan;
+pub(crate) mod replay;
+pub(crate) mod scan;
 pub mod sweep;
 pub mod write;
 
@@ -34,50 +34,47 @@ use crate::event::replay::GENERATION;
 /// Why the message became a letter: one of a closed list.
 pub const REASON: &str = "ganesh-dlq-reason";
 /// Why, for people: printable ASCII.
-pub const DETAIL: &str = "ganesh-dlq-detail";
-/// The stream that the message came from.
-pub const STREAM: &str = "ganesh-dlq-stream";
-/// Its sequence there.
-pub const STREAM_SEQUENCE: &str = "ganesh-dlq-stream-sequence";
+pub(crate) const DETAIL: &str = "ganesh-dlq-detail";
+pub(crate) const STREAM: &str = "ganesh-dlq-stream";
+pub(crate) const STREAM_SEQUENCE: &str = "ganesh-dlq-stream-sequence";
 /// Its subject, exactly.
 pub const SUBJECT: &str = "ganesh-dlq-subject";
-/// How often it was delivered.
-pub const DELIVERIES: &str = "ganesh-dlq-deliveries";
+pub(crate) const DELIVERIES: &str = "ganesh-dlq-deliveries";
 /// When it became a letter.
-pub const LAST_SEEN: &str = "ganesh-dlq-last-seen";
+pub(crate) const LAST_SEEN: &str = "ganesh-dlq-last-seen";
 /// The id that leads to its trace, row and log lines.
-pub const TRACE_ID: &str = "ganesh-dlq-trace-id";
-/// The object that has the message's headers and body, where the letter has no room for them.
-pub const OBJECT: &str = "ganesh-dlq-object";
+pub(crate) const TRACE_ID: &str = "ganesh-dlq-trace-id";
+/// The object that holds the message's headers and body, where the letter has no room for them.
+pub(crate) const OBJECT: &str = "ganesh-dlq-object";
 /// How long the body in the object is.
-pub const BODY_BYTES: &str = "ganesh-dlq-body-bytes";
+pub(crate) const BODY_BYTES: &str = "ganesh-dlq-body-bytes";
 /// The message's headers as they were, where the client cannot read them.
-pub const HEADERS_BASE64: &str = "ganesh-dlq-headers-base64";
+pub(crate) const HEADERS_BASE64: &str = "ganesh-dlq-headers-base64";
 /// The reason of a message that the client cannot read: its headers are in [`HEADERS_BASE64`], or in the
 /// object as they were.
-pub const UNREADABLE: &str = "unreadable";
+pub(crate) const UNREADABLE: &str = "unreadable";
 /// Before the name of a header of the message that NATS or ganesh would act on.
 pub const ORIGINAL_PREFIX: &str = "ganesh-dlq-original-";
 
 const OUR_PREFIX: &str = "ganesh-dlq-";
 const NATS_PREFIX: &str = "nats-";
-/// Told by the server where a body was left out.
+/// The header in which the server gives the size of a body that it left out.
 const MESSAGE_SIZE: &str = "Nats-Msg-Size";
 
 /// A letter, as it was read.
 #[derive(Debug, Clone)]
 pub struct Letter {
     /// Its sequence in the dead-letter stream.
-    pub sequence: u64,
+    pub(crate) sequence: u64,
     /// When that stream stored it.
-    pub written_at: Timestamp,
+    pub(crate) written_at: Timestamp,
     /// The body of the message, if it was read.
     pub body: Bytes,
     /// How long the body is.
     pub body_bytes: u64,
     subject: String,
     headers: HeaderMap,
-    /// What its object has of headers, if it was read.
+    /// The headers in its object, once read.
     header_block: Option<Bytes>,
 }
 
@@ -113,19 +110,18 @@ impl Letter {
         self.header(REASON).unwrap_or_default()
     }
 
-    /// The subject of the message.
-    pub fn subject(&self) -> &str {
+    pub(crate) fn subject(&self) -> &str {
         &self.subject
     }
 
     /// How often the message was replayed.
-    pub fn generation(&self) -> u32 {
+    pub(crate) fn generation(&self) -> u32 {
         let generation = self.header(GENERATION);
         generation.and_then(|text| text.parse().ok()).unwrap_or(0)
     }
 
     /// One of the headers that say why, when and how often.
-    pub fn header(&self, name: &str) -> Option<&str> {
+    pub(crate) fn header(&self, name: &str) -> Option<&str> {
         text(&self.headers, name)
     }
 
@@ -185,7 +181,7 @@ impl Letter {
     }
 }
 
-/// One letter, or `None` if there is none of this sequence. What it has in an object is not read.
+/// Returns a letter, or `None` if there is none of this sequence. Its object is not read.
 ///
 /// # Errors
 /// When JetStream does not answer.
@@ -207,12 +203,12 @@ pub async fn one<I>(stream: &Stream<I>, sequence: u64) -> Result<Option<Letter>,
     }
 }
 
-/// Deletes a letter and then its object; a letter that is gone already is deleted. An object that stays
-/// behind, [`sweep`] removes.
+/// Deletes a letter and then its object; a missing letter is deleted. [`sweep`] removes an object
+/// that stays behind.
 ///
 /// # Errors
-/// When JetStream does not answer, or refuses to delete the letter.
-pub async fn delete(bucket: &Bucket, letter: &Letter) -> Result<(), Error> {
+/// When JetStream does not answer, or rejects the deletion.
+pub(crate) async fn delete(bucket: &Bucket, letter: &Letter) -> Result<(), Error> {
     delete_message(&bucket.jetstream, &bucket.name, letter.sequence).await?;
     if let Some(name) = letter.object()
         && let Err(error) = bucket.remove(name).await

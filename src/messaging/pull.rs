@@ -17,29 +17,29 @@ use futures::StreamExt;
 use futures::stream::ReadyChunks;
 use tokio::time::Instant;
 
-use super::Held;
-use super::held::Room;
+use super::InFlight;
+use super::in_flight::Capacity;
 use crate::error::{Class, Code, Dependency, Error};
 
 /// Messages read at once at most.
 const CHUNK_MAX_MESSAGES: usize = 256;
 /// Requests under way at most, without those whose end is overdue.
 const PULLS_MAX: usize = 2;
-/// A request that is not filled ends after this: the longest that a shutdown waits for it.
-pub const PULL_EXPIRES: Duration = Duration::from_secs(1);
-/// The next request is sent when the last one is so old: the server has it when the last one ends.
+/// An unfilled request ends after this time; a shutdown waits for it.
+pub(crate) const PULL_EXPIRES: Duration = Duration::from_secs(1);
+/// The next request is sent when the last one is this old, so that it arrives before the last one
+/// ends.
 const NEXT_PULL_AFTER: Duration = Duration::from_millis(800);
-/// How long after its expiry the end of a request may take to arrive on a machine that is starved.
-/// Then it is overdue, or was lost.
-pub const PULL_END_GRACE: Duration = Duration::from_secs(4);
+/// How long the end of a request may be late on a starved machine. After that it is overdue, or
+/// lost.
+pub(crate) const PULL_END_GRACE: Duration = Duration::from_secs(4);
 /// How much of its request the server did not fill, in the status that ends it.
 const PENDING_MESSAGES: &str = "Nats-Pending-Messages";
 
-/// The pull requests of one consumer.
-pub struct Pulls {
+pub(crate) struct Pulls {
     client: Client,
     consumer: PullConsumer,
-    held: Arc<Held>,
+    in_flight: Arc<InFlight>,
     /// The oldest first.
     requests: Vec<Pull>,
 }
@@ -47,11 +47,11 @@ pub struct Pulls {
 /// A request that the server may still answer.
 struct Pull {
     messages: ReadyChunks<Subscriber>,
-    /// Of the consumer that it was sent to ([`Held::generation`]).
+    /// The consumer that it was sent to ([`InFlight::generation`]).
     generation: u64,
-    asked: Room,
-    /// What it may still bring.
-    left: Room,
+    asked: Capacity,
+    /// The room that it may still fill.
+    left: Capacity,
     has_brought: bool,
     state: PullState,
     /// When its end is overdue; of another one: when nothing of it can come any more.
@@ -67,50 +67,45 @@ enum PullState {
     Late,
 }
 
-/// What arrived at once, of one request.
-pub struct Arrivals {
-    /// Messages, in order.
-    pub messages: Vec<Message>,
-    /// Of the consumer that delivered them ([`Held::generation`]).
-    pub generation: u64,
-    /// How the request ended, if it did.
-    pub end: Option<PullEnd>,
+/// The arrivals of one request.
+pub(crate) struct Arrivals {
+    pub(crate) messages: Vec<Message>,
+    /// The consumer that delivered them ([`InFlight::generation`]).
+    pub(crate) generation: u64,
+    /// The end of the request, if it ended.
+    pub(crate) end: Option<PullEnd>,
 }
 
-/// How a request ended.
 #[derive(Debug, PartialEq, Eq)]
-pub enum PullEnd {
+pub(crate) enum PullEnd {
     /// Filled, expired, or ended by the server in the ordinary way.
     Ordinary,
     /// The consumer was deleted, or JetStream does not answer.
     Gone,
     /// The next message has more bytes than this request, which brought nothing, had room for.
-    TooLarge {
-        /// Bytes that it asked for.
-        asked_bytes: usize,
-    },
+    TooLarge { asked_bytes: usize },
     /// The server refused it.
     Failed(String),
 }
 
 impl Pulls {
     /// No request is under way yet.
-    pub fn new(client: Client, consumer: PullConsumer, held: Arc<Held>) -> Self {
+    pub(crate) fn new(client: Client, consumer: PullConsumer, in_flight: Arc<InFlight>) -> Self {
         Self {
             client,
             consumer,
-            held,
+            in_flight,
             requests: Vec::new(),
         }
     }
 
-    /// Whether a request may still bring messages.
-    pub fn are_under_way(&self) -> bool {
+    /// Returns whether a request may still bring messages.
+    pub(crate) fn are_under_way(&self) -> bool {
         !self.requests.is_empty()
     }
 
-    /// When the next request is to be sent, so that it is there before the last one ends.
-    pub fn next_after(&self, now: Instant) -> Option<Instant> {
+    /// When to send the next request, so that it is there before the last one ends.
+    pub(crate) fn next_after(&self, now: Instant) -> Option<Instant> {
         let live = self.requests.iter().filter(|pull| pull.is_live());
         match live.clone().next_back() {
             None => Some(now),
@@ -124,7 +119,7 @@ impl Pulls {
     ///
     /// # Errors
     /// When the request cannot be sent.
-    pub async fn send(&mut self, room: Room) -> Result<(), Error> {
+    pub(crate) async fn send(&mut self, room: Capacity) -> Result<(), Error> {
         let request = BatchConfig {
             batch: room.messages,
             max_bytes: room.bytes,
@@ -134,10 +129,10 @@ impl Pulls {
         let reply = Subject::from(self.client.new_inbox());
         let subscription = self.client.subscribe(reply.clone()).await;
         let subscription = subscription.map_err(|error| not_sent(&error.to_string()))?;
-        let generation = self.held.generation();
+        let generation = self.in_flight.generation();
         let sent = self.consumer.request_batch(request, reply).await;
         sent.map_err(|error| not_sent(&error.to_string()))?;
-        self.held.reserve(room);
+        self.in_flight.reserve(room);
         let now = Instant::now();
         self.requests.push(Pull {
             messages: subscription.ready_chunks(CHUNK_MAX_MESSAGES),
@@ -152,9 +147,9 @@ impl Pulls {
         Ok(())
     }
 
-    /// What arrives next; `None` when the client is closed. Can be stopped anywhere. The caller holds
-    /// the messages before it asks for room again.
-    pub async fn next(&mut self) -> Option<Arrivals> {
+    /// Returns the next arrivals; `None` when the client is closed. Cancel safe. The caller
+    /// registers the messages before it asks for room again.
+    pub(crate) async fn next(&mut self) -> Option<Arrivals> {
         let (place, chunk) = poll_fn(|context| {
             for (place, pull) in self.requests.iter_mut().enumerate() {
                 if let Poll::Ready(chunk) = pull.messages.poll_next_unpin(context) {
@@ -168,16 +163,15 @@ impl Pulls {
         let (arrivals, freed) = pull.take(chunk?);
         if pull.left.messages == 0 {
             let ended = self.requests.remove(place);
-            self.held.unreserve(freed + ended.left);
+            self.in_flight.unreserve(freed + ended.left);
         } else {
-            self.held.unreserve(freed);
+            self.in_flight.unreserve(freed);
         }
         Some(arrivals)
     }
 
-    /// The connection dropped and stands again: nobody knows which requests arrived. What arrived
-    /// expires soon.
-    pub fn cut(&mut self) {
+    /// Call after a reconnect: nobody knows which requests arrived. Those that did expire soon.
+    pub(crate) fn cut(&mut self) {
         let until = Instant::now() + PULL_EXPIRES + PULL_END_GRACE;
         for pull in self.requests.iter_mut().filter(|pull| pull.is_live()) {
             (pull.state, pull.until) = (PullState::Late, until);
@@ -185,19 +179,19 @@ impl Pulls {
     }
 
     /// When [`Self::expire`] has something to do.
-    pub fn expires(&self) -> Option<Instant> {
+    pub(crate) fn expires(&self) -> Option<Instant> {
         self.requests.iter().map(|pull| pull.until).min()
     }
 
-    /// Forgets requests of which nothing can come any more, and returns whether the end of another one
-    /// is overdue. Its messages are ours until `ack_wait` has passed.
-    pub fn expire(&mut self) -> bool {
+    /// Forgets requests that can bring nothing more. Returns whether the end of another one is
+    /// overdue: its messages are ours until `ack_wait` has passed.
+    pub(crate) fn expire(&mut self) -> bool {
         let now = Instant::now();
         let is_over = |pull: &mut Pull| !pull.is_live() && pull.until <= now;
         let over = self.requests.extract_if(.., is_over);
-        let freed = over.fold(Room::default(), |freed, pull| freed + pull.left);
-        self.held.unreserve(freed);
-        let until = now + self.held.ack_wait();
+        let freed = over.fold(Capacity::default(), |freed, pull| freed + pull.left);
+        self.in_flight.unreserve(freed);
+        let until = now + self.in_flight.ack_wait();
         let mut is_overdue = false;
         for pull in self.requests.iter_mut().filter(|pull| pull.until <= now) {
             (pull.state, pull.until) = (PullState::Late, until);
@@ -214,13 +208,13 @@ impl Pull {
 
     /// Takes what arrived, and what that frees of the reservation. Nothing is left of a request that
     /// is over.
-    fn take(&mut self, chunk: Vec<Message>) -> (Arrivals, Room) {
+    fn take(&mut self, chunk: Vec<Message>) -> (Arrivals, Capacity) {
         let mut arrivals = Arrivals {
             messages: Vec::with_capacity(chunk.len()),
             generation: self.generation,
             end: None,
         };
-        let mut freed = Room::default();
+        let mut freed = Capacity::default();
         for message in chunk {
             match message.status {
                 // What is to be acknowledged is a delivery, whatever its header block begins with.
@@ -238,10 +232,10 @@ impl Pull {
         (arrivals, freed)
     }
 
-    fn fill(&mut self, bytes: usize) -> Room {
+    fn fill(&mut self, bytes: usize) -> Capacity {
         self.has_brought = true;
         // More than was asked for comes only from who publishes on our inbox.
-        let filled = Room {
+        let filled = Capacity {
             messages: self.left.messages.min(1),
             bytes: self.left.bytes.min(bytes),
         };
@@ -251,7 +245,7 @@ impl Pull {
 
     /// The server says how much of the request it did not fill (`Nats-Pending-Messages`): the rest was
     /// sent, or is on its way.
-    fn end(&mut self, status: &Message) -> Room {
+    fn end(&mut self, status: &Message) -> Capacity {
         let headers = status.headers.as_ref();
         let pending = headers.and_then(|headers| headers.get(PENDING_MESSAGES));
         let pending = pending.and_then(|pending| pending.as_str().parse().ok());
@@ -259,7 +253,7 @@ impl Pull {
             .unwrap_or(self.left.messages)
             .min(self.left.messages);
         let is_over = unfilled == self.left.messages;
-        let freed = Room {
+        let freed = Capacity {
             messages: unfilled,
             bytes: if is_over { self.left.bytes } else { 0 },
         };

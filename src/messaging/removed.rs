@@ -1,7 +1,7 @@
 //! What the stream removed before the consumer delivered it: by its limits, or because somebody
 //! purged or deleted. Pure: from what the server says of stream and consumer, once a second.
 
-/// What the server says.
+/// Positions of stream and consumer, as reported by the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Positions {
     /// First sequence that the stream still has.
@@ -12,19 +12,19 @@ pub(super) struct Positions {
     pub(super) deliveries: u64,
 }
 
-/// Counts what was removed undelivered. Where messages are delivered again while others are
-/// passed over, it counts too few: the server does not tell one from the other.
+/// Counts messages that the stream removed undelivered. The server does not tell redeliveries from
+/// skipped messages, so it may count too few.
 #[derive(Debug, Default)]
 pub(super) struct Removed {
     last: Option<Positions>,
     /// Passed over since the first answer.
     passed_over: u64,
-    /// Said already.
+    /// Already reported.
     said: u64,
 }
 
 impl Removed {
-    /// How many more were removed, as of these positions.
+    /// Returns how many more were removed, as of these positions.
     pub(super) fn note(&mut self, now: Positions) -> u64 {
         if let Some(last) = self.last.filter(|last| !last.is_of_another_consumer(now)) {
             let advanced = now.delivered_sequence - last.delivered_sequence;

@@ -9,18 +9,18 @@ use async_nats::jetstream::{self, Context, ErrorCode};
 use time::OffsetDateTime;
 
 use super::letters::bucket;
-use super::unfit::Unfit;
+use super::requirements::Violation;
 use crate::config::{DLQ_SUBJECTS, NatsConfig};
 use crate::error::{Class, Code, Dependency, Error};
 
 /// Dead letters are published to `dlq.<original subject>`.
-pub const DLQ_SUBJECT_PREFIX: &str = "dlq.";
+pub(crate) const DLQ_SUBJECT_PREFIX: &str = "dlq.";
 /// Writing a dead letter twice within this time is one letter.
 pub const DLQ_DUPLICATE_WINDOW: Duration = Duration::from_hours(24);
 /// How long the event stream remembers a `Nats-Msg-Id`: NATS's own default.
 const DUPLICATE_WINDOW: Duration = Duration::from_mins(2);
 
-/// The event stream as we make it.
+/// The event stream as ganesh makes it.
 pub fn event_stream(config: &NatsConfig) -> Config {
     Config {
         name: config.stream.clone(),
@@ -36,7 +36,7 @@ pub fn event_stream(config: &NatsConfig) -> Config {
     }
 }
 
-/// The dead-letter stream as we make it: what is full refuses, it drops no letter.
+/// The dead-letter stream as ganesh makes it: a full one rejects letters, and drops none.
 pub fn dlq_stream(config: &NatsConfig) -> Config {
     Config {
         name: config.dlq_stream.clone(),
@@ -50,7 +50,7 @@ pub fn dlq_stream(config: &NatsConfig) -> Config {
     }
 }
 
-/// The stream of the bucket of the dead-letter stream, as we make it: like an Object Store of NATS.
+/// The stream of the letters' bucket as ganesh makes it: like an Object Store of NATS.
 pub fn bucket_stream(letters: &Config) -> Config {
     Config {
         name: bucket::stream_name(&letters.name),
@@ -69,7 +69,7 @@ pub fn bucket_stream(letters: &Config) -> Config {
 ///
 /// # Errors
 /// When JetStream does not answer.
-pub async fn existing(jetstream: &Context, name: &str) -> Result<Option<Config>, Error> {
+pub(crate) async fn existing(jetstream: &Context, name: &str) -> Result<Option<Config>, Error> {
     Ok(info(jetstream, name).await?.map(|info| info.config))
 }
 
@@ -77,11 +77,14 @@ pub async fn existing(jetstream: &Context, name: &str) -> Result<Option<Config>,
 ///
 /// # Errors
 /// When JetStream does not answer.
-pub async fn created(jetstream: &Context, name: &str) -> Result<Option<OffsetDateTime>, Error> {
+pub(crate) async fn created(
+    jetstream: &Context,
+    name: &str,
+) -> Result<Option<OffsetDateTime>, Error> {
     Ok(info(jetstream, name).await?.map(|info| info.created))
 }
 
-/// What JetStream says of the stream; `None` when it is not there.
+/// Returns the stream's info; `None` when it does not exist.
 ///
 /// # Errors
 /// When JetStream does not answer.
@@ -103,7 +106,7 @@ pub(super) async fn info(jetstream: &Context, name: &str) -> Result<Option<Info>
 ///
 /// # Errors
 /// When JetStream refuses, for instance because another stream has these subjects.
-pub async fn create(jetstream: &Context, config: Config) -> Result<(), Error> {
+pub(crate) async fn create(jetstream: &Context, config: Config) -> Result<(), Error> {
     let name = config.name.clone();
     jetstream.create_stream(config).await.map_err(|error| {
         let refused = match error.kind() {
@@ -119,32 +122,32 @@ pub async fn create(jetstream: &Context, config: Config) -> Result<(), Error> {
     Ok(())
 }
 
-/// What of an existing event stream breaks a promise.
-pub fn event_stream_unfit(stream: &Config) -> Vec<Unfit> {
-    let mut unfit = Vec::new();
+/// Returns the settings of an existing event stream that break a promise.
+pub(crate) fn event_stream_violations(stream: &Config) -> Vec<Violation> {
+    let mut violations = Vec::new();
     if stream.no_ack {
-        unfit.push(Unfit::stream(
+        violations.push(Violation::stream(
             &stream.name,
             "no_ack is true: producers cannot know that an event was stored",
             "set no_ack to false",
         ));
     }
     if stream.retention == RetentionPolicy::Interest {
-        unfit.push(Unfit::stream(
+        violations.push(Violation::stream(
             &stream.name,
             "retention is interest: what arrives before the consumer exists is dropped",
             "use retention limits (or workqueue)",
         ));
     }
-    unfit
+    violations
 }
 
-/// What of an existing dead-letter stream breaks a promise.
-pub fn dlq_stream_unfit(stream: &Config) -> Vec<Unfit> {
+/// Returns the settings of an existing dead-letter stream that break a promise.
+pub(crate) fn dlq_stream_violations(stream: &Config) -> Vec<Violation> {
     let name = &stream.name;
-    let mut unfit = Vec::new();
+    let mut violations = Vec::new();
     if !bucket::is_name(name) {
-        unfit.push(Unfit::stream(
+        violations.push(Violation::stream(
             name,
             "its bucket has the same name, and no bucket can have this one",
             "name another with GANESH_DLQ_STREAM, of letters, digits, - and _",
@@ -155,29 +158,29 @@ pub fn dlq_stream_unfit(stream: &Config) -> Vec<Unfit> {
         .iter()
         .any(|s| s == DLQ_SUBJECTS || s == ">")
     {
-        unfit.push(Unfit::stream(
+        violations.push(Violation::stream(
             name,
             &format!("its subjects are {:?}", stream.subjects),
             "add the subject dlq.>",
         ));
     }
     if stream.duplicate_window < DLQ_DUPLICATE_WINDOW {
-        unfit.push(Unfit::stream(
+        violations.push(Violation::stream(
             name,
             &format!("duplicate_window is {:?}", stream.duplicate_window),
             "set duplicate_window to 24h or more",
         ));
     }
-    unfit.extend(loses_letters(stream));
-    unfit
+    violations.extend(loses_letters(stream));
+    violations
 }
 
-/// What of an existing bucket breaks a promise.
-pub fn bucket_stream_unfit(stream: &Config, letters: &Config) -> Vec<Unfit> {
-    let mut unfit = Vec::new();
+/// Returns the settings of an existing bucket that break a promise.
+pub(crate) fn bucket_stream_violations(stream: &Config, letters: &Config) -> Vec<Violation> {
+    let mut violations = Vec::new();
     let mut check = |broken: bool, problem: &str, fix: &str| {
         if broken {
-            unfit.push(Unfit::stream(&stream.name, problem, fix));
+            violations.push(Violation::stream(&stream.name, problem, fix));
         }
     };
     let wanted = bucket::subjects(&letters.name);
@@ -207,16 +210,16 @@ pub fn bucket_stream_unfit(stream: &Config, letters: &Config) -> Vec<Unfit> {
         ),
         "set both to the same number",
     );
-    unfit.extend(loses_letters(stream));
-    unfit
+    violations.extend(loses_letters(stream));
+    violations
 }
 
-/// What loses letters, or what letters have in a bucket. A table, and as long as one.
-fn loses_letters(stream: &Config) -> Vec<Unfit> {
-    let mut unfit = Vec::new();
+/// Returns settings that lose letters, or their objects.
+fn loses_letters(stream: &Config) -> Vec<Violation> {
+    let mut violations = Vec::new();
     let mut check = |broken: bool, problem: &str, fix: &str| {
         if broken {
-            unfit.push(Unfit::stream(&stream.name, problem, fix));
+            violations.push(Violation::stream(&stream.name, problem, fix));
         }
     };
     check(
@@ -255,12 +258,12 @@ fn loses_letters(stream: &Config) -> Vec<Unfit> {
         ),
         "remove max_msg_size",
     );
-    unfit
+    violations
 }
 
-/// Why something was not made. Trying again does not help when the server understood us
-/// and refuses what we ask for, such as subjects that another stream has; unless another
-/// replica was faster, and what it made is there to be looked at.
+/// The error of a creation. Retrying does not help when the server rejects the settings, such as
+/// subjects of another stream; unless another replica was faster, and its stream or consumer can be
+/// checked.
 pub(super) fn creation_error(detail: &str, refused: Option<&jetstream::Error>) -> Error {
     const BAD_REQUEST: usize = 400;
     let there_by_now = [

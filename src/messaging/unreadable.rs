@@ -22,7 +22,7 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
-use super::Held;
+use super::InFlight;
 use super::delivery::{Arrived, Metadata};
 use super::letters::HEADERS_BASE64;
 use super::streams::api_error;
@@ -34,30 +34,28 @@ const LOOKS_MAX: usize = 20_000;
 /// The error code of an answer that there is no such message.
 const NO_MESSAGE_FOUND: u64 = 10_037;
 
-/// Looks for them among the messages of one consumer.
-pub struct Search {
+pub(crate) struct Search {
     client: Client,
     consumer: PullConsumer,
-    /// Since when the consumer is there: another one has other messages.
+    /// When the consumer was made: another one has other messages.
     created_unix_nanos: i128,
-    /// Up to this sequence all are known: they had arrived here, or were looked at.
+    /// All messages up to this sequence are known to be readable or not.
     known_to: u64,
-    /// Those of them that cannot be read. Should the acknowledgement of one be lost, it is delivered
+    /// Unreadable messages among them. If the acknowledgement of one is lost, it is delivered
     /// again.
     unreadable: BTreeSet<u64>,
 }
 
 /// A message that cannot be read, as one that can: its headers are in [`HEADERS_BASE64`], and what is
 /// no text in its subject is replaced.
-pub struct Unreadable {
-    /// It.
-    pub arrived: Arrived,
-    /// What the client library stumbles over.
-    pub why: &'static str,
+pub(crate) struct Unreadable {
+    pub(crate) arrived: Arrived,
+    /// What the client library cannot parse.
+    pub(crate) why: &'static str,
 }
 
 #[derive(Deserialize)]
-struct Answer {
+struct MessageAnswer {
     message: Option<Stored>,
     error: Option<ApiError>,
 }
@@ -80,8 +78,7 @@ struct ApiError {
 }
 
 impl Search {
-    /// A search that has seen nothing yet.
-    pub fn new(client: Client, consumer: PullConsumer) -> Self {
+    pub(crate) fn new(client: Client, consumer: PullConsumer) -> Self {
         Self {
             client,
             consumer,
@@ -91,8 +88,8 @@ impl Search {
         }
     }
 
-    /// After what time the server delivers again what nobody has acknowledged.
-    pub fn ack_wait(&self) -> Duration {
+    /// The consumer's `ack_wait`.
+    pub(crate) fn ack_wait(&self) -> Duration {
         self.consumer.cached_info().config.ack_wait
     }
 
@@ -101,7 +98,10 @@ impl Search {
     ///
     /// # Errors
     /// When JetStream does not answer.
-    pub async fn candidates(&mut self, held: &Held) -> Result<(Vec<u64>, bool), Error> {
+    pub(crate) async fn candidates(
+        &mut self,
+        in_flight: &InFlight,
+    ) -> Result<(Vec<u64>, bool), Error> {
         let info = self.consumer.get_info().await;
         let info: Info = info.map_err(|error| api_error(&format!("consumer: {error}")))?;
         let created = info.created.unix_timestamp_nanos();
@@ -112,11 +112,11 @@ impl Search {
         }
         let floor = info.ack_floor.stream_sequence;
         self.unreadable = self.unreadable.split_off(&(floor + 1));
-        let held = held.sequences();
+        let in_flight = in_flight.sequences();
         let fresh = floor.max(self.known_to) + 1..=info.delivered.stream_sequence;
         let unknown = (self.unreadable.iter().copied())
             .chain(fresh)
-            .filter(|sequence| !held.contains(sequence));
+            .filter(|sequence| !in_flight.contains(sequence));
         let mut unknown: Vec<u64> = unknown.take(LOOKS_MAX + 1).collect();
         let is_all = unknown.len() <= LOOKS_MAX;
         unknown.truncate(LOOKS_MAX);
@@ -124,7 +124,7 @@ impl Search {
     }
 
     /// Notes that this candidate, and all before it, were looked at.
-    pub fn note(&mut self, sequence: u64, is_readable: bool) {
+    pub(crate) fn note(&mut self, sequence: u64, is_readable: bool) {
         self.known_to = self.known_to.max(sequence);
         if is_readable {
             self.unreadable.remove(&sequence);
@@ -137,7 +137,7 @@ impl Search {
     ///
     /// # Errors
     /// When JetStream does not answer, or with something else.
-    pub async fn look(&self, sequence: u64) -> Result<Option<Unreadable>, Error> {
+    pub(crate) async fn look(&self, sequence: u64) -> Result<Option<Unreadable>, Error> {
         let Some(stored) = self.read(sequence, json!({ "seq": sequence })).await? else {
             return Ok(None);
         };
@@ -165,7 +165,8 @@ impl Search {
             .map_err(|error| failed(&error))?;
         // A subject may stand in it as it was stored.
         let answer = String::from_utf8_lossy(&answer.payload);
-        let answer: Answer = serde_json::from_str(&answer).map_err(|error| failed(&error))?;
+        let answer: MessageAnswer =
+            serde_json::from_str(&answer).map_err(|error| failed(&error))?;
         match answer.error {
             Some(error) if error.err_code != NO_MESSAGE_FOUND => Err(failed(&error.description)),
             _ => Ok(answer.message),
@@ -220,8 +221,8 @@ impl Stored {
     }
 }
 
-/// What async-nats cannot read in a message with this subject, as JSON has it, which `is_text` or
-/// is not UTF-8, and these headers. It follows what `Connection::try_read_op` does there.
+/// Says what async-nats cannot parse in a message with this subject (as JSON has it; `is_text`
+/// unless it is not UTF-8) and these headers. It follows `Connection::try_read_op` there.
 fn check(subject: &str, is_text: bool, headers: &[u8]) -> Result<(), &'static str> {
     if !is_text {
         return Err("its subject is not UTF-8");

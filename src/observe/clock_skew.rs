@@ -8,7 +8,7 @@ const HALF_WINDOW_NANOS: u64 = 5_000_000_000;
 
 /// The most of the last ten seconds, five at least.
 #[derive(Debug, Default)]
-pub struct ClockSkew {
+pub(crate) struct ClockSkew {
     /// Number of the half window that `now` is of.
     half: u64,
     now_nanos: u64,
@@ -16,14 +16,14 @@ pub struct ClockSkew {
 }
 
 impl ClockSkew {
-    /// Notes how far ahead a message was, at `at` on the monotonic clock.
-    pub fn note(&mut self, skew_nanos: u64, at: u64) {
+    /// Notes the skew of a message, at `at` on the monotonic clock.
+    pub(crate) fn note(&mut self, skew_nanos: u64, at: u64) {
         self.advance(at);
         self.now_nanos = self.now_nanos.max(skew_nanos);
     }
 
     /// The most that was noted, at `at` on the monotonic clock.
-    pub fn seconds(&mut self, at: u64) -> f64 {
+    pub(crate) fn seconds(&mut self, at: u64) -> f64 {
         self.advance(at);
         seconds(self.now_nanos.max(self.before_nanos))
     }

@@ -8,34 +8,31 @@ use crate::event::TraceId;
 use crate::labels::Decision;
 use crate::telemetry::budget::Budget;
 
-/// What the decision depends on.
 #[derive(Debug, Clone, Copy)]
-pub struct Facts {
+pub(crate) struct Facts {
     /// It became a dead letter, or an attempt failed on its way.
-    pub failed: bool,
-    /// It was delivered before.
-    pub redelivered: bool,
+    pub(crate) failed: bool,
+    pub(crate) redelivered: bool,
     /// From the stream's timestamp to the settlement, in nanoseconds.
-    pub total_nanos: u64,
+    pub(crate) total_nanos: u64,
     /// The producer records its trace.
-    pub upstream: bool,
-    /// Its trace id.
-    pub trace_id: TraceId,
+    pub(crate) upstream: bool,
+    pub(crate) trace_id: TraceId,
 }
 
-/// Keeps what is worth a trace, within a budget.
+/// Decides which traces are kept, within a budget.
 #[derive(Debug)]
-pub struct TailSampler {
+pub(crate) struct TailSampler {
     slow_nanos: u64,
     /// One in so many; 0 is none.
     baseline: u32,
-    /// Locked for a message that is worth a trace.
+    /// Locked only for a message that is worth a trace.
     budget: Mutex<Budget>,
 }
 
 impl TailSampler {
     /// The configured rules, with a full budget at `now_nanos`.
-    pub fn new(config: &TelemetryConfig, now_nanos: u64) -> Self {
+    pub(crate) fn new(config: &TelemetryConfig, now_nanos: u64) -> Self {
         Self {
             slow_nanos: u64::try_from(config.trace_slow.as_nanos()).unwrap_or(u64::MAX),
             baseline: config.trace_baseline,
@@ -44,7 +41,7 @@ impl TailSampler {
     }
 
     /// The decision about one message, at `now_nanos`. A kept one is paid for.
-    pub fn decide(&self, facts: &Facts, now_nanos: u64) -> Decision {
+    pub(crate) fn decide(&self, facts: &Facts, now_nanos: u64) -> Decision {
         let Some(reason) = self.reason(facts) else {
             return Decision::Unsampled;
         };
@@ -87,8 +84,7 @@ impl TailSampler {
     }
 }
 
-/// Whether a trace is kept after this decision.
-pub fn is_kept(decision: Decision) -> bool {
+pub(crate) fn is_kept(decision: Decision) -> bool {
     !matches!(decision, Decision::OverBudget | Decision::Unsampled)
 }
 

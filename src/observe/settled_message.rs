@@ -13,13 +13,12 @@ use strum::VariantArray as _;
 
 /// A stage that failed.
 #[derive(Debug, Clone, Copy)]
-pub struct Verdict<'a> {
-    /// Which one.
-    pub stage: Stage,
+pub struct StageFailure<'a> {
+    pub(crate) stage: Stage,
     /// The metrics' `code` of the error, or `reason` of the dead letter.
-    pub error_type: &'static str,
-    /// The words for people, without payloads.
-    pub detail: &'a str,
+    pub(crate) error_type: &'static str,
+    /// No payload.
+    pub(crate) detail: &'a str,
 }
 
 /// One settled message.
@@ -33,7 +32,7 @@ pub struct SettledMessage<'a> {
     pub outcome: Outcome,
     /// When it was where.
     pub times: StageTimes,
-    /// What converts marks to the times of [`Self::times`].
+    /// Converts the marks of [`Self::times`].
     pub moment: Moment,
     /// The batch that it was written with, if it came so far.
     pub batch: Option<&'a BatchTimings>,
@@ -42,21 +41,20 @@ pub struct SettledMessage<'a> {
     /// Failed attempts to publish its dead letter.
     pub settle_failures: Option<&'a Failures>,
     /// The stage that failed, if one did.
-    pub verdict: Option<Verdict<'a>>,
+    pub failure: Option<StageFailure<'a>>,
 }
 
 impl SettledMessage<'_> {
-    /// Whether it became a dead letter, or an attempt failed on its way.
-    pub fn has_failed(&self) -> bool {
-        self.verdict.is_some()
+    /// Returns whether it became a dead letter, or an attempt failed on its way.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.failure.is_some()
             || Stage::VARIANTS
                 .iter()
                 .filter_map(|stage| self.failures(*stage))
                 .any(|failures| !failures.is_empty())
     }
 
-    /// The failed attempts of a stage in which there can be some.
-    pub fn failures(&self, stage: Stage) -> Option<&Failures> {
+    pub(crate) fn failures(&self, stage: Stage) -> Option<&Failures> {
         match stage {
             Stage::Store => self.batch.map(|batch| &batch.failures),
             Stage::Cache => self.cache_failures,
@@ -66,26 +64,22 @@ impl SettledMessage<'_> {
     }
 }
 
-/// What the messages of one batch have in common.
-pub struct SettledBatch<'a> {
-    /// Its rows.
-    pub batch: &'a StoredBatch,
-    /// How it passed the cache.
-    pub cache: &'a CacheWrite,
-    /// When it was acknowledged.
-    pub moment: Moment,
-    /// The stage that failed, if one did.
-    pub verdict: Option<Verdict<'a>>,
+/// The parts that all messages of a batch share.
+pub(crate) struct SettledBatch<'a> {
+    pub(crate) batch: &'a StoredBatch,
+    pub(crate) cache: &'a CacheWrite,
+    pub(crate) moment: Moment,
+    pub(crate) failure: Option<StageFailure<'a>>,
 }
 
 impl<'a> SettledBatch<'a> {
     /// A batch that was acknowledged just now.
-    pub fn now(batch: &'a StoredBatch, cache: &'a CacheWrite) -> Self {
+    pub(crate) fn now(batch: &'a StoredBatch, cache: &'a CacheWrite) -> Self {
         Self {
             batch,
             cache,
             moment: Moment::now(),
-            verdict: cache.done_without.as_ref().map(|error| Verdict {
+            failure: cache.done_without.as_ref().map(|error| StageFailure {
                 stage: Stage::Cache,
                 error_type: error.code.into_str(),
                 detail: &error.detail,
@@ -93,14 +87,13 @@ impl<'a> SettledBatch<'a> {
         }
     }
 
-    /// Whether an attempt failed on the way that its messages share.
-    pub fn has_failed(&self) -> bool {
+    /// Returns whether an attempt failed on the way that its messages share.
+    pub(crate) fn has_failed(&self) -> bool {
         let (store, cache) = (&self.batch.timings.failures, &self.cache.failures);
-        self.verdict.is_some() || !(store.is_empty() && cache.is_empty())
+        self.failure.is_some() || !(store.is_empty() && cache.is_empty())
     }
 
-    /// One of its messages.
-    pub fn message(&'a self, decoded: &'a Decoded, outcome: Outcome) -> SettledMessage<'a> {
+    pub(crate) fn message(&'a self, decoded: &'a Decoded, outcome: Outcome) -> SettledMessage<'a> {
         let batch: &BatchTimings = &self.batch.timings;
         let delivery = &decoded.delivery;
         let marks: Marks = [
@@ -120,14 +113,14 @@ impl<'a> SettledBatch<'a> {
             batch: Some(batch),
             cache_failures: Some(&self.cache.failures),
             settle_failures: None,
-            verdict: self.verdict,
+            failure: self.failure,
         }
     }
 }
 
 impl<'a> SettledMessage<'a> {
     /// The message of a letter that was acknowledged at this moment. It came from decode, or from store.
-    pub fn of_letter(buried: &'a BuriedLetter, moment: Moment) -> Self {
+    pub(crate) fn of_letter(buried: &'a BuriedLetter, moment: Moment) -> Self {
         let DeadLetter {
             delivery,
             reason,
@@ -158,7 +151,7 @@ impl<'a> SettledMessage<'a> {
             batch,
             cache_failures: None,
             settle_failures: Some(&buried.failures),
-            verdict: Some(Verdict {
+            failure: Some(StageFailure {
                 stage,
                 error_type: reason.into_str(),
                 detail,

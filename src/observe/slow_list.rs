@@ -15,15 +15,13 @@ use crate::message::timings::DETAIL_MAX_BYTES;
 use crate::text::cut;
 
 /// Entries of each list at most.
-pub const ENTRIES_MAX: usize = 50;
+pub(crate) const ENTRIES_MAX: usize = 50;
 /// The slowest ones are those of this window and of the one before.
-pub const WINDOW_NANOS: u64 = 300_000_000_000;
+pub(crate) const WINDOW_NANOS: u64 = 300_000_000_000;
 
-/// One message.
 #[derive(Debug, Clone, Serialize)]
-pub struct Entry {
+pub(crate) struct SlowMessage {
     trace_id: String,
-    /// Whether its trace was kept, and why.
     decision: &'static str,
     outcome: &'static str,
     settled_at: String,
@@ -38,7 +36,7 @@ pub struct Entry {
     event_id: Option<String>,
     failed_attempts: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
-    error: Option<EntryError>,
+    error: Option<StageError>,
     #[serde(skip)]
     total_nanos: u64,
 }
@@ -77,18 +75,17 @@ impl StagesMs {
 }
 
 #[derive(Debug, Clone, Serialize)]
-struct EntryError {
+struct StageError {
     stage: &'static str,
     #[serde(rename = "type")]
     error_type: &'static str,
     detail: String,
 }
 
-/// What `/debug/slow` answers.
 #[derive(Debug, Serialize)]
-pub struct Lately {
-    slowest: Vec<Entry>,
-    failed: Vec<Entry>,
+pub(crate) struct Lately {
+    slowest: Vec<SlowMessage>,
+    failed: Vec<SlowMessage>,
 }
 
 /// The lists. Cloning clones an `Arc`.
@@ -99,15 +96,14 @@ pub struct SlowList(Arc<Mutex<Lists>>);
 struct Lists {
     /// Number of the window that `slowest` is of.
     window: u64,
-    slowest: Vec<Entry>,
-    slowest_before: Vec<Entry>,
+    slowest: Vec<SlowMessage>,
+    slowest_before: Vec<SlowMessage>,
     /// The newest last.
-    failed: VecDeque<Entry>,
+    failed: VecDeque<SlowMessage>,
 }
 
 impl SlowList {
-    /// Takes the message into the lists where it belongs there.
-    pub fn offer(&self, message: &SettledMessage<'_>, decision: Decision) {
+    pub(crate) fn offer(&self, message: &SettledMessage<'_>, decision: Decision) {
         let failed = message.has_failed();
         let window = message.moment.monotonic() / WINDOW_NANOS;
         let threshold = self.state_of(window).threshold_nanos();
@@ -116,7 +112,7 @@ impl SlowList {
         }
         // Not under the lock. Only this task offers; should another one, the slowest are
         // sorted and cut all the same.
-        let entry = Entry::of(message, decision);
+        let entry = SlowMessage::of(message, decision);
         let mut state = self.state_of(window);
         if failed {
             if state.failed.len() == ENTRIES_MAX {
@@ -127,11 +123,11 @@ impl SlowList {
         state.insert(entry);
     }
 
-    /// What there is, at `now_nanos` on the monotonic clock: the slowest first, and the
-    /// newest failed first.
-    pub fn lately(&self, now_nanos: u64) -> Lately {
+    /// The lists at `now_nanos` on the monotonic clock: the slowest first, and the newest failed
+    /// first.
+    pub(crate) fn lately(&self, now_nanos: u64) -> Lately {
         let state = self.state_of(now_nanos / WINDOW_NANOS);
-        let mut slowest: Vec<Entry> = state
+        let mut slowest: Vec<SlowMessage> = state
             .slowest
             .iter()
             .chain(&state.slowest_before)
@@ -163,14 +159,14 @@ impl SlowList {
 }
 
 impl Lists {
-    /// What a message has to exceed to be among the slowest.
+    /// The total that a message must exceed to be among the slowest.
     fn threshold_nanos(&self) -> u64 {
         let last = self.slowest.get(ENTRIES_MAX - 1);
         last.map_or(0, |last| last.total_nanos)
     }
 
     /// Adds an entry to the slowest, which are sorted, the slowest first.
-    fn insert(&mut self, entry: Entry) {
+    fn insert(&mut self, entry: SlowMessage) {
         let place = self
             .slowest
             .partition_point(|other| other.total_nanos >= entry.total_nanos);
@@ -179,7 +175,7 @@ impl Lists {
     }
 }
 
-impl Entry {
+impl SlowMessage {
     fn of(message: &SettledMessage<'_>, decision: Decision) -> Self {
         let delivery = message.delivery;
         let settled_at = Timestamp::from_nanos(i128::from(message.times.ended()));
@@ -200,10 +196,10 @@ impl Entry {
             deliveries: delivery.delivered,
             event_id: message.event.map(|event| event.id.clone()),
             failed_attempts,
-            error: message.verdict.map(|verdict| EntryError {
-                stage: verdict.stage.into_str(),
-                error_type: verdict.error_type,
-                detail: cut(verdict.detail, DETAIL_MAX_BYTES).to_owned(),
+            error: message.failure.map(|failure| StageError {
+                stage: failure.stage.into_str(),
+                error_type: failure.error_type,
+                detail: cut(failure.detail, DETAIL_MAX_BYTES).to_owned(),
             }),
             total_nanos: message.times.total_nanos(),
         }

@@ -30,10 +30,10 @@ use crate::telemetry::spans::{event_attributes, fail, span, system_time};
 use crate::text::cut;
 use strum::VariantArray as _;
 
-/// Of a `Nats-Msg-Id`, which is as long as its producer likes; what is longer is cut.
+/// Longer values of `Nats-Msg-Id` are cut.
 const MESSAGE_ID_MAX_BYTES: usize = 1_024;
 
-/// What a kept message's trace says of where it came from.
+/// Builds the spans of a message.
 #[derive(Debug)]
 pub struct MessageSpans {
     subjects: Vec<String>,
@@ -103,10 +103,10 @@ impl MessageSpans {
             span.attributes.extend(event_attributes(event));
         }
         // A stage can fail without harm to the message: the cache is one.
-        if let Some(verdict) = message.verdict
+        if let Some(failure) = message.failure
             && message.outcome == Outcome::DeadLettered
         {
-            fail(&mut span, verdict.error_type, verdict.detail);
+            fail(&mut span, failure.error_type, failure.detail);
         }
         span
     }
@@ -166,10 +166,10 @@ fn stage(
     if let Some(failures) = message.failures(passed.stage) {
         span.events = attempts(failures, &message.moment);
     }
-    if let Some(verdict) = message.verdict
-        && verdict.stage == passed.stage
+    if let Some(failure) = message.failure
+        && failure.stage == passed.stage
     {
-        fail(&mut span, verdict.error_type, verdict.detail);
+        fail(&mut span, failure.error_type, failure.detail);
     }
     span
 }

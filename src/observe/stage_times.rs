@@ -8,7 +8,7 @@ use strum::VariantArray as _;
 
 /// Ends of the stages in flow order, as marks ([`crate::message::timings::now_nanos`]); 0 where the
 /// message has not been.
-pub type Marks = [u64; Stage::VARIANTS.len()];
+pub(crate) type Marks = [u64; Stage::VARIANTS.len()];
 
 /// The stages of one message, in nanoseconds since the Unix epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,30 +20,27 @@ pub struct StageTimes {
 
 /// One stage that a message passed. Nanoseconds since the Unix epoch.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Passed {
-    /// The stage.
-    pub stage: Stage,
+pub(crate) struct Passed {
+    pub(crate) stage: Stage,
     /// When the message came to it: the end of the stage before.
-    pub began: u64,
+    pub(crate) began: u64,
     /// When the message left it; never before it came.
-    pub ended: u64,
+    pub(crate) ended: u64,
 }
 
 impl Passed {
-    /// How long the message was in the stage, in nanoseconds.
-    pub fn nanos(&self) -> u64 {
+    pub(crate) fn nanos(&self) -> u64 {
         self.ended - self.began
     }
 
-    /// The same, in seconds.
-    pub fn seconds(&self) -> f64 {
+    pub(crate) fn seconds(&self) -> f64 {
         seconds(self.nanos())
     }
 }
 
 impl StageTimes {
-    /// Converts marks by `moment`. The first stage begins when the stream stored the message
-    /// or, where the stream's clock is ahead of ours, when we received it.
+    /// Converts marks by `moment`. The first stage begins when the stream stored the message; if
+    /// the stream's clock is ahead, when the source received it.
     pub fn new(stored_at: Timestamp, marks: &Marks, moment: &Moment) -> Self {
         let received = moment.unix_nanos(marks[Stage::Stream as usize]);
         let began = unix_nanos(stored_at).min(received);
@@ -58,29 +55,28 @@ impl StageTimes {
         Self { began, ends }
     }
 
-    /// When the stream stored the message, unless its clock is ahead of ours.
-    pub fn began(&self) -> u64 {
+    /// When the stream stored the message; when the source received it, if the stream's clock is
+    /// ahead.
+    pub(crate) fn began(&self) -> u64 {
         self.began
     }
 
-    /// When the message was settled.
-    pub fn ended(&self) -> u64 {
+    pub(crate) fn ended(&self) -> u64 {
         self.ends[Stage::Settle as usize]
     }
 
     /// From the stream's timestamp to the settlement.
-    pub fn total_nanos(&self) -> u64 {
+    pub(crate) fn total_nanos(&self) -> u64 {
         self.ended().saturating_sub(self.began)
     }
 
     /// From the stream's timestamp to the end of a stage; `None` where the message has not been.
-    pub fn seconds_until_end_of(&self, stage: Stage) -> Option<f64> {
+    pub(crate) fn seconds_until_end_of(&self, stage: Stage) -> Option<f64> {
         let end = self.ends[stage as usize];
         (end != 0).then(|| seconds(end - self.began))
     }
 
-    /// The stages that the message passed, in flow order.
-    pub fn passed(&self) -> impl Iterator<Item = Passed> {
+    pub(crate) fn passed(&self) -> impl Iterator<Item = Passed> {
         let mut last = self.began;
         Stage::VARIANTS
             .iter()
@@ -98,14 +94,13 @@ impl StageTimes {
     }
 }
 
-/// How far the stream's clock was ahead of ours when a message of it arrived: nanoseconds.
-pub fn skew_nanos(stored_at: Timestamp, received_mark: u64, moment: &Moment) -> u64 {
+/// Nanoseconds by which the stream's clock was ahead when a message arrived.
+pub(crate) fn skew_nanos(stored_at: Timestamp, received_mark: u64, moment: &Moment) -> u64 {
     unix_nanos(stored_at).saturating_sub(moment.unix_nanos(received_mark))
 }
 
-/// Seconds, as metrics have them.
 #[allow(clippy::cast_precision_loss, reason = "nanoseconds of 100 days fit")]
-pub fn seconds(nanos: u64) -> f64 {
+pub(crate) fn seconds(nanos: u64) -> f64 {
     nanos as f64 / 1e9
 }
 

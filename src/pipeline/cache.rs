@@ -4,7 +4,7 @@ use std::collections::HashMap;
 
 use super::writer::Writer;
 use crate::backoff::Backoff;
-use crate::cache::State;
+use crate::cache::NewestState;
 use crate::error::{Dependency, Error};
 use crate::labels::Outcome;
 use crate::message::timings::{Failures, now_nanos};
@@ -50,14 +50,14 @@ async fn write_until_done(
 
 /// One state for each subject: its newest event of the batch by (`time`, `stream_seq`). A
 /// duplicate's row may have been stored under another sequence, so its subject is invalidated instead.
-fn newest_states(batch: &StoredBatch) -> Vec<State<'_>> {
-    let mut by_subject: HashMap<&str, State<'_>> = HashMap::new();
+fn newest_states(batch: &StoredBatch) -> Vec<NewestState<'_>> {
+    let mut by_subject: HashMap<&str, NewestState<'_>> = HashMap::new();
     for (decoded, outcome) in batch.messages.iter().zip(&batch.outcomes) {
         let event = &decoded.event;
         let Some(subject) = event.subject.as_deref() else {
             continue;
         };
-        let state = State {
+        let state = NewestState {
             subject,
             event,
             stream_seq: decoded.delivery.stream_sequence,

@@ -13,7 +13,7 @@ use crate::backoff::Backoff;
 use crate::error::{Dependency, Error};
 use crate::message::timings::Failures;
 use crate::message::{BuriedLetter, DeadLetter};
-use crate::messaging::Held;
+use crate::messaging::InFlight;
 use crate::messaging::letters::bucket::Bucket;
 use crate::messaging::letters::publish::{Placed, publish};
 use crate::messaging::letters::write::Original;
@@ -28,29 +28,29 @@ const REFUSED_AFTER: Duration = Duration::from_secs(10);
 const PUBLISHES_AT_ONCE: usize = 64;
 
 /// What the stage works with.
-pub struct DeadLetterStage {
+pub(crate) struct DeadLetterStage {
     /// The event stream's name.
-    pub stream: String,
+    pub(crate) stream: String,
     /// The dead-letter stream, and its bucket.
-    pub bucket: Bucket,
+    pub(crate) bucket: Bucket,
     /// Takes the acknowledgements.
-    pub client: Client,
+    pub(crate) client: Client,
     /// The register of what is held.
-    pub held: Arc<Held>,
+    pub(crate) in_flight: Arc<InFlight>,
     /// Is told of every settled message, unless telemetry is off.
-    pub observer: Option<Observer>,
+    pub(crate) observer: Option<Observer>,
     /// Where it counts.
-    pub metrics: Metrics,
+    pub(crate) metrics: Metrics,
     /// Where it says that letters are refused.
-    pub health: Health,
+    pub(crate) health: Health,
     /// A stream of nothing but bad messages must not fill the log.
-    pub log: RateLimit,
+    pub(crate) log: RateLimit,
     /// A stream that takes no letters must not either: all that wait try again and again.
-    pub retries: RateLimit,
+    pub(crate) retries: RateLimit,
 }
 
 /// Buries until the queue is closed and empty. A letter is published until the stream has it.
-pub async fn run(stage: DeadLetterStage, queue: Receiver<DeadLetter>) -> Result<(), Error> {
+pub(crate) async fn run(stage: DeadLetterStage, queue: Receiver<DeadLetter>) -> Result<(), Error> {
     let letters = futures::stream::unfold(queue, |mut queue| async move {
         let letters = queue.recv().await?;
         Some((futures::stream::iter(letters), queue))
@@ -60,7 +60,7 @@ pub async fn run(stage: DeadLetterStage, queue: Receiver<DeadLetter>) -> Result<
         .for_each_concurrent(PUBLISHES_AT_ONCE, |letter| async {
             let buried = stage.bury(letter).await;
             let mut observer = stage.observer.clone();
-            settle::letter(&stage.client, &stage.held, observer.as_mut(), buried).await;
+            settle::letter(&stage.client, &stage.in_flight, observer.as_mut(), buried).await;
         })
         .await;
     Ok(())

@@ -7,7 +7,7 @@ use crate::message::{DeadLetter, Decoded, Delivery};
 
 /// Decodes deliveries of this stream. `accept_plain`: a message that is no CloudEvent becomes an
 /// event all the same.
-pub fn decode(
+pub(crate) fn decode(
     stream: &str,
     accept_plain: bool,
     deliveries: Vec<Delivery>,

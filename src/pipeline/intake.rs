@@ -11,7 +11,7 @@ use super::queue::Sender;
 use crate::config::Config;
 use crate::message::{DeadLetter, Decoded};
 use crate::messaging::delivery::Arrived;
-use crate::messaging::held::{Arrival, Held};
+use crate::messaging::in_flight::{Arrival, InFlight};
 use crate::messaging::pull::{Arrivals, PullEnd, Pulls};
 use crate::telemetry::Metrics;
 use crate::telemetry::logs::RateLimit;
@@ -22,19 +22,19 @@ const HEADERS_UNCOUNTED: usize = 32;
 const HEADER_BYTES: usize = 150;
 
 /// Where messages go.
-pub struct Outputs {
+pub(crate) struct Outputs {
     /// Events, to the writers.
-    pub decoded: Sender<Decoded>,
+    pub(crate) decoded: Sender<Decoded>,
     /// Events that were delivered too often, to be tried alone.
-    pub parking: Arc<Parking>,
+    pub(crate) parking: Arc<Parking>,
     /// What is no event, or cannot be read.
-    pub dead_letters: Sender<DeadLetter>,
+    pub(crate) dead_letters: Sender<DeadLetter>,
 }
 
 /// What is read, and what becomes of it.
 pub(crate) struct Intake {
     pub(crate) pulls: Pulls,
-    pub(crate) held: Arc<Held>,
+    pub(crate) in_flight: Arc<InFlight>,
     pub(crate) outputs: Outputs,
     pub(crate) config: Arc<Config>,
     pub(crate) metrics: Metrics,
@@ -97,7 +97,7 @@ impl Intake {
             reply: arrived.reply.clone(),
             bytes: bytes_in_memory(&arrived.message),
         });
-        let holds = self.held.hold(places, arrivals.generation);
+        let holds = self.in_flight.hold(places, arrivals.generation);
         let nats = &self.config.nats;
         let deliveries = holds
             .into_iter()

@@ -31,7 +31,7 @@ use tokio::time::{Instant, sleep_until};
 
 use self::window::say;
 pub use self::window::{Attempt, PROBE_EVERY, WINDOW_ROWS, Window};
-use super::queue::{Limits, Receiver};
+use super::queue::{BatchLimits, Receiver};
 use crate::message::timings::{Failures, now_nanos};
 use crate::message::{Batch, Decoded, RefusedRow};
 use crate::telemetry::{Health, Metrics};
@@ -40,31 +40,31 @@ use crate::telemetry::{Health, Metrics};
 const RETRY_AFTER: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
 /// A batch to be written.
-pub struct Work {
+pub(crate) struct Work {
     /// Its messages.
-    pub batch: Batch,
+    pub(crate) batch: Batch,
     /// To be given back with what became of it.
-    pub ticket: Ticket,
+    pub(crate) ticket: Ticket,
 }
 
 /// Why a batch is written, and what was seen of it before.
-pub struct Ticket {
+pub(crate) struct Ticket {
     attempt: Attempt,
     /// The last attempt that refused all of it for a reason that we do not know
     /// ([`crate::storage::EventWriter::has_succeeded_since`]).
-    pub refused_at: Option<u64>,
+    pub(crate) refused_at: Option<u64>,
     /// It was parked before, and may have been written without our hearing of it.
-    pub was_parked: bool,
+    pub(crate) was_parked: bool,
     /// Kept by a probe until it is judged, so that nobody tries another one meanwhile.
     turn: Option<OwnedMutexGuard<Receiver<Decoded>>>,
 }
 
 /// What all writers share.
-pub struct Parking {
+pub(crate) struct Parking {
     /// The writers take turns at it.
     queue: Arc<AsyncMutex<Receiver<Decoded>>>,
-    limits: Limits,
-    state: Mutex<State>,
+    limits: BatchLimits,
+    state: Mutex<ParkingState>,
     /// Wakes the writer whose turn it is: there is something parked now.
     parked: Notify,
     health: Health,
@@ -73,7 +73,7 @@ pub struct Parking {
 
 /// Bounded by what may be held, as everything that carries a delivery.
 #[derive(Default)]
-struct State {
+struct ParkingState {
     window: Window,
     parked: VecDeque<Parked>,
     /// One parked batch at a time: it may take long, and others go on with what is fresh.
@@ -105,7 +105,12 @@ enum Next {
 
 impl Parking {
     /// Nothing is parked yet.
-    pub fn new(queue: Receiver<Decoded>, limits: Limits, health: Health, metrics: Metrics) -> Self {
+    pub(crate) fn new(
+        queue: Receiver<Decoded>,
+        limits: BatchLimits,
+        health: Health,
+        metrics: Metrics,
+    ) -> Self {
         Self {
             queue: Arc::new(AsyncMutex::new(queue)),
             limits,
@@ -116,7 +121,7 @@ impl Parking {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, ParkingState> {
         self.state
             .lock()
             .expect("nothing panics while it holds this lock")
@@ -124,7 +129,7 @@ impl Parking {
 
     /// The batch to be written next; `None` when the queue is closed and empty. What is parked then and
     /// not due is dropped, and so released.
-    pub async fn next(&self) -> Option<Work> {
+    pub(crate) async fn next(&self) -> Option<Work> {
         let mut turn = self.queue.clone().lock_owned().await;
         loop {
             if self.state().is_turn_of_fresh()
@@ -221,7 +226,7 @@ impl Parking {
 
     /// Parks messages that were delivered too often: each is tried alone, so that whatever it does to
     /// those who store it, it does not do to others.
-    pub fn park_alone(&self, messages: Vec<Decoded>) {
+    pub(crate) fn park_alone(&self, messages: Vec<Decoded>) {
         if messages.is_empty() {
             return;
         }
@@ -241,7 +246,7 @@ impl Parking {
     /// many rows are refused still. Without it a parked batch failed with nobody to blame, and others get
     /// their turn.
     #[allow(clippy::needless_pass_by_value, reason = "the ticket is spent")]
-    pub fn park_again(&self, batch: Batch, ticket: Ticket, refused_at: Option<u64>) {
+    pub(crate) fn park_again(&self, batch: Batch, ticket: Ticket, refused_at: Option<u64>) {
         let mut state = self.state();
         state.is_trying &= !ticket.was_parked;
         let is_probe = ticket.attempt == Attempt::Probe;
@@ -267,7 +272,7 @@ impl Parking {
     /// Judges a batch by how its rows ended that were tried (`true` is refused): gives back those that
     /// are to become dead letters, and parks the others.
     #[allow(clippy::needless_pass_by_value, reason = "the ticket is spent")]
-    pub fn judge(
+    pub(crate) fn judge(
         &self,
         ticket: Ticket,
         rows: &[bool],
@@ -309,7 +314,7 @@ impl Parking {
     }
 }
 
-impl State {
+impl ParkingState {
     fn is_turn_of_fresh(&self) -> bool {
         self.was_parked && !self.window.is_paused()
     }

@@ -8,13 +8,13 @@ use crate::config::PipelineConfig;
 use crate::message::Decoded;
 
 /// The sending half; the queue is closed when all of them are dropped.
-pub struct Sender<T> {
+pub(crate) struct Sender<T> {
     chunks: UnboundedSender<Vec<T>>,
     depth: Gauge,
 }
 
 /// The receiving half.
-pub struct Receiver<T> {
+pub(crate) struct Receiver<T> {
     chunks: UnboundedReceiver<Vec<T>>,
     /// What did not fit into the last batch.
     left: Option<Vec<T>>,
@@ -22,7 +22,7 @@ pub struct Receiver<T> {
 }
 
 /// A queue that exports how many messages are in it.
-pub fn queue<T>(depth: Gauge) -> (Sender<T>, Receiver<T>) {
+pub(crate) fn queue<T>(depth: Gauge) -> (Sender<T>, Receiver<T>) {
     let (sender, receiver) = unbounded_channel();
     let sender = Sender {
         chunks: sender,
@@ -48,7 +48,7 @@ impl<T> Clone for Sender<T> {
 impl<T> Sender<T> {
     /// Puts messages into the queue. Where nobody takes them any more, at the very end, they are
     /// dropped, and so released.
-    pub fn send(&self, messages: Vec<T>) {
+    pub(crate) fn send(&self, messages: Vec<T>) {
         if !messages.is_empty() {
             self.depth.increment(count(messages.len()));
             let _ = self.chunks.send(messages);
@@ -58,7 +58,7 @@ impl<T> Sender<T> {
 
 impl<T> Sender<T> {
     /// The same, where each message is taken by itself.
-    pub fn send_each(&self, messages: Vec<T>) {
+    pub(crate) fn send_each(&self, messages: Vec<T>) {
         for message in messages {
             self.send(vec![message]);
         }
@@ -67,7 +67,7 @@ impl<T> Sender<T> {
 
 impl<T> Receiver<T> {
     /// Messages that were sent together; `None` when the queue is closed and empty.
-    pub async fn recv(&mut self) -> Option<Vec<T>> {
+    pub(crate) async fn recv(&mut self) -> Option<Vec<T>> {
         let chunk = match self.left.take() {
             Some(left) => left,
             None => self.chunks.recv().await?,
@@ -90,16 +90,16 @@ impl<T> Receiver<T> {
 
 /// How much a batch may hold.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
+pub(crate) struct BatchLimits {
     /// Events.
-    pub events: usize,
+    pub(crate) events: usize,
     /// Bytes, as delivered. One event may be larger, and is a batch then.
-    pub bytes: usize,
+    pub(crate) bytes: usize,
 }
 
-impl Limits {
+impl BatchLimits {
     /// The configured limits.
-    pub fn of(config: &PipelineConfig) -> Self {
+    pub(crate) fn of(config: &PipelineConfig) -> Self {
         Self {
             events: config.batch_max_events,
             bytes: config.batch_max_bytes,
@@ -107,7 +107,12 @@ impl Limits {
     }
 
     /// How many of these messages, given by their bytes, fit into a batch that holds so much already.
-    pub fn fitting(&self, events: usize, bytes: usize, more: impl Iterator<Item = usize>) -> usize {
+    pub(crate) fn fitting(
+        &self,
+        events: usize,
+        bytes: usize,
+        more: impl Iterator<Item = usize>,
+    ) -> usize {
         let (mut events, mut bytes) = (events, bytes);
         more.take_while(|message_bytes| {
             let fits = events == 0
@@ -123,18 +128,18 @@ impl Limits {
 impl Receiver<Decoded> {
     /// Waits for a message, and takes what the queue holds then, up to the limits; `None` when the
     /// queue is closed and empty. Can be stopped anywhere.
-    pub async fn batch(&mut self, limits: &Limits) -> Option<Vec<Decoded>> {
+    pub(crate) async fn batch(&mut self, limits: &BatchLimits) -> Option<Vec<Decoded>> {
         let first = self.recv().await?;
         Some(self.fill(first, limits))
     }
 
     /// What the queue holds now, up to the limits; `None` when it is empty.
-    pub fn try_batch(&mut self, limits: &Limits) -> Option<Vec<Decoded>> {
+    pub(crate) fn try_batch(&mut self, limits: &BatchLimits) -> Option<Vec<Decoded>> {
         let first = self.try_recv()?;
         Some(self.fill(first, limits))
     }
 
-    fn fill(&mut self, first: Vec<Decoded>, limits: &Limits) -> Vec<Decoded> {
+    fn fill(&mut self, first: Vec<Decoded>, limits: &BatchLimits) -> Vec<Decoded> {
         let (mut batch, mut bytes) = (Vec::new(), 0);
         let mut next = Some(first);
         while let Some(mut chunk) = next {
@@ -179,7 +184,7 @@ mod tests {
             bytes in 1usize..1_000,
             sizes in prop::collection::vec(0usize..600, 1..40),
         ) {
-            let limits = Limits { events, bytes };
+            let limits = BatchLimits { events, bytes };
             let taken = limits.fitting(0, 0, sizes.iter().copied());
             let total: usize = sizes[..taken].iter().sum();
             prop_assert!((1..=events).contains(&taken));
@@ -193,7 +198,7 @@ mod tests {
             sizes in prop::collection::vec(0usize..300, 2..40),
             at in 1usize..39,
         ) {
-            let limits = Limits { events: 16, bytes: 1_000 };
+            let limits = BatchLimits { events: 16, bytes: 1_000 };
             let (one, other) = sizes.split_at(at.min(sizes.len() - 1));
             let first = limits.fitting(0, 0, one.iter().copied());
             let bytes = one[..first].iter().sum();

@@ -6,7 +6,7 @@ use bytes::Bytes;
 
 use super::writer::Writer;
 use crate::message::{BuriedLetter, CacheWrite, Delivery, StoredBatch};
-use crate::messaging::Held;
+use crate::messaging::InFlight;
 use crate::observe::Observer;
 
 const ACK: &[u8] = b"+ACK";
@@ -20,13 +20,15 @@ pub(crate) async fn rows(writer: &mut Writer, batch: StoredBatch, cached: &Cache
         observer.rows(&batch, cached);
     }
     let messages = batch.messages.into_iter();
-    writer.held.settle(messages.map(|decoded| decoded.delivery));
+    writer
+        .in_flight
+        .settle(messages.map(|decoded| decoded.delivery));
 }
 
 /// A message whose dead letter the stream has acknowledged.
 pub(crate) async fn letter(
     client: &Client,
-    held: &Held,
+    in_flight: &InFlight,
     observer: Option<&mut Observer>,
     buried: BuriedLetter,
 ) {
@@ -34,7 +36,7 @@ pub(crate) async fn letter(
     if let Some(observer) = observer {
         observer.letter(&buried);
     }
-    held.settle(std::iter::once(buried.letter.delivery));
+    in_flight.settle(std::iter::once(buried.letter.delivery));
 }
 
 async fn acknowledge(client: &Client, delivery: &Delivery) {

@@ -20,7 +20,7 @@ use crate::config::Config;
 use crate::error::{Class, Code, Dependency, Error};
 use crate::messaging::connection::{self, Drops};
 use crate::messaging::consumer::{self, LastSeen, Restored};
-use crate::messaging::held::{Held, Limits, Room, SUBJECTS_MAX_BYTES};
+use crate::messaging::in_flight::{Capacity, InFlight, InFlightLimits, SUBJECTS_MAX_BYTES};
 use crate::messaging::pull::{PULL_END_GRACE, PULL_EXPIRES, PullEnd, Pulls};
 use crate::telemetry::logs::RateLimit;
 use crate::telemetry::{Health, Metrics};
@@ -33,26 +33,26 @@ const PULL_PARTS: usize = 8;
 /// of a cluster take seconds.
 const FAILING_SAID_AFTER: Duration = Duration::from_secs(10);
 /// Where messages come from.
-pub struct Origin {
+pub(crate) struct EventSource {
     /// JetStream.
-    pub jetstream: Context,
+    pub(crate) jetstream: Context,
     /// The drops of its connection.
-    pub drops: Drops,
+    pub(crate) drops: Drops,
     /// The durable consumer.
-    pub consumer: PullConsumer,
+    pub(crate) consumer: PullConsumer,
     /// What was last seen of it.
-    pub seen: Arc<LastSeen>,
+    pub(crate) seen: Arc<LastSeen>,
     /// Is told when the stream is gone.
-    pub health: Health,
+    pub(crate) health: Health,
     /// The client of the process before this one broke down: on a message, which is to be found
     /// before it is delivered again.
-    pub client_was_lost: bool,
+    pub(crate) client_was_lost: bool,
 }
 
 /// Reads deliveries of one consumer.
-pub struct Source {
+pub(crate) struct Source {
     client: Client,
-    origin: Origin,
+    origin: EventSource,
     config: Arc<Config>,
     intake: Intake,
     unreadables: Unreadables,
@@ -67,7 +67,7 @@ pub struct Source {
 }
 
 /// Pulls until `stop`, then reads what pulls still bring.
-pub async fn run(mut source: Source, stop: CancellationToken) -> Result<(), Error> {
+pub(crate) async fn run(mut source: Source, stop: CancellationToken) -> Result<(), Error> {
     loop {
         let done = tokio::select! {
             biased; // a stop must not wait for luck
@@ -86,9 +86,9 @@ pub async fn run(mut source: Source, stop: CancellationToken) -> Result<(), Erro
 
 impl Source {
     /// A source for this consumer.
-    pub fn new(
-        origin: Origin,
-        held: Arc<Held>,
+    pub(crate) fn new(
+        origin: EventSource,
+        in_flight: Arc<InFlight>,
         metrics: Metrics,
         outputs: Outputs,
         config: Config,
@@ -100,14 +100,14 @@ impl Source {
             unreadables: Unreadables::new(
                 client.clone(),
                 origin.consumer.clone(),
-                held.clone(),
+                in_flight.clone(),
                 config.nats.stream.clone(),
                 outputs.dead_letters.clone(),
                 origin.client_was_lost,
             ),
             intake: Intake {
-                pulls: Pulls::new(client.clone(), origin.consumer.clone(), held.clone()),
-                held,
+                pulls: Pulls::new(client.clone(), origin.consumer.clone(), in_flight.clone()),
+                in_flight,
                 outputs,
                 config: config.clone(),
                 metrics,
@@ -132,7 +132,7 @@ impl Source {
         let next_pull = next_pull.map(|time| time.max(self.retry_at));
         let room = async {
             at(next_pull).await;
-            self.intake.held.room(least).await
+            self.intake.in_flight.room(least).await
         };
         let overdue_at = self.intake.pulls.expires();
         let drops = self.drops_seen;
@@ -156,17 +156,17 @@ impl Source {
         Ok(self.intake.pulls.send(room).await)
     }
 
-    fn limits(&self) -> Limits {
-        Limits::of(&self.config.pipeline)
+    fn limits(&self) -> InFlightLimits {
+        InFlightLimits::of(&self.config.pipeline)
     }
 
-    /// Room that makes a pull worth its round trip: for any message, and for enough of them.
-    fn least_room(&self) -> Room {
-        let Limits { messages, bytes } = self.limits();
-        // Room for any message that can be published now. The server may take larger ones than it did
+    /// Capacity that makes a pull worth its round trip: for any message, and for enough of them.
+    fn least_room(&self) -> Capacity {
+        let InFlightLimits { messages, bytes } = self.limits();
+        // Capacity for any message that can be published now. The server may take larger ones than it did
         // at the start, where this was checked.
         let any_message = self.client.max_payload() + SUBJECTS_MAX_BYTES;
-        Room {
+        Capacity {
             messages: (messages / (2 * PULL_PARTS)).clamp(1, PULL_MAX_MESSAGES / 4),
             bytes: if self.wants_all {
                 bytes
@@ -177,9 +177,9 @@ impl Source {
     }
 
     /// What a pull asks for of the room that there is.
-    fn of_room(&self, room: Room, least: Room) -> Room {
-        let Limits { messages, bytes } = self.limits();
-        Room {
+    fn of_room(&self, room: Capacity, least: Capacity) -> Capacity {
+        let InFlightLimits { messages, bytes } = self.limits();
+        Capacity {
             messages: (room.messages)
                 .min((messages / PULL_PARTS).max(least.messages))
                 .min(PULL_MAX_MESSAGES),
@@ -204,7 +204,7 @@ impl Source {
                 ))
             }
             Some(PullEnd::TooLarge { asked_bytes }) => Err(response_error(&format!(
-                "the next message has more bytes than may be held ({asked_bytes}): stop ganesh and \
+                "the next message has more bytes than may be in_flight ({asked_bytes}): stop ganesh and \
                  raise GANESH_MAX_IN_FLIGHT_BYTES"
             ))),
             Some(PullEnd::Failed(why)) => Err(response_error(&why)),
@@ -259,7 +259,7 @@ impl Source {
 
     /// Looks what became of the consumer, and makes it again if it was deleted.
     async fn restore(&mut self) -> Result<(), Error> {
-        let Origin {
+        let EventSource {
             jetstream,
             seen,
             health,
@@ -269,7 +269,7 @@ impl Source {
         let restored = consumer::restore(jetstream, nats, pipeline, seen).await?;
         health.set_stream_gone(restored == Restored::StreamGone);
         if restored != Restored::Same {
-            self.intake.held.disown();
+            self.intake.in_flight.disown();
         }
         match restored {
             Restored::StreamGone => Err(response_error("the stream was deleted")),

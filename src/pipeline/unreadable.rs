@@ -12,8 +12,8 @@ use super::queue::Sender;
 use crate::error::Error;
 use crate::labels::Reason;
 use crate::message::DeadLetter;
-use crate::messaging::Held;
-use crate::messaging::held::{Arrival, Room};
+use crate::messaging::InFlight;
+use crate::messaging::in_flight::{Arrival, Capacity};
 use crate::messaging::unreadable::{Search, Unreadable};
 
 /// Messages that are read at the same time: each may be as large as the server allows.
@@ -25,7 +25,7 @@ const REPEATED_WITHIN_ACK_WAITS: u32 = 3;
 pub(super) struct Unreadables {
     client: Client,
     search: Search,
-    held: Arc<Held>,
+    in_flight: Arc<InFlight>,
     stream: String,
     dead_letters: Sender<DeadLetter>,
     server_id: String,
@@ -38,7 +38,7 @@ impl Unreadables {
     pub(super) fn new(
         client: Client,
         consumer: PullConsumer,
-        held: Arc<Held>,
+        in_flight: Arc<InFlight>,
         stream: String,
         dead_letters: Sender<DeadLetter>,
         is_due: bool,
@@ -47,7 +47,7 @@ impl Unreadables {
             server_id: client.server_info().server_id,
             search: Search::new(client.clone(), consumer),
             client,
-            held,
+            in_flight,
             stream,
             dead_letters,
             dropped_at: None,
@@ -60,7 +60,7 @@ impl Unreadables {
     pub(super) fn suspect(&mut self) {
         let server_id = self.client.server_info().server_id;
         // The server's, which may be longer than ours: it delivers again after that one.
-        let ack_wait = self.search.ack_wait().max(self.held.ack_wait());
+        let ack_wait = self.search.ack_wait().max(self.in_flight.ack_wait());
         let soon: Duration = ack_wait * REPEATED_WITHIN_ACK_WAITS;
         let last = self.dropped_at.replace(Instant::now());
         let is_repeated = last.is_some_and(|at| at.elapsed() < soon);
@@ -76,7 +76,7 @@ impl Unreadables {
     /// Looks at what is delivered and not held, and hands on what cannot be read.
     pub(super) async fn bury(&mut self) -> Result<(), Error> {
         self.is_due = false;
-        let (candidates, is_all) = self.search.candidates(&self.held).await?;
+        let (candidates, is_all) = self.search.candidates(&self.in_flight).await?;
         let count = candidates.len();
         let mut looked_at = Vec::with_capacity(count);
         let result = {
@@ -119,13 +119,13 @@ impl Unreadables {
     async fn hand_on(&self, unreadable: Unreadable) {
         let Unreadable { arrived, why } = unreadable;
         let bytes = arrived.message.length;
-        self.held.room(Room { messages: 1, bytes }).await;
+        self.in_flight.room(Capacity { messages: 1, bytes }).await;
         let arrival = Arrival {
             reply: arrived.reply.clone(),
             bytes,
         };
-        let generation = self.held.generation();
-        let holds = self.held.hold(std::iter::once(arrival), generation);
+        let generation = self.in_flight.generation();
+        let holds = self.in_flight.hold(std::iter::once(arrival), generation);
         let Some(hold) = holds.into_iter().next() else {
             return;
         };

@@ -8,7 +8,7 @@ use super::{cache, settle, store};
 use crate::cache::Cache;
 use crate::error::Error;
 use crate::message::DeadLetter;
-use crate::messaging::Held;
+use crate::messaging::InFlight;
 use crate::observe::Observer;
 use crate::storage::EventWriter;
 use crate::storage::queries::Reads;
@@ -29,7 +29,7 @@ pub(crate) struct Writer {
     /// Takes the acknowledgements.
     pub(crate) client: async_nats::Client,
     /// The register of what is held.
-    pub(crate) held: Arc<Held>,
+    pub(crate) in_flight: Arc<InFlight>,
     /// Where refused rows go.
     pub(crate) dead_letters: Sender<DeadLetter>,
     /// Is told of every settled message, unless telemetry is off.

@@ -10,7 +10,7 @@ use crate::event::{Data, Event, Timestamp};
 
 /// A type of event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
+pub enum EventKind {
     /// A sensor measured.
     DeviceTelemetry,
     /// A customer ordered.
@@ -27,7 +27,7 @@ pub enum Kind {
     PageViewed,
 }
 
-impl Kind {
+impl EventKind {
     /// Every kind.
     pub const ALL: [Self; 7] = [
         Self::DeviceTelemetry,
@@ -39,8 +39,7 @@ impl Kind {
         Self::PageViewed,
     ];
 
-    /// The `type` attribute.
-    pub const fn event_type(self) -> &'static str {
+    pub(crate) const fn event_type(self) -> &'static str {
         match self {
             Self::DeviceTelemetry => "com.example.device.telemetry.v1",
             Self::OrderCreated => "com.example.order.created.v1",
@@ -52,8 +51,8 @@ impl Kind {
         }
     }
 
-    /// What the NATS subject says of the kind, token by token.
-    pub const fn subject_tokens(self) -> [&'static str; 2] {
+    /// The tokens of the NATS subject.
+    pub(crate) const fn subject_tokens(self) -> [&'static str; 2] {
         match self {
             Self::DeviceTelemetry => ["device", "telemetry"],
             Self::OrderCreated => ["order", "created"],
@@ -65,7 +64,6 @@ impl Kind {
         }
     }
 
-    /// The `source` attribute.
     const fn source(self) -> &'static str {
         match self {
             Self::DeviceTelemetry => "https://fleet.example.com/gateways/eu-west",
@@ -78,16 +76,16 @@ impl Kind {
     }
 }
 
-/// What a subject is; it has only events of its own kinds.
+/// The family of a subject, which has only events of its own kinds.
 #[derive(Debug, Clone, Copy)]
-enum Family {
+enum SubjectFamily {
     Device,
     Order,
     Payment,
     Page,
 }
 
-impl Family {
+impl SubjectFamily {
     /// By the subject's rank, so that the busiest subjects are of every family.
     const fn of_rank(rank: u32) -> Self {
         match rank % 8 {
@@ -107,22 +105,26 @@ impl Family {
         }
     }
 
-    const fn kinds(self) -> &'static [Kind] {
+    const fn kinds(self) -> &'static [EventKind] {
         match self {
-            Self::Device => &[Kind::DeviceTelemetry],
-            Self::Order => &[Kind::OrderCreated, Kind::OrderShipped, Kind::OrderDelivered],
+            Self::Device => &[EventKind::DeviceTelemetry],
+            Self::Order => &[
+                EventKind::OrderCreated,
+                EventKind::OrderShipped,
+                EventKind::OrderDelivered,
+            ],
             // One in eight payments fails.
             Self::Payment => &[
-                Kind::PaymentCaptured,
-                Kind::PaymentCaptured,
-                Kind::PaymentCaptured,
-                Kind::PaymentCaptured,
-                Kind::PaymentCaptured,
-                Kind::PaymentCaptured,
-                Kind::PaymentCaptured,
-                Kind::PaymentFailed,
+                EventKind::PaymentCaptured,
+                EventKind::PaymentCaptured,
+                EventKind::PaymentCaptured,
+                EventKind::PaymentCaptured,
+                EventKind::PaymentCaptured,
+                EventKind::PaymentCaptured,
+                EventKind::PaymentCaptured,
+                EventKind::PaymentFailed,
             ],
-            Self::Page => &[Kind::PageViewed],
+            Self::Page => &[EventKind::PageViewed],
         }
     }
 }
@@ -130,19 +132,16 @@ impl Family {
 /// The subject of that rank; rank 0 is the busiest. The same in every run, so
 /// that a second run goes on with the same devices.
 pub fn subject_name(rank: u32) -> String {
-    format!("{}-{rank:06}", Family::of_rank(rank).name())
+    format!("{}-{rank:06}", SubjectFamily::of_rank(rank).name())
 }
 
-/// What all events of a run say, instead of what follows from the seed. They are telemetry of
-/// a device then.
+/// Values of all events of a run, instead of generated ones. They are telemetry of a device then.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Chosen {
-    /// The subject.
-    pub subject: Option<String>,
-    /// The type.
-    pub event_type: Option<String>,
+pub(crate) struct Chosen {
+    pub(crate) subject: Option<String>,
+    pub(crate) event_type: Option<String>,
     /// The data, as JSON.
-    pub data: Option<String>,
+    pub(crate) data: Option<String>,
 }
 
 /// Makes the events of one run.
@@ -165,9 +164,8 @@ impl Events {
         }
     }
 
-    /// The same, but for what was chosen.
     #[must_use]
-    pub fn with(self, chosen: Chosen) -> Self {
+    pub(crate) fn with(self, chosen: Chosen) -> Self {
         Self { chosen, ..self }
     }
 
@@ -188,15 +186,11 @@ impl Events {
         rank.min(self.subjects - 1)
     }
 
-    /// The kind of event `number`.
-    pub fn kind(&self, number: u64) -> Kind {
-        self.content(number, self.rank(number)).0
-    }
-
     /// Event `number`, which happened at `time`.
-    pub fn event(&self, number: u64, time: Timestamp) -> (Kind, Event) {
+    pub fn event(&self, number: u64, time: Timestamp) -> (EventKind, Event) {
         let rank = self.rank(number);
-        let (kind, mut random) = self.content(number, rank);
+        let mut random = Random::new(self.seed, number, Purpose::Content);
+        let kind = random.pick(SubjectFamily::of_rank(rank).kinds());
         let chosen = &self.chosen;
         let subject = chosen.subject.clone().unwrap_or_else(|| subject_name(rank));
         let event_type = chosen.event_type.as_deref().unwrap_or(kind.event_type());
@@ -217,15 +211,9 @@ impl Events {
         };
         (kind, event)
     }
-
-    fn content(&self, number: u64, rank: u32) -> (Kind, Random) {
-        let mut random = Random::new(self.seed, number, Purpose::Content);
-        let kind = random.pick(Family::of_rank(rank).kinds());
-        (kind, random)
-    }
 }
 
 /// The id of event `number`: two runs of one seed have the same ids.
-pub fn event_id(seed: u64, number: u64) -> String {
+pub(crate) fn event_id(seed: u64, number: u64) -> String {
     format!("{seed:016x}-{number}")
 }

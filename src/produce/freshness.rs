@@ -16,17 +16,17 @@ use std::time::Duration;
 use crate::event::Timestamp;
 
 /// From an acknowledgement to the start of a read that must not return less.
-pub const SETTLED_AFTER: Duration = Duration::from_secs(1);
+pub(crate) const SETTLED_AFTER: Duration = Duration::from_secs(1);
 /// Only the busiest subjects are watched and read, so that memory has a limit.
-pub const WATCHED_SUBJECTS: u32 = 10_000;
+pub(crate) const WATCHED_SUBJECTS: u32 = 10_000;
 /// Events of a subject that are remembered until a read shows them.
 const UNSHOWN_MAX: usize = 64;
 /// Events of a subject that are remembered until the service has acknowledged them:
 /// those of some seconds, of the busiest one.
 const STORED_MAX: usize = 1_024;
 
-/// What is known of one subject. Times that are [`Duration`]s are since the start
-/// of the run; [`Timestamp`]s are the events' own.
+/// The state of one subject. Times that are [`Duration`]s are since the start of the run;
+/// [`Timestamp`]s are the events' own.
 #[derive(Debug, Default)]
 struct Subject {
     /// Stored in the stream, and not shown by a read so far: event time, and when
@@ -39,9 +39,9 @@ struct Subject {
     settled: Option<Timestamp>,
 }
 
-/// What one read has shown.
+/// The result of one read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Verdict {
+pub struct ReadVerdict {
     /// Whether it returned less than it had to.
     pub stale: bool,
     /// For how long the oldest event that it did not show had been in the stream
@@ -49,7 +49,7 @@ pub struct Verdict {
     pub staleness: Duration,
 }
 
-/// What a read has to show, fixed when it starts.
+/// The least that a read has to show, fixed when it starts.
 #[derive(Debug, Clone, Copy)]
 pub struct Begun {
     rank: u32,
@@ -109,7 +109,7 @@ impl Freshness {
     }
 
     /// The read ended with a state of that time, or with none at all.
-    pub fn end(&mut self, read: &Begun, answer: Option<Timestamp>) -> Verdict {
+    pub fn end(&mut self, read: &Begun, answer: Option<Timestamp>) -> ReadVerdict {
         let subject = self.subjects.entry(read.rank).or_default();
         let staleness = subject
             .unshown
@@ -118,7 +118,7 @@ impl Freshness {
             .map(|(_, acknowledged)| read.started.saturating_sub(*acknowledged))
             .max();
         subject.unshown.retain(|(time, _)| Some(*time) > answer);
-        Verdict {
+        ReadVerdict {
             stale: answer < read.at_least,
             staleness: staleness.unwrap_or_default(),
         }

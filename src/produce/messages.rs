@@ -5,11 +5,11 @@ use async_nats::header::{HeaderName, NATS_MESSAGE_ID};
 use async_nats::{HeaderMap, Subject};
 use bytes::Bytes;
 
-use super::events::{Events, Kind};
+use super::events::{EventKind, Events};
 use super::options::Mode;
 use super::random::{Purpose, Random};
 use super::recent::Sent;
-use super::report::StoredEvent;
+use super::report::ListedEvent;
 use crate::event::{Event, Timestamp, TraceContext, encode_binary, encode_structured};
 
 /// All that it takes to write a message, and to write it again when its
@@ -26,7 +26,7 @@ pub struct Recipe {
     pub variant: Variant,
 }
 
-/// What a message is to its receiver.
+/// What the message is to its receiver.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Variant {
     /// An event that was not sent before.
@@ -62,7 +62,7 @@ impl Flaw {
 
 /// One message, ready to be published.
 #[derive(Debug)]
-pub struct Outgoing {
+pub struct OutgoingMessage {
     /// The NATS subject.
     pub subject: Subject,
     /// Its headers.
@@ -79,8 +79,8 @@ pub struct MessageWriter {
     seed: u64,
     /// One message in so many is sampled; 0 is none.
     sample: u32,
-    /// The NATS subject of each kind, in the order of `Kind::ALL`.
-    subjects: [Subject; Kind::ALL.len()],
+    /// The NATS subject of each kind, in the order of `EventKind::ALL`.
+    subjects: [Subject; EventKind::ALL.len()],
 }
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -94,7 +94,7 @@ impl MessageWriter {
             mode,
             seed,
             sample,
-            subjects: Kind::ALL.map(|kind| nats_subject(pattern, kind).into()),
+            subjects: EventKind::ALL.map(|kind| nats_subject(pattern, kind).into()),
         }
     }
 
@@ -104,17 +104,17 @@ impl MessageWriter {
     }
 
     /// The rank of the subject of event `number`.
-    pub fn rank(&self, number: u64) -> u32 {
+    pub(crate) fn rank(&self, number: u64) -> u32 {
         self.events.rank(number)
     }
 
     /// The message of a recipe: the same whenever it is asked for.
-    pub fn write(&self, recipe: &Recipe) -> Outgoing {
+    pub fn write(&self, recipe: &Recipe) -> OutgoingMessage {
         let (subject, event) = self.subject_and_event(recipe);
         let (mut headers, payload) = self.encode(&event, recipe.variant);
         headers.insert(NATS_MESSAGE_ID, message_id(&event.id, recipe));
         headers.insert(TRACEPARENT, traceparent(&self.trace_context(recipe.number)));
-        Outgoing {
+        OutgoingMessage {
             subject: subject.clone(),
             headers,
             payload,
@@ -136,7 +136,7 @@ impl MessageWriter {
     }
 
     /// The trace context of a message; one in `sample` says that its trace is recorded.
-    pub fn trace_context(&self, number: u64) -> TraceContext {
+    pub(crate) fn trace_context(&self, number: u64) -> TraceContext {
         let mut random = Random::new(self.seed, number, Purpose::Trace);
         // The standard forbids ids of zeros only.
         let (high, low, span) = (random.next(), random.next() | 1, random.next() | 1);
@@ -148,13 +148,13 @@ impl MessageWriter {
         }
     }
 
-    /// Whether a message's trace is recorded; costs no random number.
+    /// Returns whether a message's trace is recorded; costs no random number.
     pub(super) fn is_sampled(&self, number: u64) -> bool {
         self.sample != 0 && number.is_multiple_of(u64::from(self.sample))
     }
 
-    /// How an event that was sent is found again.
-    pub(super) fn stored_event(&self, sent: &Sent) -> StoredEvent {
+    /// The parts by which an event can be found.
+    pub(super) fn stored_event(&self, sent: &Sent) -> ListedEvent {
         let recipe = Recipe {
             number: sent.event,
             event: sent.event,
@@ -164,7 +164,7 @@ impl MessageWriter {
         let (nats_subject, event) = self.subject_and_event(&recipe);
         let plain = self.mode == Mode::Plain;
         let trace_id = u128::from_be_bytes(self.trace_context(sent.event).trace_id);
-        StoredEvent {
+        ListedEvent {
             id: if plain {
                 message_id(&event.id, &recipe)
             } else {
@@ -180,7 +180,6 @@ impl MessageWriter {
         }
     }
 
-    /// The subject and the event of a recipe.
     pub(super) fn subject_and_event(&self, recipe: &Recipe) -> (&Subject, Event) {
         let (kind, event) = self.events.event(recipe.event, recipe.time);
         (&self.subjects[kind as usize], event)
@@ -195,9 +194,8 @@ fn traceparent(context: &TraceContext) -> String {
     format!("00-{trace_id:032x}-{parent_id:016x}-{flags:02x}")
 }
 
-/// What the stream tells duplicates by. It is made of id and time, so that a
-/// second run of a seed, whose ids are the same and whose events are not, is not
-/// dropped; a repeated event has the message's number besides.
+/// The `Nats-Msg-Id`, made of id and time: a second run of a seed has the same ids and other
+/// events, which must not be dropped. A repeated event has the message's number besides.
 fn message_id(event_id: &str, recipe: &Recipe) -> String {
     let micros = recipe.time.micros();
     match recipe.variant {
@@ -258,7 +256,7 @@ fn cut_in_half(payload: &Bytes) -> Bytes {
 
 /// A subject that `pattern` matches: its own tokens stay, one token of the kind
 /// stands for each `*`, and all that are left stand for `>`.
-fn nats_subject(pattern: &str, kind: Kind) -> String {
+fn nats_subject(pattern: &str, kind: EventKind) -> String {
     let mut left = kind.subject_tokens().into_iter().peekable();
     let mut subject: Vec<&str> = Vec::new();
     for token in pattern.split('.') {

@@ -26,7 +26,7 @@ pub enum Mode {
     Plain,
 }
 
-/// What ends a run besides a signal.
+/// The end of a run, besides a signal.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum End {
     /// This many messages.
@@ -38,7 +38,7 @@ pub enum End {
 }
 
 impl End {
-    /// Whether message `number` is not sent any more.
+    /// Returns whether message `number` is not sent any more.
     pub(super) fn is_over(self, number: u64, now: Duration) -> bool {
         match self {
             Self::Count(count) => number >= count,
@@ -61,20 +61,17 @@ impl End {
 pub struct Options {
     /// Messages a second; 0 is as fast as acknowledgements allow.
     pub rate_per_second: u32,
-    /// What ends the run.
+    /// The end of the run.
     pub end: End,
-    /// What all events say, where that was chosen.
-    pub chosen: Chosen,
-    /// How many subjects the events are about.
-    pub subjects: u32,
+    /// Chosen values of all events.
+    pub(crate) chosen: Chosen,
+    pub(crate) subjects: u32,
     /// Target size of an event's data.
-    pub body_bytes: usize,
+    pub(crate) body_bytes: usize,
     /// How an event is written.
     pub mode: Mode,
-    /// Percentage of messages that repeat an event.
-    pub duplicates_percent: f64,
-    /// Percentage of messages that are no events.
-    pub invalid_percent: f64,
+    pub(crate) duplicates_percent: f64,
+    pub(crate) invalid_percent: f64,
     /// One in this many messages is sampled; 0 is none.
     pub sample: u32,
     /// The seed, if one was given.
@@ -82,11 +79,10 @@ pub struct Options {
     /// Messages that may wait for their acknowledgement.
     pub max_acks_in_flight: usize,
     /// Reads a second; 0 is none.
-    pub read_rate_per_second: u32,
+    pub(crate) read_rate_per_second: u32,
     /// Where reads go, without a slash at its end.
-    pub api_url: String,
-    /// Whether the report is printed as JSON.
-    pub json: bool,
+    pub(crate) api_url: String,
+    pub(crate) json: bool,
 }
 
 impl Options {

@@ -59,8 +59,8 @@ impl Pacer {
         }
     }
 
-    /// How many the schedule asked for that were given up, because the run was
-    /// more than [`CATCH_UP_MAX`] behind.
+    /// Messages of the schedule that were given up, because the run was more than [`CATCH_UP_MAX`]
+    /// behind.
     pub fn missed(&self) -> u64 {
         self.missed
     }

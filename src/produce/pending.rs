@@ -12,7 +12,6 @@ pub const ACK_TIMEOUT: Duration = Duration::from_secs(5);
 /// After this time it has failed. Shorter than the two minutes in which a stream
 /// drops a second message of the same `Nats-Msg-Id` unless told otherwise.
 pub const GIVE_UP_AFTER: Duration = Duration::from_secs(90);
-/// The pause after the server refused.
 const REFUSED_PAUSE: Duration = Duration::from_millis(500);
 
 /// Names a pending message in the subject that its acknowledgement comes to. The
@@ -42,12 +41,12 @@ impl Token {
 /// A message that waits. Times are since the start of the run.
 #[derive(Debug, Clone, Copy)]
 pub struct Waiting {
-    /// What was sent.
+    /// The message that was sent.
     pub recipe: Recipe,
     /// When it was due: its latency counts from here.
-    pub scheduled: Duration,
+    pub(crate) scheduled: Duration,
     /// When it was sent, the first time.
-    pub first_sent: Duration,
+    pub(crate) first_sent: Duration,
     retry_at: Duration,
     generation: u32,
 }
@@ -84,12 +83,12 @@ impl Pending {
         self.waiting.len()
     }
 
-    /// Whether none waits.
+    /// Returns whether none waits.
     pub fn is_empty(&self) -> bool {
         self.waiting.is_empty()
     }
 
-    /// Whether there is no room.
+    /// Returns whether there is no room.
     pub fn is_full(&self) -> bool {
         self.len() >= self.room
     }
@@ -118,7 +117,7 @@ impl Pending {
     }
 
     /// The server refused the message: it is sent again soon.
-    pub fn refused(&mut self, token: Token, now: Duration) {
+    pub(crate) fn refused(&mut self, token: Token, now: Duration) {
         if let Some(waiting) = self.current(token) {
             waiting.retry_at = now + REFUSED_PAUSE;
         }

@@ -11,7 +11,6 @@ use super::publisher::Publisher;
 const REDRAWN_EVERY: Duration = Duration::from_millis(200);
 const LOGGED_EVERY: Duration = Duration::from_secs(10);
 
-/// Shows the progress for as long as it is polled.
 pub(super) async fn show(publisher: &Publisher, end: End) {
     if std::io::stderr().is_terminal() {
         draw(publisher, end).await;

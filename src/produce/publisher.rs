@@ -15,7 +15,6 @@
 //! a boxed future for each message cost more than the message; and a retry needs
 //! the recipe, which it does not keep.
 
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -26,7 +25,6 @@ use serde::Deserialize;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
-use super::connect::{self, Connection};
 use super::freshness::Freshness;
 use super::latency::Latencies;
 use super::messages::{MessageWriter, Recipe, Variant};
@@ -35,17 +33,17 @@ use super::pacer::{Pace, Pacer};
 use super::pending::{ACK_TIMEOUT, Overdue, Pending, Token, Waiting};
 use super::plan::Plan;
 use super::recent::{Recent, Sent};
-use super::report::{Counts, StoredEvent};
+use super::report::{Counts, ListedEvent};
 use super::trace::{SendSpans, Sending};
 use crate::error::Error;
 use crate::event::Timestamp;
+use crate::messaging::connection::{Drops, connection_error};
 
-/// How often is looked for messages to be sent again.
 const RETRY_TICK: Duration = Duration::from_millis(250);
 /// Acknowledgements settled under one lock, at most.
 const SETTLED_AT_ONCE: usize = 256;
 
-/// What is known about all messages of the run.
+/// The state of all messages of the run.
 #[derive(Debug)]
 pub(super) struct Ledger {
     pending: Pending,
@@ -60,7 +58,7 @@ pub(super) struct Ledger {
 #[derive(Debug)]
 pub(super) struct Publisher {
     client: Client,
-    connection: Connection,
+    drops: Drops,
     writer: MessageWriter,
     plan: Plan,
     /// Subject of the acknowledgements, up to the token.
@@ -78,22 +76,21 @@ pub(super) struct Publisher {
 impl Publisher {
     /// A publisher and the subscription that [`Self::settle_all`] reads.
     pub(super) async fn new(
-        connection: Connection,
+        (client, drops): (Client, Drops),
         writer: MessageWriter,
         plan: Plan,
         options: &Options,
         freshness: Option<Arc<Mutex<Freshness>>>,
         send_spans: Option<SendSpans>,
     ) -> Result<(Self, Subscriber), Error> {
-        let client = connection.client.clone();
         let inbox = client.new_inbox();
         let acks = client
             .subscribe(format!("{inbox}.*"))
             .await
-            .map_err(|error| connect::unreachable(&error))?;
+            .map_err(|error| connection_error(&error.to_string()))?;
         let publisher = Self {
             client,
-            connection,
+            drops,
             writer,
             plan,
             inbox,
@@ -113,7 +110,6 @@ impl Publisher {
         Ok((publisher, acks))
     }
 
-    /// Time since the start of the run.
     pub(super) fn now(&self) -> Duration {
         self.start.elapsed()
     }
@@ -127,20 +123,19 @@ impl Publisher {
         lock(&self.ledger)
     }
 
-    /// The rank of the subject of an event.
     pub(super) fn rank(&self, event: u64) -> u32 {
         self.writer.rank(event)
     }
 
     /// The events that the stream acknowledged, oldest first.
-    pub(super) fn stored_events(&self) -> Vec<StoredEvent> {
+    pub(super) fn stored_events(&self) -> Vec<ListedEvent> {
         let ledger = self.ledger();
         let stored = ledger.recent.all().iter();
         stored.map(|sent| self.writer.stored_event(sent)).collect()
     }
 
-    /// Sends until the run's end. Can be dropped at any point: what was counted as
-    /// published and did not reach the connection is sent by [`Self::retry_all`].
+    /// Sends until the run's end. Cancel safe: [`Self::retry_all`] sends messages that were counted
+    /// and did not reach the connection.
     pub(super) async fn send_all(&self, rate_per_second: u32, end: End) {
         let mut pacer = Pacer::new(rate_per_second);
         let mut number = 0;
@@ -182,8 +177,8 @@ impl Publisher {
         Some((token, recipe))
     }
 
-    /// Hands the message to the connection, waiting while its queue is full. What
-    /// the client refuses at once (too large) stays pending, and fails in the end.
+    /// Hands the message to the connection, and waits while its queue is full. A message that the
+    /// client rejects (too large) stays pending, and fails in the end.
     async fn publish(&self, token: Token, recipe: &Recipe) {
         let message = self.writer.write(recipe);
         let reply = format!("{}.{}", self.inbox, token.to_text());
@@ -205,13 +200,13 @@ impl Publisher {
     pub(super) async fn retry_all(&self) {
         let mut tick = tokio::time::interval(RETRY_TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut disconnects_seen = self.connection.disconnects.load(Ordering::Relaxed);
+        let mut drops_seen = *self.drops.borrow();
         loop {
             tick.tick().await;
-            let disconnects = self.connection.disconnects.load(Ordering::Relaxed);
+            let drops = *self.drops.borrow();
             let connected = self.client.connection_state() == State::Connected;
-            if connected && disconnects != disconnects_seen {
-                disconnects_seen = disconnects;
+            if connected && drops != drops_seen {
+                drops_seen = drops;
                 self.ledger().pending.retry_all(self.now());
             }
             let overdue = self.overdue();
@@ -222,7 +217,7 @@ impl Publisher {
         }
     }
 
-    /// What is to be sent again; what has failed is counted and forgotten.
+    /// Messages to send again; failed ones are counted and forgotten.
     fn overdue(&self) -> Vec<(Token, Recipe)> {
         let mut ledger = self.ledger();
         let overdue = ledger.pending.overdue(self.now());
@@ -272,14 +267,14 @@ impl Publisher {
         Token::parse(text.strip_prefix('.')?)
     }
 
-    fn settle(&self, answers: Vec<(Token, Answer)>) {
+    fn settle(&self, answers: Vec<(Token, PublishAnswer)>) {
         let now = self.now();
         let (mut stored, mut sequences) = (Vec::new(), Vec::new());
         let mut ledger = self.ledger();
         for (token, answer) in answers {
             match answer {
-                Answer::Refused(words) => ledger.refused(token, words, now),
-                Answer::Stored {
+                PublishAnswer::Refused(words) => ledger.refused(token, words, now),
+                PublishAnswer::Stored {
                     duplicate,
                     sequence,
                 } => {
@@ -310,7 +305,6 @@ impl Publisher {
         }
     }
 
-    /// Until no message waits.
     pub(super) async fn settled(&self) {
         const POLL: Duration = Duration::from_millis(5);
         while !self.ledger().pending.is_empty() {
@@ -320,7 +314,6 @@ impl Publisher {
 }
 
 impl Ledger {
-    /// How many messages wait for their acknowledgement.
     pub(super) fn in_flight(&self) -> usize {
         self.pending.len()
     }
@@ -351,11 +344,10 @@ pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// What the server says about a message.
-enum Answer {
+enum PublishAnswer {
     /// The stream holds it, at this sequence; `duplicate` when it did before.
     Stored { duplicate: bool, sequence: u64 },
-    /// It does not, for this reason.
+    /// The stream rejected it, for this reason.
     Refused(String),
 }
 
@@ -370,22 +362,22 @@ struct PublishAck<'a> {
     error: Option<&'a serde_json::value::RawValue>,
 }
 
-fn answer(message: &Message) -> Answer {
+fn answer(message: &Message) -> PublishAnswer {
     if message.status == Some(StatusCode::NO_RESPONDERS) {
-        return Answer::Refused("no stream takes the subject".to_owned());
+        return PublishAnswer::Refused("no stream takes the subject".to_owned());
     }
     match serde_json::from_slice::<PublishAck<'_>>(&message.payload) {
         Ok(PublishAck {
             error: None,
             duplicate,
             sequence,
-        }) => Answer::Stored {
+        }) => PublishAnswer::Stored {
             duplicate,
             sequence,
         },
         Ok(PublishAck {
             error: Some(error), ..
-        }) => Answer::Refused(error.get().to_owned()),
-        Err(error) => Answer::Refused(format!("an answer that is none: {error}")),
+        }) => PublishAnswer::Refused(error.get().to_owned()),
+        Err(error) => PublishAnswer::Refused(format!("an answer that is none: {error}")),
     }
 }

@@ -1,19 +1,14 @@
 //! Pseudo-random numbers that stay the same for a seed, on every machine and in
 //! every release: the library generators promise that for none of theirs.
 
-/// What a draw is for. Each purpose has numbers of its own, so that one more
-/// draw for the body does not change which messages are duplicates.
+/// The purpose of a draw. Each has numbers of its own, so that one more draw for the body does not
+/// change which messages are duplicates.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Purpose {
-    /// New event, duplicate or invalid message.
     Plan = 1,
-    /// Which subject an event is about.
     Subject = 2,
-    /// What stands in an event.
     Content = 3,
-    /// Trace and span ids.
     Trace = 4,
-    /// Which subject is read.
     Read = 5,
 }
 
@@ -70,7 +65,6 @@ fn mix(mut value: u64) -> u64 {
     value ^ (value >> 31)
 }
 
-/// A seed for a run that was given none.
 pub(super) fn fresh_seed() -> u64 {
     rand::random()
 }

@@ -16,7 +16,7 @@ use super::options::Options;
 use super::pacer::{Pace, Pacer};
 use super::publisher::{Publisher, lock};
 use super::random::{Purpose, Random};
-use super::report::Reads;
+use super::report::ReadCounts;
 use crate::api::ENCODED;
 use crate::config::{Config, Secret};
 use crate::event::Timestamp;
@@ -25,14 +25,14 @@ use crate::event::Timestamp;
 const READS_IN_FLIGHT: u32 = 64;
 /// A read without an answer by then is an error.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often the server is asked what the service has acknowledged.
+/// How often the consumer's acknowledgement floor is read.
 const ASK_FLOOR_EVERY: Duration = Duration::from_millis(250);
 /// Picks until one is of a watched subject.
 const PICKS: usize = 8;
 
 /// Reads subjects that are sent.
 #[derive(Debug)]
-pub(super) struct Reader {
+pub(super) struct StateReader {
     http: reqwest::Client,
     jetstream: jetstream::Context,
     stream: String,
@@ -42,17 +42,17 @@ pub(super) struct Reader {
     seed: u64,
     publisher: Arc<Publisher>,
     freshness: Arc<Mutex<Freshness>>,
-    reads: Mutex<Reads>,
+    reads: Mutex<ReadCounts>,
     permits: Arc<Semaphore>,
 }
 
 /// The part of an event in `CloudEvents`' JSON format that matters here.
 #[derive(Deserialize)]
-struct State {
+struct StateTime {
     time: String,
 }
 
-impl Reader {
+impl StateReader {
     pub(super) fn new(
         config: &Config,
         options: &Options,
@@ -97,7 +97,7 @@ impl Reader {
         }
     }
 
-    /// Asks what the service has acknowledged, for as long as it is polled.
+    /// Reads the consumer's acknowledgement floor, for as long as it is polled.
     pub(super) async fn watch_floor(&self) {
         let mut tick = tokio::time::interval(ASK_FLOOR_EVERY);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -124,7 +124,7 @@ impl Reader {
 
     /// Waits until every read that was started has ended, and hands over what they
     /// counted.
-    pub(super) async fn finish(&self) -> Reads {
+    pub(super) async fn finish(&self) -> ReadCounts {
         // The semaphore is never closed; an error could only mean that nobody reads.
         let _ = self.permits.acquire_many(READS_IN_FLIGHT).await;
         std::mem::take(&mut *lock(&self.reads))
@@ -165,7 +165,7 @@ impl Reader {
         let mut reads = lock(&self.reads);
         match verdict {
             Some(verdict) => {
-                reads.reads += 1;
+                reads.answered += 1;
                 reads.stale += u64::from(verdict.stale);
                 reads.staleness.record(verdict.staleness);
                 reads.latencies.record(now.saturating_sub(scheduled));
@@ -197,7 +197,7 @@ impl Reader {
         if response.status() == StatusCode::NOT_FOUND {
             return Ok(None);
         }
-        let state: State = response.error_for_status()?.json().await?;
+        let state: StateTime = response.error_for_status()?.json().await?;
         let time = Timestamp::parse_rfc3339(&state.time)
             .ok_or_else(|| anyhow::anyhow!("the answer's time is no RFC 3339 time"))?;
         Ok(Some(time))

@@ -22,7 +22,6 @@ pub struct Sent {
 #[derive(Debug, Default)]
 pub struct Recent {
     ring: Vec<Sent>,
-    /// Where the next one goes.
     next: u32,
 }
 

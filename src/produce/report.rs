@@ -8,29 +8,24 @@ use serde::Serialize;
 use super::latency::Latencies;
 use super::messages::Variant;
 
-/// What was published, and what became of it.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Counts {
+pub(crate) struct Counts {
     /// Messages sent, each once however often it was retried.
-    pub published: u64,
-    /// Of those, acknowledged by the stream.
-    pub acknowledged: u64,
-    /// Of the published, repeated events.
-    pub duplicates_sent: u64,
-    /// Of the published, messages that are no events.
-    pub invalid_sent: u64,
+    pub(crate) published: u64,
+    pub(crate) acknowledged: u64,
+    pub(crate) duplicates_sent: u64,
+    /// Published messages that are no events.
+    pub(crate) invalid_sent: u64,
     /// Acknowledged events, each once.
-    pub distinct_events: u64,
+    pub(crate) distinct_events: u64,
     /// Acknowledgements that said that the stream held the message already.
-    pub duplicate_acks: u64,
-    /// Times that a message was sent again.
-    pub retries: u64,
-    /// Messages given up.
-    pub failed: u64,
+    pub(crate) duplicate_acks: u64,
+    pub(crate) retries: u64,
+    pub(crate) failed: u64,
     /// Messages that the schedule asked for and that were left out.
-    pub missed: u64,
+    pub(crate) missed: u64,
     /// When the last acknowledgement came, since the start of the run.
-    pub last_ack: Duration,
+    pub(crate) last_ack: Duration,
 }
 
 impl Counts {
@@ -51,35 +46,28 @@ impl Counts {
     }
 }
 
-/// What was read, and how fresh it was.
 #[derive(Debug, Default)]
-pub struct Reads {
-    /// Reads that were answered.
-    pub reads: u64,
-    /// Of those, answers older than an event that was acknowledged a second before.
-    pub stale: u64,
+pub(crate) struct ReadCounts {
+    pub(crate) answered: u64,
+    /// Answers older than an event that was acknowledged a second before.
+    pub(crate) stale: u64,
     /// Reads that were not answered, or not with an event.
-    pub errors: u64,
+    pub(crate) errors: u64,
     /// For how long what an answer did not show had been in the stream.
-    pub staleness: Latencies,
+    pub(crate) staleness: Latencies,
     /// From the time at which a read was due to its answer.
-    pub latencies: Latencies,
+    pub(crate) latencies: Latencies,
 }
 
 /// Quantiles of durations, in milliseconds.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub struct QuantilesMs {
-    /// Half are below.
-    pub p50: f64,
-    /// Nine in ten are below.
-    pub p90: f64,
-    /// 99 in a hundred are below.
-    pub p99: f64,
-    /// 999 in a thousand are below.
+pub(crate) struct QuantilesMs {
+    pub(crate) p50: f64,
+    pub(crate) p90: f64,
+    pub(crate) p99: f64,
     #[serde(rename = "p99.9")]
-    pub p99_9: f64,
-    /// The longest.
-    pub max: f64,
+    pub(crate) p99_9: f64,
+    pub(crate) max: f64,
 }
 
 impl QuantilesMs {
@@ -99,78 +87,67 @@ fn milliseconds(duration: Duration) -> f64 {
     (duration.as_secs_f64() * 1e6).round() / 1e3
 }
 
-/// What it takes to look up an event that the stream took.
+/// An event of the stream, to look up.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct StoredEvent {
-    /// The id, by which the API finds it.
-    pub id: String,
-    /// The type.
+pub(crate) struct ListedEvent {
+    pub(crate) id: String,
     #[serde(rename = "type")]
-    pub event_type: String,
+    pub(crate) event_type: String,
     /// The subject; a plain message has none.
-    pub subject: Option<String>,
-    /// The trace id of its message.
-    pub trace_id: String,
+    pub(crate) subject: Option<String>,
+    pub(crate) trace_id: String,
 }
 
-/// The report at the end of a run.
 #[derive(Debug, Clone, PartialEq, Serialize)]
-pub struct Report {
+pub(crate) struct Report {
     /// The seed: given again, the same ids and contents.
-    pub seed: u64,
+    pub(crate) seed: u64,
     /// Messages sent, each once however often it was retried.
-    pub published: u64,
-    /// Of those, acknowledged by the stream.
-    pub acknowledged: u64,
+    pub(crate) published: u64,
+    pub(crate) acknowledged: u64,
     /// Events that the stream holds, each once: as many rows are to be expected.
-    pub distinct_events: u64,
+    pub(crate) distinct_events: u64,
     /// Messages that repeated an event.
-    pub duplicates_sent: u64,
+    pub(crate) duplicates_sent: u64,
     /// Messages that are no events: as many dead letters are to be expected.
-    pub invalid_sent: u64,
+    pub(crate) invalid_sent: u64,
     /// Acknowledgements that said that the stream held the message already.
-    pub duplicate_acks: u64,
-    /// Times that a message was sent again.
-    pub retries: u64,
+    pub(crate) duplicate_acks: u64,
+    pub(crate) retries: u64,
     /// Messages given up: the stream may hold them or not.
-    pub failed: u64,
+    pub(crate) failed: u64,
     /// Messages that a signal kept from being waited for: the same doubt.
-    pub unacknowledged: u64,
+    pub(crate) unacknowledged: u64,
     /// Messages that the schedule asked for and that were left out, because the run
     /// was too far behind.
-    pub missed: u64,
+    pub(crate) missed: u64,
     /// From the first message to the last acknowledgement.
-    pub seconds: f64,
-    /// Acknowledged messages a second.
-    pub rate_per_second: f64,
+    pub(crate) seconds: f64,
+    pub(crate) rate_per_second: f64,
     /// From the time at which a message was due (at rate 0: was sent) to its
     /// acknowledgement.
-    pub publish_latency_ms: QuantilesMs,
-    /// Reads that were answered.
-    pub reads: u64,
+    pub(crate) publish_latency_ms: QuantilesMs,
+    pub(crate) reads: u64,
     /// Answers older than an event that the service had acknowledged a second before.
-    pub stale_reads: u64,
-    /// Reads without an answer.
-    pub read_errors: u64,
+    pub(crate) stale_reads: u64,
+    pub(crate) read_errors: u64,
     /// From the time at which a read was due to its answer.
-    pub read_latency_ms: QuantilesMs,
+    pub(crate) read_latency_ms: QuantilesMs,
     /// For how long what an answer did not show had been in the stream.
-    pub staleness_ms: QuantilesMs,
-    /// The longest of those.
-    pub max_staleness_ms: f64,
+    pub(crate) staleness_ms: QuantilesMs,
+    pub(crate) max_staleness_ms: f64,
     /// The events, where they are only a few.
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    pub events: Vec<StoredEvent>,
+    pub(crate) events: Vec<ListedEvent>,
 }
 
 impl Report {
-    /// Puts the figures together.
-    pub fn new(
+    pub(crate) fn new(
         seed: u64,
         counts: &Counts,
         publish_latencies: &Latencies,
-        reads: &Reads,
-        events: Vec<StoredEvent>,
+        reads: &ReadCounts,
+        events: Vec<ListedEvent>,
     ) -> Self {
         let seconds = counts.last_ack.as_secs_f64();
         #[expect(
@@ -193,7 +170,7 @@ impl Report {
             seconds: (seconds * 1e3).round() / 1e3,
             rate_per_second: (rate * 10.0).round() / 10.0,
             publish_latency_ms: QuantilesMs::of(publish_latencies),
-            reads: reads.reads,
+            reads: reads.answered,
             stale_reads: reads.stale,
             read_errors: reads.errors,
             read_latency_ms: QuantilesMs::of(&reads.latencies),

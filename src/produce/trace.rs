@@ -16,16 +16,13 @@ use crate::telemetry::semconv as name;
 use crate::telemetry::span_queue::{SpanQueue, Trace};
 use crate::telemetry::spans;
 
-/// How the sending of a message ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sending {
-    /// The stream acknowledged it.
     Acknowledged,
     /// No acknowledgement came in time.
     Failed,
 }
 
-/// Hands the spans of sampled messages in.
 #[derive(Debug)]
 pub(super) struct SendSpans {
     /// The pattern that all subjects of the run match.
@@ -34,7 +31,6 @@ pub(super) struct SendSpans {
 }
 
 impl SendSpans {
-    /// For messages on subjects of `pattern`.
     pub(super) fn new(pattern: &str, queue: SpanQueue) -> Self {
         Self {
             pattern: pattern.to_owned(),

@@ -9,13 +9,11 @@ pub(super) struct Bisection {
 }
 
 impl Bisection {
-    /// All rows as one part.
     pub(super) fn new(rows: usize) -> Self {
         let all = 0..rows;
         Self { left: vec![all] }
     }
 
-    /// The next part to try; never an empty one.
     pub(super) fn next_part(&mut self) -> Option<Range<usize>> {
         while let Some(part) = self.left.pop() {
             if !part.is_empty() {

@@ -4,8 +4,7 @@ use sqlx::postgres::PgDatabaseError;
 
 use crate::error::{Class, Code, Dependency, Error};
 
-/// Turns what sqlx says into our error.
-pub fn classify(error: &sqlx::Error) -> Error {
+pub(crate) fn classify(error: &sqlx::Error) -> Error {
     let (class, code) = match error {
         sqlx::Error::Database(database) => {
             let state = database.code();
@@ -60,7 +59,7 @@ fn describe(error: &sqlx::Error) -> String {
 /// The row that `COPY` stumbled over, counted from 0, if its error names one
 /// (`COPY events, line 7, column data`). Its context comes last: before it a parser or a
 /// trigger can have a line of its own (`JSON data, line 1: …`).
-pub fn copy_line(error: &sqlx::Error) -> Option<usize> {
+pub(crate) fn copy_line(error: &sqlx::Error) -> Option<usize> {
     let database = error
         .as_database_error()?
         .try_downcast_ref::<PgDatabaseError>()?;

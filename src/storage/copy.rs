@@ -6,7 +6,6 @@ use super::row::{COLUMNS, Row};
 use crate::event::{Data, Timestamp};
 
 const SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
-/// Number of columns in [`COLUMNS`].
 const COLUMN_COUNT: i16 = 14;
 /// Postgres counts from 2000-01-01: this many microseconds after the Unix epoch.
 const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;
@@ -29,8 +28,7 @@ pub(super) async fn copy(
     Ok(())
 }
 
-/// The whole input of one `COPY`.
-pub fn encode(rows: &[Row<'_>]) -> Vec<u8> {
+pub(crate) fn encode(rows: &[Row<'_>]) -> Vec<u8> {
     let data_bytes: usize = rows.iter().map(|row| row.event.data.len()).sum();
     let mut buffer = Vec::with_capacity(data_bytes + rows.len() * ROW_OVERHEAD_BYTES);
     buffer.extend_from_slice(SIGNATURE);

@@ -26,7 +26,6 @@ fn range(partition: &Partition) -> String {
     format!("time >= '{from}' AND time < '{to}'")
 }
 
-/// What became of a copy.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Copying {
     /// The rows are in the new table, but for those that came meanwhile.
@@ -37,7 +36,7 @@ pub(super) enum Copying {
     LeftToAnother,
 }
 
-/// Whether there are any.
+/// Returns whether there are any.
 pub(super) async fn are_waiting(
     executor: impl PgExecutor<'_>,
     partition: &Partition,

@@ -8,7 +8,7 @@ use sqlx::postgres::{PgExecutor, PgPool};
 
 const READ: &str = "SELECT epoch, server FROM cache_epoch";
 
-/// Makes the row too, should somebody have deleted it.
+/// Makes the row too, if it was deleted.
 const ADVANCE: &str = "\
     INSERT INTO cache_epoch AS current (epoch) \
     VALUES ((extract(epoch FROM clock_timestamp()) * 1000000)::bigint) \
@@ -24,20 +24,20 @@ const CLAIM: &str = "\
         server = excluded.server, made_at = clock_timestamp() \
     WHERE current.server IS DISTINCT FROM excluded.server";
 
-/// What the row says.
+/// The row of the epoch.
 #[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
 pub struct EpochRow {
     /// The prefix of all valid keys.
     pub epoch: i64,
     /// The process of the cache server that the epoch belongs to, as that server names itself;
     /// `None` before the first one was seen.
-    pub server: Option<String>,
+    pub(crate) server: Option<String>,
 }
 
 /// Reads the row. A missing row belongs to no server, so nobody uses the cache by it.
 ///
 /// # Errors
-/// What sqlx says.
+/// When Postgres does not answer.
 pub async fn read(executor: impl PgExecutor<'_>) -> Result<EpochRow, sqlx::Error> {
     let row = sqlx::query_as(READ).fetch_optional(executor).await?;
     Ok(row.unwrap_or(EpochRow {
@@ -53,17 +53,17 @@ pub async fn read(executor: impl PgExecutor<'_>) -> Result<EpochRow, sqlx::Error
 ///
 /// # Errors
 /// What sqlx says.
-pub async fn advance(executor: impl PgExecutor<'_>) -> Result<i64, sqlx::Error> {
+pub(crate) async fn advance(executor: impl PgExecutor<'_>) -> Result<i64, sqlx::Error> {
     sqlx::query_scalar(ADVANCE).fetch_one(executor).await
 }
 
-/// Binds the epoch to this process of the cache server: advances it unless it is bound to it
-/// already. What a server that was restarted, restored or promoted holds may be old, and no
-/// epoch that began before can reach it.
+/// Binds the epoch to this process of the cache server: advances it unless it is bound already. A
+/// server that was restarted, restored or promoted may hold old states, which no later epoch
+/// reaches.
 ///
 /// # Errors
 /// What sqlx says.
-pub async fn claim(pool: &PgPool, server: &str) -> Result<EpochRow, sqlx::Error> {
+pub(crate) async fn claim(pool: &PgPool, server: &str) -> Result<EpochRow, sqlx::Error> {
     let row = read(pool).await?;
     if row.server.as_deref() == Some(server) {
         return Ok(row);

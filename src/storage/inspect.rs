@@ -13,13 +13,13 @@ use crate::event::Data;
 const ESCAPE: &[u8] = b"\\u";
 const ESCAPE_BYTES: usize = 6;
 
-/// Whether Postgres is about to refuse the row's data for the commonest reasons.
+/// Returns whether Postgres would reject the row's data for the most common reasons.
 pub(super) fn is_suspect(row: &Row<'_>) -> bool {
     matches!(&row.event.data, Data::Json(text) if has_refused_escape(text))
 }
 
-/// Whether JSON escapes a NUL, which no text of Postgres can hold, or half of a surrogate pair. Behind an
-/// escaped backslash this can be mistaken: then a question is asked, or a batch refused.
+/// Returns whether JSON escapes a NUL, which no text of Postgres can hold, or half of a surrogate
+/// pair. An escaped backslash can cause a false alarm, which costs one query or one rejected batch.
 fn has_refused_escape(text: &[u8]) -> bool {
     let mut rest = text;
     while let Some(at) = memchr::memmem::find(rest, ESCAPE) {

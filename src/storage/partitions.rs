@@ -12,7 +12,7 @@ use crate::event::Timestamp;
 
 /// The advisory lock under which partitions are made and dropped ("ganesh" in ASCII).
 const UPKEEP_LOCK: i64 = 0x6761_6e65_7368;
-/// Waiting for a table's lock holds up whoever asks for it after us: ingestion.
+/// A statement that waits for a table's lock blocks those behind it: ingestion.
 const LOCK_TIMEOUT: Duration = Duration::from_millis(500);
 /// How many partitions behind the current one are made, for events that come late.
 const PARTITIONS_BEHIND: i64 = 1;
@@ -72,13 +72,13 @@ pub fn partition_of(time: Timestamp, interval: PartitionInterval) -> Partition {
     }
 }
 
-/// What a table is marked with from when it is made to when it is attached. What has no such mark is
-/// somebody's, and not dropped.
+/// The comment on a table from its creation until it is attached. A table without this comment
+/// belongs to somebody else, and is not dropped.
 pub const UNFINISHED: &str = "ganesh: not a partition yet, its rows are copies";
 
 const NAME_PREFIX: &str = "events_p";
 
-/// The partition of this name, if it is one that we made.
+/// The partition of this name, if ganesh made it.
 fn partition_named(name: &str) -> Option<Partition> {
     let digits = name.strip_prefix(NAME_PREFIX)?;
     let (interval, hour) = match digits.len() {
@@ -125,7 +125,7 @@ pub async fn make_ahead(
     made
 }
 
-/// Those that are there, but for the default one and those that somebody else made.
+/// All partitions that ganesh made, except the default one.
 async fn partitions(pool: &PgPool) -> Result<Vec<Partition>, sqlx::Error> {
     let names: Vec<String> = sqlx::query_scalar(
         "SELECT inhrelid::regclass::text FROM pg_inherits WHERE inhparent = 'events'::regclass",
@@ -135,7 +135,7 @@ async fn partitions(pool: &PgPool) -> Result<Vec<Partition>, sqlx::Error> {
     Ok(names.iter().filter_map(|n| partition_named(n)).collect())
 }
 
-/// Whether it is a partition by now; a table of this name alone is none.
+/// Returns whether it is a partition by now; a table of this name alone is none.
 pub(super) async fn is_attached(
     executor: impl PgExecutor<'_>,
     name: &str,
@@ -194,10 +194,9 @@ async fn make(pool: &PgPool, partition: &Partition) -> Result<Upkeep, sqlx::Erro
     Ok(Upkeep::Done)
 }
 
-/// Makes the table of a partition that is not attached, which only who holds the upkeep lock
-/// may say. What somebody left who died in the middle goes: its rows are copies, and may have
-/// been removed from where they were. `false`: there is a table of this name whose rows are none, as
-/// after somebody detached the partition.
+/// Makes the table of a partition that is not attached. The caller holds the upkeep lock. A table
+/// that a crashed replica left is dropped: its rows are copies, and may be outdated. Returns
+/// `false` if another table has this name, such as a partition that somebody detached.
 pub(super) async fn make_table(
     transaction: &mut PgConnection,
     name: &str,
@@ -301,7 +300,7 @@ pub(super) async fn take_upkeep_lock(connection: &mut PgConnection) -> Result<()
     Ok(())
 }
 
-/// Names, bounds and settings cannot be parameters; all of them are made by us.
+/// Names, bounds and settings cannot be parameters; ganesh makes all of them.
 pub(super) async fn execute(
     connection: &mut PgConnection,
     statement: String,
@@ -310,7 +309,8 @@ pub(super) async fn execute(
     Ok(())
 }
 
-/// One clock for all replicas, and not ours: one that is days ahead would drop what has not expired.
+/// The server's clock, for all replicas: a host's clock that is days ahead would drop partitions
+/// that have not expired.
 async fn server_time(pool: &PgPool) -> Result<Timestamp, sqlx::Error> {
     let micros = "SELECT (extract(epoch FROM now()) * 1000000)::bigint";
     let micros = sqlx::query_scalar(micros).fetch_one(pool).await?;
@@ -321,7 +321,7 @@ async fn server_time(pool: &PgPool) -> Result<Timestamp, sqlx::Error> {
 ///
 /// # Errors
 /// See [`make_ahead`] and [`drop_expired`].
-pub async fn upkeep(pool: &PgPool, config: &PostgresConfig) -> Result<Upkeep, sqlx::Error> {
+pub(crate) async fn upkeep(pool: &PgPool, config: &PostgresConfig) -> Result<Upkeep, sqlx::Error> {
     let now = server_time(pool).await?;
     let made = make_ahead(pool, config.partition_interval, now).await;
     match config.retention_days {

@@ -12,7 +12,7 @@ use crate::labels::ConnectionState;
 use crate::telemetry::Metrics;
 
 /// A statement that takes longer is cancelled by the server.
-pub const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
+pub(crate) const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Waiting longer than this for a free connection is an error.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Connections beside the writers': reads, upkeep of partitions, the epoch.
@@ -22,7 +22,7 @@ const CONNECTIONS_BESIDE_WRITERS: u32 = 6;
 ///
 /// # Errors
 /// When the URL cannot be parsed.
-pub fn lazy(config: &PostgresConfig, writers: usize) -> Result<PgPool, sqlx::Error> {
+pub(crate) fn lazy(config: &PostgresConfig, writers: usize) -> Result<PgPool, sqlx::Error> {
     let options = PgConnectOptions::from_str(config.url.expose())?
         .application_name("ganesh")
         .options([
@@ -44,17 +44,14 @@ pub fn lazy(config: &PostgresConfig, writers: usize) -> Result<PgPool, sqlx::Err
         .connect_lazy_with(options))
 }
 
-/// Connections that a process uses at most.
-pub fn max_connections(writers: usize) -> u32 {
+pub(crate) fn max_connections(writers: usize) -> u32 {
     let writers = u32::try_from(writers).unwrap_or(u32::MAX);
     writers.saturating_add(CONNECTIONS_BESIDE_WRITERS)
 }
 
-/// How often the pool's connections are counted.
 const COUNT_EVERY: Duration = Duration::from_secs(1);
 
-/// Exports the pool's connections until `stop`.
-pub async fn watch(pool: PgPool, metrics: Metrics, stop: CancellationToken) {
+pub(crate) async fn watch(pool: PgPool, metrics: Metrics, stop: CancellationToken) {
     let mut ticks = tokio::time::interval(COUNT_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {

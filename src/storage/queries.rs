@@ -10,13 +10,13 @@ use sqlx::{FromRow, Row};
 use time::OffsetDateTime;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-use super::limited::{Lent, Limit};
+use super::deadline::{Deadline, LentConnection};
 use crate::config::PartitionInterval;
 use crate::error::{Class, Code, Error};
 use crate::event::{Data, Event, Timestamp};
 
 /// A read takes no longer than this, waiting for a connection included.
-pub const READ_LIMIT: Duration = Duration::from_secs(4);
+pub(crate) const READ_LIMIT: Duration = Duration::from_secs(4);
 /// Reads at the same time: fewer than the pool has beside the writers' connections, so that
 /// readers never keep ingestion or the epoch from theirs.
 const READS_AT_ONCE: usize = 4;
@@ -62,8 +62,8 @@ const PARTITIONS: &str = "SELECT coalesce(sum(inhrelid::bigint), 0)::bigint FROM
 pub struct StoredEvent {
     /// The event.
     pub event: Event,
-    /// Where the stream had it; with `time` it orders the states of a subject.
-    pub stream_seq: u64,
+    /// The sequence in the stream; with `time` it orders the states of a subject.
+    pub(crate) stream_seq: u64,
 }
 
 /// Which event is asked for. Without `source` and `time` several can match.
@@ -80,10 +80,8 @@ pub struct EventKey<'a> {
 /// Another event that matches.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Alternate {
-    /// Its source.
-    pub source: String,
-    /// Its time.
-    pub time: Timestamp,
+    pub(crate) source: String,
+    pub(crate) time: Timestamp,
 }
 
 /// Reads of `events`, a bounded number at a time. Cloning clones handles.
@@ -112,8 +110,7 @@ impl Reads {
         }
     }
 
-    /// The pool, for what is not a read of `events`.
-    pub fn pool(&self) -> &PgPool {
+    pub(crate) fn pool(&self) -> &PgPool {
         &self.pool
     }
 
@@ -122,13 +119,13 @@ impl Reads {
     /// # Errors
     /// When Postgres does not answer within [`READ_LIMIT`], or with an error.
     pub async fn newest_of_subject(&self, subject: &str) -> Result<Option<StoredEvent>, Error> {
-        let limit = Limit::new(READ_LIMIT, "newest event of a subject");
-        let _permit = self.permit(limit).await?;
+        let deadline = Deadline::new(READ_LIMIT, "newest event of a subject");
+        let _permit = self.permit(deadline).await?;
         let since = OffsetDateTime::now_utc() - self.recent;
         self.read_until_it_stands(|| async {
-            let mut connection = limit.connection(&self.pool).await?;
-            let found = newest(&mut connection, subject, since, limit).await?;
-            Ok((found, partitions(&mut connection, limit).await?))
+            let mut connection = deadline.connection(&self.pool).await?;
+            let found = newest(&mut connection, subject, since, deadline).await?;
+            Ok((found, partitions(&mut connection, deadline).await?))
         })
         .await
     }
@@ -141,12 +138,12 @@ impl Reads {
         &self,
         key: &EventKey<'_>,
     ) -> Result<Option<(StoredEvent, Vec<Alternate>)>, Error> {
-        let limit = Limit::new(READ_LIMIT, "event by id");
-        let _permit = self.permit(limit).await?;
+        let deadline = Deadline::new(READ_LIMIT, "event by id");
+        let _permit = self.permit(deadline).await?;
         self.read_until_it_stands(|| async {
-            let mut connection = limit.connection(&self.pool).await?;
-            let found = by_id(&mut connection, key, limit).await?;
-            Ok((found, partitions(&mut connection, limit).await?))
+            let mut connection = deadline.connection(&self.pool).await?;
+            let found = by_id(&mut connection, key, deadline).await?;
+            Ok((found, partitions(&mut connection, deadline).await?))
         })
         .await
     }
@@ -156,20 +153,19 @@ impl Reads {
     /// # Errors
     /// When Postgres does not answer within [`READ_LIMIT`], or with an error.
     pub async fn has_event(&self, event: &Event) -> Result<bool, Error> {
-        let limit = Limit::new(READ_LIMIT, "whether an event has a row");
+        let deadline = Deadline::new(READ_LIMIT, "whether an event has a row");
         self.read_until_it_stands(|| async {
-            let mut connection = limit.connection(&self.pool).await?;
-            let found = has_row(&mut connection, event, limit).await?;
-            Ok((found, partitions(&mut connection, limit).await?))
+            let mut connection = deadline.connection(&self.pool).await?;
+            let found = has_row(&mut connection, event, deadline).await?;
+            Ok((found, partitions(&mut connection, deadline).await?))
         })
         .await
     }
 
-    /// The answer of a read that also says which partitions there were after it. Asked again where these are
-    /// not those from before: a statement that waits while rows move from the default partition to their
-    /// own was planned without that one, and finds them in neither. And where the connection was broken: a
-    /// server that was restarted shows it at the first statement on each one that the pool still has. The
-    /// read's own [`Limit`] ends it.
+    /// Repeats a read whose partitions changed meanwhile: a statement that waits while rows move
+    /// from the default partition to their own was planned without that one, and finds them in
+    /// neither. Also repeats it on a new connection: after a restart of the server, the first
+    /// statement on each pooled connection fails. The read's own [`Deadline`] ends it.
     async fn read_until_it_stands<T, F>(&self, read: impl Fn() -> F) -> Result<T, Error>
     where
         F: Future<Output = Result<(T, i64), Error>>,
@@ -190,19 +186,19 @@ impl Reads {
         }
     }
 
-    async fn permit(&self, limit: Limit) -> Result<SemaphorePermit<'_>, Error> {
-        match limit.apply(self.permits.acquire()).await {
+    async fn permit(&self, deadline: Deadline) -> Result<SemaphorePermit<'_>, Error> {
+        match deadline.apply(self.permits.acquire()).await {
             Ok(permit) => Ok(permit.expect("nobody closes this semaphore")),
-            Err(_) => Err(limit.passed()),
+            Err(_) => Err(deadline.passed()),
         }
     }
 }
 
 async fn newest(
-    connection: &mut Lent,
+    connection: &mut LentConnection,
     subject: &str,
     since: OffsetDateTime,
-    limit: Limit,
+    deadline: Deadline,
 ) -> Result<Option<StoredEvent>, Error> {
     // Not persistent, here and below: the plan then knows the values, and touches and locks
     // only the partitions that can hold them.
@@ -211,23 +207,23 @@ async fn newest(
         .bind(since)
         .persistent(false)
         .fetch_optional(&mut **connection);
-    let recent = limit.apply(recent).await;
+    let recent = deadline.apply(recent).await;
     // What is found since then is newer than all that was before, whatever the clock says.
-    if let Some(found) = limit.answer(connection, recent)? {
+    if let Some(found) = deadline.answer(connection, recent)? {
         return Ok(Some(found));
     }
     let ever = sqlx::query_as(NEWEST)
         .bind(subject)
         .persistent(false)
         .fetch_optional(&mut **connection);
-    let ever = limit.apply(ever).await;
-    limit.answer(connection, ever)
+    let ever = deadline.apply(ever).await;
+    deadline.answer(connection, ever)
 }
 
 async fn by_id(
-    connection: &mut Lent,
+    connection: &mut LentConnection,
     key: &EventKey<'_>,
-    limit: Limit,
+    deadline: Deadline,
 ) -> Result<Option<(StoredEvent, Vec<Alternate>)>, Error> {
     let found = sqlx::query_as(BY_ID)
         .bind(key.id)
@@ -235,8 +231,8 @@ async fn by_id(
         .bind(key.time.map(to_sql))
         .persistent(false)
         .fetch_optional(&mut **connection);
-    let found = limit.apply(found).await;
-    let Some(found) = limit.answer::<Option<StoredEvent>>(connection, found)? else {
+    let found = deadline.apply(found).await;
+    let Some(found) = deadline.answer::<Option<StoredEvent>>(connection, found)? else {
         return Ok(None);
     };
     let others = sqlx::query_as(OTHERS_BY_ID)
@@ -247,27 +243,31 @@ async fn by_id(
         .bind(ALTERNATES_MAX)
         .persistent(false)
         .fetch_all(&mut **connection);
-    let others = limit.apply(others).await;
-    let others = limit.answer(connection, others)?;
+    let others = deadline.apply(others).await;
+    let others = deadline.answer(connection, others)?;
     Ok(Some((found, others)))
 }
 
-async fn has_row(connection: &mut Lent, event: &Event, limit: Limit) -> Result<bool, Error> {
+async fn has_row(
+    connection: &mut LentConnection,
+    event: &Event,
+    deadline: Deadline,
+) -> Result<bool, Error> {
     let found = sqlx::query_scalar(HAS_EVENT)
         .bind(&event.id)
         .bind(&event.source)
         .bind(to_sql(event.time))
         .persistent(false)
         .fetch_one(&mut **connection);
-    let found = limit.apply(found).await;
-    limit.answer(connection, found)
+    let found = deadline.apply(found).await;
+    deadline.answer(connection, found)
 }
 
 /// Which partitions there are now.
-async fn partitions(connection: &mut Lent, limit: Limit) -> Result<i64, Error> {
+async fn partitions(connection: &mut LentConnection, deadline: Deadline) -> Result<i64, Error> {
     let partitions = sqlx::query_scalar(PARTITIONS).fetch_one(&mut **connection);
-    let partitions = limit.apply(partitions).await;
-    limit.answer(connection, partitions)
+    let partitions = deadline.apply(partitions).await;
+    deadline.answer(connection, partitions)
 }
 
 /// A broken connection, or a server that ended its sessions: the next connection may be whole.

@@ -37,12 +37,11 @@ impl Row<'_> {
             .then(self.stream_seq.cmp(&other.stream_seq))
     }
 
-    /// Whether both are the same event: `source`, `id` and `time` are equal.
-    pub fn is_same_event(&self, other: &Self) -> bool {
+    /// Returns whether both are the same event: `source`, `id` and `time` are equal.
+    pub(crate) fn is_same_event(&self, other: &Self) -> bool {
         self.key() == other.key()
     }
 
-    /// The sequence as Postgres has it.
     pub(super) fn stream_seq_i64(&self) -> i64 {
         // JetStream counts from 1; 2^63 messages take longer than hardware lasts.
         i64::try_from(self.stream_seq).unwrap_or(i64::MAX)

@@ -10,26 +10,23 @@ use crate::error::{Class, Code, Dependency, Error};
 static MIGRATIONS: Migrator = sqlx::migrate!();
 
 /// The oldest version that the tests run against.
-pub const POSTGRES_MIN_MAJOR_VERSION: i32 = 17;
+pub(crate) const POSTGRES_MIN_MAJOR_VERSION: i32 = 17;
 
-/// What a server says of itself.
 #[derive(Debug, Clone)]
-pub struct ServerFacts {
+pub(crate) struct ServerFacts {
     /// `server_version_num`, such as 170010.
-    pub version_num: i32,
-    /// `fsync`.
-    pub fsync: bool,
-    /// `full_page_writes`.
-    pub full_page_writes: bool,
+    pub(crate) version_num: i32,
+    pub(crate) fsync: bool,
+    pub(crate) full_page_writes: bool,
     /// Whether it refuses writes: a standby.
-    pub read_only: bool,
+    pub(crate) read_only: bool,
 }
 
 /// Asks the server.
 ///
 /// # Errors
 /// When it does not answer.
-pub async fn facts(connection: &mut PgConnection) -> Result<ServerFacts, sqlx::Error> {
+pub(crate) async fn facts(connection: &mut PgConnection) -> Result<ServerFacts, sqlx::Error> {
     let (version_num, fsync, full_page_writes, read_only) = sqlx::query_as(
         "SELECT current_setting('server_version_num')::int, current_setting('fsync')::bool, \
                 current_setting('full_page_writes')::bool, pg_is_in_recovery()",
@@ -45,24 +42,24 @@ pub async fn facts(connection: &mut PgConnection) -> Result<ServerFacts, sqlx::E
 }
 
 impl ServerFacts {
-    /// What of it breaks a promise, each with what to do.
-    pub fn unfit(&self) -> Vec<String> {
-        let mut unfit = Vec::new();
+    /// Settings that break a promise, each with a fix.
+    pub(crate) fn violations(&self) -> Vec<String> {
+        let mut violations = Vec::new();
         if self.version_num / 10_000 < POSTGRES_MIN_MAJOR_VERSION {
-            unfit.push(format!(
+            violations.push(format!(
                 "POSTGRES_URL: the server is version {}.{}: expected {POSTGRES_MIN_MAJOR_VERSION} or later",
                 self.version_num / 10_000,
                 self.version_num % 10_000
             ));
         }
         if !self.fsync {
-            unfit.push(
+            violations.push(
                 "POSTGRES_URL: the server runs with fsync = off: a commit would not be durable. \
                  Set fsync = on"
                     .to_owned(),
             );
         }
-        unfit
+        violations
     }
 }
 
@@ -80,7 +77,7 @@ pub async fn migrate(pool: &PgPool) -> Result<(), MigrateError> {
 ///
 /// # Errors
 /// When the database does not answer.
-pub async fn missing_migrations(pool: &PgPool) -> Result<usize, sqlx::Error> {
+pub(crate) async fn missing_migrations(pool: &PgPool) -> Result<usize, sqlx::Error> {
     let applied: Result<Vec<i64>, sqlx::Error> =
         sqlx::query_scalar("SELECT version FROM _sqlx_migrations WHERE success")
             .fetch_all(pool)
@@ -97,8 +94,7 @@ pub async fn missing_migrations(pool: &PgPool) -> Result<usize, sqlx::Error> {
     Ok(missing.count())
 }
 
-/// A failed migration as our error.
-pub fn migrate_error(error: MigrateError) -> Error {
+pub(crate) fn migrate_error(error: MigrateError) -> Error {
     match error {
         MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => classify(&error),
         other => Error::new(

@@ -23,7 +23,7 @@ const PAUSE_MAX: Duration = Duration::from_hours(1);
 const ROUND_LIMIT: Duration = Duration::from_hours(1);
 
 /// Rounds without an end. The first one is the start's.
-pub async fn run(config: PostgresConfig, pool: PgPool, metrics: Metrics, health: Health) {
+pub(crate) async fn run(config: PostgresConfig, pool: PgPool, metrics: Metrics, health: Health) {
     let mut failures = 0;
     let mut recovery = health.recovery(Dependency::Postgres);
     loop {
@@ -54,7 +54,7 @@ fn pause_after(failures: u32) -> Duration {
 ///
 /// # Errors
 /// See [`partitions::upkeep`]; counted and logged by then.
-pub async fn round(
+pub(crate) async fn round(
     config: &PostgresConfig,
     pool: &PgPool,
     metrics: &Metrics,

@@ -57,8 +57,8 @@ pub struct WriteOptions {
     pub expect_duplicates: bool,
     /// Advance the cache's epoch in the batch's own transaction.
     pub advance_epoch: bool,
-    /// Since this batch failed others were taken ([`EventWriter::has_succeeded_since`]): what is
-    /// refused for a reason that we do not know is then to blame for it itself.
+    /// Other batches succeeded since this one failed ([`EventWriter::has_succeeded_since`]): rows
+    /// rejected for an unknown reason are then to blame themselves.
     pub others_succeed: bool,
 }
 
@@ -74,8 +74,8 @@ impl EventWriter {
         }
     }
 
-    /// Whether an attempt at any rows that began after this one has stored one.
-    pub fn has_succeeded_since(&self, attempt: u64) -> bool {
+    /// Returns whether an attempt that began later, at any rows, has stored one.
+    pub(crate) fn has_succeeded_since(&self, attempt: u64) -> bool {
         self.newest_success.load(Ordering::Relaxed) > attempt
     }
 
@@ -102,7 +102,8 @@ impl EventWriter {
         }
     }
 
-    /// One row refused in 10,000 cost 10 % of the throughput without this, as its batch was written twice.
+    /// Finds rows that Postgres would reject before they are written: otherwise one bad row in
+    /// 10,000 costs 10 % of the throughput, as its batch is written twice.
     async fn reject_suspects(&self, rows: &[Row<'_>], outcomes: &mut [Option<RowOutcome>]) {
         let is_suspect = |i: &usize| outcomes[*i].is_none() && inspect::is_suspect(&rows[*i]);
         let places: Vec<usize> = (0..rows.len()).filter(is_suspect).collect();
@@ -216,7 +217,7 @@ impl EventWriter {
         Ok((new, WriteMethod::Insert))
     }
 
-    /// Whether the last duplicates are so recent that `INSERT` comes first.
+    /// Returns whether the last duplicates are so recent that `INSERT` comes first.
     fn take_insert(&self) -> bool {
         self.inserts_left
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
@@ -225,8 +226,7 @@ impl EventWriter {
             .is_ok()
     }
 
-    /// One attempt in one transaction, on one connection that is closed unless the
-    /// server answered: a connection in the middle of something is of no use to others.
+    /// One attempt in one transaction. Its connection is closed unless the server answered.
     async fn attempt(
         &self,
         rows: &[Row<'_>],
@@ -265,14 +265,14 @@ impl EventWriter {
     }
 }
 
-/// Why not every row of a batch is decided.
+/// Why rows of a batch are undecided.
 #[derive(Debug)]
 pub enum WriteError {
-    /// To be tried again, or fatal.
+    /// Retry, or fatal.
     Failed(Error),
-    /// Every row is refused for a reason that we do not know: they are to blame, or the server is.
+    /// Postgres rejected every row for an unknown reason: the rows or the server may be to blame.
     Unexplained {
-        /// What the server said of the first.
+        /// The server's error for the first row.
         error: Error,
         /// The number of the first attempt that it refused: [`EventWriter::has_succeeded_since`].
         attempt: u64,

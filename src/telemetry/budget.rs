@@ -14,7 +14,6 @@ pub(crate) struct Budget {
 const TOKEN: u64 = 1_000_000_000;
 
 impl Budget {
-    /// A full bucket.
     pub(crate) fn new(per_second: u32, now_nanos: u64) -> Self {
         let per_second = u64::from(per_second);
         Self {

@@ -10,7 +10,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::logs::RateLimit;
 use super::span_queue::{BatchSpan, Timed, Trace};
-use super::span_totals::{Room, Totals};
+use super::span_totals::{QueueShare, Totals};
 use crate::labels::SpanResult;
 
 /// A request is closed at this many spans, at the end of a trace.
@@ -18,12 +18,12 @@ const REQUEST_SPANS: usize = 512;
 /// How long the first span of a request waits for others.
 const REQUEST_LINGER: Duration = Duration::from_millis(200);
 /// A request, retries included, takes no longer; then its spans have failed.
-pub const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
 /// How often a collector that stays away is mentioned in the log.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(60);
 
 /// Takes traces from the queue and exports them, one request at a time.
-pub struct ExportTask {
+pub(crate) struct ExportTask {
     totals: Arc<Totals>,
     output: mpsc::UnboundedReceiver<Trace>,
     closing: CancellationToken,
@@ -45,14 +45,13 @@ impl ExportTask {
     }
 
     /// Exports until the queue is closed and empty. The exporter has been told its resource.
-    pub async fn run(mut self, exporter: impl SpanExporter) {
+    pub(crate) async fn run(mut self, exporter: impl SpanExporter) {
         while let Some(first) = self.first().await {
             let traces = self.request(first).await;
             self.export(&exporter, traces).await;
         }
     }
 
-    /// Waits for the first trace of a request; `None` when no more will come.
     async fn first(&mut self) -> Option<Trace> {
         tokio::select! {
             biased;
@@ -63,7 +62,7 @@ impl ExportTask {
 
     /// Collects the traces of one request; does not wait for more while the process ends.
     async fn request(&mut self, first: Trace) -> Vec<Trace> {
-        let mut room = Room::default();
+        let mut room = QueueShare::default();
         room += first.room();
         let mut traces = vec![first];
         let deadline = Instant::now() + REQUEST_LINGER;
@@ -124,7 +123,7 @@ impl ExportTask {
     }
 }
 
-/// What waits when the task ends early has been dropped.
+/// Traces that wait when the task ends early are dropped.
 impl Drop for ExportTask {
     fn drop(&mut self) {
         self.output.close();
@@ -136,8 +135,8 @@ impl Drop for ExportTask {
     }
 }
 
-/// The spans of a request. They have failed unless the collector says otherwise: also when
-/// the process ends, and does not wait for its answer.
+/// The spans of a request. They count as failed unless the collector accepts them, also when the
+/// process ends first.
 struct UnderWay {
     totals: Arc<Totals>,
     spans: usize,
@@ -175,15 +174,15 @@ fn missing_batches(traces: &[Trace]) -> Vec<Arc<BatchSpan>> {
     missing
 }
 
-/// When to say that the collector is away, and that it is back: not at every request, and
-/// not at every turn of one that comes and goes.
+/// Decides when to log that the collector is away, and that it is back: not at every request, and
+/// not at every change of an unsteady one.
 #[derive(Debug)]
 struct Complaints {
     failures: RateLimit,
     recoveries: RateLimit,
-    /// It did not take the last request, or nobody said that it takes them again.
+    /// The collector did not take the last request, or its return is not logged yet.
     is_away: bool,
-    /// Since it was said last.
+    /// Since the last log line.
     not_taken: usize,
 }
 

@@ -10,11 +10,11 @@ use tokio::sync::futures::Notified;
 use super::Metrics;
 use crate::error::Dependency;
 
-/// What `/readyz` answers from. Cloning clones an `Arc`.
+/// The answer of `/readyz`. Cloning clones an `Arc`.
 #[derive(Clone)]
-pub struct Health(Arc<State>);
+pub struct Health(Arc<HealthState>);
 
-struct State {
+struct HealthState {
     up: [AtomicBool; Dependency::VARIANTS.len()],
     recovered: [Notify; Dependency::VARIANTS.len()],
     serving: AtomicBool,
@@ -29,7 +29,7 @@ struct State {
 impl Health {
     /// Nothing is known to answer yet.
     pub fn new(metrics: Metrics) -> Self {
-        Self(Arc::new(State {
+        Self(Arc::new(HealthState {
             up: Default::default(),
             recovered: Default::default(),
             serving: AtomicBool::new(false),
@@ -42,8 +42,8 @@ impl Health {
         }))
     }
 
-    /// Notes whether a dependency answers; logs the moment in which that changes.
-    pub fn set(&self, dependency: Dependency, up: bool) {
+    /// Sets whether a dependency answers; logs a change.
+    pub(crate) fn set(&self, dependency: Dependency, up: bool) {
         self.0.metrics.dependency_up[dependency].set(f64::from(up));
         if self.0.up[dependency as usize].swap(up, Ordering::Relaxed) != up {
             let name = dependency.into_str();
@@ -56,29 +56,28 @@ impl Health {
         }
     }
 
-    /// Whether a dependency answered when it was last asked.
-    pub fn is_up(&self, dependency: Dependency) -> bool {
+    pub(crate) fn is_up(&self, dependency: Dependency) -> bool {
         self.0.up[dependency as usize].load(Ordering::Relaxed)
     }
 
     /// Resolves when a dependency that did not answer does, from the moment of this call on.
-    pub fn recovery(&self, dependency: Dependency) -> Notified<'_> {
+    pub(crate) fn recovery(&self, dependency: Dependency) -> Notified<'_> {
         self.0.recovered[dependency as usize].notified()
     }
 
-    /// Notes that the pipeline runs, or that it is being shut down.
-    pub fn set_serving(&self, serving: bool) {
+    /// Sets whether the pipeline runs.
+    pub(crate) fn set_serving(&self, serving: bool) {
         self.0.serving.store(serving, Ordering::Relaxed);
         self.0.has_served.fetch_or(serving, Ordering::Relaxed);
     }
 
-    /// Whether the pipeline runs, or ran until it was shut down.
-    pub fn has_served(&self) -> bool {
+    /// Returns whether the pipeline runs, or ran until it was shut down.
+    pub(crate) fn has_served(&self) -> bool {
         self.0.has_served.load(Ordering::Relaxed)
     }
 
-    /// Notes whether the event stream was deleted; logs the moment in which that changes.
-    pub fn set_stream_gone(&self, gone: bool) {
+    /// Sets whether the event stream was deleted; logs a change.
+    pub(crate) fn set_stream_gone(&self, gone: bool) {
         if self.0.stream_gone.swap(gone, Ordering::Relaxed) != gone {
             self.0.metrics.stream_gone.set(f64::from(gone));
             if gone {
@@ -92,14 +91,13 @@ impl Health {
         }
     }
 
-    /// Notes whether Postgres refuses so many rows that the pipeline pauses.
-    pub fn set_rejection_pause(&self, paused: bool) {
+    pub(crate) fn set_rejection_pause(&self, paused: bool) {
         self.0.rejection_pause.store(paused, Ordering::Relaxed);
         self.0.metrics.rejection_pause.set(f64::from(paused));
     }
 
-    /// Notes a letter that the dead-letter stream does not take.
-    pub fn add_refused_letter(&self) {
+    /// Counts a letter that the dead-letter stream rejects.
+    pub(crate) fn add_refused_letter(&self) {
         if self.0.letters_refused.fetch_add(1, Ordering::Relaxed) == 0 {
             tracing::error!(
                 "the dead-letter stream does not take a letter; its message waits, and when some \
@@ -110,22 +108,21 @@ impl Health {
         self.0.metrics.dead_letters_refused.increment(1.0);
     }
 
-    /// Notes that it was taken after all.
-    pub fn remove_refused_letter(&self) {
+    pub(crate) fn remove_refused_letter(&self) {
         self.0.metrics.dead_letters_refused.decrement(1.0);
         if self.0.letters_refused.fetch_sub(1, Ordering::Relaxed) == 1 {
             tracing::info!("the dead-letter stream takes letters again");
         }
     }
 
-    /// Notes whether one pull after the other fails, of a server that answers.
-    pub fn set_pulls_fail(&self, fail: bool) {
+    /// Sets whether pulls keep failing although the server answers.
+    pub(crate) fn set_pulls_fail(&self, fail: bool) {
         self.0.pulls_fail.store(fail, Ordering::Relaxed);
     }
 
-    /// Why this process is not ready; empty when it is. The cache is not asked:
-    /// without it reads are slower, and nothing else.
-    pub fn not_ready_because(&self) -> Vec<&'static str> {
+    /// Reasons why this process is not ready; empty when it is. The cache does not count: without
+    /// it reads are only slower.
+    pub(crate) fn not_ready_because(&self) -> Vec<&'static str> {
         let mut reasons = Vec::new();
         if !self.0.serving.load(Ordering::Relaxed) {
             reasons.push("not serving: starting or shutting down");

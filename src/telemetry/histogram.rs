@@ -14,7 +14,7 @@ use crate::event::{Timestamp, TraceId};
 pub struct Exemplar {
     /// The trace.
     pub trace_id: TraceId,
-    /// What was observed, in the histogram's unit.
+    /// The observed value, in the histogram's unit.
     pub value: f64,
     /// When the message was settled.
     pub at: Timestamp,
@@ -30,15 +30,14 @@ pub struct Histogram {
 }
 
 /// Observations of one task, not in the histogram yet.
-pub struct Tally {
+pub(crate) struct Tally {
     bounds: &'static [f64],
     counts: Vec<u64>,
     sum: f64,
 }
 
 impl Tally {
-    /// Observes a value, as [`Histogram::record`] does.
-    pub fn record(&mut self, value: f64) {
+    pub(crate) fn record(&mut self, value: f64) {
         if value.is_finite() {
             self.counts[bucket_of(self.bounds, value)] += 1;
             self.sum += value;
@@ -46,7 +45,7 @@ impl Tally {
     }
 }
 
-/// What a histogram had counted at a scrape.
+/// The counts of a histogram at a scrape.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Snapshot {
     /// Observations of each bucket alone, that beyond the last bound too.
@@ -76,8 +75,8 @@ impl Histogram {
         self.record_many(value, 1);
     }
 
-    /// Observes the same value `count` times. What is no finite number is not counted: it
-    /// would make the sum useless for ever.
+    /// Observes the same value `count` times. A value that is not finite is not counted: it would
+    /// spoil the sum for ever.
     pub fn record_many(&self, value: f64, count: u64) {
         if !value.is_finite() || count == 0 {
             return;
@@ -90,8 +89,7 @@ impl Histogram {
         self.add_to_sum(value * count as f64);
     }
 
-    /// An empty tally with these buckets.
-    pub fn tally(&self) -> Tally {
+    pub(crate) fn tally(&self) -> Tally {
         Tally {
             bounds: self.bounds,
             counts: vec![0; self.counts.len()],
@@ -100,7 +98,7 @@ impl Histogram {
     }
 
     /// Takes over what was counted in a tally of its own, which is empty afterwards.
-    pub fn take(&self, tally: &mut Tally) {
+    pub(crate) fn take(&self, tally: &mut Tally) {
         let counts = tally.counts.iter_mut().map(std::mem::take);
         for (bucket, count) in self.counts.iter().zip(counts).filter(|(_, n)| *n > 0) {
             bucket.fetch_add(count, Ordering::Relaxed);
@@ -133,8 +131,7 @@ impl Histogram {
         self.bounds
     }
 
-    /// What was counted until now. An observation that runs at the same time may be in a
-    /// count and not yet in the sum.
+    /// The counts until now. A concurrent observation may be in a count and not yet in the sum.
     pub fn snapshot(&self) -> Snapshot {
         let counts = self.counts.iter();
         Snapshot {

@@ -22,20 +22,20 @@ use tracing_subscriber::{Layer, Registry, fmt, reload};
 
 use super::traces;
 use crate::config::{LogFormat, TelemetryConfig};
-pub use file::LogFile;
-pub use filter::{LogFilter, State as FilterState};
-pub use rate_limit::RateLimit;
+pub(crate) use file::LogFile;
+pub(crate) use filter::{FilterState, LogFilter};
+pub(crate) use rate_limit::RateLimit;
 use trace_ids::WithTraceIds;
 
 /// A destination and how lines look there.
 type Lines = Box<dyn Layer<Registry> + Send + Sync>;
 
-/// Installs the process's subscriber: log lines to standard error and to `file` if there is
-/// one, spans to `provider` if there is one. Which lines, the answer can change.
+/// Installs the process's subscriber: log lines to standard error and to `file`, spans to
+/// `provider`. The returned filter can be changed.
 ///
 /// # Errors
 /// When a subscriber is installed already.
-pub fn install(
+pub(crate) fn install(
     config: &TelemetryConfig,
     provider: Option<&SdkTracerProvider>,
     file: Option<LogFile>,

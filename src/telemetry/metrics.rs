@@ -245,12 +245,12 @@ impl Metrics {
     }
 
     /// What is kept of what was counted, if anything is.
-    pub fn recorder(&self) -> Option<&Recorder> {
+    pub(crate) fn recorder(&self) -> Option<&Recorder> {
         self.recorder.as_ref()
     }
 
     /// Counts an error of a dependency.
-    pub fn dependency_error(&self, error: &Error) {
+    pub(crate) fn dependency_error(&self, error: &Error) {
         self.dependency_errors[Both(error.dependency, error.code)].increment(1);
     }
 }

@@ -30,8 +30,8 @@ pub enum Format {
 }
 
 impl Format {
-    /// What the answer's `Content-Type` says.
-    pub const fn content_type(self) -> &'static str {
+    /// The value of `Content-Type`.
+    pub(crate) const fn content_type(self) -> &'static str {
         match self {
             Self::Text => "text/plain; version=0.0.4; charset=utf-8",
             Self::OpenMetrics => "application/openmetrics-text; version=1.0.0; charset=utf-8",

@@ -23,7 +23,7 @@ const TRACE_MAX_SPANS: usize = 64;
 /// Collects the spans of a trace until the one of them ends that has its parent elsewhere,
 /// and hands them in together.
 #[derive(Debug)]
-pub struct QueueProcessor {
+pub(crate) struct QueueProcessor {
     queue: SpanQueue,
     open: Mutex<HashMap<TraceId, Open>>,
 }
@@ -36,8 +36,7 @@ struct Open {
 }
 
 impl QueueProcessor {
-    /// A processor in front of `queue`.
-    pub fn new(queue: SpanQueue) -> Self {
+    pub(crate) fn new(queue: SpanQueue) -> Self {
         Self {
             queue,
             open: Mutex::default(),

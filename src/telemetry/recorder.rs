@@ -30,12 +30,10 @@ pub fn install() -> Result<Recorder, SetRecorderError<Recorder>> {
 }
 
 impl Recorder {
-    /// What a counter has counted.
     pub(super) fn counter(&self, key: &Key) -> u64 {
         value(self.0.get_counter(key))
     }
 
-    /// What a gauge was set to.
     pub(super) fn gauge(&self, key: &Key) -> f64 {
         f64::from_bits(value(self.0.get_gauge(key)))
     }

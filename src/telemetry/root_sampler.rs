@@ -11,19 +11,18 @@ use super::budget::Budget;
 use crate::message::timings::now_nanos;
 
 /// Traces that begin here in a second, or that a caller's goes on in.
-pub const ROOTS_MAX_PER_SECOND: u32 = 20;
+pub(crate) const ROOTS_MAX_PER_SECOND: u32 = 20;
 
 /// The caller's flag decides, without a caller one in so many; within the budget. Children
 /// do as their parent does.
 #[derive(Debug, Clone)]
-pub struct RootSampler {
+pub(crate) struct RootSampler {
     rule: Sampler,
     budget: Arc<Mutex<Budget>>,
 }
 
 impl RootSampler {
-    /// A sampler of one in `baseline` traces without a caller; 0 is none.
-    pub fn new(baseline: u32) -> Self {
+    pub(crate) fn new(baseline: u32) -> Self {
         let alone = match baseline {
             0 => Sampler::AlwaysOff,
             n => Sampler::TraceIdRatioBased(1.0 / f64::from(n)),

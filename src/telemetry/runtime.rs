@@ -14,7 +14,7 @@ use crate::labels::BusyWorker;
 const SAMPLE_EVERY: Duration = Duration::from_secs(5);
 
 /// Exports the runtime's gauges until `stop`.
-pub async fn watch(metrics: Metrics, stop: CancellationToken) {
+pub(crate) async fn watch(metrics: Metrics, stop: CancellationToken) {
     let monitor = RuntimeMonitor::new(&Handle::current());
     let mut intervals = monitor.intervals();
     loop {
@@ -46,9 +46,9 @@ fn export_interval(metrics: &Metrics, interval: &RuntimeMetrics) {
     );
 }
 
-/// Exports what the operating system says now. Called at each scrape, because the rate of
-/// a processor time that is older than its scrape is wrong.
-pub fn export_process(metrics: &Metrics) {
+/// Exports the process's figures. Called at each scrape: a rate from an older processor time is
+/// wrong.
+pub(crate) fn export_process(metrics: &Metrics) {
     let now = metrics_process::collector::collect();
     // What the system does not say stays as it is.
     if let Some(seconds) = now.cpu_seconds_total {

@@ -24,38 +24,37 @@ use super::Metrics;
 use super::export::ExportTask;
 use super::histogram::Exemplar;
 use super::span_bytes;
-use super::span_totals::{Room, Totals};
+use super::span_totals::{QueueShare, Totals};
 use crate::labels::{SpanResult, Stage};
 
 /// Spans that are exported together or not at all.
-pub struct Trace {
+pub(crate) struct Trace {
     /// Its spans; at least one.
-    pub spans: Vec<SpanData>,
-    /// The batch's span that one of them links to.
-    pub batch: Option<Arc<BatchSpan>>,
-    /// What to attach to histograms once the collector has accepted it.
-    pub exemplars: Vec<(Timed, Exemplar)>,
+    pub(crate) spans: Vec<SpanData>,
+    /// The batch's span that one of the spans links to.
+    pub(crate) batch: Option<Arc<BatchSpan>>,
+    /// Attached to histograms once the collector has accepted the trace.
+    pub(crate) exemplars: Vec<(Timed, Exemplar)>,
 }
 
 impl Trace {
-    /// What it takes of the queue. A batch's span counts with each trace that holds it, which
-    /// is too much where several do.
-    pub(super) fn room(&self) -> Room {
+    /// Its share of the queue. A batch's span counts with each trace that holds it, which may be
+    /// too much.
+    pub(super) fn room(&self) -> QueueShare {
         let batch = self
             .batch
             .as_ref()
             .map(|batch| span_bytes::of(batch.span()));
         let own: usize = self.spans.iter().map(span_bytes::of).sum();
-        Room {
+        QueueShare {
             spans: self.spans.len(),
             bytes: own + batch.unwrap_or(0),
         }
     }
 }
 
-/// Which histogram an exemplar is for.
 #[derive(Debug, Clone, Copy)]
-pub enum Timed {
+pub(crate) enum Timed {
     /// `ganesh_stage_seconds` of this stage.
     Stage(Stage),
     /// `ganesh_end_to_end_seconds`.
@@ -65,7 +64,7 @@ pub enum Timed {
 /// The span of a batch, to which the traces of its messages link. It goes with each of them
 /// until the collector has accepted it, so that no accepted link leads nowhere.
 #[derive(Debug)]
-pub struct BatchSpan {
+pub(crate) struct BatchSpan {
     span: SpanData,
     fate: AtomicU8,
     totals: Arc<Totals>,
@@ -76,13 +75,11 @@ const FAILED: u8 = 1;
 const EXPORTED: u8 = 2;
 
 impl BatchSpan {
-    /// The span itself.
     pub(super) fn span(&self) -> &SpanData {
         &self.span
     }
 
-    /// What to link to.
-    pub fn context(&self) -> &SpanContext {
+    pub(crate) fn context(&self) -> &SpanContext {
         &self.span.span_context
     }
 
@@ -112,7 +109,7 @@ impl Drop for BatchSpan {
     }
 }
 
-/// Where traces are handed in. Cloning clones an `Arc`.
+/// Takes traces. Cloning clones an `Arc`.
 #[derive(Debug, Clone)]
 pub struct SpanQueue {
     totals: Arc<Totals>,
@@ -123,7 +120,7 @@ pub struct SpanQueue {
 
 impl SpanQueue {
     /// An empty queue, and the task that empties it.
-    pub fn new(metrics: Metrics) -> (Self, ExportTask) {
+    pub(crate) fn new(metrics: Metrics) -> (Self, ExportTask) {
         let (input, output) = mpsc::unbounded_channel();
         let queue = Self {
             totals: Arc::new(Totals::new(metrics)),
@@ -135,7 +132,7 @@ impl SpanQueue {
     }
 
     /// Hands in a trace; dropped, and counted so, when there is no room for all of it.
-    pub fn offer(&self, trace: Trace) {
+    pub(crate) fn offer(&self, trace: Trace) {
         let room = trace.room();
         self.totals.add_built(room.spans);
         if !self.totals.take_room(room) {
@@ -155,8 +152,7 @@ impl SpanQueue {
         self.totals.add(SpanResult::Dropped, 1);
     }
 
-    /// The span of a batch, for the traces that link to it.
-    pub fn batch_span(&self, span: SpanData) -> BatchSpan {
+    pub(crate) fn batch_span(&self, span: SpanData) -> BatchSpan {
         self.totals.add_built(1);
         BatchSpan {
             span,
@@ -166,17 +162,17 @@ impl SpanQueue {
     }
 
     /// Tells the task to export what waits, and to end.
-    pub fn close(&self) {
+    pub(crate) fn close(&self) {
         self.closing.cancel();
     }
 
     /// Spans with this result since the process started.
-    pub fn count(&self, result: SpanResult) -> u64 {
+    pub(crate) fn count(&self, result: SpanResult) -> u64 {
         self.totals.of(result)
     }
 
     /// Spans that were built since the process started.
-    pub fn built(&self) -> u64 {
+    pub(crate) fn built(&self) -> u64 {
         self.totals.built()
     }
 }

@@ -16,12 +16,12 @@ pub(super) const QUEUE_MAX_BYTES: usize = 16 << 20;
 
 /// A part of the queue.
 #[derive(Debug, Clone, Copy, Default)]
-pub(super) struct Room {
+pub(super) struct QueueShare {
     pub(super) spans: usize,
     pub(super) bytes: usize,
 }
 
-impl AddAssign for Room {
+impl AddAssign for QueueShare {
     fn add_assign(&mut self, other: Self) {
         self.spans += other.spans;
         self.bytes += other.bytes;
@@ -39,7 +39,6 @@ pub(super) struct Totals {
 }
 
 impl Totals {
-    /// No spans yet.
     pub(super) fn new(metrics: Metrics) -> Self {
         #[allow(clippy::cast_precision_loss, reason = "a gauge")]
         let capacity = QUEUE_MAX_SPANS as f64;
@@ -58,7 +57,6 @@ impl Totals {
         self.built.fetch_add(spans as u64, Ordering::Relaxed);
     }
 
-    /// Spans that were built.
     pub(super) fn built(&self) -> u64 {
         self.built.load(Ordering::Relaxed)
     }
@@ -69,13 +67,12 @@ impl Totals {
         self.publish();
     }
 
-    /// Spans with this result.
     pub(super) fn of(&self, result: SpanResult) -> u64 {
         self.results[result as usize].load(Ordering::Acquire)
     }
 
     /// Takes room, if there is enough.
-    pub(super) fn take_room(&self, room: Room) -> bool {
+    pub(super) fn take_room(&self, room: QueueShare) -> bool {
         if !take(&self.waiting_spans, room.spans, QUEUE_MAX_SPANS) {
             return false;
         }
@@ -86,8 +83,7 @@ impl Totals {
         has_bytes
     }
 
-    /// Gives room back.
-    pub(super) fn leave_room(&self, room: Room) {
+    pub(super) fn leave_room(&self, room: QueueShare) {
         self.waiting_spans.fetch_sub(room.spans, Ordering::Relaxed);
         self.waiting_bytes.fetch_sub(room.bytes, Ordering::Relaxed);
         self.publish();

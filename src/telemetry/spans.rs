@@ -14,7 +14,7 @@ use crate::text::cut;
 
 /// A span of a trace, with an id of its own, from `began` to `ended` (nanoseconds since the
 /// Unix epoch); the rest is for the caller to set.
-pub fn span(
+pub(crate) fn span(
     trace_id: [u8; 16],
     name: impl Into<Cow<'static, str>>,
     began: u64,
@@ -47,15 +47,14 @@ pub fn span(
     }
 }
 
-/// Marks a span as failed.
-pub fn fail(span: &mut SpanData, error_type: &'static str, detail: &str) {
+pub(crate) fn fail(span: &mut SpanData, error_type: &'static str, detail: &str) {
     span.status = Status::error(cut(detail, DETAIL_MAX_BYTES).to_owned());
     span.attributes
         .push(KeyValue::new(name::ERROR_TYPE, error_type));
 }
 
-/// What identifies an event, in the words of the conventions.
-pub fn event_attributes(event: &Event) -> impl Iterator<Item = KeyValue> {
+/// The attributes that identify an event.
+pub(crate) fn event_attributes(event: &Event) -> impl Iterator<Item = KeyValue> {
     let subject = event.subject.clone();
     [
         KeyValue::new(name::CLOUDEVENTS_EVENT_ID, event.id.clone()),
@@ -68,6 +67,6 @@ pub fn event_attributes(event: &Event) -> impl Iterator<Item = KeyValue> {
 }
 
 /// A point of time, from nanoseconds since the Unix epoch.
-pub fn system_time(unix_nanos: u64) -> SystemTime {
+pub(crate) fn system_time(unix_nanos: u64) -> SystemTime {
     SystemTime::UNIX_EPOCH + Duration::from_nanos(unix_nanos)
 }

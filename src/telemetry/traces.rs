@@ -32,11 +32,10 @@ const RETRY_PAUSE: Duration = Duration::from_millis(250);
 /// How long the last spans may take at the end of the process.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What a process traces with.
+/// The tracing of a process.
 pub struct Tracing {
-    /// Makes the spans of `tracing`.
-    pub provider: SdkTracerProvider,
-    /// Where spans of our own are handed in.
+    pub(crate) provider: SdkTracerProvider,
+    /// Takes ganesh's own spans.
     pub queue: SpanQueue,
     task: JoinHandle<()>,
 }
@@ -82,7 +81,7 @@ pub fn start(
 impl Tracing {
     /// Exports the last spans, no longer than `until`: a collector that hangs must not hold
     /// up the exit.
-    pub async fn shutdown(mut self, until: Instant) {
+    pub(crate) async fn shutdown(mut self, until: Instant) {
         self.queue.close();
         let until = until.min(Instant::now() + FLUSH_TIMEOUT);
         let flushed = tokio::time::timeout_at(until.into(), &mut self.task).await;
@@ -108,7 +107,7 @@ impl Tracing {
 }
 
 /// The layer that turns the spans of this crate, and of no library, into OpenTelemetry's.
-pub fn layer<S>(provider: &SdkTracerProvider) -> impl Layer<S> + use<S>
+pub(crate) fn layer<S>(provider: &SdkTracerProvider) -> impl Layer<S> + use<S>
 where
     S: Subscriber + for<'span> LookupSpan<'span>,
 {

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::sync::OnceLock;
 use std::time::Duration;
 
-use ganesh::cache::{Answer, Cache, Origin, State};
+use ganesh::cache::{Answer, Cache, NewestState, Origin};
 use ganesh::config::{CacheConfig, PartitionInterval, SecretUrl};
 use ganesh::event::TraceId;
 use ganesh::event::{Data, Event, Timestamp};
@@ -190,8 +190,8 @@ pub fn numbered(subject: &str, n: i64) -> Event {
     }
 }
 
-pub fn state(event: &Event, n: i64) -> State<'_> {
-    State {
+pub fn state(event: &Event, n: i64) -> NewestState<'_> {
+    NewestState {
         subject: event.subject.as_deref().unwrap(),
         event,
         stream_seq: seq(n),

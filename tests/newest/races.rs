@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use futures::future::join_all;
-use ganesh::cache::{Origin, State};
+use ganesh::cache::{NewestState, Origin};
 
 use super::fixture::{Fixture, hit, miss, n_of, numbered, read, state};
 use crate::support::eventually;
@@ -43,7 +43,7 @@ async fn a_duplicate_makes_the_cache_forget_what_a_dead_process_did_not_write() 
     // The message comes again, to us, who find the row.
     let duplicate = numbered("x", 2);
     let invalidate = true;
-    let state = State {
+    let state = NewestState {
         invalidate,
         ..state(&duplicate, 3)
     };
@@ -54,7 +54,7 @@ async fn a_duplicate_makes_the_cache_forget_what_a_dead_process_did_not_write() 
 #[tokio::test]
 async fn of_one_subject_a_batch_writes_the_newest_and_remembers_its_duplicates() {
     let (older, newer) = (numbered("x", 1), numbered("x", 2));
-    let duplicate = State {
+    let duplicate = NewestState {
         invalidate: true,
         ..state(&older, 1)
     };

@@ -9,8 +9,8 @@ use std::collections::{HashMap, HashSet};
 use std::time::Duration;
 
 use ganesh::event::{Data, DecodeReason, Message, Timestamp, decode};
-use ganesh::produce::events::{Events, Kind, subject_name};
-use ganesh::produce::messages::{Flaw, MessageWriter, Outgoing, Recipe, Variant};
+use ganesh::produce::events::{EventKind, Events, subject_name};
+use ganesh::produce::messages::{Flaw, MessageWriter, OutgoingMessage, Recipe, Variant};
 use ganesh::produce::options::Mode;
 use ganesh::produce::plan::Plan;
 use ganesh::produce::recent::{Recent, Sent};
@@ -78,9 +78,9 @@ fn subjects_are_skewed_and_all_within_their_number() {
 #[test]
 fn every_kind_of_event_occurs() {
     let events = Events::new(SEED, 1_000, 230);
-    for kind in Kind::ALL {
+    for kind in EventKind::ALL {
         assert!(
-            (0..10_000).any(|number| events.kind(number) == kind),
+            (0..10_000).any(|number| events.event(number, at(1)).0 == kind),
             "{kind:?}"
         );
     }
@@ -123,11 +123,11 @@ fn recipe(number: u64, variant: Variant) -> Recipe {
     }
 }
 
-fn header<'a>(message: &'a Outgoing, name: &'static str) -> &'a str {
+fn header<'a>(message: &'a OutgoingMessage, name: &'static str) -> &'a str {
     message.headers.get(name).unwrap().as_str()
 }
 
-fn decoded(message: &Outgoing) -> Result<ganesh::event::Event, DecodeReason> {
+fn decoded(message: &OutgoingMessage) -> Result<ganesh::event::Event, DecodeReason> {
     let message = Message {
         subject: &message.subject,
         headers: Some(&message.headers),

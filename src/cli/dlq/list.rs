@@ -97,7 +97,6 @@ fn json_line(letter: &Letter) -> String {
     object(letter).to_string()
 }
 
-/// What a letter says about its message; numbers are numbers where they are some.
 pub(super) fn object(letter: &Letter) -> Value {
     let number = |name| letter.header(name)?.parse::<u64>().ok();
     json!({

@@ -16,7 +16,6 @@ pub(super) const DRY_RUN: &str = "GANESH_DLQ_DRY_RUN";
 pub(super) const RATE: &str = "GANESH_DLQ_RATE";
 pub(super) const MAX_GENERATION: &str = "GANESH_DLQ_MAX_GENERATION";
 pub(super) const YES: &str = "GANESH_DLQ_YES";
-/// Which letters.
 pub(super) const FILTERS: [&str; 4] = [
     "GANESH_DLQ_REASON",
     "GANESH_DLQ_SUBJECT",
@@ -31,22 +30,19 @@ pub(super) const SHARED: [&str; 4] = [
     "GANESH_LOG_FORMAT",
 ];
 
-/// Letters of one command: as many as there may be.
 #[derive(Debug, Clone)]
 pub(super) struct Selection {
     pub(super) filter: Filter,
-    /// The oldest so many.
+    /// Only this many, oldest first.
     pub(super) limit: u64,
 }
 
 impl Selection {
-    /// Whether it is all of a subject's letters.
     pub(super) fn is_by_subject_only(&self) -> bool {
         self.filter.reasons.is_empty() && self.filter.since.is_none() && self.limit == u64::MAX
     }
 }
 
-/// The settings of one command of `dlq`.
 pub(super) fn reader(matches: &ArgMatches) -> Reader {
     Reader::new(matches, std::env::vars_os())
 }

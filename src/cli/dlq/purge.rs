@@ -15,7 +15,6 @@ use crate::error::Error;
 use crate::messaging::letters;
 use crate::messaging::letters::scan::Count;
 
-/// Deletions under way at the same time.
 const IN_FLIGHT_MAX: usize = 64;
 
 pub(super) fn command() -> Command {

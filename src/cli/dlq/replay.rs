@@ -34,7 +34,7 @@ use crate::produce::pacer::{Pace, Pacer};
 /// Messages whose acknowledgement is awaited at the same time, and their bytes.
 const IN_FLIGHT_MAX: usize = 64;
 const IN_FLIGHT_MAX_BYTES: u64 = 8 << 20;
-/// So many letters that the server did not take, or did not delete, are not bad luck.
+/// A command ends after this many letters that the server did not take or delete.
 const FAILURES_MAX: u64 = 10;
 /// Letters that stay are named, this many of them.
 const NAMED_MAX: u64 = 20;
@@ -59,7 +59,7 @@ pub(super) fn command() -> Command {
         ))
 }
 
-struct Options {
+struct ReplayOptions {
     selection: Selection,
     dry_run: bool,
     rate_per_second: u32,
@@ -68,7 +68,7 @@ struct Options {
 
 pub(super) async fn run(config: &Config, matches: &ArgMatches) -> Result<(), Failure> {
     let mut given = reader(matches);
-    let options = Options {
+    let options = ReplayOptions {
         selection: selection(&mut given),
         dry_run: given.boolean(DRY_RUN),
         rate_per_second: given.integer(RATE, 0, RATE_MAX),
@@ -90,7 +90,7 @@ pub(super) async fn run(config: &Config, matches: &ArgMatches) -> Result<(), Fai
         pacer: Pacer::new(options.rate_per_second),
         in_flight: JoinSet::new(),
         in_flight_bytes: 0,
-        tally: Tally::of(count.min(options.selection.limit)),
+        tally: ReplayTally::of(count.min(options.selection.limit)),
         bar: bar(count.min(options.selection.limit), options.dry_run),
     };
     let ended = run.all().await;
@@ -116,14 +116,12 @@ pub(super) async fn run(config: &Config, matches: &ArgMatches) -> Result<(), Fai
     }
 }
 
-/// What became of the letters so far.
-struct Tally {
+struct ReplayTally {
     count: u64,
     replayed: u64,
     kept: BTreeMap<Kept, u64>,
 }
 
-/// Why a letter was not replayed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 enum Kept {
     Refused,
@@ -131,15 +129,14 @@ enum Kept {
     Failed,
 }
 
-/// What became of a letter.
-enum Outcome {
+enum ReplayOutcome {
     Replayed,
     /// It would be; its subject and the id.
     WouldBe(String),
     Kept(Kept, String),
 }
 
-impl Tally {
+impl ReplayTally {
     fn of(count: u64) -> Self {
         Self {
             count,
@@ -157,7 +154,7 @@ impl Tally {
     }
 }
 
-impl fmt::Display for Tally {
+impl fmt::Display for ReplayTally {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} of {}", self.replayed, self.count)?;
         for (kept, count) in &self.kept {
@@ -174,12 +171,12 @@ impl fmt::Display for Tally {
 
 struct Run<'a> {
     letters: &'a DeadLetters,
-    options: &'a Options,
+    options: &'a ReplayOptions,
     stop: CancellationToken,
     pacer: Pacer,
-    in_flight: JoinSet<(u64, u64, Outcome)>,
+    in_flight: JoinSet<(u64, u64, ReplayOutcome)>,
     in_flight_bytes: u64,
-    tally: Tally,
+    tally: ReplayTally,
     bar: ProgressBar,
 }
 
@@ -247,7 +244,7 @@ impl Run<'_> {
         }
     }
 
-    /// Waits until the next one is due; false is a signal.
+    /// Waits until the next letter is due. Returns false after a signal.
     async fn pace(&mut self, started: Instant) -> bool {
         while let Pace::Wait(until) = self.pacer.next(started.elapsed()) {
             let due = sleep_until(started + until);
@@ -258,7 +255,7 @@ impl Run<'_> {
         true
     }
 
-    /// Settles what is done, and waits while too much is not.
+    /// Settles finished replays, and waits while too many are in flight.
     async fn wait_for_room(&mut self) {
         while let Some(settled) = self.in_flight.try_join_next() {
             self.settle(settled);
@@ -271,22 +268,22 @@ impl Run<'_> {
         }
     }
 
-    fn settle(&mut self, settled: Result<(u64, u64, Outcome), tokio::task::JoinError>) {
+    fn settle(&mut self, settled: Result<(u64, u64, ReplayOutcome), tokio::task::JoinError>) {
         let (sequence, bytes, outcome) = match settled {
             Ok(settled) => settled,
             Err(join) => std::panic::resume_unwind(join.into_panic()),
         };
         self.in_flight_bytes -= bytes;
         match outcome {
-            Outcome::Replayed => {
+            ReplayOutcome::Replayed => {
                 self.tally.replayed += 1;
                 self.bar.inc(1);
             }
-            Outcome::WouldBe(what) => {
+            ReplayOutcome::WouldBe(what) => {
                 self.tally.replayed += 1;
                 say(format_args!("{sequence:>9}  {what}"));
             }
-            Outcome::Kept(kept, why) => self.keep(sequence, kept, &why),
+            ReplayOutcome::Kept(kept, why) => self.keep(sequence, kept, &why),
         }
     }
 
@@ -304,7 +301,6 @@ impl Run<'_> {
     }
 }
 
-/// What the replay of one letter needs.
 struct Replaying {
     jetstream: Context,
     stream: Stream,
@@ -314,13 +310,13 @@ struct Replaying {
 }
 
 impl Replaying {
-    /// Reads the letter of this sequence, publishes its message, and deletes the letter if that was a
-    /// replay.
-    async fn one(self, sequence: u64) -> Outcome {
-        let failed = |error: Error| Outcome::Kept(Kept::Failed, error.detail);
+    async fn one(self, sequence: u64) -> ReplayOutcome {
+        let failed = |error: Error| ReplayOutcome::Kept(Kept::Failed, error.detail);
         let mut letter = match letters::one(&self.stream, sequence).await {
             Ok(Some(letter)) => letter,
-            Ok(None) => return Outcome::Kept(Kept::Refused, "somebody deleted it".to_owned()),
+            Ok(None) => {
+                return ReplayOutcome::Kept(Kept::Refused, "somebody deleted it".to_owned());
+            }
             Err(error) => return failed(error),
         };
         if let Err(error) = letter.read_object(&self.bucket).await {
@@ -329,16 +325,16 @@ impl Replaying {
         let payload_max_bytes = self.jetstream.client().max_payload();
         let replay = match replay::replay(&letter, self.max_generation, payload_max_bytes) {
             Ok(replay) => replay,
-            Err(refusal) => return Outcome::Kept(Kept::Refused, refusal.to_string()),
+            Err(refusal) => return ReplayOutcome::Kept(Kept::Refused, refusal.to_string()),
         };
         if self.dry_run {
             let (subject, id) = (shown(&replay.subject), shown(&replay.id));
-            return Outcome::WouldBe(format!("{subject}  as {id}"));
+            return ReplayOutcome::WouldBe(format!("{subject}  as {id}"));
         }
         self.publish(&letter, replay).await
     }
 
-    async fn publish(&self, letter: &Letter, replay: replay::Replay) -> Outcome {
+    async fn publish(&self, letter: &Letter, replay: replay::Replay) -> ReplayOutcome {
         let id = replay.id;
         let published = self
             .jetstream
@@ -350,9 +346,9 @@ impl Replaying {
         };
         match acknowledged {
             Err(error) => {
-                Outcome::Kept(Kept::Failed, format!("the stream did not take it: {error}"))
+                ReplayOutcome::Kept(Kept::Failed, format!("the stream did not take it: {error}"))
             }
-            Ok(acknowledgement) if acknowledgement.duplicate => Outcome::Kept(
+            Ok(acknowledgement) if acknowledgement.duplicate => ReplayOutcome::Kept(
                 Kept::Duplicate,
                 format!(
                     "duplicate: the stream took a message with the id {id} before, as number {}, so this \
@@ -361,8 +357,8 @@ impl Replaying {
                 ),
             ),
             Ok(_) => match letters::delete(&self.bucket, letter).await {
-                Ok(()) => Outcome::Replayed,
-                Err(error) => Outcome::Kept(
+                Ok(()) => ReplayOutcome::Replayed,
+                Err(error) => ReplayOutcome::Kept(
                     Kept::Failed,
                     format!("its message was published as {id}, but {}", error.detail),
                 ),

@@ -15,9 +15,8 @@ use crate::messaging::letters::{
 };
 use crate::text::on_lines;
 
-/// The name of the positional argument.
 const SEQUENCE: &str = "sequence";
-/// What is shown of a body, and of headers that are no text.
+/// Bytes shown of a body, and of binary headers.
 const SHOWN_MAX_BYTES: usize = 4_096;
 const HEX_LINE_BYTES: usize = 16;
 

@@ -3,7 +3,7 @@
 use super::{ANSWER_TIMEOUT, Finding, failed, ok, warning};
 use crate::config::Config;
 
-/// What evicts keys as we want it: any key, the least used first.
+/// Prefix of the policies that may evict any key, the least used first.
 const POLICY_PREFIX: &str = "allkeys-";
 
 pub(super) async fn check(config: &Config) -> Vec<Finding> {

@@ -8,18 +8,18 @@ use super::{ANSWER_TIMEOUT, Finding, failed, ok, warning};
 use crate::config::Config;
 use crate::error::Error;
 use crate::messaging::letters::bucket;
-use crate::messaging::unfit::{Unfit, consumer_unfit};
-use crate::messaging::{connection, consumer, held, streams};
+use crate::messaging::requirements::{Violation, consumer_violations};
+use crate::messaging::{connection, consumer, in_flight, streams};
 use crate::telemetry::{Health, Metrics};
 
-/// The oldest server whose settings we know.
+/// The oldest supported server.
 const MIN_VERSION: (i64, i64, i64) = (2, 11, 0);
 
 pub(super) async fn check(config: &Config) -> Vec<Finding> {
     // Handles without a recorder: nobody scrapes a doctor.
     let metrics = Metrics::unrecorded();
     let health = Health::new(metrics.clone());
-    let connecting = connection::connect(&config.nats, 1, &health, &metrics);
+    let connecting = connection::connect("ganesh", &config.nats, 1, &health, &metrics);
     let client = match tokio::time::timeout(ANSWER_TIMEOUT, connecting).await {
         Ok(Ok((client, _))) => client,
         Ok(Err(error)) => return vec![nats_away(config, &error.detail)],
@@ -41,7 +41,7 @@ pub(super) async fn check(config: &Config) -> Vec<Finding> {
             ),
         )]
     };
-    let least_bytes = client.max_payload() + held::SUBJECTS_MAX_BYTES;
+    let least_bytes = client.max_payload() + in_flight::SUBJECTS_MAX_BYTES;
     if config.pipeline.max_in_flight_bytes < least_bytes {
         findings.push(failed(
             "nats",
@@ -77,12 +77,15 @@ async fn jetstream_findings(jetstream: &Context, config: &Config) -> Result<Vec<
     let mut findings = Vec::new();
     match streams::existing(jetstream, &nats.stream).await? {
         Some(stream) => {
-            findings.extend(judged(&stream.name, &streams::event_stream_unfit(&stream)));
+            findings.extend(judged(
+                &stream.name,
+                &streams::event_stream_violations(&stream),
+            ));
             findings.extend(limits(&stream));
             match consumer::existing(jetstream, nats).await? {
                 Some(existing) => {
-                    let unfit = consumer_unfit(&existing, nats, &config.pipeline);
-                    findings.extend(judged(&nats.consumer, &unfit));
+                    let violations = consumer_violations(&existing, nats, &config.pipeline);
+                    findings.extend(judged(&nats.consumer, &violations));
                 }
                 None => findings.push(missing("consumer", &nats.consumer)),
             }
@@ -92,7 +95,10 @@ async fn jetstream_findings(jetstream: &Context, config: &Config) -> Result<Vec<
     let letters = streams::existing(jetstream, &nats.dlq_stream).await?;
     match &letters {
         Some(stream) => {
-            findings.extend(judged(&stream.name, &streams::dlq_stream_unfit(stream)));
+            findings.extend(judged(
+                &stream.name,
+                &streams::dlq_stream_violations(stream),
+            ));
             findings.extend(memory_storage(stream));
         }
         None => findings.push(missing("stream", &nats.dlq_stream)),
@@ -101,8 +107,8 @@ async fn jetstream_findings(jetstream: &Context, config: &Config) -> Result<Vec<
     let bucket = bucket::stream_name(&nats.dlq_stream);
     match streams::existing(jetstream, &bucket).await? {
         Some(stream) => {
-            let unfit = streams::bucket_stream_unfit(&stream, &letters);
-            findings.extend(judged(&stream.name, &unfit));
+            let violations = streams::bucket_stream_violations(&stream, &letters);
+            findings.extend(judged(&stream.name, &violations));
         }
         None => findings.push(missing("stream", &bucket)),
     }
@@ -116,13 +122,13 @@ fn missing(kind: &str, name: &str) -> Finding {
     )
 }
 
-fn judged(name: &str, unfit: &[Unfit]) -> Vec<Finding> {
-    if unfit.is_empty() {
+fn judged(name: &str, violations: &[Violation]) -> Vec<Finding> {
+    if violations.is_empty() {
         return vec![ok("jetstream", format!("{name} is fit"))];
     }
-    unfit
+    violations
         .iter()
-        .map(|unfit| failed("jetstream", unfit.to_string()))
+        .map(|violation| failed("jetstream", violation.to_string()))
         .collect()
 }
 

@@ -51,9 +51,9 @@ async fn findings(config: &Config) -> Result<Vec<Finding>, sqlx::Error> {
     connection.close().await?;
     let (major, minor) = (facts.version_num / 10_000, facts.version_num % 10_000);
     let mut findings: Vec<Finding> = facts
-        .unfit()
+        .violations()
         .into_iter()
-        .map(|unfit| failed("postgres", unfit))
+        .map(|problem| failed("postgres", problem))
         .collect();
     if findings.is_empty() {
         findings.push(ok(

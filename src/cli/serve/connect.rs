@@ -5,24 +5,24 @@ use sqlx::PgPool;
 
 use super::{CLIENT_WAS_LOST, Service};
 use crate::cli::Failure;
-use crate::cli::startup::{Deadline, wait_for, wait_for_schema};
+use crate::cli::startup::{StartDeadline, wait_for, wait_for_schema};
 use crate::config::Config;
 use crate::error::Dependency;
 use crate::messaging::consumer::SetupError;
-use crate::messaging::{connection, consumer, held};
-use crate::pipeline::source::Origin;
+use crate::messaging::{connection, consumer, in_flight};
+use crate::pipeline::source::EventSource;
 use crate::storage::{pool, upkeep};
 use crate::telemetry::Metrics;
 
 /// What is there before ganesh serves.
 pub(super) struct Servers {
     pub(super) pool: PgPool,
-    pub(super) origin: Origin,
+    pub(super) origin: EventSource,
 }
 
 /// Waits for Postgres and for NATS, and makes what is missing there.
 pub(super) async fn connect(service: &Service) -> Result<Servers, Failure> {
-    let deadline = Deadline::after(service.config.startup_timeout);
+    let deadline = StartDeadline::after(service.config.startup_timeout);
     let pool = connect_postgres(&service.config, &service.metrics, deadline).await?;
     service.health.set(Dependency::Postgres, true);
     let origin = connect_nats(service, deadline).await?;
@@ -32,7 +32,7 @@ pub(super) async fn connect(service: &Service) -> Result<Servers, Failure> {
 async fn connect_postgres(
     config: &Config,
     metrics: &Metrics,
-    deadline: Deadline,
+    deadline: StartDeadline,
 ) -> Result<PgPool, Failure> {
     let pool = pool::lazy(&config.postgres, config.pipeline.writers)?;
     wait_for_schema(&pool, config.postgres.migrate_on_start, deadline).await?;
@@ -41,7 +41,7 @@ async fn connect_postgres(
     Ok(pool)
 }
 
-async fn connect_nats(service: &Service, deadline: Deadline) -> Result<Origin, Failure> {
+async fn connect_nats(service: &Service, deadline: StartDeadline) -> Result<EventSource, Failure> {
     let Service {
         config,
         health,
@@ -49,10 +49,16 @@ async fn connect_nats(service: &Service, deadline: Deadline) -> Result<Origin, F
         ..
     } = service;
     let (client, drops) = wait_for("NATS (NATS_URL)", deadline, || {
-        connection::connect(&config.nats, config.pipeline.max_in_flight, health, metrics)
+        connection::connect(
+            "ganesh",
+            &config.nats,
+            config.pipeline.max_in_flight,
+            health,
+            metrics,
+        )
     })
     .await?;
-    let least_bytes = client.max_payload() + held::SUBJECTS_MAX_BYTES;
+    let least_bytes = client.max_payload() + in_flight::SUBJECTS_MAX_BYTES;
     if config.pipeline.max_in_flight_bytes < least_bytes {
         return Err(Failure::Usage(format!(
             "GANESH_MAX_IN_FLIGHT_BYTES={}: expected at least {least_bytes}: the server's maximum \
@@ -67,17 +73,17 @@ async fn connect_nats(service: &Service, deadline: Deadline) -> Result<Origin, F
         || async {
             match consumer::ensure(&jetstream, &config.nats, &config.pipeline).await {
                 Ok(consumer) => Ok(Ok(consumer)),
-                Err(SetupError::Unfit(unfit)) => Ok(Err(unfit)),
+                Err(SetupError::Violation(violations)) => Ok(Err(violations)),
                 Err(SetupError::Api(error)) => Err(error),
             }
         },
     )
     .await?;
-    let (consumer, seen) = ensured.map_err(|unfit| {
-        let lines: Vec<String> = unfit.iter().map(ToString::to_string).collect();
+    let (consumer, seen) = ensured.map_err(|violations| {
+        let lines: Vec<String> = violations.iter().map(ToString::to_string).collect();
         Failure::Usage(lines.join("\n"))
     })?;
-    Ok(Origin {
+    Ok(EventSource {
         jetstream,
         drops,
         consumer,

@@ -38,18 +38,17 @@ const READ_TIMEOUT: Duration = Duration::from_secs(10);
 /// In the description of an object: how many bytes at its start are the message's headers.
 const HEADERS_BYTES: &str = "headers-bytes";
 
-/// The stream of a bucket.
-pub fn stream_name(bucket: &str) -> String {
+pub(crate) fn stream_name(bucket: &str) -> String {
     format!("OBJ_{bucket}")
 }
 
 /// The subjects of that stream: chunks and descriptions.
-pub fn subjects(bucket: &str) -> [String; 2] {
+pub(crate) fn subjects(bucket: &str) -> [String; 2] {
     [format!("$O.{bucket}.C.>"), format!("$O.{bucket}.M.>")]
 }
 
-/// Whether a bucket may have this name.
-pub fn is_name(name: &str) -> bool {
+/// Returns whether a bucket may have this name.
+pub(crate) fn is_name(name: &str) -> bool {
     name.chars()
         .all(|c| c.is_ascii_alphanumeric() || matches!(c, '-' | '_'))
 }
@@ -61,7 +60,6 @@ pub struct Bucket {
     pub(super) name: String,
 }
 
-/// An object that is there.
 #[derive(Debug)]
 pub(super) struct Found {
     /// The sequence of its description: another version has another one.
@@ -71,7 +69,7 @@ pub(super) struct Found {
 }
 
 impl Bucket {
-    /// That of this dead-letter stream.
+    /// The bucket of this dead-letter stream.
     pub fn new(jetstream: Context, dlq_stream: &str) -> Self {
         Self {
             jetstream,
@@ -79,11 +77,11 @@ impl Bucket {
         }
     }
 
-    /// Stores an object; it is durable when this returns. One of this name is replaced, and can be read
-    /// at every moment.
+    /// Stores an object, durably. It replaces one of the same name, which can be read at every
+    /// moment.
     ///
     /// # Errors
-    /// When the bucket does not take it.
+    /// When the bucket rejects it.
     pub(super) async fn put(&self, name: &str, content: &Content) -> Result<(), Error> {
         let previous = self.find(name).await?;
         let version = format!("{name}:{:08x}", rand::random::<u32>());
@@ -146,7 +144,6 @@ impl Bucket {
         })
     }
 
-    /// Returns when JetStream has acknowledged the message.
     pub(super) async fn publish(
         &self,
         subject: String,
@@ -165,7 +162,7 @@ impl Bucket {
             .map_err(|error| failed(Code::Response, &error))
     }
 
-    /// What an object holds.
+    /// Reads an object.
     ///
     /// # Errors
     /// When it is not there, or does not arrive whole.
@@ -209,7 +206,7 @@ impl Bucket {
         }
     }
 
-    /// Removes this version, and no other one that took its place meanwhile.
+    /// Removes this version, and not a newer one.
     ///
     /// # Errors
     /// As [`Self::remove`].

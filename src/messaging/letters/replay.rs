@@ -9,22 +9,18 @@ use super::write::{HEADERS_MAX_BYTES, block_len};
 use super::{Letter, STREAM, STREAM_SEQUENCE, UNREADABLE, is_acted_on};
 use crate::event::replay::{FIRST_SEEN, FIRST_SEQUENCE, GENERATION, GENERATION_MARK};
 
-/// A message to publish on the original's subject.
 #[derive(Debug, Clone)]
-pub struct Replay {
-    /// The original's subject.
-    pub subject: String,
+pub(crate) struct Replay {
+    pub(crate) subject: String,
     /// Its headers, and those that make it the same event again.
-    pub headers: HeaderMap,
-    /// Its body.
-    pub body: Bytes,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
     /// Its `Nats-Msg-Id`.
-    pub id: String,
+    pub(crate) id: String,
 }
 
-/// Why a letter is not replayed.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Refusal {
+pub(crate) enum Refusal {
     /// Not written by ganesh.
     Foreign,
     /// Its headers cannot be written by the client either.
@@ -32,13 +28,13 @@ pub enum Refusal {
     /// Its subject has white space in it, as a message without headers may have: what a replay sends
     /// has headers, and with them the client cannot read it.
     Subject,
-    /// It failed this often already.
+    /// It failed too often.
     Generation(u32),
-    /// With the headers of a replay it has more bytes than the server takes.
+    /// With the headers of a replay it is larger than the server's maximum.
     TooLarge {
-        /// Its bytes, or those of its body where that alone is too large.
+        /// Its bytes, or those of its body if that alone is too large.
         bytes: u64,
-        /// What the server takes.
+        /// The server's maximum.
         max_bytes: usize,
     },
     /// With those of a replay its headers have more bytes than JetStream stores.
@@ -83,7 +79,7 @@ impl fmt::Display for Refusal {
 ///
 /// # Errors
 /// Why it is not replayed.
-pub fn check(
+pub(crate) fn check(
     letter: &Letter,
     max_generation: u32,
     payload_max_bytes: usize,
@@ -109,12 +105,13 @@ fn fits(bytes: u64, max_bytes: usize) -> Result<(), Refusal> {
     Ok(())
 }
 
-/// What to publish for a letter, one generation further. The headers that NATS acts on (expected
-/// sequence, rollup, time to live) are left out: they were acted on when the message was published first.
+/// Builds the message of a replay, one generation further. Headers that NATS acts on (expected
+/// sequence, rollup, time to live) are left out: they took effect when the message was first
+/// published.
 ///
 /// # Errors
 /// Why it is not replayed.
-pub fn replay(
+pub(crate) fn replay(
     letter: &Letter,
     max_generation: u32,
     payload_max_bytes: usize,

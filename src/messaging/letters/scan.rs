@@ -25,57 +25,54 @@ const ATTEMPT_EVERY: Duration = Duration::from_secs(1);
 /// How long the server keeps the consumer of a scan that has gone, or pauses.
 const CONSUMER_KEPT: Duration = Duration::from_secs(60);
 
-/// Which letters.
 #[derive(Debug, Clone, Default)]
-pub struct Filter {
+pub(crate) struct Filter {
     /// With one of these reasons, unless empty.
-    pub reasons: Vec<String>,
-    /// Of messages whose subject matches this pattern.
-    pub subject: Option<String>,
+    pub(crate) reasons: Vec<String>,
+    /// The subject matches this pattern.
+    pub(crate) subject: Option<String>,
     /// Written at this time or later.
-    pub since: Option<Timestamp>,
+    pub(crate) since: Option<Timestamp>,
 }
 
 impl Filter {
     /// The pattern of the subjects of the letters.
-    pub fn letter_subjects(&self) -> String {
+    pub(crate) fn letter_subjects(&self) -> String {
         format!(
             "{DLQ_SUBJECT_PREFIX}{}",
             self.subject.as_deref().unwrap_or(">")
         )
     }
 
-    /// Whether the reason is one of those asked for; the rest of the filter the server applies.
+    /// Returns whether the reason matches; the server applies the rest of the filter.
     fn takes(&self, letter: &Letter) -> bool {
         self.reasons.is_empty() || self.reasons.iter().any(|reason| reason == letter.reason())
     }
 }
 
-/// How many letters there are.
 #[derive(Debug, Clone, Copy, Default)]
-pub struct Count {
-    /// All of them.
-    pub letters: u64,
-    /// Of those, how many have an object.
-    pub objects: u64,
+pub(crate) struct Count {
+    pub(crate) letters: u64,
+    /// Letters with an object.
+    pub(crate) objects: u64,
 }
 
 /// The letters up to a sequence, oldest first.
-pub struct Scan {
+pub(crate) struct Scan {
     stream: Stream,
     filter: Filter,
-    /// What is written later is not read: a replayed letter that fails again would be replayed again.
+    /// Later letters are not read: a replayed letter that fails again would be replayed again.
     last_sequence: u64,
     next_sequence: u64,
     consumer: Option<PullConsumer>,
-    /// What the consumer's next delivery is numbered, if none was lost on the way.
+    /// The expected number of the consumer's next delivery.
     next_delivery: u64,
     page: VecDeque<Letter>,
 }
 
 impl Scan {
     /// A scan of what the stream holds now, up to `last_sequence`.
-    pub fn open(stream: &Stream, filter: &Filter, last_sequence: u64) -> Self {
+    pub(crate) fn open(stream: &Stream, filter: &Filter, last_sequence: u64) -> Self {
         Self {
             stream: stream.clone(),
             filter: filter.clone(),
@@ -91,7 +88,7 @@ impl Scan {
     ///
     /// # Errors
     /// When JetStream does not answer, however often it is asked.
-    pub async fn next(&mut self) -> Result<Option<Letter>, Error> {
+    pub(crate) async fn next(&mut self) -> Result<Option<Letter>, Error> {
         let mut failures = 0;
         loop {
             while let Some(letter) = self.page.pop_front() {
@@ -121,7 +118,7 @@ impl Scan {
     ///
     /// # Errors
     /// As [`Self::next`].
-    pub async fn count(mut self) -> Result<Count, Error> {
+    pub(crate) async fn count(mut self) -> Result<Count, Error> {
         let mut count = Count::default();
         while let Some(letter) = self.next().await? {
             count.letters += 1;
@@ -131,15 +128,13 @@ impl Scan {
         Ok(count)
     }
 
-    /// Removes the consumer, which would end by itself a little later.
-    pub async fn close(self) {
+    pub(crate) async fn close(self) {
         if let Some(consumer) = &self.consumer {
             let name = &consumer.cached_info().name;
             let _ = self.stream.delete_consumer(name).await;
         }
     }
 
-    /// Reads a page, or fails in the middle of it.
     async fn read_page(&mut self) -> Result<(), String> {
         if self.consumer.is_none() {
             self.consumer = Some(self.consume().await?);
@@ -193,7 +188,6 @@ impl Scan {
             .map_err(|error| error.to_string())
     }
 
-    /// Takes a message into the page.
     fn take(&mut self, message: Message) -> Result<(), String> {
         let info = message.info().map_err(|error| error.to_string())?;
         if info.consumer_sequence != self.next_delivery {

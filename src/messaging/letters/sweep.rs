@@ -24,13 +24,12 @@ use crate::error::Error;
 use crate::event::Timestamp;
 use crate::messaging::streams::api_error;
 
-/// How old an object is before it is taken for abandoned: what a letter has, and as much again.
+/// An older object without a letter is abandoned: the time that a letter has, doubled.
 pub const ABANDONED_AFTER: Duration = LETTER_WITHIN.saturating_mul(2);
 /// How often it is looked for them. A look at what has not changed since the last one is two requests.
-pub const SWEEP_EVERY: Duration = Duration::from_mins(5);
+pub(crate) const SWEEP_EVERY: Duration = Duration::from_mins(5);
 
-/// Sweeps until `stop`.
-pub async fn run(bucket: Bucket, stop: CancellationToken) {
+pub(crate) async fn run(bucket: Bucket, stop: CancellationToken) {
     let mut sweeper = Sweeper::new(bucket, ABANDONED_AFTER);
     while stop.run_until_cancelled(sleep(SWEEP_EVERY)).await.is_some() {
         // On the heap: scanning letters is large.
@@ -52,19 +51,19 @@ pub async fn run(bucket: Bucket, stop: CancellationToken) {
 pub struct Sweeper {
     bucket: Bucket,
     abandoned_after: Duration,
-    /// What nothing can have been abandoned since.
-    seen: Option<Seen>,
+    /// The last sweep's activity: nothing can have been abandoned while it stays the same.
+    seen: Option<BucketActivity>,
 }
 
 /// An object is abandoned only after the bucket or the number of letters ever deleted has changed.
 #[derive(Debug, PartialEq, Eq)]
-struct Seen {
+struct BucketActivity {
     bucket_messages: u64,
     bucket_last_sequence: u64,
     letters_deleted: u64,
 }
 
-/// What JetStream says of the bucket's stream.
+/// The state of the bucket's stream.
 #[derive(Debug, Deserialize)]
 struct Info {
     /// The server's time.
@@ -72,11 +71,11 @@ struct Info {
     /// How many subjects there are; not all of them may be in one answer.
     #[serde(default)]
     total: usize,
-    state: State,
+    state: StreamState,
 }
 
 #[derive(Debug, Deserialize)]
-struct State {
+struct StreamState {
     messages: u64,
     last_seq: u64,
     #[serde(default)]
@@ -112,7 +111,7 @@ impl Sweeper {
         let letters = letters.map_err(|error| api_error(&format!("stream {name}: {error}")))?;
         let (info, versions) = self.versions().await?;
         let state = &letters.cached_info().state;
-        let seen = Seen {
+        let seen = BucketActivity {
             bucket_messages: info.state.messages,
             bucket_last_sequence: info.state.last_seq,
             letters_deleted: state.last_sequence.saturating_sub(state.messages),
@@ -170,7 +169,7 @@ impl Sweeper {
         }
     }
 
-    /// What is old enough to be abandoned.
+    /// Objects old enough to be abandoned.
     async fn suspects(&self, now: Timestamp, versions: Vec<String>) -> Result<Suspects, Error> {
         let abandoned_after = i64::try_from(self.abandoned_after.as_micros()).unwrap_or(i64::MAX);
         let is_young = |at: Timestamp| now.micros() - at.micros() < abandoned_after;

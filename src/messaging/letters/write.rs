@@ -43,24 +43,21 @@ pub struct Original<'a> {
     pub trace_id: TraceId,
 }
 
-/// A letter, ready to be published.
 #[derive(Debug, Clone)]
-pub struct Outgoing {
+pub(crate) struct OutgoingLetter {
     /// Its headers. Without the name of the object, which is not known here.
     pub headers: HeaderMap,
-    /// Its body.
-    pub body: Bytes,
+    pub(crate) body: Bytes,
     /// Whether the message is too large for a letter: then [`Content`] goes to an object.
-    pub needs_object: bool,
+    pub(crate) needs_object: bool,
 }
 
-/// What an object holds: the headers and the body of a message, one after the other.
+/// The content of an object: headers, then body.
 #[derive(Debug, Clone)]
-pub struct Content {
+pub(crate) struct Content {
     /// The headers as NATS writes them; of a message that the client cannot read, as they came.
-    pub headers: Bytes,
-    /// The body.
-    pub body: Bytes,
+    pub(crate) headers: Bytes,
+    pub(crate) body: Bytes,
 }
 
 /// The subject on which a letter is published. Letters have headers, and of a message with headers the
@@ -76,27 +73,27 @@ pub fn letter_subject(subject: &str) -> String {
     format!("{DLQ_SUBJECT_PREFIX}{start}")
 }
 
-/// The letter of a message, in a message of at most so many bytes.
-pub fn outgoing(
+/// Builds the letter of a message, of at most so many bytes.
+pub(crate) fn outgoing(
     original: &Original<'_>,
     reason: &str,
     detail: &str,
     payload_max_bytes: usize,
-) -> Outgoing {
+) -> OutgoingLetter {
     let mut own = own_headers(original, reason, detail);
     let kept = kept_headers(original.headers, reason);
     let headers_bytes = block_len(&own) + block_len(&kept);
     if headers_bytes <= HEADERS_MAX_BYTES
         && headers_bytes + original.body.len() <= payload_max_bytes
     {
-        return Outgoing {
+        return OutgoingLetter {
             headers: with(own, &kept),
             body: original.body.clone(),
             needs_object: false,
         };
     }
     own.insert(BODY_BYTES, HeaderValue::from(original.body.len()));
-    Outgoing {
+    OutgoingLetter {
         headers: own,
         body: Bytes::new(),
         needs_object: true,
@@ -104,7 +101,7 @@ pub fn outgoing(
 }
 
 /// The message of a letter that is too large for one.
-pub fn content(original: &Original<'_>, reason: &str) -> Content {
+pub(crate) fn content(original: &Original<'_>, reason: &str) -> Content {
     let headers = original.headers;
     let unreadable = headers
         .filter(|_| reason == UNREADABLE)
@@ -128,7 +125,7 @@ pub(super) fn object_name(original: &Original<'_>) -> String {
     format!("{stream}:{sequence}:{micros}:{random:08x}")
 }
 
-/// By which the stream drops what is written twice: a message is one letter.
+/// The `Nats-Msg-Id` of a letter: a message becomes one letter.
 fn letter_id(original: &Original<'_>) -> String {
     let Original {
         stream,
@@ -139,7 +136,7 @@ fn letter_id(original: &Original<'_>) -> String {
     format!("{stream}:{sequence}:{stored_at}")
 }
 
-/// Why, when and how often.
+/// The headers that say why, when and how often.
 fn own_headers(original: &Original<'_>, reason: &str, detail: &str) -> HeaderMap {
     let first = replay::first_delivery(original.headers, original.stored_at);
     let first_seen = first.map_or(original.stored_at, |first| first.seen);
@@ -164,8 +161,8 @@ fn own_headers(original: &Original<'_>, reason: &str, detail: &str) -> HeaderMap
     headers
 }
 
-/// The message's headers, those that NATS acts on (expected stream, rollup, time to live) or that
-/// are named like ours under another name.
+/// The message's headers. Those that NATS acts on (expected stream, rollup, time to live) or that
+/// are named like ganesh's get another name.
 fn kept_headers(headers: Option<&HeaderMap>, reason: &str) -> HeaderMap {
     let mut kept = HeaderMap::new();
     for (name, values) in headers.into_iter().flat_map(HeaderMap::iter) {
@@ -200,7 +197,7 @@ fn with(mut headers: HeaderMap, more: &HeaderMap) -> HeaderMap {
     headers
 }
 
-/// A value that no line break can end: the client refuses it, by a panic, otherwise.
+/// A value without line breaks, on which the client would panic.
 fn on_one_line(text: &str) -> HeaderValue {
     text.parse()
         .unwrap_or_else(|_| HeaderValue::from(text.replace(['\r', '\n'], " ")))

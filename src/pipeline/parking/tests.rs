@@ -6,15 +6,15 @@ use tokio::sync::mpsc::UnboundedReceiver;
 
 use super::*;
 use crate::event::{self, Timestamp};
-use crate::message::HeldId;
-use crate::messaging::Held;
+use crate::message::InFlightId;
+use crate::messaging::InFlight;
 use crate::messaging::delivery::Arrived;
-use crate::messaging::held::{self, Arrival};
+use crate::messaging::in_flight::{self, Arrival};
 use crate::pipeline::queue::{Sender, queue};
 
 struct Scene {
-    held: Arc<Held>,
-    releases: UnboundedReceiver<HeldId>,
+    in_flight: Arc<InFlight>,
+    releases: UnboundedReceiver<InFlightId>,
     queue: Sender<Decoded>,
     parking: Parking,
 }
@@ -23,13 +23,13 @@ struct Scene {
 fn scene() -> Scene {
     let metrics = Metrics::unrecorded();
     let (messages, bytes) = (100, 100_000);
-    let limits = held::Limits { messages, bytes };
-    let (held, releases) = Held::new(limits, Duration::from_secs(30), metrics.clone());
+    let limits = in_flight::InFlightLimits { messages, bytes };
+    let (in_flight, releases) = InFlight::new(limits, Duration::from_secs(30), metrics.clone());
     let (sender, receiver) = queue(metrics::Gauge::noop());
-    let limits = Limits { events: 1, bytes };
+    let limits = BatchLimits { events: 1, bytes };
     let health = Health::new(metrics.clone());
     Scene {
-        held,
+        in_flight,
         releases,
         queue: sender,
         parking: Parking::new(receiver, limits, health, metrics),
@@ -50,7 +50,9 @@ impl Scene {
         };
         let arrived = Arrived::read(message).expect("it is a delivery");
         let (reply, bytes) = (arrived.reply.clone(), 100);
-        let holds = self.held.hold(std::iter::once(Arrival { reply, bytes }), 0);
+        let holds = self
+            .in_flight
+            .hold(std::iter::once(Arrival { reply, bytes }), 0);
         let hold = holds.into_iter().next().expect("one was held");
         let delivery = arrived.into_delivery("EVENTS", hold);
         let message = event::Message {
@@ -173,7 +175,7 @@ async fn at_the_end_what_is_parked_during_a_pause_is_released() {
     let (other, receiver) = super::super::queue::queue(metrics::Gauge::noop());
     drop(other);
     let metrics = Metrics::unrecorded();
-    let limits = Limits {
+    let limits = BatchLimits {
         events: 1,
         bytes: 1,
     };

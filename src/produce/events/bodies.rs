@@ -3,21 +3,26 @@
 
 use std::fmt::{Display, Write};
 
-use super::Kind;
+use super::EventKind;
 use crate::produce::random::Random;
 
 /// The data of one event about `subject`, of about `target_bytes`: each kind has
 /// a list that grows until they are reached.
-pub(super) fn body(kind: Kind, subject: &str, target_bytes: usize, random: &mut Random) -> String {
+pub(super) fn body(
+    kind: EventKind,
+    subject: &str,
+    target_bytes: usize,
+    random: &mut Random,
+) -> String {
     let object = Object::new(target_bytes);
     match kind {
-        Kind::DeviceTelemetry => device(object, subject, random),
-        Kind::OrderCreated => order(object, subject, "created", random),
-        Kind::OrderShipped => order(object, subject, "shipped", random),
-        Kind::OrderDelivered => order(object, subject, "delivered", random),
-        Kind::PaymentCaptured => payment(object, subject, "captured", random),
-        Kind::PaymentFailed => payment(object, subject, "failed", random),
-        Kind::PageViewed => page(object, subject, random),
+        EventKind::DeviceTelemetry => device(object, subject, random),
+        EventKind::OrderCreated => order(object, subject, "created", random),
+        EventKind::OrderShipped => order(object, subject, "shipped", random),
+        EventKind::OrderDelivered => order(object, subject, "delivered", random),
+        EventKind::PaymentCaptured => payment(object, subject, "captured", random),
+        EventKind::PaymentFailed => payment(object, subject, "failed", random),
+        EventKind::PageViewed => page(object, subject, random),
     }
 }
 

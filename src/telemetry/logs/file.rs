@@ -21,7 +21,6 @@ use tracing_subscriber::fmt::MakeWriter;
 
 use super::RateLimit;
 
-/// The file's name in `GANESH_LOG_DIR`.
 const NAME: &str = "app.log";
 /// Lines that wait for the disk; what comes on top is lost, and counted.
 const WAITING_MAX_BYTES: usize = 1 << 20;
@@ -32,12 +31,12 @@ const FLUSH_LIMIT: Duration = Duration::from_secs(1);
 /// How often a loss is reported.
 const REPORT_EVERY: Duration = Duration::from_secs(10);
 
-/// Where lines are handed in. Cloning clones an `Arc`.
+/// Takes log lines. Cloning clones an `Arc`.
 #[derive(Clone)]
-pub struct LogFile(Arc<Shared>, Sender<Order>);
+pub(crate) struct LogFile(Arc<Backlog>, Sender<Order>);
 
 #[derive(Default)]
-struct Shared {
+struct Backlog {
     /// Bounds the channel.
     waiting_bytes: AtomicUsize,
     lost_lines: AtomicU64,
@@ -45,7 +44,7 @@ struct Shared {
 
 enum Order {
     Write(Vec<u8>),
-    /// Says when everything before it was dealt with.
+    /// Acknowledges that all earlier lines were handled.
     Flush(SyncSender<()>),
 }
 
@@ -54,12 +53,12 @@ impl LogFile {
     ///
     /// # Errors
     /// When that cannot be done, or the thread cannot be started.
-    pub fn open(folder: &Path) -> io::Result<Self> {
+    pub(crate) fn open(folder: &Path) -> io::Result<Self> {
         let path = folder.join(NAME);
         let file = open(&path)?;
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Backlog::default());
         let (sender, orders) = channel();
-        let writer = Writer {
+        let writer = LogWriter {
             path,
             file: Ok(file),
             looked_at: Instant::now(),
@@ -77,7 +76,7 @@ impl LogFile {
 
     /// Waits for the lines so far to be written, a second at most, and no longer than
     /// `until`: blocking, for the end.
-    pub fn flush(&self, until: Instant) {
+    pub(crate) fn flush(&self, until: Instant) {
         let (done, wait) = sync_channel(1);
         let left = until.saturating_duration_since(Instant::now());
         if self.1.send(Order::Flush(done)).is_ok() {
@@ -105,7 +104,7 @@ impl<'a> MakeWriter<'a> for LogFile {
 }
 
 /// Takes one line in one piece, as the formatting layer writes it.
-pub struct Line<'a>(&'a LogFile);
+pub(crate) struct Line<'a>(&'a LogFile);
 
 impl Write for Line<'_> {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
@@ -118,22 +117,21 @@ impl Write for Line<'_> {
     }
 }
 
-/// The thread's side.
-struct Writer {
+struct LogWriter {
     path: PathBuf,
     /// Or why there is none.
     file: io::Result<File>,
     looked_at: Instant,
     /// The file ends in the middle of a line.
     torn: bool,
-    /// It was said that lines are lost.
+    /// The loss of lines was reported.
     failing: bool,
     failures: RateLimit,
     recoveries: RateLimit,
-    shared: Arc<Shared>,
+    shared: Arc<Backlog>,
 }
 
-impl Writer {
+impl LogWriter {
     fn run(mut self, orders: &Receiver<Order>) {
         for order in orders {
             match order {
@@ -201,7 +199,8 @@ impl Writer {
         write().map_err(|why| why.to_string())
     }
 
-    /// Once, until it works again. This line goes to standard error as every line does.
+    /// Reports a failure once, until the file works again. The line goes to standard error, as
+    /// every line does.
     fn say_that_it_fails(&mut self, why: &str) {
         if !self.failing && self.failures.allow().is_some() {
             self.failing = true;

@@ -14,47 +14,43 @@ use crate::event::Timestamp;
 
 /// The filter of the process's log lines. Cloning clones an `Arc`.
 #[derive(Clone)]
-pub struct LogFilter(Arc<Inner>);
+pub(crate) struct LogFilter(Arc<SharedFilter>);
 
-struct Inner {
+struct SharedFilter {
     configured: String,
     handle: Handle<EnvFilter, Registry>,
-    change: Mutex<Option<Change>>,
+    change: Mutex<Option<TemporaryFilter>>,
 }
 
 /// A filter in place of the configured one.
-struct Change {
+struct TemporaryFilter {
     filter: String,
     until: Timestamp,
     due: Instant,
-    /// Waits for `due`.
     end: AbortHandle,
 }
 
-/// What is logged at the moment.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct State {
-    /// The filter in force.
-    pub filter: String,
+pub(crate) struct FilterState {
+    pub(crate) filter: String,
     /// RFC 3339; then the configured filter comes back. `None`: it is in force.
-    pub until: Option<String>,
+    pub(crate) until: Option<String>,
     /// `GANESH_LOG`.
-    pub configured: String,
+    pub(crate) configured: String,
 }
 
 impl LogFilter {
     pub(super) fn new(configured: String, handle: Handle<EnvFilter, Registry>) -> Self {
-        Self(Arc::new(Inner {
+        Self(Arc::new(SharedFilter {
             configured,
             handle,
             change: Mutex::new(None),
         }))
     }
 
-    /// What is logged at the moment.
-    pub fn state(&self) -> State {
+    pub(crate) fn state(&self) -> FilterState {
         let change = self.change();
-        State {
+        FilterState {
             filter: change
                 .as_ref()
                 .map_or_else(|| self.0.configured.clone(), |change| change.filter.clone()),
@@ -65,13 +61,13 @@ impl LogFilter {
 
     /// Logs by `filter` from now on, and after `lasting` by the configured one again. An
     /// earlier change ends with it. Expects a filter that the configuration would accept.
-    pub fn change_for(&self, filter: String, lasting: Duration) {
+    pub(crate) fn change_for(&self, filter: String, lasting: Duration) {
         tracing::info!(filter, ?lasting, "log filter changes");
         let lasting_micros = i64::try_from(lasting.as_micros()).unwrap_or(i64::MAX);
         let mut change = self.change();
         self.apply(&filter);
         let due = Instant::now() + lasting;
-        let next = Change {
+        let next = TemporaryFilter {
             filter,
             until: Timestamp::from_micros(Timestamp::now().micros().saturating_add(lasting_micros)),
             due,
@@ -106,7 +102,7 @@ impl LogFilter {
             .expect("the process's subscriber is there for as long as the process");
     }
 
-    fn change(&self) -> MutexGuard<'_, Option<Change>> {
+    fn change(&self) -> MutexGuard<'_, Option<TemporaryFilter>> {
         self.0
             .change
             .lock()
@@ -122,7 +118,7 @@ pub(super) fn parse(directives: &str) -> EnvFilter {
         .parse_lossy(directives)
 }
 
-/// What no filter can ask for.
+/// The most that a filter can ask for.
 pub(super) fn ceiling() -> Targets {
     Targets::new()
         .with_default(LevelFilter::TRACE)

@@ -6,14 +6,14 @@ use std::time::{Duration, Instant};
 /// Lets a repeated line through a few times in a window and counts the rest: what happens at
 /// the rate of messages, or at every attempt of an outage, must not fill a disk.
 #[derive(Debug)]
-pub struct RateLimit {
+pub(crate) struct RateLimit {
     lines_max: u32,
     window: Duration,
-    state: Mutex<State>,
+    state: Mutex<RateWindow>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct RateWindow {
     began: Option<Instant>,
     said: u32,
     suppressed: u64,
@@ -28,7 +28,7 @@ impl Default for RateLimit {
 
 impl RateLimit {
     /// At most `lines_max` lines in each window, which begins with its first line.
-    pub fn new(lines_max: u32, window: Duration) -> Self {
+    pub(crate) fn new(lines_max: u32, window: Duration) -> Self {
         Self {
             lines_max,
             window,
@@ -36,9 +36,8 @@ impl RateLimit {
         }
     }
 
-    /// Whether to log now: then the number of lines that were suppressed since the
-    /// last one.
-    pub fn allow(&self) -> Option<u64> {
+    /// Returns `None` to suppress a line, or the number of lines suppressed since the last one.
+    pub(crate) fn allow(&self) -> Option<u64> {
         self.allow_at(Instant::now())
     }
 

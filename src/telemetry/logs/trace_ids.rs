@@ -15,7 +15,7 @@ const TRACE_ID: &str = "trace_id";
 /// Adds `trace_id` and `span_id` to what `F` writes.
 pub(super) struct WithTraceIds<F> {
     format: F,
-    /// What ends a line, and before which the ids stand.
+    /// The end of a line; the ids stand before it.
     end: &'static str,
     write: fn(&mut Writer<'_>, TraceId, SpanId) -> fmt::Result,
 }

@@ -93,7 +93,7 @@ impl<L: VariantArray + Copy + PartialEq + Into<&'static str>> Labels for L {
 
 /// Labels whose values combine freely.
 #[derive(Clone, Copy)]
-pub struct Both<A, B>(pub A, pub B);
+pub struct Both<A, B>(pub(crate) A, pub(crate) B);
 
 impl<A: Labels, B: VariantArray + Labels> Labels for Both<A, B> {
     fn all() -> Vec<LabelValues> {

@@ -2,10 +2,9 @@
 
 use super::Format;
 
-/// How much a range of `Accept` is wanted, in thousandths.
+/// The weight of a range of `Accept`, in thousandths.
 type Quality = u16;
 
-/// One media range of an `Accept` header.
 struct Range<'a> {
     media_type: &'a str,
     version: Option<&'a str>,

@@ -8,10 +8,9 @@ const RESERVE_MAX: Duration = Duration::from_secs(3);
 /// The reserve is shared out in so many parts.
 const RESERVE_PARTS: u32 = 12;
 
-/// What is done at the end, in this order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
-    /// What is held is stored and acknowledged.
+    /// Messages in flight are stored and acknowledged.
     Drain,
     /// NATS takes the last acknowledgements and releases.
     Flush,
@@ -22,8 +21,8 @@ pub(super) enum Step {
 }
 
 impl Step {
-    /// How much of the reserve is left when the step has to be done. What the log leaves is
-    /// for the exit itself.
+    /// Parts of the reserve that remain when the step has to be done. The rest after the log is for
+    /// the exit itself.
     const fn parts_left(self) -> u32 {
         match self {
             Self::Drain => RESERVE_PARTS,
@@ -36,12 +35,12 @@ impl Step {
 
 /// The grace period, which begins once. Cloning clones an `Arc`.
 #[derive(Debug, Clone)]
-pub(super) struct Ending {
+pub(super) struct Shutdown {
     grace: Duration,
     began: Arc<OnceLock<Instant>>,
 }
 
-impl Ending {
+impl Shutdown {
     pub(super) fn new(grace: Duration) -> Self {
         Self {
             grace,
@@ -49,12 +48,12 @@ impl Ending {
         }
     }
 
-    /// The grace period begins now, if it has not begun.
+    /// Begins the grace period, if it has not begun.
     pub(super) fn begin(&self) {
         self.began.get_or_init(Instant::now);
     }
 
-    /// Until when a step may take; begins the grace period where no signal did.
+    /// The deadline of a step. Begins the grace period where no signal did.
     pub(super) fn until(&self, step: Step) -> Instant {
         let began = *self.began.get_or_init(Instant::now);
         let reserve = RESERVE_MAX.min(self.grace / 2);
@@ -71,16 +70,16 @@ mod tests {
     fn every_step_has_time_and_all_are_done_within_the_grace() {
         for grace in [1, 4, 25] {
             let grace = Duration::from_secs(grace);
-            let ending = Ending::new(grace);
-            ending.begin();
-            let began = *ending.began.get().expect("it has begun");
+            let shutdown = Shutdown::new(grace);
+            shutdown.begin();
+            let began = *shutdown.began.get().expect("it has begun");
             let steps = [Step::Drain, Step::Flush, Step::Spans, Step::Log];
-            let until = steps.map(|step| ending.until(step) - began);
+            let until = steps.map(|step| shutdown.until(step) - began);
             assert!(until.is_sorted_by(|one, next| one < next), "{until:?}");
             assert!(until[0] >= grace / 2, "{until:?}");
             assert!(until[3] < grace, "{until:?}");
         }
-        let until = Ending::new(Duration::from_secs(25)).until(Step::Drain);
+        let until = Shutdown::new(Duration::from_secs(25)).until(Step::Drain);
         assert!(until > Instant::now() + Duration::from_secs(21));
     }
 }

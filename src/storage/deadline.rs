@@ -1,6 +1,5 @@
-//! Statements with a time limit. A connection on which one was not answered, because that came too
-//! late or because nobody waits for it any more, is closed: its answer may still come, and must not
-//! meet the next statement, nor keep the pool's place until then.
+//! Statements with a deadline. A connection with an unanswered statement, late or dropped, is closed:
+//! the answer may still arrive, and must not meet the next statement or occupy a place in the pool.
 
 use std::ops::{Deref, DerefMut};
 use std::time::Duration;
@@ -14,44 +13,41 @@ use tokio::time::{Instant, timeout_at};
 use super::classify;
 use crate::error::{Dependency, Error};
 
-/// One limit over waiting for a connection and all statements on it.
+/// One deadline for waiting for a connection and all statements on it.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Limit {
-    deadline: Instant,
-    /// What is being done, for the words of the error.
+pub(crate) struct Deadline {
+    at: Instant,
+    /// Names the operation in the error.
     what: &'static str,
 }
 
-impl Limit {
-    /// Starts now.
+impl Deadline {
+    /// `limit` from now.
     pub(crate) fn new(limit: Duration, what: &'static str) -> Self {
         Self {
-            deadline: Instant::now() + limit,
+            at: Instant::now() + limit,
             what,
         }
     }
 
-    /// What `future` gives, if it does in time.
     pub(crate) async fn apply<F: Future>(self, future: F) -> Result<F::Output, Elapsed> {
-        timeout_at(self.deadline, future).await
+        timeout_at(self.at, future).await
     }
 
-    /// A connection of the pool.
-    pub(crate) async fn connection(self, pool: &PgPool) -> Result<Lent, Error> {
+    pub(crate) async fn connection(self, pool: &PgPool) -> Result<LentConnection, Error> {
         let Ok(connection) = self.apply(pool.acquire()).await else {
             return Err(self.passed());
         };
         let connection = connection.map_err(|error| classify(&error))?;
-        Ok(Lent {
+        Ok(LentConnection {
             connection,
             is_answered: true,
         })
     }
 
-    /// The answer to a statement.
     pub(crate) fn answer<T>(
         self,
-        connection: &mut Lent,
+        connection: &mut LentConnection,
         answer: Result<Result<T, sqlx::Error>, Elapsed>,
     ) -> Result<T, Error> {
         let Ok(answer) = answer else {
@@ -61,19 +57,18 @@ impl Limit {
         answer.map_err(|error| classify(&error))
     }
 
-    /// The error of a limit that passed.
     pub(crate) fn passed(self) -> Error {
         Error::timeout(Dependency::Postgres, self.what)
     }
 }
 
-/// A connection of the pool, that goes back there if the last statement on it was answered.
-pub(crate) struct Lent {
+/// A connection that goes back to the pool if its last statement was answered.
+pub(crate) struct LentConnection {
     connection: PoolConnection<Postgres>,
     is_answered: bool,
 }
 
-impl Deref for Lent {
+impl Deref for LentConnection {
     type Target = PgConnection;
 
     fn deref(&self) -> &PgConnection {
@@ -81,15 +76,15 @@ impl Deref for Lent {
     }
 }
 
-impl DerefMut for Lent {
-    /// Whoever takes it like this asks something.
+impl DerefMut for LentConnection {
+    /// A mutable borrow sends a statement.
     fn deref_mut(&mut self) -> &mut PgConnection {
         self.is_answered = false;
         &mut self.connection
     }
 }
 
-impl Drop for Lent {
+impl Drop for LentConnection {
     fn drop(&mut self) {
         if !self.is_answered {
             self.connection.close_on_drop();

@@ -16,13 +16,12 @@ use tokio::time::MissedTickBehavior;
 
 use super::Cache;
 use super::epoch::{Asked, Known};
-use super::failure::{Failure, classify, within};
+use super::failure::{CacheFailure, classify, within};
 use crate::backoff::Backoff;
 use crate::error::{Class, Code, Dependency, Error};
 use crate::storage::classify as classify_postgres;
 use crate::storage::epoch::claim;
 
-/// For the connection itself.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 /// Between two attempts, doubled from the first to the second.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
@@ -30,27 +29,24 @@ const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_
 const STABLE_AFTER: Duration = Duration::from_secs(10);
 /// For each answer while a connection is verified or watched.
 const ANSWER_LIMIT: Duration = Duration::from_secs(1);
-/// For binding the epoch in Postgres.
 const CLAIM_LIMIT: Duration = Duration::from_secs(5);
 /// How often a connection is asked again which process it leads to.
 const WATCH_INTERVAL: Duration = Duration::from_secs(1);
 
-/// A verified connection.
-pub(super) struct Link {
-    pub(super) connection: MultiplexedConnection,
+pub(super) struct VerifiedConnection {
+    pub(super) redis: MultiplexedConnection,
     /// The server's process, as it names itself.
     pub(super) server: String,
 }
 
 impl Cache {
-    /// Connects, verifies, watches, and begins again.
-    pub(super) async fn keep_link(&self) {
+    pub(super) async fn keep_connection(&self) {
         let mut backoff = Backoff::between(PAUSE.0, PAUSE.1);
         loop {
             let (failure, lived) = match self.connect().await {
-                Ok(link) => {
+                Ok(connection) => {
                     let since = Instant::now();
-                    (self.watch(link).await, since.elapsed())
+                    (self.watch(connection).await, since.elapsed())
                 }
                 Err(error) => {
                     self.0.metrics.dependency_error(&error);
@@ -69,7 +65,7 @@ impl Cache {
     }
 
     /// A connection whose server holds nothing older than the epoch.
-    async fn connect(&self) -> Result<Arc<Link>, Error> {
+    async fn connect(&self) -> Result<Arc<VerifiedConnection>, Error> {
         let config = AsyncConnectionConfig::new()
             .set_connection_timeout(Some(CONNECT_LIMIT))
             // Every operation brings its own limit.
@@ -89,13 +85,17 @@ impl Cache {
         };
         let row = row.map_err(|error| classify_postgres(&error))?;
         self.learn(Known::new(row, asked));
-        Ok(Arc::new(Link { connection, server }))
+        Ok(Arc::new(VerifiedConnection {
+            redis: connection,
+            server,
+        }))
     }
 
-    /// Hands the connection out until it fails. `None`: who saw it fail has said so.
-    async fn watch(&self, link: Arc<Link>) -> Option<Error> {
+    /// Hands the connection out until it fails. Returns `None` where the failure was logged
+    /// already.
+    async fn watch(&self, connection: Arc<VerifiedConnection>) -> Option<Error> {
         self.0.breaker.close();
-        self.0.link.store(Some(link.clone()));
+        self.0.connection.store(Some(connection.clone()));
         self.0.health.set(Dependency::Cache, true);
         let mut tick = tokio::time::interval(WATCH_INTERVAL);
         tick.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -104,44 +104,45 @@ impl Cache {
                 _ = tick.tick() => {}
                 () = self.0.dropped.notified() => {}
             }
-            if !self.is_current(&link) {
+            if !self.is_current(&connection) {
                 return None;
             }
-            if let Err(error) = self.check(&link).await {
+            if let Err(error) = self.check(&connection).await {
                 self.0.metrics.dependency_error(&error);
-                self.0.link.store(None);
+                self.0.connection.store(None);
                 return Some(error);
             }
         }
     }
 
-    async fn check(&self, link: &Link) -> Result<(), Error> {
-        let server = identify(&mut link.connection.clone()).await?;
-        if server != link.server {
+    async fn check(&self, connection: &VerifiedConnection) -> Result<(), Error> {
+        let server = identify(&mut connection.redis.clone()).await?;
+        if server != connection.server {
             return Err(not_bound("the cache's data was replaced"));
         }
         let known = self.0.known.load_full();
-        let bound = known.is_none_or(|known| known.row.server.as_ref() == Some(&link.server));
+        let bound = known.is_none_or(|known| known.row.server.as_ref() == Some(&connection.server));
         // What is known may be older than the connection; what the row says now is not.
-        if bound || self.read_epoch(CLAIM_LIMIT).await?.server.as_ref() == Some(&link.server) {
+        if bound || self.read_epoch(CLAIM_LIMIT).await?.server.as_ref() == Some(&connection.server)
+        {
             return Ok(());
         }
         Err(not_bound("the epoch was bound to another cache server"))
     }
 
-    fn is_current(&self, link: &Arc<Link>) -> bool {
-        let current = self.0.link.load();
+    fn is_current(&self, connection: &Arc<VerifiedConnection>) -> bool {
+        let current = self.0.connection.load();
         current
             .as_ref()
-            .is_some_and(|current| Arc::ptr_eq(current, link))
+            .is_some_and(|current| Arc::ptr_eq(current, connection))
     }
 
-    /// Gives the connection up: nobody uses it until the next one was verified.
-    pub(super) fn give_up(&self, link: &Arc<Link>, error: &Error) {
-        let previous = self.0.link.compare_and_swap(link, None);
+    /// Gives the connection up: nobody uses it until the next one is verified.
+    pub(super) fn give_up(&self, connection: &Arc<VerifiedConnection>, error: &Error) {
+        let previous = self.0.connection.compare_and_swap(connection, None);
         if previous
             .as_ref()
-            .is_some_and(|previous| Arc::ptr_eq(previous, link))
+            .is_some_and(|previous| Arc::ptr_eq(previous, connection))
         {
             self.0.health.set(Dependency::Cache, false);
             self.say(error);
@@ -150,17 +151,22 @@ impl Cache {
     }
 
     /// Counts a failure; gives the connection up where it must be.
-    pub(super) fn note(&self, link: &Arc<Link>, failure: &Failure, reading: bool) {
+    pub(super) fn note(
+        &self,
+        connection: &Arc<VerifiedConnection>,
+        failure: &CacheFailure,
+        reading: bool,
+    ) {
         self.0.metrics.dependency_error(failure.error());
-        if matches!(failure, Failure::Refused(_) | Failure::Foreign(_)) {
+        if matches!(failure, CacheFailure::Refused(_) | CacheFailure::Foreign(_)) {
             self.say(failure.error());
         }
         if self.0.breaker.note(failure, reading) {
-            self.give_up(link, failure.error());
+            self.give_up(connection, failure.error());
         }
     }
 
-    /// A failure for the log; the same one again and again is said once in a while.
+    /// Logs a failure; the same one only once in a while.
     pub(super) fn say(&self, error: &Error) {
         if let Some(suppressed) = self.0.said[error.code as usize].allow() {
             tracing::warn!(%error, suppressed, "the cache fails; reads go to Postgres where they must");
@@ -185,7 +191,7 @@ async fn identify(connection: &mut MultiplexedConnection) -> Result<String, Erro
     let infos = infos.query_async::<(String, String)>(connection);
     let (server, replication) = within(ANSWER_LIMIT, "INFO", infos)
         .await
-        .map_err(Failure::into_error)?;
+        .map_err(CacheFailure::into_error)?;
     identity(&server, &replication)
 }
 

@@ -12,9 +12,9 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::connection::{Drops, restored};
-use super::held::Held;
+use super::in_flight::InFlight;
 use crate::labels::Outcome;
-use crate::message::HeldId;
+use crate::message::InFlightId;
 use crate::telemetry::Metrics;
 
 /// Asks the server to restart its `ack_wait` ("work in progress").
@@ -26,24 +26,19 @@ const PROGRESS_MAX_AT_ONCE: usize = 4_096;
 /// Releases taken from the queue in one go.
 const RELEASES_MAX_AT_ONCE: usize = 1_024;
 
-/// Keeps and releases.
-pub struct Keeper {
-    /// What is held.
-    pub held: Arc<Held>,
+pub(crate) struct Keepalive {
+    pub(crate) in_flight: Arc<InFlight>,
     /// Ids to be released.
-    pub releases: UnboundedReceiver<HeldId>,
-    /// The connection.
-    pub client: Client,
-    /// Its drops.
-    pub drops: Drops,
-    /// Where it counts.
-    pub metrics: Metrics,
+    pub(crate) releases: UnboundedReceiver<InFlightId>,
+    pub(crate) client: Client,
+    pub(crate) drops: Drops,
+    pub(crate) metrics: Metrics,
 }
 
-impl Keeper {
+impl Keepalive {
     /// Runs until `stop`, then sends the releases that are waiting, and flushes.
-    pub async fn run(mut self, stop: CancellationToken) {
-        let mut ticks = tokio::time::interval(sweep_interval(self.held.ack_wait()));
+    pub(crate) async fn run(mut self, stop: CancellationToken) {
+        let mut ticks = tokio::time::interval(sweep_interval(self.in_flight.ack_wait()));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut ids = Vec::new();
         let mut seen = *self.drops.borrow();
@@ -75,14 +70,14 @@ impl Keeper {
         if self.client.connection_state() != State::Connected {
             return;
         }
-        if let Some(before) = overdue_before(now, self.held.ack_wait()) {
+        if let Some(before) = overdue_before(now, self.in_flight.ack_wait()) {
             self.acknowledge_since(before).await;
         }
     }
 
     async fn acknowledge_since(&self, before: Instant) {
         loop {
-            let overdue = self.held.take_overdue(before, PROGRESS_MAX_AT_ONCE);
+            let overdue = self.in_flight.take_overdue(before, PROGRESS_MAX_AT_ONCE);
             for reply in &overdue {
                 let sent = self
                     .client
@@ -98,19 +93,19 @@ impl Keeper {
         }
     }
 
-    async fn release(&self, ids: &mut Vec<HeldId>) {
+    async fn release(&self, ids: &mut Vec<InFlightId>) {
         for id in ids.iter() {
-            if let Some(reply) = self.held.nak_subject(*id) {
+            if let Some(reply) = self.in_flight.nak_subject(*id) {
                 // A connection that is gone makes this fail; then ack_wait does the same, later.
                 let _ = self.client.publish(reply, Bytes::from_static(NAK)).await;
             }
         }
         self.metrics.settled[Outcome::Released].increment(ids.len() as u64);
-        self.held.forget(ids.drain(..));
+        self.in_flight.forget(ids.drain(..));
     }
 }
 
-/// What has shown no progress since then is told to be alive: half of `ack_wait` is left.
+/// Deliveries without progress since this time get a progress ack: half of `ack_wait` is left.
 fn overdue_before(now: Instant, ack_wait: Duration) -> Option<Instant> {
     now.checked_sub(ack_wait / 2)
 }
@@ -128,7 +123,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::messaging::held::{Arrival, Limits};
+    use crate::messaging::in_flight::{Arrival, InFlightLimits};
 
     /// One delivery: when it arrives, and how long after that it is settled.
     #[derive(Debug, Clone, Copy)]
@@ -142,19 +137,19 @@ mod tests {
         (0u32..5_000, 0u32..8_000)
     }
 
-    fn register(ack_wait: Duration) -> Arc<Held> {
-        let limits = Limits {
+    fn register(ack_wait: Duration) -> Arc<InFlight> {
+        let limits = InFlightLimits {
             messages: 1_000,
             bytes: 1_000_000,
         };
         let metrics = Metrics::unrecorded();
-        Held::new(limits, ack_wait, metrics).0
+        InFlight::new(limits, ack_wait, metrics).0
     }
 
-    /// The keeper's sweeps, in paused time. Says for each delivery the longest that it went
+    /// The keepalive's sweeps, in paused time. Says for each delivery the longest that it went
     /// without progress, and the shortest after which it was told to be alive.
     async fn sweep(lives: &[Life], ack_wait: Duration) -> (Duration, Duration) {
-        let held = register(ack_wait);
+        let in_flight = register(ack_wait);
         let began = Instant::now();
         let mut alive_at: HashMap<String, (usize, Instant, Instant)> = HashMap::new();
         let mut to_arrive: Vec<(usize, Life)> = lives.iter().copied().enumerate().collect();
@@ -177,7 +172,7 @@ mod tests {
                     let (number, life) = to_arrive.next().expect("it was seen");
                     let reply = Subject::from(format!("reply.{number}"));
                     let arrival = Arrival { reply: reply.clone(), bytes: 1 };
-                    let holds = held.hold(std::iter::once(arrival), held.generation());
+                    let holds = in_flight.hold(std::iter::once(arrival), in_flight.generation());
                     let id = holds.into_iter().next().expect("one was held").settle();
                     alive_at.insert(reply.to_string(), (id, Instant::now(), Instant::now() + life.lasts));
                     continue;
@@ -190,9 +185,9 @@ mod tests {
             for (_, alive, until) in &settled {
                 longest = longest.max(until.duration_since(*alive));
             }
-            held.forget(settled.into_iter().map(|(id, ..)| id));
+            in_flight.forget(settled.into_iter().map(|(id, ..)| id));
             let before = overdue_before(now, ack_wait).expect("the test's clock is that old");
-            for reply in held.take_overdue(before, PROGRESS_MAX_AT_ONCE) {
+            for reply in in_flight.take_overdue(before, PROGRESS_MAX_AT_ONCE) {
                 let (_, alive, _) = alive_at
                     .get_mut(reply.as_str())
                     .expect("only what is held is kept");

@@ -14,22 +14,22 @@ use tokio::time::Instant;
 
 use super::delivery::Metadata;
 use crate::config::PipelineConfig;
-use crate::message::{Delivery, HeldId, Hold, Releases};
+use crate::message::{Delivery, Hold, InFlightId, Releases};
 use crate::telemetry::Metrics;
 
-/// What the server counts of a message beside headers and body (its subjects), at most.
-pub const SUBJECTS_MAX_BYTES: usize = 8 * 1024;
+/// The most that the server counts for a message's subjects, beside headers and body.
+pub(crate) const SUBJECTS_MAX_BYTES: usize = 8 * 1024;
 
 /// How much may be held.
 #[derive(Debug, Clone, Copy)]
-pub struct Limits {
+pub struct InFlightLimits {
     /// Messages.
     pub messages: usize,
     /// Bytes, as delivered.
     pub bytes: usize,
 }
 
-impl Limits {
+impl InFlightLimits {
     /// The configured limits.
     pub fn of(config: &PipelineConfig) -> Self {
         Self {
@@ -39,16 +39,15 @@ impl Limits {
     }
 }
 
-/// What the source may ask for.
+/// Free room, or the room of a pull.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Room {
-    /// Messages.
-    pub messages: usize,
+pub(crate) struct Capacity {
+    pub(crate) messages: usize,
     /// Bytes, as delivered.
-    pub bytes: usize,
+    pub(crate) bytes: usize,
 }
 
-impl Add for Room {
+impl Add for Capacity {
     type Output = Self;
     fn add(mut self, more: Self) -> Self {
         self += more;
@@ -56,14 +55,14 @@ impl Add for Room {
     }
 }
 
-impl AddAssign for Room {
+impl AddAssign for Capacity {
     fn add_assign(&mut self, more: Self) {
         self.messages += more.messages;
         self.bytes += more.bytes;
     }
 }
 
-impl SubAssign for Room {
+impl SubAssign for Capacity {
     fn sub_assign(&mut self, less: Self) {
         self.messages -= less.messages;
         self.bytes -= less.bytes;
@@ -72,15 +71,15 @@ impl SubAssign for Room {
 
 /// One delivery to be held.
 pub struct Arrival {
-    /// Where its acknowledgement goes.
+    /// The ack subject.
     pub reply: Subject,
-    /// What it takes of the limit: its size as delivered, at least.
+    /// Counts against the limit: at least its size as delivered.
     pub bytes: usize,
 }
 
 /// The register of held deliveries.
-pub struct Held {
-    limits: Limits,
+pub struct InFlight {
+    limits: InFlightLimits,
     ack_wait: Duration,
     register: Mutex<Register>,
     freed: Notify,
@@ -88,41 +87,41 @@ pub struct Held {
     metrics: Metrics,
 }
 
-/// A slab, whose size is the most that was ever held: a hash map cost 5 % of our
-/// processor time. A place is used again only after its one delivery has left.
+/// A slab, whose size is the most that was ever held: a hash map costs 5 % of the processor time. A
+/// place is reused only after its one delivery has left.
 #[derive(Default)]
 struct Register {
-    entries: Slab<Entry>,
+    entries: Slab<InFlightDelivery>,
     bytes: usize,
-    /// What pulls may still bring.
-    reserved: Room,
+    /// The room of pulls under way.
+    reserved: Capacity,
 }
 
-struct Entry {
+struct InFlightDelivery {
     reply: Subject,
     bytes: usize,
     /// When it was delivered, or progress was last acknowledged.
     alive_at: Instant,
-    /// By which consumer.
+    /// The consumer that delivered it.
     generation: u64,
     /// Whether `ack_wait` passed in between: another replica may hold it by now.
     is_maybe_elsewhere: bool,
 }
 
-impl Held {
+impl InFlight {
     /// An empty register, and the queue of ids to be released.
     pub fn new(
-        limits: Limits,
+        limits: InFlightLimits,
         ack_wait: Duration,
         metrics: Metrics,
-    ) -> (Arc<Self>, UnboundedReceiver<HeldId>) {
+    ) -> (Arc<Self>, UnboundedReceiver<InFlightId>) {
         let (releases, queue) = unbounded_channel();
         #[allow(clippy::cast_precision_loss, reason = "a gauge")]
         {
             metrics.in_flight_limit.set(limits.messages as f64);
             metrics.in_flight_bytes_limit.set(limits.bytes as f64);
         }
-        let held = Self {
+        let in_flight = Self {
             limits,
             ack_wait,
             register: Mutex::default(),
@@ -130,7 +129,7 @@ impl Held {
             releases: Arc::new(Releases::new(releases)),
             metrics,
         };
-        (Arc::new(held), queue)
+        (Arc::new(in_flight), queue)
     }
 
     fn register(&self) -> MutexGuard<'_, Register> {
@@ -139,8 +138,8 @@ impl Held {
             .expect("nothing panics while it holds this lock")
     }
 
-    /// Waits until at least `least` is free, and says what is. One waiter only: the source.
-    pub async fn room(&self, least: Room) -> Room {
+    /// Waits until at least `least` is free, and returns the free room. Only the source may wait.
+    pub(crate) async fn room(&self, least: Capacity) -> Capacity {
         loop {
             let freed = self.freed.notified();
             let free = self.free();
@@ -153,23 +152,23 @@ impl Held {
         }
     }
 
-    fn free(&self) -> Room {
+    fn free(&self) -> Capacity {
         let register = self.register();
-        Room {
+        Capacity {
             messages: (self.limits.messages)
                 .saturating_sub(register.entries.len() + register.reserved.messages),
             bytes: (self.limits.bytes).saturating_sub(register.bytes + register.reserved.bytes),
         }
     }
 
-    /// Keeps room for what a pull may bring.
-    pub fn reserve(&self, room: Room) {
+    /// Reserves room for a pull.
+    pub(crate) fn reserve(&self, room: Capacity) {
         self.register().reserved += room;
     }
 
-    /// Frees room that a pull filled, or will not fill any more.
-    pub fn unreserve(&self, room: Room) {
-        if room != Room::default() {
+    /// Frees reserved room that a pull filled, or will not fill any more.
+    pub(crate) fn unreserve(&self, room: Capacity) {
+        if room != Capacity::default() {
             self.register().reserved -= room;
             self.freed.notify_one();
         }
@@ -191,7 +190,7 @@ impl Held {
         let holds = arrivals
             .map(|Arrival { reply, bytes }| {
                 register.bytes += bytes;
-                let id = register.entries.insert(Entry {
+                let id = register.entries.insert(InFlightDelivery {
                     reply,
                     bytes,
                     alive_at: now,
@@ -205,14 +204,14 @@ impl Held {
         holds
     }
 
-    /// Lets deliveries go whose acknowledgements were sent: one lock for all of them.
-    pub fn settle(&self, deliveries: impl Iterator<Item = Delivery>) {
-        let ids: Vec<HeldId> = deliveries.map(|delivery| delivery.hold.settle()).collect();
+    /// Removes acknowledged deliveries, under one lock.
+    pub(crate) fn settle(&self, deliveries: impl Iterator<Item = Delivery>) {
+        let ids: Vec<InFlightId> = deliveries.map(|delivery| delivery.hold.settle()).collect();
         self.forget(ids.into_iter());
     }
 
-    /// Lets deliveries go that were acknowledged, or whose release was sent.
-    pub(super) fn forget(&self, ids: impl Iterator<Item = HeldId>) {
+    /// Removes deliveries that were acknowledged, or whose release was sent.
+    pub(super) fn forget(&self, ids: impl Iterator<Item = InFlightId>) {
         {
             let mut register = self.register();
             for id in ids {
@@ -225,10 +224,10 @@ impl Held {
         self.freed.notify_one();
     }
 
-    /// Where to send the NAK of a delivery that is to be released; `None` once
-    /// `ack_wait` has passed without progress: another replica may hold it by then,
-    /// and a late NAK would make the server deliver it a third time.
-    pub(super) fn nak_subject(&self, id: HeldId) -> Option<Subject> {
+    /// The subject for the NAK of a dropped delivery. `None` once `ack_wait` has passed without
+    /// progress: another replica may hold it by then, and a late NAK would make the server deliver
+    /// it a third time.
+    pub(super) fn nak_subject(&self, id: InFlightId) -> Option<Subject> {
         let register = self.register();
         let entry = register.entries.get(id)?;
         let is_ours = entry.generation == self.generation()
@@ -237,8 +236,7 @@ impl Held {
         is_ours.then(|| entry.reply.clone())
     }
 
-    /// At most `limit` deliveries without progress since `before`; they count as alive
-    /// from now on.
+    /// At most `limit` deliveries without progress since `before`; they count as alive from now on.
     pub(super) fn take_overdue(&self, before: Instant, limit: usize) -> Vec<Subject> {
         let (now, generation) = (Instant::now(), self.generation());
         let mut register = self.register();
@@ -260,7 +258,7 @@ impl Held {
         self.releases.begin_generation();
     }
 
-    /// Says by which consumer what arrives now is delivered.
+    /// The number of the consumer that delivers now.
     pub fn generation(&self) -> u64 {
         self.releases.generation()
     }
@@ -270,8 +268,7 @@ impl Held {
         self.register().entries.len()
     }
 
-    /// How long the server waits before it delivers again.
-    pub fn ack_wait(&self) -> Duration {
+    pub(crate) fn ack_wait(&self) -> Duration {
         self.ack_wait
     }
 
