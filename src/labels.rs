@@ -70,7 +70,8 @@ pub enum Stage {
     Settle,
 }
 
-/// The bounded queues, in flow order, each named after what reads it: the label `queue`.
+/// The queues, in flow order, each named after what reads it: the label `queue`. Messages in them count
+/// against the in-flight limit; the export queue has a limit of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case", const_into_str)]
 pub enum Queue {

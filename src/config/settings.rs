@@ -139,7 +139,7 @@ pub const SETTINGS: &[Setting] = &[
     setting(Storage, "GANESH_RETENTION_DAYS", "0", "Days after which events are dropped; 0 keeps them"),
     setting(Storage, "GANESH_CACHE_TTL_SECS", "3600", "Seconds that a cache entry stays after a read put it there"),
     setting(Http, "GANESH_HTTP_ADDR", "127.0.0.1:8080", "Where the API listens"),
-    setting(Http, "GANESH_ADMIN_ADDR", "127.0.0.1:9464", "Where /livez, /readyz, /metrics, /debug/slow and /log-level are served"),
+    setting(Http, "GANESH_ADMIN_ADDR", "127.0.0.1:9464", "Where /livez, /readyz, /metrics, /debug/slow, /runbook and /log-level are served"),
     setting(Http, "GANESH_API_TOKEN", "", "Bearer token that the API asks for; empty: none"),
     setting(Telemetry, "GANESH_LOG", "info,async_nats=warn,sqlx=warn", "Log filter: a level, or directives such as ganesh=debug,info"),
     setting(Telemetry, "GANESH_LOG_FORMAT", "auto", "text, json, or auto: text on a terminal, JSON elsewhere"),

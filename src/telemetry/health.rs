@@ -100,9 +100,9 @@ impl Health {
     pub(crate) fn add_refused_letter(&self) {
         if self.0.letters_refused.fetch_add(1, Ordering::Relaxed) == 0 {
             tracing::error!(
-                "the dead-letter stream does not take a letter; its message waits, and when some \
-                 hundred do, so does everything: raise its limits or make room; if it was \
-                 deleted make it, or restart ganesh, which does"
+                "the dead-letter stream rejects letters, and their messages wait; when \
+                 GANESH_MAX_IN_FLIGHT are waiting, ingestion is paused until it accepts them: raise \
+                 its limits or make room; if it was deleted, make it, or restart ganesh, which does"
             );
         }
         self.0.metrics.dead_letters_refused.increment(1.0);

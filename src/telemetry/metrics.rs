@@ -104,10 +104,11 @@ table! {
     /// Bytes that may be held (GANESH_MAX_IN_FLIGHT_BYTES).
     in_flight_bytes_limit: Gauge = "ganesh_in_flight_bytes_limit";
 
-    /// Entries waiting in a bounded queue, by what reads it.
+    /// Entries waiting in a queue, by what reads it: messages, or spans (export).
     queue_depth: Gauge = "ganesh_queue_depth" [queue: Queue];
 
-    /// Entries that a bounded queue can hold, by what reads it.
+    /// Most entries in a queue, by what reads it: GANESH_MAX_IN_FLIGHT for messages, a limit of its own
+    /// for export.
     queue_capacity: Gauge = "ganesh_queue_capacity" [queue: Queue];
 
     /// Progress acknowledgements (+WPI) sent for messages held longer than half of GANESH_ACK_WAIT.

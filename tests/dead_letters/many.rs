@@ -10,7 +10,7 @@ use crate::support::Stack;
 use crate::support::ganesh::command;
 
 const BODY_BYTES: usize = 4_096;
-/// A third of what the bodies of fifty thousand have; what the commands need is bounded by pages of 4 MiB.
+/// A third of what the bodies of fifty thousand have; what the commands need is bounded by pages of 64 letters.
 const RESIDENT_MAX_BYTES: u64 = 64 << 20;
 
 /// A command that has ended well.

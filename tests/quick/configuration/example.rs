@@ -1,5 +1,5 @@
 //! `.env.example` lists every setting with its help and its default. It is written from the
-//! code: `GANESH_WRITE_DOCS=1 cargo test --test behaviour env_example`. Its end, from
+//! code: `GANESH_WRITE_DOCS=1 cargo test --locked env_example`. Its end, from
 //! [`COMPOSE`] on, is written by hand, and tests/compose.rs holds it to docker-compose.yml.
 
 use std::fmt::Write;
@@ -63,7 +63,7 @@ fn env_example_lists_every_setting_as_the_code_has_it() {
     assert!(
         found == expected,
         ".env.example, line {}:\n  code: {}\n  file: {}\nto write it again: \
-         GANESH_WRITE_DOCS=1 cargo test --test behaviour env_example",
+         GANESH_WRITE_DOCS=1 cargo test --locked env_example",
         line + 1,
         expected.lines().nth(line).unwrap_or("(ends)"),
         found.lines().nth(line).unwrap_or("(ends)"),
