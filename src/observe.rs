@@ -1,5 +1,4 @@
-//! What is known of a message when it is settled goes into the histograms, into the decision
-//! whether its trace is kept, into `/debug/slow`, and, if it is kept, into spans.
+//! Records each settled message: histograms, `/debug/slow`, and spans if its trace is kept.
 
 pub(crate) mod clock_skew;
 pub(crate) mod keeping;

@@ -258,7 +258,7 @@ impl Service {
         result
     }
 
-    /// Sends what the last acknowledgements and releases are, and ends what runs beside.
+    /// Flushes the last acks and NAKs, then stops the background tasks.
     async fn drain(&self, client: &async_nats::Client, beside: Beside) {
         let Beside {
             in_flight,
@@ -290,8 +290,8 @@ impl Service {
         Failure::ClientLost { stop }
     }
 
-    /// Ends a start-up that still waits for dependencies, at once: nothing is held yet. Once
-    /// the pipeline runs, it is that which ends, and this only guards against an end that hangs.
+    /// Ends a start-up that still waits for dependencies at once. After that, it only limits a shutdown
+    /// that hangs.
     async fn stopped_before_start(&self) {
         self.stop.cancelled().await;
         if self.health.has_served() {
@@ -303,8 +303,8 @@ impl Service {
     }
 }
 
-/// A consumer that breaks a promise ends the service as a signal does: what it delivered is still
-/// ours to store, and what is given back it may never deliver again.
+/// A consumer that breaks a promise ends the service as a signal does: ganesh stores what it holds,
+/// because such a consumer might never redeliver it.
 async fn stop_when_violated(seen: Arc<LastSeen>, shutdown: Shutdown, stop: CancellationToken) {
     seen.violated().await;
     shutdown.begin();

@@ -10,7 +10,7 @@ const RESERVE_PARTS: u32 = 12;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Step {
-    /// Messages in flight are stored and acknowledged.
+    /// Held messages are stored and acknowledged.
     Drain,
     /// NATS takes the last acknowledgements and releases.
     Flush,

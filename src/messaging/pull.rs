@@ -2,8 +2,8 @@
 //! each may still bring is reserved in the register of what is held.
 //!
 //! The server serves waiting requests in turn, and a message does not say which request it answers.
-//! So each request has a subscription of its own. One whose end is overdue keeps its room, and is read,
-//! for as long as its messages may still come.
+//! So each request has a subscription of its own. An overdue request keeps its reserved capacity while
+//! its messages can still arrive.
 
 use std::future::poll_fn;
 use std::sync::Arc;
@@ -54,7 +54,7 @@ struct Pull {
     left: Capacity,
     has_brought: bool,
     state: PullState,
-    /// When its end is overdue; of another one: when nothing of it can come any more.
+    /// Live: when the end is overdue. Late: when ganesh forgets the request.
     until: Instant,
     next_after: Instant,
 }

@@ -1,21 +1,24 @@
-//! Which batch is written next, and where messages wait that may not be judged yet. A refused row
-//! becomes a dead letter only when it is to blame for it, and that shows in whether Postgres takes
-//! other rows. Until then it is parked, with the others of its batch:
+//! Chooses the next batch, and keeps batches that must be tried again later.
+//!
+//! Normally a row that Postgres rejects by its SQLSTATE becomes a dead letter at once, and the rest of
+//! its batch is stored. Only this is parked:
 //!
 //! ```text
-//!            queue                     parked: ├ half of the last 1,000 rows are refused
-//!              │                               ├ refused for an unknown reason, and no row was stored since
-//!              ▼ a batch        ◀── again ──   └ delivered too often: tried alone
+//!            queue                     parked: ├ the refused rows of a batch, during a pause
+//!              │                               ├ a batch that failed for an unknown cause
+//!              ▼ a batch        ◀── again ──   └ delivered too often: written alone
 //!            store ─▶ refused ─▶ judged: dead letter, or parked
 //! ```
 //!
-//! Half of the last 1,000 rows refused is no bad message but a schema, or a release. Dead letters would
-//! then empty the stream, so the writers pause: every 10 s one batch is tried, until less than half of
-//! it is refused. Then what is parked is tried again, and what is refused again is to blame.
+//! - A pause: half of the last 1,000 rows were refused, so the schema or a release is wrong, not the
+//!   messages. Dead letters would then empty the stream. The writers try one batch every 10 s, until
+//!   less than half of it is refused. Then they try the parked rows again. Those that are refused
+//!   again become dead letters.
+//! - An unknown cause: the SQLSTATE does not say whether the rows or the server are to blame. The
+//!   batch is tried again. Once other rows were stored meanwhile, its rows are to blame.
 //!
-//! Parked messages stay in the register of what is held, which keeps them alive, counts them against
-//! the limits, and releases them when they are dropped. So nothing has to tell the source: writers
-//! that take no batches leave it no room.
+//! Parked messages stay held: they are kept alive, count against the limits, and are released
+//! when they are dropped. So a pause needs no signal to the source: it finds no room and stops pulling.
 
 #[cfg(test)]
 mod tests;

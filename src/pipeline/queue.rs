@@ -1,5 +1,4 @@
-//! Queues between tasks. Who sends never waits: everything in a queue counts against what may be
-//! held, so the source pulls no more when the queues are full.
+//! Queues between tasks. Sending never blocks: the in-flight limit bounds every queue.
 
 use metrics::Gauge;
 use tokio::sync::mpsc::{UnboundedReceiver, UnboundedSender, unbounded_channel};

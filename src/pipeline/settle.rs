@@ -1,5 +1,5 @@
-//! Settle: the one place where messages are acknowledged, all of them durable by now. An
-//! acknowledgement that is lost makes a redelivery, and that a duplicate.
+//! Settle: the one place where messages are acknowledged, all of them durable by now. A
+//! lost ack causes a redelivery, which becomes a duplicate.
 
 use async_nats::Client;
 use bytes::Bytes;
@@ -11,7 +11,7 @@ use crate::observe::Observer;
 
 const ACK: &[u8] = b"+ACK";
 
-/// A batch whose rows are committed, and than which the cache answers with nothing older.
+/// Acknowledges a batch. Its rows are committed, and the cache holds no older state.
 pub(crate) async fn rows(writer: &mut Writer, batch: StoredBatch, cached: &CacheWrite) {
     for decoded in &batch.messages {
         acknowledge(&writer.client, &decoded.delivery).await;
@@ -25,7 +25,7 @@ pub(crate) async fn rows(writer: &mut Writer, batch: StoredBatch, cached: &Cache
         .settle(messages.map(|decoded| decoded.delivery));
 }
 
-/// A message whose dead letter the stream has acknowledged.
+/// Acknowledges a message. The stream has its dead letter.
 pub(crate) async fn letter(
     client: &Client,
     in_flight: &InFlight,

@@ -204,8 +204,8 @@ impl Source {
                 ))
             }
             Some(PullEnd::TooLarge { asked_bytes }) => Err(response_error(&format!(
-                "the next message has more bytes than may be in_flight ({asked_bytes}): stop ganesh and \
-                 raise GANESH_MAX_IN_FLIGHT_BYTES"
+                "the next message has more bytes than may be held ({asked_bytes}): raise \
+                 GANESH_MAX_IN_FLIGHT_BYTES and restart ganesh"
             ))),
             Some(PullEnd::Failed(why)) => Err(response_error(&why)),
             Some(PullEnd::Gone) => self.restore().await,

@@ -1,4 +1,4 @@
-//! Store: every row of a batch is decided, however long Postgres is away.
+//! Store: retries a batch until each row is stored, a duplicate or rejected.
 
 use std::sync::Arc;
 
@@ -117,8 +117,8 @@ async fn write_until_durable(
 }
 
 impl Writer {
-    /// Whether a message was delivered so often that it is not written any more: alone as often as with
-    /// others, so it is to blame, and not they.
+    /// Whether it was delivered more than 2 × `GANESH_MAX_DELIVERIES` times. It failed alone, too, so it
+    /// is to blame, not its batch.
     fn is_exhausted(&self, decoded: &Decoded) -> bool {
         decoded.delivery.delivered > self.max_deliveries * 2
     }

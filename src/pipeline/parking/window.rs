@@ -1,4 +1,4 @@
-//! Whether so many rows are refused that something else is wrong than they.
+//! Decides from the last 1,000 rows whether to pause writing.
 
 use std::collections::VecDeque;
 use std::time::Duration;
