@@ -11,7 +11,6 @@
 //! ends when its input is empty and closed.
 
 pub(crate) mod dead_letter;
-pub(crate) mod decode;
 pub mod parking;
 pub(crate) mod queue;
 pub(crate) mod source;
@@ -83,33 +82,36 @@ pub(crate) fn spawn(parts: Parts, stop: &CancellationToken) -> JoinSet<Result<()
     let limits = BatchLimits::of(pipeline);
     let (health, metrics) = (parts.health.clone(), parts.metrics.clone());
     let parking = Arc::new(Parking::new(queue, limits, health, metrics));
-    let mut tasks = JoinSet::new();
-    tasks.spawn(dead_letter::run(burial(&parts), letters));
+    let (writers, observer) = (pipeline.writers, parts.observer.clone());
     let writer = writer(&parts, &parking, &dead_letters);
-    for _ in 0..pipeline.writers {
-        tasks.spawn(writer::run(writer.clone()));
-    }
-    if let Some(observer) = parts.observer.clone() {
-        tasks.spawn(export_skew(observer, stop.clone()));
-    }
+    let burial = burial(&parts);
     let outputs = Outputs {
         decoded,
         parking,
         dead_letters,
     };
-    let stop = stop.clone();
-    tasks.spawn(async move {
-        let Parts {
-            config,
-            origin,
-            in_flight,
-            metrics,
-            ..
-        } = parts;
-        let source = Source::new(origin, in_flight, metrics, outputs, config);
-        source::run(source, stop).await
-    });
+    let source = source(parts, outputs);
+    let mut tasks = JoinSet::new();
+    tasks.spawn(source::run(source, stop.clone()));
+    for _ in 0..writers {
+        tasks.spawn(writer::run(writer.clone()));
+    }
+    tasks.spawn(dead_letter::run(burial, letters));
+    if let Some(observer) = observer {
+        tasks.spawn(export_skew(observer, stop.clone()));
+    }
     tasks
+}
+
+fn source(parts: Parts, outputs: Outputs) -> Source {
+    let Parts {
+        config,
+        origin,
+        in_flight,
+        metrics,
+        ..
+    } = parts;
+    Source::new(origin, in_flight, metrics, outputs, config)
 }
 
 /// A queue of messages that are held: it has no more than may be.

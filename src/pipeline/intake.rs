@@ -1,15 +1,17 @@
-//! Intake: what arrives goes into the register of what is held, is decoded, and goes to the queue.
+//! Intake: takes what arrives into the register of what is held, decodes it, and sends it to the queue.
 
 use std::sync::Arc;
 
 use async_nats::{HeaderMap, Message};
 use tokio::time::{Instant, sleep_until};
 
-use super::decode::decode;
 use super::parking::Parking;
 use super::queue::Sender;
 use crate::config::Config;
-use crate::message::{DeadLetter, Decoded};
+use crate::event;
+use crate::labels::Reason;
+use crate::message::timings::now_nanos;
+use crate::message::{DeadLetter, Decoded, Delivery};
 use crate::messaging::delivery::Arrived;
 use crate::messaging::in_flight::{Arrival, InFlight};
 use crate::messaging::pull::{Arrivals, PullEnd, Pulls};
@@ -122,4 +124,54 @@ fn bytes_in_memory(message: &Message) -> usize {
     let headers = message.headers.iter().flat_map(HeaderMap::iter);
     let values: usize = headers.map(|(_, values)| values.len()).sum();
     message.length + values.saturating_sub(HEADERS_UNCOUNTED) * HEADER_BYTES
+}
+
+/// Decodes deliveries of this stream. `accept_plain`: a message that is no CloudEvent becomes an
+/// event all the same.
+fn decode(
+    stream: &str,
+    accept_plain: bool,
+    deliveries: Vec<Delivery>,
+) -> (Vec<Decoded>, Vec<DeadLetter>) {
+    let (mut decoded, mut letters) = (Vec::with_capacity(deliveries.len()), Vec::new());
+    let taken_at = now_nanos();
+    for mut delivery in deliveries {
+        delivery.timings.mark_taken(taken_at);
+        match decode_one(stream, accept_plain, delivery) {
+            Ok(event) => decoded.push(event),
+            Err(letter) => letters.push(letter),
+        }
+    }
+    (decoded, letters)
+}
+
+#[allow(
+    clippy::result_large_err,
+    reason = "both are a delivery; boxing costs an allocation"
+)]
+fn decode_one(
+    stream: &str,
+    accept_plain: bool,
+    mut delivery: Delivery,
+) -> Result<Decoded, DeadLetter> {
+    let message = event::Message {
+        subject: &delivery.message.subject,
+        headers: delivery.message.headers.as_ref(),
+        payload: &delivery.message.payload,
+        stream,
+        stream_sequence: delivery.stream_sequence,
+        stored_at: delivery.published_at,
+    };
+    let result = event::decode(&message, accept_plain);
+    delivery.timings.mark_decoded(now_nanos());
+    match result {
+        Ok(event) => Ok(Decoded { delivery, event }),
+        Err(error) => Err(DeadLetter {
+            reason: Reason::Decode(error.reason()),
+            detail: error.to_string(),
+            delivery,
+            event: None,
+            batch: None,
+        }),
+    }
 }

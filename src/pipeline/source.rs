@@ -32,6 +32,7 @@ const PULL_PARTS: usize = 8;
 /// When one pull after the other has failed for so long the service says that it is not ready: elections
 /// of a cluster take seconds.
 const FAILING_SAID_AFTER: Duration = Duration::from_secs(10);
+
 /// Where messages come from.
 pub(crate) struct EventSource {
     /// JetStream.
@@ -124,7 +125,8 @@ impl Source {
         }
     }
 
-    /// Reads what arrives next, or sends the next pull. The inner error is of a pull that failed.
+    /// Sends the next pull when it is due and there is room for it; until then reads what arrives. The
+    /// inner error is of a pull that failed.
     async fn step(&mut self) -> Result<Result<(), Error>, Closed> {
         self.look_into_drops().await?;
         let least = self.least_room();
