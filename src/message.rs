@@ -197,8 +197,8 @@ pub struct CacheWrite {
     pub ended: u64,
     /// Attempts that failed.
     pub failures: Failures,
-    /// The cache's error, if it had to be done without.
-    pub done_without: Option<Error>,
+    /// The cache's error, if the batch was settled without the cache.
+    pub cache_error: Option<Error>,
 }
 
 /// A letter that the dead-letter stream has acknowledged.

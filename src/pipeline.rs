@@ -56,7 +56,7 @@ pub(crate) struct Parts {
     /// The configuration.
     pub(crate) config: Config,
     /// Where messages come from.
-    pub(crate) origin: EventSource,
+    pub(crate) event_source: EventSource,
     /// The register of what is held.
     pub(crate) in_flight: Arc<InFlight>,
     /// Writes rows.
@@ -84,7 +84,7 @@ pub(crate) fn spawn(parts: Parts, stop: &CancellationToken) -> JoinSet<Result<()
     let parking = Arc::new(Parking::new(queue, limits, health, metrics));
     let (writers, observer) = (pipeline.writers, parts.observer.clone());
     let writer = writer(&parts, &parking, &dead_letters);
-    let burial = burial(&parts);
+    let dead_letter_stage = dead_letter_stage(&parts);
     let outputs = Outputs {
         decoded,
         parking,
@@ -96,7 +96,7 @@ pub(crate) fn spawn(parts: Parts, stop: &CancellationToken) -> JoinSet<Result<()
     for _ in 0..writers {
         tasks.spawn(writer::run(writer.clone()));
     }
-    tasks.spawn(dead_letter::run(burial, letters));
+    tasks.spawn(dead_letter::run(dead_letter_stage, letters));
     if let Some(observer) = observer {
         tasks.spawn(export_skew(observer, stop.clone()));
     }
@@ -106,12 +106,12 @@ pub(crate) fn spawn(parts: Parts, stop: &CancellationToken) -> JoinSet<Result<()
 fn source(parts: Parts, outputs: Outputs) -> Source {
     let Parts {
         config,
-        origin,
+        event_source,
         in_flight,
         metrics,
         ..
     } = parts;
-    Source::new(origin, in_flight, metrics, outputs, config)
+    Source::new(event_source, in_flight, metrics, outputs, config)
 }
 
 /// A queue of messages that are held: it has no more than may be.
@@ -122,8 +122,8 @@ fn held_queue<T>(parts: &Parts, name: Queue) -> (Sender<T>, Receiver<T>) {
     queue::queue(parts.metrics.queue_depth[name].clone())
 }
 
-fn burial(parts: &Parts) -> DeadLetterStage {
-    let (nats, jetstream) = (&parts.config.nats, &parts.origin.jetstream);
+fn dead_letter_stage(parts: &Parts) -> DeadLetterStage {
+    let (nats, jetstream) = (&parts.config.nats, &parts.event_source.jetstream);
     DeadLetterStage {
         stream: nats.stream.clone(),
         bucket: Bucket::new(jetstream.clone(), &nats.dlq_stream),
@@ -143,7 +143,7 @@ fn writer(parts: &Parts, parking: &Arc<Parking>, dead_letters: &Sender<DeadLette
         rows: parts.rows.clone(),
         reads: parts.reads.clone(),
         cache: parts.cache.clone(),
-        client: parts.origin.jetstream.client(),
+        client: parts.event_source.jetstream.client(),
         in_flight: parts.in_flight.clone(),
         dead_letters: dead_letters.clone(),
         observer: parts.observer.clone(),

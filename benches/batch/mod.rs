@@ -95,7 +95,7 @@ pub(crate) fn batch(metrics: &Metrics, config: &Config) -> (StoredBatch, CacheWr
     let cached = CacheWrite {
         ended: now_nanos(),
         failures: Failures::default(),
-        done_without: None,
+        cache_error: None,
     };
     (batch, cached)
 }

@@ -61,13 +61,13 @@ struct Service {
     log_filter: LogFilter,
     /// Cancelled by a signal: no more fetching.
     stop: CancellationToken,
-    /// Cancelled when the pipeline has drained: it ends the tasks beside it.
+    /// Cancelled when the pipeline has drained: it ends the background tasks.
     background: CancellationToken,
     shutdown: Shutdown,
 }
 
-/// What runs beside the pipeline, and has an end of its own.
-struct Beside {
+/// Tasks that run beside the pipeline. [`Service::drain`] ends them.
+struct BackgroundTasks {
     in_flight: Arc<InFlight>,
     keepalive: JoinHandle<()>,
     keepalive_stop: CancellationToken,
@@ -114,17 +114,17 @@ impl Service {
         let servers = connect::connect(self)
             .instrument(tracing::info_span!("start-up"))
             .await?;
-        let seen = servers.origin.seen.clone();
-        let drops = servers.origin.drops.clone();
-        let client = servers.origin.jetstream.client();
-        let (parts, beside) = self.build(servers, api_listener)?;
+        let seen = servers.event_source.seen.clone();
+        let drops = servers.event_source.drops.clone();
+        let client = servers.event_source.jetstream.client();
+        let (parts, background_tasks) = self.build(servers, api_listener)?;
         let result = tokio::select! {
             biased; // what waits for the client would wait for ever
             () = connection::lost(drops) => Err(self.client_lost()),
             result = self.run_pipeline(parts) => result.map_err(running_failure),
         };
         if !matches!(result, Err(Failure::ClientLost { .. })) {
-            self.drain(&client, beside).await;
+            self.drain(&client, background_tasks).await;
         }
         // Said even where the client broke down on the way: to start again would not help.
         seen.violation_error()
@@ -141,24 +141,25 @@ impl Service {
         tokio::spawn(admin::serve(listener, admin, self.background.clone()));
     }
 
-    /// Starts what runs beside the pipeline, and puts together what that works with.
+    /// Starts the background tasks, and puts together what the pipeline works with.
     fn build(
         &self,
         servers: Servers,
         api_listener: TcpListener,
-    ) -> Result<(Parts, Beside), Failure> {
-        let Servers { pool, origin } = servers;
+    ) -> Result<(Parts, BackgroundTasks), Failure> {
+        let Servers { pool, event_source } = servers;
         let reads = Reads::new(pool.clone(), self.config.postgres.partition_interval);
         let cache = self.start_cache(&reads)?;
         self.watch_postgres(&pool);
-        let beside = self.start_beside(&origin, (&cache, &reads), api_listener);
-        self.watch_nats(&origin, &beside.in_flight);
+        let background_tasks =
+            self.start_background_tasks(&event_source, (&cache, &reads), api_listener);
+        self.watch_nats(&event_source, &background_tasks.in_flight);
         let (spans, slow) = (self.spans.clone(), self.slow.clone());
         let observer = Observer::new(&self.config, self.metrics.clone(), spans, slow);
         let parts = Parts {
             config: self.config.clone(),
-            origin,
-            in_flight: beside.in_flight.clone(),
+            event_source,
+            in_flight: background_tasks.in_flight.clone(),
             rows: EventWriter::new(pool, self.metrics.clone()),
             reads,
             cache,
@@ -166,7 +167,7 @@ impl Service {
             observer: self.config.telemetry.enabled.then_some(observer),
             metrics: self.metrics.clone(),
         };
-        Ok((parts, beside))
+        Ok((parts, background_tasks))
     }
 
     fn start_cache(&self, reads: &Reads) -> Result<Cache, Failure> {
@@ -185,20 +186,20 @@ impl Service {
         tokio::spawn(upkeep::run(config, pool.clone(), metrics, health));
     }
 
-    fn start_beside(
+    fn start_background_tasks(
         &self,
-        origin: &EventSource,
+        event_source: &EventSource,
         (cache, reads): (&Cache, &Reads),
         api_listener: TcpListener,
-    ) -> Beside {
+    ) -> BackgroundTasks {
         let limits = in_flight::InFlightLimits::of(&self.config.pipeline);
         let ack_wait = self.config.nats.ack_wait;
         let (in_flight, releases) = InFlight::new(limits, ack_wait, self.metrics.clone());
         let keepalive = Keepalive {
             in_flight: in_flight.clone(),
             releases,
-            client: origin.jetstream.client(),
-            drops: origin.drops.clone(),
+            client: event_source.jetstream.client(),
+            drops: event_source.drops.clone(),
             metrics: self.metrics.clone(),
         };
         let keepalive_stop = CancellationToken::new();
@@ -208,7 +209,7 @@ impl Service {
             metrics: self.metrics.clone(),
         };
         let token = self.config.http.api_token.clone();
-        Beside {
+        BackgroundTasks {
             in_flight,
             keepalive: tokio::spawn(keepalive.run(keepalive_stop.clone())),
             keepalive_stop,
@@ -216,20 +217,24 @@ impl Service {
         }
     }
 
-    fn watch_nats(&self, origin: &EventSource, in_flight: &Arc<InFlight>) {
+    fn watch_nats(&self, event_source: &EventSource, in_flight: &Arc<InFlight>) {
         tokio::spawn(lag::watch(
-            origin.jetstream.clone(),
-            origin.consumer.clone(),
-            origin.seen.clone(),
+            event_source.jetstream.clone(),
+            event_source.consumer.clone(),
+            event_source.seen.clone(),
             in_flight.clone(),
             self.metrics.clone(),
             self.config.clone(),
             self.background.clone(),
         ));
-        let bucket = Bucket::new(origin.jetstream.clone(), &self.config.nats.dlq_stream);
+        let bucket = Bucket::new(event_source.jetstream.clone(), &self.config.nats.dlq_stream);
         tokio::spawn(sweep::run(bucket, self.background.clone()));
         let (shutdown, stop) = (self.shutdown.clone(), self.stop.clone());
-        tokio::spawn(stop_when_violated(origin.seen.clone(), shutdown, stop));
+        tokio::spawn(stop_when_violated(
+            event_source.seen.clone(),
+            shutdown,
+            stop,
+        ));
     }
 
     /// Until every task has ended; after `stop`, no longer than the grace period allows.
@@ -259,13 +264,13 @@ impl Service {
     }
 
     /// Flushes the last acks and NAKs, then stops the background tasks.
-    async fn drain(&self, client: &async_nats::Client, beside: Beside) {
-        let Beside {
+    async fn drain(&self, client: &async_nats::Client, background_tasks: BackgroundTasks) {
+        let BackgroundTasks {
             in_flight,
             keepalive,
             keepalive_stop,
             api_server,
-        } = beside;
+        } = background_tasks;
         keepalive_stop.cancel();
         let ended = async {
             let _ = keepalive.await;

@@ -79,7 +79,7 @@ impl<'a> SettledBatch<'a> {
             batch,
             cache,
             moment: Moment::now(),
-            failure: cache.done_without.as_ref().map(|error| StageFailure {
+            failure: cache.cache_error.as_ref().map(|error| StageFailure {
                 stage: Stage::Cache,
                 error_type: error.code.into_str(),
                 detail: &error.detail,

@@ -14,14 +14,14 @@ use crate::message::{CacheWrite, StoredBatch};
 /// the epoch is known or advanced.
 pub(crate) async fn write(writer: &Writer, batch: &StoredBatch) -> CacheWrite {
     let mut failures = Failures::default();
-    let done_without = write_until_done(writer, batch, &mut failures).await;
-    if let Some(error) = &done_without {
+    let cache_error = write_until_done(writer, batch, &mut failures).await;
+    if let Some(error) = &cache_error {
         failures.add(error);
     }
     CacheWrite {
         ended: now_nanos(),
         failures,
-        done_without,
+        cache_error,
     }
 }
 
@@ -37,7 +37,7 @@ async fn write_until_done(
         let recovery = writer.health.recovery(Dependency::Postgres);
         let written = writer.cache.write_committed(&states, batch.epoch_advanced);
         match written.await {
-            Ok(done_without) => return done_without,
+            Ok(cache_error) => return cache_error,
             Err(error) => {
                 writer.metrics.dependency_error(&error);
                 tracing::warn!(%error, "the cache's epoch is not known; trying again");

@@ -41,7 +41,7 @@ pub(crate) struct Intake {
     pub(crate) config: Arc<Config>,
     pub(crate) metrics: Metrics,
     /// Who publishes on our inbox can do so at any rate.
-    pub(crate) strangers: RateLimit,
+    pub(crate) invalid_deliveries: RateLimit,
 }
 
 /// The client is closed.
@@ -85,7 +85,7 @@ impl Intake {
             .filter_map(|message| match Arrived::read(message) {
                 Ok(arrived) => Some(arrived),
                 Err(subject) => {
-                    if let Some(suppressed) = self.strangers.allow() {
+                    if let Some(suppressed) = self.invalid_deliveries.allow() {
                         tracing::warn!(subject, suppressed, "not a delivery of a consumer");
                     }
                     None

@@ -32,8 +32,8 @@ use std::time::Duration;
 use tokio::sync::{Mutex as AsyncMutex, Notify, OwnedMutexGuard};
 use tokio::time::{Instant, sleep_until};
 
-use self::window::say;
-pub use self::window::{Attempt, PROBE_EVERY, WINDOW_ROWS, Window};
+use self::window::log_pause;
+pub use self::window::{Attempt, PROBE_EVERY, RejectionWindow, WINDOW_ROWS};
 use super::queue::{BatchLimits, Receiver};
 use crate::message::timings::{Failures, now_nanos};
 use crate::message::{Batch, Decoded, RefusedRow};
@@ -59,7 +59,7 @@ pub(crate) struct Ticket {
     /// It was parked before, and may have been written without our hearing of it.
     pub(crate) was_parked: bool,
     /// Kept by a probe until it is judged, so that nobody tries another one meanwhile.
-    turn: Option<OwnedMutexGuard<Receiver<Decoded>>>,
+    queue_lock: Option<OwnedMutexGuard<Receiver<Decoded>>>,
 }
 
 /// What all writers share.
@@ -77,7 +77,7 @@ pub(crate) struct Parking {
 /// Bounded by what may be held, as everything that carries a delivery.
 #[derive(Default)]
 struct ParkingState {
-    window: Window,
+    window: RejectionWindow,
     parked: VecDeque<Parked>,
     /// One parked batch at a time: it may take long, and others go on with what is fresh.
     is_trying: bool,
@@ -133,17 +133,17 @@ impl Parking {
     /// The batch to be written next; `None` when the queue is closed and empty. What is parked then and
     /// not due is dropped, and so released.
     pub(crate) async fn next(&self) -> Option<Work> {
-        let mut turn = self.queue.clone().lock_owned().await;
+        let mut queue_lock = self.queue.clone().lock_owned().await;
         loop {
             if self.state().is_turn_of_fresh()
-                && let Some(messages) = turn.try_batch(&self.limits)
+                && let Some(messages) = queue_lock.try_batch(&self.limits)
             {
                 return Some(self.fresh(messages));
             }
             let next = self.state().next(Instant::now());
             match next {
                 Next::Parked(work) => return Some(work),
-                Next::Probe(at) => return self.probe(at, turn).await,
+                Next::Probe(at) => return self.probe(at, queue_lock).await,
                 Next::Fresh(due) => {
                     let is_due = async {
                         match due {
@@ -155,7 +155,7 @@ impl Parking {
                         biased; // a pause that has begun comes before another batch
                         () = self.parked.notified() => {}
                         () = is_due => {}
-                        batch = turn.batch(&self.limits) => return Some(self.fresh(batch?)),
+                        batch = queue_lock.batch(&self.limits) => return Some(self.fresh(batch?)),
                     }
                 }
             }
@@ -170,7 +170,7 @@ impl Parking {
                 attempt: Attempt::Fresh,
                 refused_at: None,
                 was_parked: false,
-                turn: None,
+                queue_lock: None,
             },
         }
     }
@@ -196,7 +196,7 @@ impl Parking {
     async fn probe(
         &self,
         at: Instant,
-        mut turn: OwnedMutexGuard<Receiver<Decoded>>,
+        mut queue_lock: OwnedMutexGuard<Receiver<Decoded>>,
     ) -> Option<Work> {
         let mut work = loop {
             let due = self.state().probe_due(at);
@@ -213,7 +213,7 @@ impl Parking {
             };
             tokio::select! {
                 // At the end nothing is tried any more.
-                messages = turn.batch(&self.limits) => {
+                messages = queue_lock.batch(&self.limits) => {
                     let work = self.fresh(messages?);
                     sleep_until(at).await;
                     break work;
@@ -223,7 +223,7 @@ impl Parking {
             }
         };
         work.ticket.attempt = Attempt::Probe;
-        work.ticket.turn = Some(turn);
+        work.ticket.queue_lock = Some(queue_lock);
         Some(work)
     }
 
@@ -306,7 +306,7 @@ impl Parking {
         if was_paused != is_paused {
             self.health.set_rejection_pause(is_paused);
         }
-        say(
+        log_pause(
             ticket.attempt,
             (was_paused, is_paused),
             count,
@@ -375,7 +375,7 @@ impl ParkingState {
                 attempt,
                 refused_at,
                 was_parked: true,
-                turn: None,
+                queue_lock: None,
             },
         })
     }

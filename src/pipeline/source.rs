@@ -64,7 +64,7 @@ pub(crate) struct Source {
     retry_at: Instant,
     failing_since: Option<Instant>,
     /// The next message has more bytes than the last pull asked for: the next one asks for all room.
-    wants_all: bool,
+    pull_all_room: bool,
 }
 
 /// Pulls until `stop`, then reads what pulls still bring.
@@ -112,7 +112,7 @@ impl Source {
                 outputs,
                 config: config.clone(),
                 metrics,
-                strangers: RateLimit::default(),
+                invalid_deliveries: RateLimit::default(),
             },
             client,
             drops_seen,
@@ -121,7 +121,7 @@ impl Source {
             backoff: Backoff::new(),
             retry_at: Instant::now(),
             failing_since: None,
-            wants_all: false,
+            pull_all_room: false,
         }
     }
 
@@ -129,7 +129,7 @@ impl Source {
     /// inner error is of a pull that failed.
     async fn step(&mut self) -> Result<Result<(), Error>, Closed> {
         self.look_into_drops().await?;
-        let least = self.least_room();
+        let least = self.min_pull_size();
         let next_pull = self.intake.pulls.next_after(Instant::now());
         let next_pull = next_pull.map(|time| time.max(self.retry_at));
         let room = async {
@@ -154,7 +154,7 @@ impl Source {
             }
             room = room => room,
         };
-        let room = self.of_room(room, least);
+        let room = self.pull_size(room, least);
         Ok(self.intake.pulls.send(room).await)
     }
 
@@ -163,14 +163,14 @@ impl Source {
     }
 
     /// Capacity that makes a pull worth its round trip: for any message, and for enough of them.
-    fn least_room(&self) -> Capacity {
+    fn min_pull_size(&self) -> Capacity {
         let InFlightLimits { messages, bytes } = self.limits();
         // Capacity for any message that can be published now. The server may take larger ones than it did
         // at the start, where this was checked.
         let any_message = self.client.max_payload() + SUBJECTS_MAX_BYTES;
         Capacity {
             messages: (messages / (2 * PULL_PARTS)).clamp(1, PULL_MAX_MESSAGES / 4),
-            bytes: if self.wants_all {
+            bytes: if self.pull_all_room {
                 bytes
             } else {
                 any_message.min(bytes)
@@ -179,7 +179,7 @@ impl Source {
     }
 
     /// What a pull asks for of the room that there is.
-    fn of_room(&self, room: Capacity, least: Capacity) -> Capacity {
+    fn pull_size(&self, room: Capacity, least: Capacity) -> Capacity {
         let InFlightLimits { messages, bytes } = self.limits();
         Capacity {
             messages: (room.messages)
@@ -194,13 +194,13 @@ impl Source {
         match end {
             None => Ok(()),
             Some(PullEnd::Ordinary) => {
-                self.works();
-                self.wants_all = false;
+                self.mark_healthy();
+                self.pull_all_room = false;
                 Ok(())
             }
             Some(PullEnd::TooLarge { asked_bytes }) if asked_bytes < self.limits().bytes => {
-                self.works(); // What is held will be settled.
-                self.wants_all = true;
+                self.mark_healthy(); // What is held will be settled.
+                self.pull_all_room = true;
                 Err(response_error(
                     "the next message has more bytes than there is room for yet",
                 ))
@@ -215,7 +215,7 @@ impl Source {
     }
 
     /// The consumer answers pulls: whoever made it again, ganesh or an operator.
-    fn works(&mut self) {
+    fn mark_healthy(&mut self) {
         self.origin.health.set_stream_gone(false);
         self.origin.health.set_pulls_fail(false);
         (self.backoff, self.failing_since) = (Backoff::new(), None);

@@ -35,11 +35,11 @@ pub(crate) async fn store(
     let (outcomes, method) = match write_until_durable(writer, &mut batch, &ticket, options).await?
     {
         Written::Decided(outcomes, method) => (outcomes, method),
-        Written::Unexplained(attempt) => {
+        Written::UnknownCause(attempt) => {
             writer.parking.park_again(batch, ticket, Some(attempt));
             return Ok(None);
         }
-        Written::NotYet => {
+        Written::RetryLater => {
             writer.parking.park_again(batch, ticket, None);
             return Ok(None);
         }
@@ -67,9 +67,9 @@ enum Written {
     /// Every row is decided.
     Decided(Vec<RowOutcome>, WriteMethod),
     /// Every row was refused for a reason that we do not know, from the attempt of this number on.
-    Unexplained(u64),
+    UnknownCause(u64),
     /// It was parked, and failed with nobody to blame.
-    NotYet,
+    RetryLater,
 }
 
 /// Tries until every row is decided: what we hold is kept alive meanwhile, and the source finds no
@@ -105,10 +105,10 @@ async fn write_until_durable(
         }
         batch.failures.add(&error);
         if let Some(attempt) = unexplained {
-            return Ok(Written::Unexplained(attempt));
+            return Ok(Written::UnknownCause(attempt));
         }
         if ticket.was_parked {
-            return Ok(Written::NotYet);
+            return Ok(Written::RetryLater);
         }
         // What failed may have been committed all the same.
         options.expect_duplicates = true;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ganesh::pipeline::parking::{Attempt, PROBE_EVERY, WINDOW_ROWS, Window};
+use ganesh::pipeline::parking::{Attempt, PROBE_EVERY, RejectionWindow, WINDOW_ROWS};
 use proptest::prelude::*;
 use tokio::time::Instant;
 
@@ -15,8 +15,8 @@ fn batch(rows: usize, refused: usize) -> Vec<bool> {
 }
 
 /// A window in which too many rows are refused since `now`.
-fn paused(now: Instant) -> Window {
-    let mut window = Window::default();
+fn paused(now: Instant) -> RejectionWindow {
+    let mut window = RejectionWindow::default();
     assert!(window.note(Attempt::Fresh, &batch(500, 500), now));
     window
 }
@@ -24,7 +24,7 @@ fn paused(now: Instant) -> Window {
 #[test]
 fn half_of_the_last_thousand_is_too_many_and_one_less_is_not() {
     let now = Instant::now();
-    let mut window = Window::default();
+    let mut window = RejectionWindow::default();
     assert!(!window.note(Attempt::Fresh, &batch(5_000, 499), now));
     assert!(!window.note(Attempt::Fresh, &batch(499, 499), now));
     assert!(!window.is_paused());
@@ -35,7 +35,7 @@ fn half_of_the_last_thousand_is_too_many_and_one_less_is_not() {
 #[test]
 fn refusals_that_a_thousand_rows_have_pushed_out_are_forgotten() {
     let now = Instant::now();
-    let mut window = Window::default();
+    let mut window = RejectionWindow::default();
     for _ in 0..100 {
         assert!(!window.note(Attempt::Fresh, &batch(499, 499), now));
         assert!(!window.note(Attempt::Fresh, &[TAKEN; WINDOW_ROWS], now));
@@ -45,7 +45,7 @@ fn refusals_that_a_thousand_rows_have_pushed_out_are_forgotten() {
 #[test]
 fn a_batch_in_which_it_becomes_too_many_is_parked_as_a_whole() {
     let now = Instant::now();
-    let mut window = Window::default();
+    let mut window = RejectionWindow::default();
     // Its last thousand are fine.
     assert!(window.note(Attempt::Fresh, &batch(5_000, 600), now));
 }
@@ -100,7 +100,7 @@ proptest! {
     ) {
         let now = Instant::now();
         // How many were refused of the first n rows.
-        let (mut window, mut refused_of) = (Window::default(), vec![0]);
+        let (mut window, mut refused_of) = (RejectionWindow::default(), vec![0]);
         for (rows, percent, salt) in batches {
             // Refused rows anywhere in the batch.
             let refused = |row: usize| (row * 37 + usize::from(salt)) % 100 < usize::from(percent);

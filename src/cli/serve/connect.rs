@@ -17,7 +17,7 @@ use crate::telemetry::Metrics;
 /// What is there before ganesh serves.
 pub(super) struct Servers {
     pub(super) pool: PgPool,
-    pub(super) origin: EventSource,
+    pub(super) event_source: EventSource,
 }
 
 /// Waits for Postgres and for NATS, and makes what is missing there.
@@ -25,8 +25,8 @@ pub(super) async fn connect(service: &Service) -> Result<Servers, Failure> {
     let deadline = StartDeadline::after(service.config.startup_timeout);
     let pool = connect_postgres(&service.config, &service.metrics, deadline).await?;
     service.health.set(Dependency::Postgres, true);
-    let origin = connect_nats(service, deadline).await?;
-    Ok(Servers { pool, origin })
+    let event_source = connect_nats(service, deadline).await?;
+    Ok(Servers { pool, event_source })
 }
 
 async fn connect_postgres(

@@ -23,7 +23,7 @@ pub enum Attempt {
 
 /// The last rows, and whether too many of them were refused. Pure: it is told the time.
 #[derive(Debug, Default)]
-pub struct Window {
+pub struct RejectionWindow {
     /// Whether each of the last rows was refused, the oldest first.
     rows: VecDeque<bool>,
     refused: usize,
@@ -31,7 +31,7 @@ pub struct Window {
     probe_at: Option<Instant>,
 }
 
-impl Window {
+impl RejectionWindow {
     /// Notes how the rows of a batch ended: `true` is refused. Says whether those that were
     /// are to be parked.
     pub fn note(&mut self, attempt: Attempt, batch: &[bool], now: Instant) -> bool {
@@ -77,7 +77,7 @@ impl Window {
 }
 
 /// Says when the writers pause, and when they go on.
-pub(super) fn say(
+pub(super) fn log_pause(
     attempt: Attempt,
     paused: (bool, bool),
     refused: usize,
