@@ -24,7 +24,7 @@ test: fetch ## Run all tests against real NATS, Postgres and Redis, TEST_THREADS
 check: ## Check formatting, lints (warnings are errors) and documentation
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
-	RUSTDOCFLAGS="-D warnings" cargo doc --locked --no-deps
+	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --locked --no-deps --document-private-items
 
 chaos: fetch ## Run random faults for MINUTES (1) from SEED (random) at RATE messages/s (2000), then check every message
 	cargo test --locked --test behaviour -- --ignored --exact --nocapture \

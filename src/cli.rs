@@ -38,7 +38,7 @@ pub(crate) enum Failure {
     Usage(String),
     /// Something failed while running. Exit code 1.
     Running(anyhow::Error),
-    /// The NATS client has broken down (https://github.com/nats-io/nats.rs/pull/1612), which nothing
+    /// The NATS client has broken down (<https://github.com/nats-io/nats.rs/pull/1612>), which nothing
     /// in this process can mend: the process starts again, and looks for the message that did it.
     ClientLost {
         /// Told to stop meanwhile, it does that.

@@ -49,18 +49,18 @@ const COUNTED_CHUNK_BYTES: usize = 128;
 pub struct Event {
     /// Identifies the event within its source; not empty, at most [`ID_MAX_BYTES`].
     pub id: String,
-    /// The context in which the event happened; not empty, at most [`SOURCE_MAX_BYTES`].
+    /// The context in which the event happened; not empty, at most [`attributes::SOURCE_MAX_BYTES`].
     pub source: String,
-    /// The kind of event; not empty, at most [`TYPE_MAX_BYTES`].
+    /// The kind of event; not empty, at most [`attributes::TYPE_MAX_BYTES`].
     pub event_type: String,
     /// The thing that the event is about, within its source; not empty, at most
-    /// [`SUBJECT_MAX_BYTES`].
+    /// [`attributes::SUBJECT_MAX_BYTES`].
     pub subject: Option<String>,
     /// When it happened; when the stream stored its message, if the producer did not say.
     pub time: Timestamp,
-    /// The media type of the data, as given; at most [`DATACONTENTTYPE_MAX_BYTES`].
+    /// The media type of the data, as given; at most [`attributes::DATACONTENTTYPE_MAX_BYTES`].
     pub datacontenttype: Option<String>,
-    /// The schema of the data; at most [`DATASCHEMA_MAX_BYTES`].
+    /// The schema of the data; at most [`attributes::DATASCHEMA_MAX_BYTES`].
     pub dataschema: Option<String>,
     /// Extension attributes in the canonical text form that `CloudEvents` defines for each of its types.
     /// Binary mode has no other, so the same event is the same row in whichever mode it came, and

@@ -35,7 +35,7 @@ fn nearest(name: &str) -> Option<&'static str> {
 }
 
 /// Kubernetes gives each container such variables for every Service of the namespace, and one of
-/// those may be named ganesh (https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables).
+/// those may be named ganesh (<https://kubernetes.io/docs/concepts/services-networking/service/#environment-variables>).
 fn is_service_link(rest: &str, value: &OsStr) -> bool {
     let with_port = |(_, rest): (&str, &str)| {
         let port = rest.split_once('_').map(|(port, _)| port.parse::<u16>());

@@ -43,7 +43,7 @@ pub(crate) async fn dropped(drops: &mut Drops, seen: u64) {
 
 /// Waits until the client has broken down. It reconnects by itself, but not after a panic, as on a
 /// header value with a carriage return in it: async-nats 0.51 asserts there, and
-/// https://github.com/nats-io/nats.rs/pull/1612, which makes that an error, is not released.
+/// <https://github.com/nats-io/nats.rs/pull/1612>, which makes that an error, is not released.
 pub(crate) async fn lost(mut drops: Drops) {
     while drops.changed().await.is_ok() {}
 }

@@ -7,7 +7,7 @@
 //! is read by a plain request, whose answer is JSON with headers and body in base64.
 //!
 //! On a carriage return in a header value async-nats panics, until a release has
-//! https://github.com/nats-io/nats.rs/pull/1612: see `connection::lost`.
+//! <https://github.com/nats-io/nats.rs/pull/1612>: see `connection::lost`.
 
 use std::collections::BTreeSet;
 use std::fmt::Display;
