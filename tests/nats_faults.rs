@@ -355,9 +355,13 @@ async fn a_stream_that_is_purged_costs_what_was_not_delivered_and_no_more() {
 #[tokio::test]
 async fn a_slow_consumer_that_the_server_disconnects_loses_nothing() {
     let stack = Stack::start().await;
-    let ganesh = stack.serve(&[("GANESH_ACK_WAIT", "5s")]).await;
+    let settings = [
+        ("GANESH_ACK_WAIT", "5s"),
+        // A pull asks for an eighth of it: more than the sockets take.
+        ("GANESH_MAX_IN_FLIGHT_BYTES", "256MiB"),
+    ];
+    let ganesh = stack.serve(&settings).await;
     send_signal(ganesh.pid(), Signal::STOP);
-    // More than the sockets take.
     let mut large = events("large", 40);
     for event in &mut large {
         event.data = ganesh::event::Data::Binary(vec![b'x'; 900_000].into());
