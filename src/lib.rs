@@ -10,7 +10,7 @@
 //!               held ◀── keepalive: progress acks, releases
 //! ```
 //!
-//! W is `GANESH_WRITERS`. The queue holds no more than may be held (`GANESH_MAX_IN_FLIGHT`). The modules
+//! W is four times `GANESH_WRITERS`, of which `GANESH_WRITERS` store at the same time. The queue holds no more than may be held (`GANESH_MAX_IN_FLIGHT`). The modules
 //! stand in the order in which a message, or who runs the process, meets them; imports run one
 //! way (tests/quick/architecture.rs).
 

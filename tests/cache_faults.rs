@@ -5,14 +5,15 @@ use std::time::{Duration, Instant};
 
 use ganesh::event::{Event, Timestamp};
 
-use crate::support::events::publish;
-use crate::support::proxy::{Manner, Proxy};
+use crate::support::events::{events, publish};
+use crate::support::proxy::{Manner, Proxy, Way};
 use crate::support::reads::{assert_newest, latest, latest_by_cache, of};
 use crate::support::{Ganesh, Stack, eventually};
 
 const CACHE_UP: &str = "ganesh_dependency_up{dependency=\"cache\"}";
 const SKIPPED: &str = "ganesh_cache_requests_total{operation=\"write\",result=\"skipped\"}";
 const FAILED: &str = "ganesh_cache_requests_total{operation=\"write\",result=\"error\"}";
+const WRITTEN: &str = "ganesh_cache_requests_total{operation=\"write\",result=\"ok\"}";
 const REDELIVERED: &str = "ganesh_messages_redelivered_total";
 /// What one batch may lose to a slow cache.
 const WRITE_LIMIT: Duration = Duration::from_millis(500);
@@ -88,6 +89,54 @@ async fn a_cache_slower_than_its_limit_costs_few_batches_that_limit_and_is_skipp
     until_cache_is_up(&ganesh).await;
     latest_by_cache(&ganesh, "s").await;
     assert!(ganesh.metric(REDELIVERED).await < f64::EPSILON);
+}
+
+/// Stores a backlog with a cache that answers so late; rows a second, by the times at which Postgres
+/// began to store them.
+async fn drained_per_second(stack: &Stack, late: Duration) -> f64 {
+    const EVENTS: usize = 15_000;
+    let (proxy, url) = proxied(stack).await;
+    proxy.behave_one_way(Way::ToClient, Manner::Delay(late));
+    let name = format!("late-{}", rand::random::<u32>());
+    publish(&stack.jetstream().await, &events(&name, EVENTS)).await;
+    // Many batches, and storing one takes less than the cache does.
+    let settings = [
+        ("REDIS_URL", url.as_str()),
+        ("GANESH_BATCH_MAX_EVENTS", "250"),
+    ];
+    let ganesh = stack.serve(&settings).await;
+    stack.wait_until_drained().await;
+    let written = ganesh.metric(WRITTEN).await;
+    assert!(written >= 30.0, "{written} of 60 batches went to the cache");
+    assert!(ganesh.terminate().await.success());
+    let (rows, seconds): (i64, f64) = sqlx::query_as(
+        "SELECT count(*), extract(epoch FROM max(stored_at) - min(stored_at))::float8 \
+         FROM events WHERE starts_with(id, $1)",
+    )
+    .bind(format!("{name}-"))
+    .fetch_one(&stack.pool)
+    .await
+    .unwrap();
+    assert_eq!(rows, i64::try_from(EVENTS).unwrap());
+    f64::from(u32::try_from(rows).unwrap()) / seconds
+}
+
+#[tokio::test]
+async fn a_cache_that_answers_late_costs_less_than_a_fifth_of_the_rate() {
+    let stack = Stack::start().await;
+    // It makes the stream.
+    assert!(stack.serve(&[]).await.terminate().await.success());
+    let mut shares = Vec::new();
+    // Other tests run beside it, so one good pair of three is enough.
+    for _ in 0..3 {
+        let undisturbed = drained_per_second(&stack, Duration::ZERO).await;
+        let late = drained_per_second(&stack, Duration::from_millis(90)).await;
+        shares.push(late / undisturbed);
+        if late >= undisturbed * 0.8 {
+            return;
+        }
+    }
+    panic!("late against undisturbed: {shares:?}");
 }
 
 #[tokio::test]

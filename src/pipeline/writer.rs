@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use tokio::sync::Semaphore;
+
 use super::parking::Parking;
 use super::queue::Sender;
 use super::{cache, settle, store};
@@ -18,6 +20,9 @@ use crate::telemetry::{Health, Metrics};
 /// One writer. All of them share what is behind an `Arc`.
 #[derive(Clone)]
 pub(crate) struct Writer {
+    /// `GANESH_WRITERS` places: whoever takes a batch and stores it holds one. Waiting for the cache needs
+    /// none, so a cache that answers late does not keep Postgres idle.
+    pub(crate) places: Arc<Semaphore>,
     /// The batch to be written next, and what may not be judged yet.
     pub(crate) parking: Arc<Parking>,
     /// Writes rows.
@@ -49,10 +54,16 @@ pub(crate) struct Writer {
 /// # Errors
 /// Fatal ones of Postgres.
 pub(crate) async fn run(mut writer: Writer) -> Result<(), Error> {
-    while let Some(work) = writer.parking.next().await {
+    loop {
+        let places = writer.places.clone();
+        let place = places.acquire_owned().await.expect("it is never closed");
+        let Some(work) = writer.parking.next().await else {
+            return Ok(());
+        };
         let Some((batch, letters)) = store::store(&writer, work).await? else {
             continue; // It is parked.
         };
+        drop(place);
         writer.dead_letters.send_each(letters);
         if batch.messages.is_empty() {
             continue;
@@ -60,5 +71,4 @@ pub(crate) async fn run(mut writer: Writer) -> Result<(), Error> {
         let cached = cache::write(&writer, &batch).await;
         settle::rows(&mut writer, batch, &cached).await;
     }
-    Ok(())
 }
