@@ -102,7 +102,7 @@ impl Observer {
     }
 
     /// A batch was acknowledged, just now.
-    pub fn rows(&mut self, batch: &StoredBatch, cache: &CacheWrite) {
+    pub fn batch(&mut self, batch: &StoredBatch, cache: &CacheWrite) {
         let in_batch = SettledBatch::now(batch, cache);
         let failed = in_batch.has_failed();
         let mut decisions = Decisions::default();

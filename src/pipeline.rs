@@ -1,7 +1,7 @@
 //! The pipeline: which task hands what to which, and how it ends.
 //!
 //! ```text
-//!  source ── decode ──▶ queue ──▶ writer ×W: store, cache, settle
+//!  source ── decode ──▶ queue ──▶ writers: store, cache, settle
 //!     │ no event                    │ refused row
 //!     └────────▶ dead letters ◀─────┘
 //! ```
@@ -15,7 +15,6 @@ pub mod parking;
 pub(crate) mod queue;
 pub(crate) mod source;
 
-mod cache;
 mod intake;
 mod settle;
 mod store;
@@ -65,7 +64,7 @@ pub(crate) struct Parts {
     /// The register of what is held.
     pub(crate) in_flight: Arc<InFlight>,
     /// Writes rows.
-    pub(crate) rows: EventWriter,
+    pub(crate) storage: EventWriter,
     /// Reads rows.
     pub(crate) reads: Reads,
     /// The cache.
@@ -146,7 +145,7 @@ fn writer(parts: &Parts, parking: &Arc<Parking>, dead_letters: &Sender<DeadLette
     Writer {
         places: Arc::new(Semaphore::new(parts.config.pipeline.writers)),
         parking: parking.clone(),
-        rows: parts.rows.clone(),
+        storage: parts.storage.clone(),
         reads: parts.reads.clone(),
         cache: parts.cache.clone(),
         client: parts.event_source.jetstream.client(),

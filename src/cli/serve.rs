@@ -160,7 +160,7 @@ impl Service {
             config: self.config.clone(),
             event_source,
             in_flight: background_tasks.in_flight.clone(),
-            rows: EventWriter::new(pool, self.metrics.clone()),
+            storage: EventWriter::new(pool, self.metrics.clone()),
             reads,
             cache,
             health: self.health.clone(),

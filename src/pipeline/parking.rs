@@ -7,7 +7,7 @@
 //!            queue                     parked: ├ the refused rows of a batch, during a pause
 //!              │                               ├ a batch that failed for an unknown cause
 //!              ▼ a batch        ◀── again ──   └ delivered too often: written alone
-//!            store ─▶ refused ─▶ judged: dead letter, or parked
+//!            store ─▶ refused ─▶ decided: dead letter, or parked
 //! ```
 //!
 //! - A pause: half of the last 1,000 rows were refused, so the schema or a release is wrong, not the
@@ -42,8 +42,8 @@ use crate::telemetry::{Health, Metrics};
 /// How soon a batch that nobody can explain is tried again: from the first to the second, doubling.
 const RETRY_AFTER: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
-/// A batch to be written.
-pub(crate) struct Work {
+/// The batch that a writer writes next.
+pub(crate) struct NextBatch {
     /// Its messages.
     pub(crate) batch: Batch,
     /// To be given back with what became of it.
@@ -58,7 +58,7 @@ pub(crate) struct Ticket {
     pub(crate) refused_at: Option<u64>,
     /// It was parked before, and may have been written without our hearing of it.
     pub(crate) was_parked: bool,
-    /// Kept by a probe until it is judged, so that nobody tries another one meanwhile.
+    /// Kept by a probe until its rows are decided, so that nobody tries another one meanwhile.
     queue_lock: Option<OwnedMutexGuard<Receiver<Decoded>>>,
 }
 
@@ -99,7 +99,7 @@ struct Parked {
 /// What the writer whose turn it is does next.
 enum Next {
     /// Tries a parked batch.
-    Parked(Work),
+    Parked(NextBatch),
     /// Waits until one batch may be tried.
     Probe(Instant),
     /// Waits for a fresh batch, or until a parked one is due.
@@ -132,7 +132,7 @@ impl Parking {
 
     /// The batch to be written next; `None` when the queue is closed and empty. What is parked then and
     /// not due is dropped, and so released.
-    pub(crate) async fn next(&self) -> Option<Work> {
+    pub(crate) async fn next(&self) -> Option<NextBatch> {
         let mut queue_lock = self.queue.clone().lock_owned().await;
         loop {
             if self.state().is_turn_of_fresh()
@@ -162,9 +162,9 @@ impl Parking {
         }
     }
 
-    fn fresh(&self, messages: Vec<Decoded>) -> Work {
+    fn fresh(&self, messages: Vec<Decoded>) -> NextBatch {
         self.state().was_parked = false;
-        Work {
+        NextBatch {
             batch: self.batch(messages),
             ticket: Ticket {
                 attempt: Attempt::Fresh,
@@ -191,13 +191,13 @@ impl Parking {
         batch
     }
 
-    /// Waits until a batch may be tried: a fresh one, whose rows nobody has judged yet; or where none
+    /// Waits until a batch may be tried: a fresh one, whose rows nobody has tried yet; or where none
     /// comes, because nothing does or because what is parked leaves no room, a parked one.
     async fn probe(
         &self,
         at: Instant,
         mut queue_lock: OwnedMutexGuard<Receiver<Decoded>>,
-    ) -> Option<Work> {
+    ) -> Option<NextBatch> {
         let mut work = loop {
             let due = self.state().probe_due(at);
             if due.is_some_and(|due| due <= Instant::now())
@@ -244,7 +244,7 @@ impl Parking {
         self.parked.notify_one();
     }
 
-    /// Parks a batch whose rows may not be judged yet. `refused_at`: every row was refused for a reason
+    /// Parks a batch whose rows cannot be decided yet. `refused_at`: every row was refused for a reason
     /// that we do not know, from the attempt of this number on; a probe says no less by it than that too
     /// many rows are refused still. Without it a parked batch failed with nobody to blame, and others get
     /// their turn.
@@ -272,10 +272,10 @@ impl Parking {
         self.parked.notify_one();
     }
 
-    /// Judges a batch by how its rows ended that were tried (`true` is refused): gives back those that
-    /// are to become dead letters, and parks the others.
+    /// Decides what becomes of a batch's refused rows: returns those that are to become dead letters, and
+    /// parks the others. `rows`: of those that Postgres tried, whether it refused them.
     #[allow(clippy::needless_pass_by_value, reason = "the ticket is spent")]
-    pub(crate) fn judge(
+    pub(crate) fn decide_refused(
         &self,
         ticket: Ticket,
         rows: &[bool],
@@ -356,7 +356,7 @@ impl ParkingState {
     }
 
     /// The parked batch that is due first, unless one is being tried.
-    fn take_parked(&mut self) -> Option<Work> {
+    fn take_parked(&mut self) -> Option<NextBatch> {
         if self.is_trying {
             return None;
         }
@@ -369,7 +369,7 @@ impl ParkingState {
             ..
         } = self.parked.remove(first)?;
         (self.is_trying, self.was_parked) = (true, true);
-        Some(Work {
+        Some(NextBatch {
             batch,
             ticket: Ticket {
                 attempt,

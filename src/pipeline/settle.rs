@@ -12,14 +12,14 @@ use crate::observe::Observer;
 const ACK: &[u8] = b"+ACK";
 
 /// Acknowledges a batch. Its rows are committed, and the cache holds no older state.
-pub(crate) async fn rows(writer: &mut Writer, batch: StoredBatch, cached: &CacheWrite) {
-    for decoded in &batch.messages {
+pub(crate) async fn batch(writer: &mut Writer, stored: StoredBatch, cached: &CacheWrite) {
+    for decoded in &stored.messages {
         acknowledge(&writer.client, &decoded.delivery).await;
     }
     if let Some(observer) = &mut writer.observer {
-        observer.rows(&batch, cached);
+        observer.batch(&stored, cached);
     }
-    let messages = batch.messages.into_iter();
+    let messages = stored.messages.into_iter();
     writer
         .in_flight
         .settle(messages.map(|decoded| decoded.delivery));

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::parking::{Ticket, Work};
+use super::parking::{NextBatch, Ticket};
 use super::writer::Writer;
 use crate::backoff::Backoff;
 use crate::error::{Class, Dependency, Error};
@@ -19,11 +19,13 @@ use crate::storage::{Row, RowOutcome, WriteError, WriteOptions};
 /// Fatal ones of Postgres.
 pub(crate) async fn store(
     writer: &Writer,
-    work: Work,
+    next: NextBatch,
 ) -> Result<Option<(StoredBatch, Vec<DeadLetter>)>, Error> {
-    let Work { mut batch, ticket } = work;
+    let NextBatch { mut batch, ticket } = next;
     if batch.messages.iter().any(|d| writer.is_exhausted(d)) {
-        writer.parking.judge(ticket, &[], Vec::new(), batch.taken);
+        writer
+            .parking
+            .decide_refused(ticket, &[], Vec::new(), batch.taken);
         return decide_exhausted(writer, batch).await.map(Some);
     }
     let options = WriteOptions {
@@ -47,7 +49,9 @@ pub(crate) async fn store(
     let timings = timings(&mut batch, method);
     let refused = take_refused(&mut batch.messages, &outcomes);
     let rows: Vec<bool> = outcomes.iter().filter_map(was_refused).collect();
-    let blamed = writer.parking.judge(ticket, &rows, refused, batch.taken);
+    let blamed = writer
+        .parking
+        .decide_refused(ticket, &rows, refused, batch.taken);
     let letters = blamed.into_iter().map(|refused| {
         let RefusedRow { decoded, detail } = refused;
         letter(decoded, Reason::RejectedRow, detail, &timings)
@@ -86,9 +90,9 @@ async fn write_until_durable(
     let mut backoff = Backoff::new();
     loop {
         let recovery = writer.health.recovery(Dependency::Postgres);
-        let since = |attempt| writer.rows.has_succeeded_since(attempt);
+        let since = |attempt| writer.storage.has_succeeded_since(attempt);
         options.others_succeed = ticket.refused_at.is_some_and(since);
-        let (error, unexplained) = match writer.rows.write(&rows, &mut outcomes, options).await {
+        let (error, unexplained) = match writer.storage.write(&rows, &mut outcomes, options).await {
             Ok(method) => return Ok(Written::Decided(in_batch_order(outcomes, &order), method)),
             Err(WriteError::Failed(error)) => (error, None),
             Err(WriteError::Unexplained { error, attempt }) => (error, Some(attempt)),

@@ -1,15 +1,19 @@
-//! Writers: each takes what the queue holds, and carries it to its acknowledgements.
+//! Writers: each takes what the queue holds, and carries it to its acknowledgements: store, cache, settle.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
 use super::parking::Parking;
 use super::queue::Sender;
-use super::{cache, settle, store};
-use crate::cache::Cache;
-use crate::error::Error;
-use crate::message::DeadLetter;
+use super::{settle, store};
+use crate::backoff::Backoff;
+use crate::cache::{Cache, NewestState};
+use crate::error::{Dependency, Error};
+use crate::labels::Outcome;
+use crate::message::timings::{Failures, now_nanos};
+use crate::message::{CacheWrite, DeadLetter, StoredBatch};
 use crate::messaging::InFlight;
 use crate::observe::Observer;
 use crate::storage::EventWriter;
@@ -23,10 +27,10 @@ pub(crate) struct Writer {
     /// `GANESH_WRITERS` places: whoever takes a batch and stores it holds one. Waiting for the cache needs
     /// none, so a cache that answers late does not keep Postgres idle.
     pub(crate) places: Arc<Semaphore>,
-    /// The batch to be written next, and what may not be judged yet.
+    /// The batch to be written next, and what cannot be decided yet.
     pub(crate) parking: Arc<Parking>,
     /// Writes rows.
-    pub(crate) rows: EventWriter,
+    pub(crate) storage: EventWriter,
     /// Says whether a message that is given up has a row.
     pub(crate) reads: Reads,
     /// Gets the newest states.
@@ -57,10 +61,10 @@ pub(crate) async fn run(mut writer: Writer) -> Result<(), Error> {
     loop {
         let places = writer.places.clone();
         let place = places.acquire_owned().await.expect("it is never closed");
-        let Some(work) = writer.parking.next().await else {
+        let Some(next) = writer.parking.next().await else {
             return Ok(());
         };
-        let Some((batch, letters)) = store::store(&writer, work).await? else {
+        let Some((batch, letters)) = store::store(&writer, next).await? else {
             continue; // It is parked.
         };
         drop(place);
@@ -68,7 +72,68 @@ pub(crate) async fn run(mut writer: Writer) -> Result<(), Error> {
         if batch.messages.is_empty() {
             continue;
         }
-        let cached = cache::write(&writer, &batch).await;
-        settle::rows(&mut writer, batch, &cached).await;
+        let cached = write_cache(&writer, &batch).await;
+        settle::batch(&mut writer, batch, &cached).await;
     }
+}
+
+/// Returns when the cache cannot answer with a state older than the batch's. Postgres is asked until
+/// the epoch is known or advanced.
+async fn write_cache(writer: &Writer, batch: &StoredBatch) -> CacheWrite {
+    let mut failures = Failures::default();
+    let cache_error = write_until_done(writer, batch, &mut failures).await;
+    if let Some(error) = &cache_error {
+        failures.add(error);
+    }
+    CacheWrite {
+        ended: now_nanos(),
+        failures,
+        cache_error,
+    }
+}
+
+/// With the error of the cache, if it had to be done without.
+async fn write_until_done(
+    writer: &Writer,
+    batch: &StoredBatch,
+    failures: &mut Failures,
+) -> Option<Error> {
+    let states = newest_states(batch);
+    let mut backoff = Backoff::new();
+    loop {
+        let recovery = writer.health.recovery(Dependency::Postgres);
+        let written = writer.cache.write_committed(&states, batch.epoch_advanced);
+        match written.await {
+            Ok(cache_error) => return cache_error,
+            Err(error) => {
+                writer.metrics.dependency_error(&error);
+                tracing::warn!(%error, "the cache's epoch is not known; trying again");
+                failures.add(&error);
+                backoff.wait_or(recovery).await;
+            }
+        }
+    }
+}
+
+/// One state for each subject: its newest event of the batch by (`time`, `stream_seq`). A
+/// duplicate's row may have been stored under another sequence, so its subject is invalidated instead.
+fn newest_states(batch: &StoredBatch) -> Vec<NewestState<'_>> {
+    let mut by_subject: HashMap<&str, NewestState<'_>> = HashMap::new();
+    for (decoded, outcome) in batch.messages.iter().zip(&batch.outcomes) {
+        let event = &decoded.event;
+        let Some(subject) = event.subject.as_deref() else {
+            continue;
+        };
+        let state = NewestState {
+            subject,
+            event,
+            stream_seq: decoded.delivery.stream_sequence,
+            invalidate: *outcome == Outcome::Duplicate,
+        };
+        by_subject
+            .entry(subject)
+            .and_modify(|newest| *newest = newest.newer_of(state))
+            .or_insert(state);
+    }
+    by_subject.into_values().collect()
 }

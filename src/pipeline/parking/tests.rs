@@ -74,7 +74,7 @@ impl Scene {
     }
 
     /// The sequence of the next batch's only message, and why it is tried.
-    async fn next(&self) -> (u64, Attempt, Work) {
+    async fn next(&self) -> (u64, Attempt, NextBatch) {
         let work = self.parking.next().await.expect("there are more");
         let sequence = work.batch.messages[0].delivery.stream_sequence;
         (sequence, work.ticket.attempt, work)
@@ -90,9 +90,9 @@ impl Scene {
             detail: "not today".to_owned(),
         });
         let rows = vec![true; WINDOW_ROWS / 2];
-        let letters = self
-            .parking
-            .judge(work.ticket, &rows, refused.collect(), work.batch.taken);
+        let letters =
+            self.parking
+                .decide_refused(work.ticket, &rows, refused.collect(), work.batch.taken);
         assert!(letters.is_empty(), "it is parked");
     }
 }
@@ -106,11 +106,15 @@ async fn after_a_probe_of_duplicates_alone_what_is_parked_is_tried_at_once() {
     let (sequence, attempt, work) = scene.next().await;
     assert_eq!((sequence, attempt), (2, Attempt::Probe));
     assert!(began.elapsed() >= PROBE_EVERY);
-    scene.parking.judge(work.ticket, &[], Vec::new(), 1);
+    scene
+        .parking
+        .decide_refused(work.ticket, &[], Vec::new(), 1);
     let (sequence, attempt, work) = scene.next().await;
     assert_eq!((sequence, attempt), (1, Attempt::Probe));
     assert!(began.elapsed() < PROBE_EVERY * 2, "at once");
-    scene.parking.judge(work.ticket, &[false], Vec::new(), 1);
+    scene
+        .parking
+        .decide_refused(work.ticket, &[false], Vec::new(), 1);
     let (sequence, attempt, _) = scene.next().await;
     assert_eq!((sequence, attempt), (3, Attempt::Fresh));
 }
@@ -126,7 +130,9 @@ async fn a_single_writer_takes_turns_between_what_is_parked_and_what_is_fresh() 
     for _ in 0..4 {
         let (sequence, _, work) = scene.next().await;
         order.push(sequence);
-        scene.parking.judge(work.ticket, &[false], Vec::new(), 1);
+        scene
+            .parking
+            .decide_refused(work.ticket, &[false], Vec::new(), 1);
     }
     assert_eq!(order, [11, 1, 12, 2]);
 }
@@ -148,7 +154,9 @@ async fn one_parked_batch_is_tried_at_a_time_and_an_unexplained_one_later() {
     scene.parking.park_again(work.batch, work.ticket, Some(7));
     let (other, _, work) = scene.next().await;
     assert_eq!(other, 12);
-    scene.parking.judge(work.ticket, &[false], Vec::new(), 1);
+    scene
+        .parking
+        .decide_refused(work.ticket, &[false], Vec::new(), 1);
     let began = Instant::now();
     let (again, attempt, work) = scene.next().await;
     assert_eq!((again, attempt), (11, Attempt::Fresh));

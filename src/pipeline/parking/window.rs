@@ -13,7 +13,7 @@ pub const PROBE_EVERY: Duration = Duration::from_secs(10);
 /// Why a batch is written, which decides what its refused rows mean.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Attempt {
-    /// Its rows have not been judged.
+    /// Its rows have not been tried.
     Fresh,
     /// Too many rows are refused, and it shows whether they still are.
     Probe,
