@@ -9,7 +9,6 @@ pub(crate) mod logs;
 pub mod metrics;
 pub mod openmetrics;
 pub(crate) mod processor;
-pub mod recorder;
 pub(crate) mod root_sampler;
 pub(crate) mod runtime;
 pub(crate) mod semconv;

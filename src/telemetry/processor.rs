@@ -118,7 +118,7 @@ mod tests {
 
     #[test]
     fn a_trace_of_too_many_spans_keeps_the_first_ones_and_its_root_and_counts_the_rest() {
-        let (queue, _task) = SpanQueue::new(Metrics::unrecorded());
+        let (queue, _task) = SpanQueue::new(Metrics::default());
         let provider = SdkTracerProvider::builder()
             .with_span_processor(QueueProcessor::new(queue.clone()))
             .with_sampler(Sampler::AlwaysOn)

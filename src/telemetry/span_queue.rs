@@ -221,7 +221,7 @@ mod tests {
     #[test]
     fn what_waits_is_bounded_in_bytes_and_what_is_left_is_counted() {
         const TEXT: usize = 100_000;
-        let (queue, task) = SpanQueue::new(Metrics::unrecorded());
+        let (queue, task) = SpanQueue::new(Metrics::default());
         for _ in 0..1_000 {
             queue.offer(trace(TEXT, None));
         }
@@ -240,7 +240,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_request_that_is_given_up_has_failed_and_the_rest_was_dropped() {
-        let (queue, task) = SpanQueue::new(Metrics::unrecorded());
+        let (queue, task) = SpanQueue::new(Metrics::default());
         let batch = Arc::new(queue.batch_span(span([2; 16], "batch", 1, 2)));
         // More than one request.
         for _ in 0..300 {
