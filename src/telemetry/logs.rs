@@ -24,7 +24,7 @@ use super::traces;
 use crate::config::{LogFormat, TelemetryConfig};
 pub(crate) use file::LogFile;
 pub(crate) use filter::{FilterState, LogFilter};
-pub(crate) use rate_limit::RateLimit;
+pub(crate) use rate_limit::{OutageLog, RateLimit};
 use trace_ids::WithTraceIds;
 
 /// A destination and how lines look there.
