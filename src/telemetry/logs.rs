@@ -72,7 +72,10 @@ fn text(terminal: bool) -> Lines {
     let format = Format::default().with_target(false).with_ansi(colour);
     fmt::layer()
         .with_ansi(colour)
-        .event_format(WithTraceIds::in_text(format))
+        .event_format(WithTraceIds {
+            format,
+            is_json: false,
+        })
         .with_writer(io::stderr)
         .boxed()
 }
@@ -85,7 +88,10 @@ fn json(writer: impl for<'w> MakeWriter<'w> + Send + Sync + 'static) -> Lines {
     fmt::layer()
         .with_ansi(false)
         .fmt_fields(JsonFields::new())
-        .event_format(WithTraceIds::in_json(format))
+        .event_format(WithTraceIds {
+            format,
+            is_json: true,
+        })
         .with_writer(writer)
         .boxed()
 }
