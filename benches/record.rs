@@ -38,7 +38,7 @@ fn unkept(criterion: &mut Criterion) {
         ("GANESH_TRACE_SLOW_MS", "86400000"),
         ("GANESH_TRACE_BASELINE", "0"),
     ]);
-    let metrics = Metrics::unrecorded();
+    let metrics = Metrics::default();
     let (batch, cached) = batch(&metrics, &config);
     let mut observer = Observer::new(&config, metrics, None, SlowList::default());
     let mut group = criterion.benchmark_group("settlement");
@@ -52,7 +52,7 @@ fn unkept(criterion: &mut Criterion) {
 /// The spans of one message; exporting them comes on top, elsewhere.
 fn kept(criterion: &mut Criterion) {
     let config = config(&[]);
-    let metrics = Metrics::unrecorded();
+    let metrics = Metrics::default();
     let (batch, cached) = batch(&metrics, &config);
     let spans = MessageSpans::new(&config.nats);
     let Decoded { delivery, event } = &batch.messages[0];

@@ -18,6 +18,7 @@ mod subjects;
 
 use axum::Router;
 use axum::body::Body;
+use axum::http::StatusCode;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
@@ -70,7 +71,11 @@ fn router(api: Api, token: Option<Secret>) -> Router {
     Router::new()
         .route("/v1/subjects/{subject}/latest", get(subjects::latest))
         .route("/v1/events/{id}", get(events::by_id))
-        .method_not_allowed_fallback(|| async { Problem::method_not_allowed() })
+        // The router adds `Allow`.
+        .method_not_allowed_fallback(|| async {
+            let detail = "only GET and HEAD are answered here";
+            Problem::new(StatusCode::METHOD_NOT_ALLOWED, detail)
+        })
         .fallback(|| async { Problem::not_found("no such route") })
         .layer(middleware::from_fn_with_state(guard, guard::pass))
         .layer(middleware::from_fn(problem::name_target))

@@ -26,7 +26,7 @@ use crate::api::log_level::LevelChange;
 use crate::config::{Config, ConfigErrors, Reader, TracesExporter};
 use crate::produce::options::Options;
 use crate::telemetry::logs::{self, LogFile};
-use crate::telemetry::{Metrics, recorder, traces};
+use crate::telemetry::{Metrics, traces};
 
 /// How long the end waits for tasks in the background, which usually takes less than a millisecond.
 const TASKS_END_TIMEOUT: Duration = Duration::from_millis(100);
@@ -184,10 +184,7 @@ fn run(name: &str, matches: &ArgMatches) -> Result<(), Failure> {
         .enable_all()
         .build()?;
     let result = runtime.block_on(async {
-        let metrics = match name {
-            "serve" if config.telemetry.enabled => Metrics::recorded_by(recorder::install()?),
-            _ => Metrics::unrecorded(),
-        };
+        let metrics = Metrics::default();
         let tracing = traces::start(&config.telemetry, metrics.clone())?;
         let provider = tracing.as_ref().map(|tracing| &tracing.provider);
         let log_filter = logs::install(&config.telemetry, provider, log_file.clone())?;

@@ -15,7 +15,6 @@ use crate::text;
 pub enum Dependency {
     /// NATS with JetStream.
     Nats,
-    /// Postgres.
     Postgres,
     /// Dragonfly or Redis.
     Cache,

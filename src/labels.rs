@@ -115,7 +115,6 @@ pub enum CacheRequest {
     /// A value was not stored: a write had voided the lease.
     #[strum(serialize = "fill voided")]
     FillVoided,
-    /// A fill failed.
     #[strum(serialize = "fill error")]
     FillError,
     /// A batch's newest states were written.
@@ -124,7 +123,6 @@ pub enum CacheRequest {
     /// A batch's write was skipped because the cache is known to be away.
     #[strum(serialize = "write skipped")]
     WriteSkipped,
-    /// A batch's write failed.
     #[strum(serialize = "write error")]
     WriteError,
 }

@@ -1,17 +1,16 @@
 //! Records each settled message: histograms, `/debug/slow`, and spans if its trace is kept.
 
-pub(crate) mod clock_skew;
 pub(crate) mod keeping;
 pub mod settled_message;
 pub mod slow_list;
 pub mod spans;
 pub mod stage_times;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use strum::VariantArray as _;
 
-use self::clock_skew::ClockSkew;
 use self::keeping::{Facts, TailSampler, is_kept};
 use self::settled_message::{SettledBatch, SettledMessage};
 use self::slow_list::SlowList;
@@ -37,7 +36,9 @@ pub struct Observer {
 struct ObserverParts {
     metrics: Metrics,
     sampler: TailSampler,
-    skew: Mutex<ClockSkew>,
+    /// The largest skew since the last second that `skew_by_second` has.
+    skew_nanos: AtomicU64,
+    skew_by_second: Mutex<[u64; SKEW_SECONDS]>,
     slow: SlowList,
     spans: MessageSpans,
     /// None where traces are not exported: then no span is built.
@@ -52,6 +53,7 @@ struct Tallies {
     end_to_end: Tally,
     /// The largest clock skew.
     skew_nanos: u64,
+    decisions: [u64; Decision::VARIANTS.len()],
 }
 
 /// The stages that each message passes by itself, found by number.
@@ -59,10 +61,8 @@ const PASSED_ALONE: [Stage; 3] = [Stage::Stream, Stage::Decode, Stage::Queue];
 /// Lines a second about messages that were slow or failed: some to begin with, not all.
 const LINES_MAX_PER_SECOND: u32 = 3;
 const NANOS_PER_MILLI: u64 = 1_000_000;
-
-/// Decisions of one batch, counted together.
-#[derive(Default)]
-struct Decisions([u64; Decision::VARIANTS.len()]);
+/// The exported clock skew is the largest of so many seconds.
+const SKEW_SECONDS: usize = 10;
 
 impl Clone for Observer {
     fn clone(&self) -> Self {
@@ -86,7 +86,8 @@ impl Observer {
             shared: Arc::new(ObserverParts {
                 metrics,
                 sampler: TailSampler::new(&config.telemetry, now_nanos()),
-                skew: Mutex::default(),
+                skew_nanos: AtomicU64::new(0),
+                skew_by_second: Mutex::default(),
                 slow,
                 spans: MessageSpans::new(&config.nats),
                 queue,
@@ -95,22 +96,26 @@ impl Observer {
         }
     }
 
-    /// Exports how far clocks differ. To be called every second, messages or not.
+    /// Exports how far the clock of the stream's host is ahead of ours. Behind cannot be told from
+    /// waiting; ahead shows in messages that seem to arrive before they were stored. To be called every
+    /// second, messages or not.
     pub(crate) fn export_skew(&self) {
-        let seconds = self.shared.note_skew(0, now_nanos());
-        self.shared.metrics.clock_skew.set(seconds);
+        let by_second = self.shared.skew_by_second.lock();
+        let mut by_second = by_second.expect("nothing panics while it holds this lock");
+        by_second.rotate_right(1);
+        by_second[0] = self.shared.skew_nanos.swap(0, Ordering::Relaxed);
+        let largest = by_second.iter().max().copied().unwrap_or(0);
+        self.shared.metrics.clock_skew.set(seconds(largest));
     }
 
     /// A batch was acknowledged, just now.
     pub fn batch(&mut self, batch: &StoredBatch, cache: &CacheWrite) {
         let in_batch = SettledBatch::now(batch, cache);
         let failed = in_batch.has_failed();
-        let mut decisions = Decisions::default();
         let mut slowest: Option<(SettledMessage<'_>, Decision)> = None;
         for (decoded, outcome) in batch.messages.iter().zip(&batch.outcomes) {
             let message = in_batch.message(decoded, *outcome);
-            self.tallies.observe(&message);
-            let decision = self.shared.decide(&message, failed, &mut decisions);
+            let decision = self.observe(&message, failed);
             let total = message.times.total_nanos();
             if slowest.is_none_or(|(slowest, _)| slowest.times.total_nanos() < total) {
                 slowest = Some((message, decision));
@@ -122,41 +127,32 @@ impl Observer {
         {
             self.shared.slow.offer(&message, decision);
         }
-        self.shared.metrics.count(&decisions);
-        self.add_tallies(&in_batch.moment);
+        self.tallies.add_to(&self.shared);
         self.observe_batch(&in_batch);
     }
 
     /// A dead letter was acknowledged, and just now the message that it is of.
     pub(crate) fn letter(&mut self, buried: &BuriedLetter) {
-        let moment = Moment::now();
-        let message = SettledMessage::of_letter(buried, moment);
-        let mut decisions = Decisions::default();
-        self.tallies.observe(&message);
-        self.add_tallies(&moment);
+        let message = SettledMessage::of_letter(buried, Moment::now());
+        let decision = self.observe(&message, message.has_failed());
+        self.tallies.add_to(&self.shared);
         if let Some(batch) = message.batch {
             self.observe_stage(Stage::Store, batch.durable - batch.taken, 1);
         }
         if let Some(settle) = message.times.passed().last() {
             self.observe_stage(Stage::Settle, settle.nanos(), 1);
         }
-        let decision = self
-            .shared
-            .decide(&message, message.has_failed(), &mut decisions);
         if !is_kept(decision) {
             self.shared.slow.offer(&message, decision);
         }
-        let metrics = &self.shared.metrics;
-        metrics.count(&decisions);
-        metrics.settled[Outcome::DeadLettered].increment(1);
+        self.shared.metrics.settled[Outcome::DeadLettered].increment(1);
     }
 
-    fn add_tallies(&mut self, moment: &Moment) {
-        self.tallies.add_to(&self.shared.metrics);
-        let skew = std::mem::take(&mut self.tallies.skew_nanos);
-        if skew > 0 {
-            self.shared.note_skew(skew, moment.monotonic());
-        }
+    /// Counts a message in the tallies, and keeps its trace or not.
+    fn observe(&mut self, message: &SettledMessage<'_>, failed: bool) -> Decision {
+        let decision = self.shared.decide(message, failed);
+        self.tallies.observe(message, decision);
+        decision
     }
 
     fn observe_batch(&self, in_batch: &SettledBatch<'_>) {
@@ -182,19 +178,7 @@ impl Observer {
 }
 
 impl ObserverParts {
-    fn note_skew(&self, skew_nanos: u64, at: u64) -> f64 {
-        // Whoever panicked has left whole numbers behind.
-        let mut skew = self.skew.lock().unwrap_or_else(PoisonError::into_inner);
-        skew.note(skew_nanos, at);
-        skew.seconds(at)
-    }
-
-    fn decide(
-        &self,
-        message: &SettledMessage<'_>,
-        failed: bool,
-        decisions: &mut Decisions,
-    ) -> Decision {
+    fn decide(&self, message: &SettledMessage<'_>, failed: bool) -> Decision {
         let delivery = message.delivery;
         let facts = Facts {
             failed,
@@ -203,9 +187,7 @@ impl ObserverParts {
             upstream: delivery.producer.is_some_and(|producer| producer.sampled),
             trace_id: delivery.trace_id,
         };
-        let now = message.moment.monotonic();
-        let decision = self.sampler.decide(&facts, now);
-        decisions.0[decision as usize] += 1;
+        let decision = self.sampler.decide(&facts, message.moment.monotonic());
         if is_kept(decision) {
             self.slow.offer(message, decision);
             self.keep(message, decision);
@@ -284,26 +266,18 @@ fn end_to_end_seconds(message: &SettledMessage<'_>) -> Option<f64> {
         .flatten()
 }
 
-impl Metrics {
-    fn count(&self, decisions: &Decisions) {
-        for (&decision, count) in Decision::VARIANTS.iter().zip(decisions.0) {
-            if count > 0 {
-                self.traces[decision].increment(count);
-            }
-        }
-    }
-}
-
 impl Tallies {
     fn of(metrics: &Metrics) -> Self {
         Self {
             stages: PASSED_ALONE.map(|stage| metrics.stage_seconds[stage].tally()),
             end_to_end: metrics.end_to_end_seconds.tally(),
             skew_nanos: 0,
+            decisions: Default::default(),
         }
     }
 
-    fn observe(&mut self, message: &SettledMessage<'_>) {
+    fn observe(&mut self, message: &SettledMessage<'_>, decision: Decision) {
+        self.decisions[decision as usize] += 1;
         for passed in message.times.passed() {
             if let Some(tally) = self.stages.get_mut(passed.stage as usize) {
                 tally.record(passed.seconds());
@@ -318,10 +292,17 @@ impl Tallies {
         self.skew_nanos = self.skew_nanos.max(skew);
     }
 
-    fn add_to(&mut self, metrics: &Metrics) {
+    /// Adds to the histograms and counters, and starts anew.
+    fn add_to(&mut self, shared: &ObserverParts) {
+        let metrics = &shared.metrics;
         for (stage, tally) in PASSED_ALONE.into_iter().zip(&mut self.stages) {
             metrics.stage_seconds[stage].take(tally);
         }
         metrics.end_to_end_seconds.take(&mut self.end_to_end);
+        let skew = std::mem::take(&mut self.skew_nanos);
+        shared.skew_nanos.fetch_max(skew, Ordering::Relaxed);
+        for (&decision, count) in Decision::VARIANTS.iter().zip(&mut self.decisions) {
+            metrics.traces[decision].increment(std::mem::take(count));
+        }
     }
 }

@@ -8,14 +8,10 @@ pub mod histogram;
 pub(crate) mod logs;
 pub mod metrics;
 pub mod openmetrics;
-pub(crate) mod processor;
-pub mod recorder;
 pub(crate) mod root_sampler;
 pub(crate) mod runtime;
 pub(crate) mod semconv;
-mod span_bytes;
 pub(crate) mod span_queue;
-mod span_totals;
 pub(crate) mod spans;
 pub mod traces;
 

@@ -32,18 +32,18 @@ pub(crate) fn printable(text: &str, max_bytes: usize) -> String {
 
 /// Escapes line breaks and characters that move the text around them.
 pub(crate) fn on_one_line(text: &str) -> String {
-    let mut shown = String::with_capacity(text.len());
-    for c in text.chars() {
-        push(&mut shown, c, moves_text(c));
-    }
-    shown
+    escape(text, moves_text)
 }
 
 /// As [`on_one_line`], but line breaks and tabs stay.
 pub(crate) fn on_lines(text: &str) -> String {
+    escape(text, |c| moves_text(c) && !matches!(c, '\n' | '\t'))
+}
+
+fn escape(text: &str, is_escaped: impl Fn(char) -> bool) -> String {
     let mut shown = String::with_capacity(text.len());
     for c in text.chars() {
-        push(&mut shown, c, moves_text(c) && !matches!(c, '\n' | '\t'));
+        push(&mut shown, c, is_escaped(c));
     }
     shown
 }

@@ -164,7 +164,7 @@ fn what_a_consumer_delivered_that_was_deleted_is_not_what_its_successor_did() {
         messages: 10,
         bytes: 10,
     };
-    let metrics = Metrics::unrecorded();
+    let metrics = Metrics::default();
     let (in_flight, _releases) = InFlight::new(limits, Duration::from_secs(30), metrics);
     let arrive = |sequence: u64| {
         let reply = format!("$JS.ACK.EVENTS.ganesh.1.{sequence}.1.1764000000000000000.0");

@@ -44,7 +44,7 @@ async fn write(writer: &EventWriter, events: &[Event], options: WriteOptions) ->
 
 async fn writer(stack: &Stack) -> EventWriter {
     ganesh::storage::schema::migrate(&stack.pool).await.unwrap();
-    EventWriter::new(stack.pool.clone(), Metrics::unrecorded())
+    EventWriter::new(stack.pool.clone(), Metrics::default())
 }
 
 fn poison(id: &str) -> Event {

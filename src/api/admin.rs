@@ -26,6 +26,8 @@ const CONNECTIONS_MAX: usize = 64;
 pub(crate) struct Admin {
     pub(crate) health: Health,
     pub(crate) metrics: Metrics,
+    /// Without it nothing is shown of metrics and slow messages.
+    pub(crate) has_telemetry: bool,
     pub(crate) slow: SlowList,
     pub(crate) log_filter: LogFilter,
 }
@@ -60,12 +62,12 @@ async fn readyz(State(admin): State<Admin>) -> Response {
 }
 
 async fn metrics(State(admin): State<Admin>, headers: HeaderMap) -> Response {
-    let Some(recorder) = admin.metrics.recorder() else {
+    if !admin.has_telemetry {
         return Problem::telemetry_is_off().into_response();
-    };
+    }
     let accept = headers.get_all(ACCEPT).iter();
     let format = Format::asked_for(accept.filter_map(|value| value.to_str().ok()));
     runtime::export_process(&admin.metrics);
-    let text = openmetrics::render(recorder, &admin.metrics, format);
+    let text = openmetrics::render(&admin.metrics, format);
     ([(CONTENT_TYPE, format.content_type())], text).into_response()
 }

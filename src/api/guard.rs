@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::AUTHORIZATION;
-use axum::http::{HeaderMap, HeaderName, HeaderValue, Method};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use opentelemetry::propagation::Extractor;
@@ -51,7 +51,8 @@ impl Guard {
         }
         let target = request.uri().path_and_query();
         if target.is_some_and(|target| target.as_str().len() > TARGET_MAX_BYTES) {
-            return Err(Problem::uri_too_long(TARGET_MAX_BYTES));
+            let detail = format!("a request's target has at most {TARGET_MAX_BYTES} bytes");
+            return Err(Problem::new(StatusCode::URI_TOO_LONG, detail));
         }
         Ok(())
     }
@@ -148,33 +149,5 @@ impl Extractor for TraceHeaders<'_> {
 
     fn keys(&self) -> Vec<&str> {
         self.0.keys().map(HeaderName::as_str).collect()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn check(value: &'static str) -> Result<(), Problem> {
-        let mut headers = HeaderMap::new();
-        headers.insert(AUTHORIZATION, HeaderValue::from_static(value));
-        check_token(&headers, "s3cret")
-    }
-
-    #[test]
-    fn only_the_token_opens() {
-        assert!(check("Bearer s3cret").is_ok());
-        assert!(check("bearer  s3cret").is_ok());
-        for wrong in [
-            "",
-            "Bearer ",
-            "Bearer s3cre",
-            "Bearer s3crets",
-            "Basic s3cret",
-            "s3cret",
-        ] {
-            assert!(check(wrong).is_err(), "{wrong}");
-        }
-        assert!(check_token(&HeaderMap::new(), "s3cret").is_err());
     }
 }

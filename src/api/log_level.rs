@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use axum::body::{self, Body};
 use axum::extract::{ConnectInfo, State};
+use axum::http::StatusCode;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
@@ -74,7 +75,8 @@ pub(super) async fn change(
 ) -> Result<Response, Problem> {
     // An IPv4 peer of a listener on [::] has an IPv6 address with the other one in it.
     if !peer.ip().to_canonical().is_loopback() {
-        return Err(Problem::forbidden(
+        return Err(Problem::new(
+            StatusCode::FORBIDDEN,
             "the log filter is changed from loopback addresses only: on the host, or in the \
              container, that serve runs in",
         ));

@@ -27,7 +27,7 @@ pub(super) struct Problem {
 }
 
 impl Problem {
-    fn new(status: StatusCode, detail: impl Into<String>) -> Self {
+    pub(super) fn new(status: StatusCode, detail: impl Into<String>) -> Self {
         Self {
             status,
             detail: detail.into(),
@@ -39,10 +39,6 @@ impl Problem {
         Self::new(StatusCode::BAD_REQUEST, detail)
     }
 
-    pub(super) fn forbidden(detail: impl Into<String>) -> Self {
-        Self::new(StatusCode::FORBIDDEN, detail)
-    }
-
     pub(super) fn not_found(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::NOT_FOUND, detail)
     }
@@ -50,20 +46,6 @@ impl Problem {
     /// 404: telemetry is off, so there is nothing to show.
     pub(super) fn telemetry_is_off() -> Self {
         Self::not_found("telemetry is off: OTEL_SDK_DISABLED is true")
-    }
-
-    /// 405; the router adds `Allow`.
-    pub(super) fn method_not_allowed() -> Self {
-        Self::new(
-            StatusCode::METHOD_NOT_ALLOWED,
-            "only GET and HEAD are answered here",
-        )
-    }
-
-    /// 414: the target is longer than any valid one.
-    pub(super) fn uri_too_long(max_bytes: usize) -> Self {
-        let detail = format!("a request's target has at most {max_bytes} bytes");
-        Self::new(StatusCode::URI_TOO_LONG, detail)
     }
 
     pub(super) fn unauthorized(challenge: &'static str) -> Self {

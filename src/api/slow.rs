@@ -9,7 +9,7 @@ use super::problem::Problem;
 use crate::message::timings::now_nanos;
 
 pub(super) async fn show(State(admin): State<Admin>) -> Response {
-    if admin.metrics.recorder().is_none() {
+    if !admin.has_telemetry {
         return Problem::telemetry_is_off().into_response();
     }
     Json(admin.slow.lately(now_nanos())).into_response()

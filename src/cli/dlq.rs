@@ -67,8 +67,8 @@ struct DeadLetters {
 
 impl DeadLetters {
     async fn open(config: &Config) -> Result<Self, Failure> {
-        // Handles without a recorder: nobody scrapes a command.
-        let metrics = Metrics::unrecorded();
+        // Nobody scrapes a command.
+        let metrics = Metrics::default();
         let health = Health::new(metrics.clone());
         let (client, _) = connection::connect("ganesh", &config.nats, 1, &health, &metrics)
             .await

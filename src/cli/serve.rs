@@ -135,6 +135,7 @@ impl Service {
         let admin = admin::Admin {
             health: self.health.clone(),
             metrics: self.metrics.clone(),
+            has_telemetry: self.config.telemetry.enabled,
             slow: self.slow.clone(),
             log_filter: self.log_filter.clone(),
         };

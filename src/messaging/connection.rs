@@ -193,13 +193,11 @@ pub(crate) fn connection_error(detail: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::openmetrics::{Format, render};
-    use crate::telemetry::recorder::Recorder;
+    use crate::telemetry::metrics::Both;
 
     #[test]
     fn messages_that_the_client_drops_are_an_error_of_resources_and_no_outage() {
-        let recorder = Recorder::default();
-        let metrics = Metrics::recorded_by(recorder.clone());
+        let metrics = Metrics::default();
         let health = Health::new(metrics.clone());
         let observer = EventObserver {
             health: health.clone(),
@@ -210,8 +208,7 @@ mod tests {
         observer.observe(&Event::Connected);
         observer.observe(&Event::SlowConsumer(1));
         assert!(health.is_up(Dependency::Nats));
-        let counted = "ganesh_dependency_errors_total{dependency=\"nats\",code=\"resources\"} 1\n";
-        let text = render(&recorder, &metrics, Format::Text);
-        assert!(text.contains(counted), "{text}");
+        let errors = &metrics.dependency_errors[Both(Dependency::Nats, Code::Resources)];
+        assert_eq!(errors.get(), 1);
     }
 }

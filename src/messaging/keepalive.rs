@@ -142,7 +142,7 @@ mod tests {
             messages: 1_000,
             bytes: 1_000_000,
         };
-        let metrics = Metrics::unrecorded();
+        let metrics = Metrics::default();
         InFlight::new(limits, ack_wait, metrics).0
     }
 

@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard};
 use strum::VariantArray as _;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 
 use super::settled_message::SettledMessage;
 use super::stage_times::{StageTimes, seconds};
@@ -27,8 +27,8 @@ pub(crate) struct SlowMessage {
     settled_at: String,
     /// From the stream's timestamp to the settlement.
     total_ms: f64,
-    /// They add up to the total.
-    stages_ms: StagesMs,
+    #[serde(rename = "stages_ms", serialize_with = "serialize_stages")]
+    times: StageTimes,
     subject: String,
     stream_sequence: u64,
     deliveries: u64,
@@ -37,41 +37,6 @@ pub(crate) struct SlowMessage {
     failed_attempts: usize,
     #[serde(skip_serializing_if = "Option::is_none")]
     error: Option<StageError>,
-    #[serde(skip)]
-    total_nanos: u64,
-}
-
-/// Milliseconds in each stage that the message passed, in flow order.
-#[derive(Debug, Clone, Default, Serialize)]
-struct StagesMs {
-    stream: f64,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    decode: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    queue: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    store: Option<f64>,
-    #[serde(skip_serializing_if = "Option::is_none")]
-    cache: Option<f64>,
-    settle: f64,
-}
-
-impl StagesMs {
-    fn of(times: &StageTimes) -> Self {
-        let mut stages = Self::default();
-        for passed in times.passed() {
-            let spent = millis(passed.nanos());
-            match passed.stage {
-                Stage::Stream => stages.stream = spent,
-                Stage::Decode => stages.decode = Some(spent),
-                Stage::Queue => stages.queue = Some(spent),
-                Stage::Store => stages.store = Some(spent),
-                Stage::Cache => stages.cache = Some(spent),
-                Stage::Settle => stages.settle = spent,
-            }
-        }
-        stages
-    }
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -110,8 +75,8 @@ impl SlowList {
         if !failed && message.times.total_nanos() <= threshold {
             return;
         }
-        // Not under the lock. Only this task offers; should another one, the slowest are
-        // sorted and cut all the same.
+        // Not under the lock. When another task offers meanwhile, the slowest are sorted and cut all
+        // the same.
         let entry = SlowMessage::of(message, decision);
         let mut state = self.state_of(window);
         if failed {
@@ -133,7 +98,7 @@ impl SlowList {
             .chain(&state.slowest_before)
             .cloned()
             .collect();
-        slowest.sort_by_key(|entry| std::cmp::Reverse(entry.total_nanos));
+        slowest.sort_by_key(|entry| std::cmp::Reverse(entry.total_nanos()));
         slowest.truncate(ENTRIES_MAX);
         Lately {
             slowest,
@@ -162,14 +127,14 @@ impl Lists {
     /// The total that a message must exceed to be among the slowest.
     fn threshold_nanos(&self) -> u64 {
         let last = self.slowest.get(ENTRIES_MAX - 1);
-        last.map_or(0, |last| last.total_nanos)
+        last.map_or(0, SlowMessage::total_nanos)
     }
 
     /// Adds an entry to the slowest, which are sorted, the slowest first.
     fn insert(&mut self, entry: SlowMessage) {
         let place = self
             .slowest
-            .partition_point(|other| other.total_nanos >= entry.total_nanos);
+            .partition_point(|other| other.total_nanos() >= entry.total_nanos());
         self.slowest.insert(place, entry);
         self.slowest.truncate(ENTRIES_MAX);
     }
@@ -190,7 +155,7 @@ impl SlowMessage {
             outcome: message.outcome.into_str(),
             settled_at: settled_at.to_string(),
             total_ms: millis(message.times.total_nanos()),
-            stages_ms: StagesMs::of(&message.times),
+            times: message.times,
             subject: delivery.message.subject.to_string(),
             stream_sequence: delivery.stream_sequence,
             deliveries: delivery.delivered,
@@ -201,9 +166,18 @@ impl SlowMessage {
                 error_type: failure.error_type,
                 detail: cut(failure.detail, DETAIL_MAX_BYTES).to_owned(),
             }),
-            total_nanos: message.times.total_nanos(),
         }
     }
+
+    fn total_nanos(&self) -> u64 {
+        self.times.total_nanos()
+    }
+}
+
+/// Milliseconds in each stage that the message passed, in flow order. They add up to the total.
+fn serialize_stages<S: Serializer>(times: &StageTimes, serializer: S) -> Result<S::Ok, S::Error> {
+    let stages = times.passed();
+    serializer.collect_map(stages.map(|passed| (passed.stage.into_str(), millis(passed.nanos()))))
 }
 
 fn millis(nanos: u64) -> f64 {

@@ -97,7 +97,7 @@ impl MessageSpans {
         ]);
         if let Some(batch) = message.batch {
             span.attributes
-                .push(KeyValue::new(name::BATCH_EVENTS, count(batch.events)));
+                .push(KeyValue::new(name::BATCH_EVENTS, number(batch.events)));
         }
         if let Some(event) = message.event {
             span.attributes.extend(event_attributes(event));
@@ -124,7 +124,7 @@ impl MessageSpans {
             KeyValue::new(name::MESSAGING_CONSUMER_GROUP_NAME, self.consumer.clone()),
             KeyValue::new(
                 name::MESSAGING_MESSAGE_BODY_SIZE,
-                count(message.payload.len()),
+                number(message.payload.len()),
             ),
             KeyValue::new(name::STREAM, self.stream.clone()),
             KeyValue::new(name::STREAM_SEQUENCE, number(delivery.stream_sequence)),
@@ -189,7 +189,7 @@ pub fn batch_span(batch: &BatchTimings, moment: &Moment) -> SpanData {
     span.attributes = database_attributes();
     span.attributes.push(KeyValue::new(
         name::DB_OPERATION_BATCH_SIZE,
-        count(batch.events),
+        number(batch.events),
     ));
     span.events = attempts(&batch.failures, moment);
     span
@@ -241,10 +241,6 @@ fn context_of(producer: &TraceContext) -> SpanContext {
     )
 }
 
-fn count(size: usize) -> i64 {
-    i64::try_from(size).unwrap_or(i64::MAX)
-}
-
-fn number(value: u64) -> i64 {
-    i64::try_from(value).unwrap_or(i64::MAX)
+fn number(value: impl TryInto<i64>) -> i64 {
+    value.try_into().unwrap_or(i64::MAX)
 }

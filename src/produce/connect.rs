@@ -17,7 +17,7 @@ pub(crate) async fn connect(
     config: &NatsConfig,
     acks_in_flight: usize,
 ) -> Result<(Client, Drops), Error> {
-    let metrics = Metrics::unrecorded();
+    let metrics = Metrics::default();
     let health = Health::new(metrics.clone());
     connection::connect("ganesh-produce", config, acks_in_flight, &health, &metrics).await
 }

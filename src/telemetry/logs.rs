@@ -24,7 +24,7 @@ use super::traces;
 use crate::config::{LogFormat, TelemetryConfig};
 pub(crate) use file::LogFile;
 pub(crate) use filter::{FilterState, LogFilter};
-pub(crate) use rate_limit::RateLimit;
+pub(crate) use rate_limit::{OutageLog, RateLimit};
 use trace_ids::WithTraceIds;
 
 /// A destination and how lines look there.
@@ -72,7 +72,10 @@ fn text(terminal: bool) -> Lines {
     let format = Format::default().with_target(false).with_ansi(colour);
     fmt::layer()
         .with_ansi(colour)
-        .event_format(WithTraceIds::in_text(format))
+        .event_format(WithTraceIds {
+            format,
+            is_json: false,
+        })
         .with_writer(io::stderr)
         .boxed()
 }
@@ -85,7 +88,10 @@ fn json(writer: impl for<'w> MakeWriter<'w> + Send + Sync + 'static) -> Lines {
     fmt::layer()
         .with_ansi(false)
         .fmt_fields(JsonFields::new())
-        .event_format(WithTraceIds::in_json(format))
+        .event_format(WithTraceIds {
+            format,
+            is_json: true,
+        })
         .with_writer(writer)
         .boxed()
 }

@@ -7,16 +7,14 @@ use std::fmt;
 use std::ops::Deref;
 use std::sync::Arc;
 
-use metrics::{Counter, Gauge, NoopRecorder};
-
 use super::histogram::Histogram;
-use super::recorder::Recorder;
 use crate::error::{Code, Dependency, Error};
 use crate::labels::{
     BusyWorker, CacheRequest, ConnectionState, Decision, HttpRoute, Outcome, Queue, Reason,
     SpanResult, Stage, StatusClass, WriteMethod,
 };
-pub use table::{Both, Family, Kind, Metric};
+pub(super) use table::Reading;
+pub use table::{Both, Counter, Family, Gauge, Kind, Metric};
 use table::{Fractions, Version, table};
 
 /// From a millisecond to the hour that a backlog may take. 0.25 s is the objective's boundary.
@@ -204,14 +202,18 @@ table! {
     process_threads: Gauge = "process_threads";
 }
 
-/// The handles of all metrics. Cloning clones `Arc`s.
+/// The handles of all metrics; every series exists from the start. Cloning clones an `Arc`.
 #[derive(Clone)]
-pub struct Metrics {
-    handles: Arc<Handles>,
-    recorder: Option<Recorder>,
+pub struct Metrics(Arc<Handles>);
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let handles = Handles::new();
+        handles.build_info[Version].set(1.0);
+        Self(Arc::new(handles))
+    }
 }
 
-/// Handles cannot be read.
 impl fmt::Debug for Metrics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Metrics").finish_non_exhaustive()
@@ -222,34 +224,11 @@ impl Deref for Metrics {
     type Target = Handles;
 
     fn deref(&self) -> &Handles {
-        &self.handles
+        &self.0
     }
 }
 
 impl Metrics {
-    /// Every series exists from now on, and `recorder` shows it.
-    pub fn recorded_by(recorder: Recorder) -> Self {
-        let handles = Handles::register(&recorder);
-        handles.build_info[Version].set(1.0);
-        Self {
-            handles: Arc::new(handles),
-            recorder: Some(recorder),
-        }
-    }
-
-    /// For commands without `/metrics`, and where telemetry is off: what is counted is not kept.
-    pub fn unrecorded() -> Self {
-        Self {
-            handles: Arc::new(Handles::register(&NoopRecorder)),
-            recorder: None,
-        }
-    }
-
-    /// What is kept of what was counted, if anything is.
-    pub(crate) fn recorder(&self) -> Option<&Recorder> {
-        self.recorder.as_ref()
-    }
-
     /// Counts an error of a dependency.
     pub(crate) fn dependency_error(&self, error: &Error) {
         self.dependency_errors[Both(error.dependency, error.code)].increment(1);

@@ -17,8 +17,7 @@ use metrics_exporter_prometheus::formatting::{
 
 use super::Metrics;
 use super::histogram::{Exemplar, Histogram};
-use super::metrics::{Kind, Metric, TABLE};
-use super::recorder::Recorder;
+use super::metrics::{Metric, Reading, TABLE};
 
 /// In which format `/metrics` answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,23 +38,20 @@ impl Format {
     }
 }
 
-/// Every metric of the table as it stands now: counters and gauges from `recorder`, histograms from
-/// `metrics`.
-pub fn render(recorder: &Recorder, metrics: &Metrics, format: Format) -> String {
-    let mut histograms = metrics.histograms().into_iter();
+/// Every metric of the table as it stands now.
+pub fn render(metrics: &Metrics, format: Format) -> String {
     let mut text = String::new();
-    for metric in TABLE {
+    for (metric, series) in TABLE.iter().zip(metrics.read()) {
         write_head(&mut text, metric, format);
-        for key in metric.keys() {
+        for (key, reading) in metric.keys().zip(series) {
             let mut line = |value: &dyn Display| {
                 let labels = labels(&key);
                 write_metric_line(&mut text, metric.name, None, &labels, NO_BOUND, value, None);
             };
-            match metric.kind {
-                Kind::Counter => line(&recorder.counter(&key)),
-                Kind::Gauge | Kind::Fractions => line(&number(recorder.gauge(&key))),
-                Kind::Histogram(_) => {
-                    let histogram = histograms.next().expect("each series has a histogram");
+            match reading {
+                Reading::Count(count) => line(&count),
+                Reading::Level(level) => line(&number(level)),
+                Reading::Histogram(histogram) => {
                     write_histogram(&mut text, &key, histogram, format);
                 }
             }

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::time::{Duration, SystemTime};
 
 use opentelemetry::trace::{SpanContext, SpanId, SpanKind, Status, TraceFlags, TraceState};
-use opentelemetry::{InstrumentationScope, KeyValue};
+use opentelemetry::{InstrumentationScope, KeyValue, Value};
 use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
 
 use super::semconv as name;
@@ -51,6 +51,37 @@ pub(crate) fn fail(span: &mut SpanData, error_type: &'static str, detail: &str) 
     span.status = Status::error(cut(detail, DETAIL_MAX_BYTES).to_owned());
     span.attributes
         .push(KeyValue::new(name::ERROR_TYPE, error_type));
+}
+
+/// About what a span takes in memory: its parts and their texts, without what an allocator adds.
+pub(super) fn size_bytes(span: &SpanData) -> usize {
+    let events = span.events.events.iter();
+    let events = events
+        .map(|event| size_of_val(event) + event.name.len() + size_of_attributes(&event.attributes));
+    let links = span.links.links.iter();
+    let links = links.map(|link| size_of_val(link) + size_of_attributes(&link.attributes));
+    let status = match &span.status {
+        Status::Error { description } => description.len(),
+        Status::Unset | Status::Ok => 0,
+    };
+    size_of_val(span)
+        + span.name.len()
+        + status
+        + size_of_attributes(&span.attributes)
+        + events.sum::<usize>()
+        + links.sum::<usize>()
+}
+
+fn size_of_attributes(attributes: &[KeyValue]) -> usize {
+    let size = |attribute: &KeyValue| {
+        let text = match &attribute.value {
+            Value::String(text) => text.as_str().len(),
+            // No span of ours has an array.
+            _ => 0,
+        };
+        size_of_val(attribute) + attribute.key.as_str().len() + text
+    };
+    attributes.iter().map(size).sum()
 }
 
 /// The attributes that identify an event.

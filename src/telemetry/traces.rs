@@ -19,11 +19,9 @@ use tracing_subscriber::registry::LookupSpan;
 
 use super::Metrics;
 use super::export::EXPORT_TIMEOUT;
-use super::processor::QueueProcessor;
 use super::root_sampler::RootSampler;
 use super::span_queue::SpanQueue;
 use crate::config::{TelemetryConfig, TracesExporter};
-use crate::labels::SpanResult;
 
 /// Attempts after the first one, as long as [`EXPORT_TIMEOUT`] has not passed.
 const RETRIES_MAX: usize = 3;
@@ -67,7 +65,7 @@ pub fn start(
     opentelemetry::global::set_text_map_propagator(TraceContextPropagator::new());
     let (queue, task) = SpanQueue::new(metrics);
     let provider = SdkTracerProvider::builder()
-        .with_span_processor(QueueProcessor::new(queue.clone()))
+        .with_span_processor(queue.clone())
         .with_sampler(RootSampler::new(config.trace_baseline))
         .with_resource(resource)
         .build();
@@ -90,19 +88,7 @@ impl Tracing {
             // At once: it only waits. Once it is gone, every span is counted.
             let _ = self.task.await;
         }
-        let built = self.queue.built();
-        let exported = self.queue.count(SpanResult::Exported);
-        if exported < built {
-            let dropped = self.queue.count(SpanResult::Dropped);
-            let failed = self.queue.count(SpanResult::Failed);
-            tracing::warn!(
-                built,
-                exported,
-                dropped,
-                failed,
-                "some spans were not exported"
-            );
-        }
+        self.queue.report_loss();
     }
 }
 

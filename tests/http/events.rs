@@ -75,7 +75,7 @@ fn version(source: &str, micros: i64) -> Event {
         source: source.to_owned(),
         time: Timestamp::from_micros(TIME.micros() + micros),
         data: Data::Json(Bytes::from(micros.to_string())),
-        ..event("id")
+        ..event("i/d")
     }
 }
 
@@ -87,26 +87,26 @@ async fn of_several_events_with_an_id_the_newest_answers_and_link_names_the_othe
     store(&stack, &all).await;
     let link = |source, fraction| {
         let time = format!("2023-11-14T22%3A13%3A20.00000{fraction}Z");
-        format!("</v1/events/id?source={source}&time={time}>; rel=\"alternate\"")
+        format!("</v1/events/i%2Fd?source={source}&time={time}>; rel=\"alternate\"")
     };
     let (a, c1, c2) = (link("%2Fa%20b", 1), link("%2Fc", 2), link("%2Fc", 3));
-    let newest = get(&ganesh, "/v1/events/id").await;
+    let newest = get(&ganesh, "/v1/events/i%2Fd").await;
     assert_eq!(newest.json()["data"], 2);
     assert_eq!(newest.header("link"), Some(format!("{c1}, {a}").as_str()));
-    let of_c = get(&ganesh, "/v1/events/id?source=/c").await;
+    let of_c = get(&ganesh, "/v1/events/i%2Fd?source=/c").await;
     assert_eq!(of_c.json()["data"], 2);
     assert_eq!(of_c.header("link"), Some(c1.as_str()));
-    let of_a = get(&ganesh, "/v1/events/id?source=%2Fa+b").await;
+    let of_a = get(&ganesh, "/v1/events/i%2Fd?source=%2Fa+b").await;
     assert_eq!(of_a.json()["data"], 0);
     assert_eq!(of_a.header("link"), None);
-    let path = "/v1/events/id?source=/c&time=2023-11-14T23:13:20.000002%2B01:00";
+    let path = "/v1/events/i%2Fd?source=/c&time=2023-11-14T23:13:20.000002%2B01:00";
     let exactly = get(&ganesh, path).await;
     assert_eq!(exactly.json()["data"], 1);
     assert_eq!(exactly.header("link"), Some(c2.as_str()));
     // A link leads where it says.
     let target = c1.strip_prefix('<').unwrap().split_once('>').unwrap().0;
     assert_eq!(get(&ganesh, target).await.json()["data"], 1);
-    let path = format!("/v1/events/id?source=/other&time={TEXT}");
+    let path = format!("/v1/events/i%2Fd?source=/other&time={TEXT}");
     get(&ganesh, &path).await.problem(404, "Not Found");
 }
 

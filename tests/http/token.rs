@@ -21,13 +21,21 @@ async fn with_a_token_only_who_has_it_is_answered() {
         let challenge = answer.header("www-authenticate");
         assert_eq!(challenge, Some("Bearer realm=\"ganesh\""), "{path}");
     }
-    let answer = get_as(&ganesh, "Basic s3cret").await;
-    answer.problem(401, "Unauthorized");
+    for wrong in [
+        "",
+        "s3cret",
+        "Basic s3cret",
+        "Bearer ",
+        "Bearer s3cre",
+        "Bearer s3crets",
+    ] {
+        get_as(&ganesh, wrong).await.problem(401, "Unauthorized");
+    }
     let answer = get_as(&ganesh, "Bearer wrong").await;
     answer.problem(401, "Unauthorized");
     let challenge = answer.header("www-authenticate").unwrap();
     assert!(challenge.contains("error=\"invalid_token\""), "{challenge}");
-    for right in ["Bearer s3cret", "bearer s3cret"] {
+    for right in ["Bearer s3cret", "bearer  s3cret"] {
         get_as(&ganesh, right).await.problem(404, "Not Found");
     }
     // Probes and scrapers have none.

@@ -41,7 +41,7 @@ impl Fixture {
             server: Server::start("dragonfly", &[("SNAPSHOT", "1")]),
             pool,
             url,
-            metrics: Metrics::unrecorded(),
+            metrics: Metrics::default(),
             stops: Vec::new(),
         }
     }

@@ -16,8 +16,8 @@ use crate::telemetry::{Health, Metrics};
 const MIN_VERSION: (i64, i64, i64) = (2, 11, 0);
 
 pub(super) async fn check(config: &Config) -> Vec<Finding> {
-    // Handles without a recorder: nobody scrapes a doctor.
-    let metrics = Metrics::unrecorded();
+    // Nobody scrapes a doctor.
+    let metrics = Metrics::default();
     let health = Health::new(metrics.clone());
     let connecting = connection::connect("ganesh", &config.nats, 1, &health, &metrics);
     let client = match tokio::time::timeout(ANSWER_TIMEOUT, connecting).await {

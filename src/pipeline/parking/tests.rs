@@ -21,7 +21,7 @@ struct Scene {
 
 /// Batches of one event.
 fn scene() -> Scene {
-    let metrics = Metrics::unrecorded();
+    let metrics = Metrics::default();
     let (messages, bytes) = (100, 100_000);
     let limits = in_flight::InFlightLimits { messages, bytes };
     let (in_flight, releases) = InFlight::new(limits, Duration::from_secs(30), metrics.clone());
@@ -182,7 +182,7 @@ async fn at_the_end_what_is_parked_during_a_pause_is_released() {
     assert!(releases.is_empty(), "it is held");
     let (other, receiver) = super::super::queue::queue(metrics::Gauge::noop());
     drop(other);
-    let metrics = Metrics::unrecorded();
+    let metrics = Metrics::default();
     let limits = BatchLimits {
         events: 1,
         bytes: 1,

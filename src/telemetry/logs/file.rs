@@ -8,7 +8,7 @@
 //! tracing-appender 0.2 has no such reopening. Its queue is bounded in lines, not in bytes; a
 //! failed write is neither counted nor said, and tears a line; its wait at the end is fixed.
 
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata};
 use std::io::{self, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
@@ -19,7 +19,7 @@ use std::time::{Duration, Instant};
 
 use tracing_subscriber::fmt::MakeWriter;
 
-use super::RateLimit;
+use super::OutageLog;
 
 const NAME: &str = "app.log";
 /// Lines that wait for the disk; what comes on top is lost, and counted.
@@ -28,8 +28,6 @@ const WAITING_MAX_BYTES: usize = 1 << 20;
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How long the process's end waits for the last lines.
 const FLUSH_LIMIT: Duration = Duration::from_secs(1);
-/// How often a loss is reported.
-const REPORT_EVERY: Duration = Duration::from_secs(10);
 
 /// Takes log lines. Cloning clones an `Arc`.
 #[derive(Clone)]
@@ -39,6 +37,7 @@ pub(crate) struct LogFile(Arc<Backlog>, Sender<Order>);
 struct Backlog {
     /// Bounds the channel.
     waiting_bytes: AtomicUsize,
+    /// There was no room for them.
     lost_lines: AtomicU64,
 }
 
@@ -56,22 +55,20 @@ impl LogFile {
     pub(crate) fn open(folder: &Path) -> io::Result<Self> {
         let path = folder.join(NAME);
         let file = open(&path)?;
-        let shared = Arc::new(Backlog::default());
+        let backlog = Arc::new(Backlog::default());
         let (sender, orders) = channel();
         let writer = LogWriter {
             path,
-            file: Ok(file),
+            file: Some(file),
             looked_at: Instant::now(),
             torn: false,
-            failing: false,
-            failures: RateLimit::new(1, REPORT_EVERY),
-            recoveries: RateLimit::new(1, REPORT_EVERY),
-            shared: shared.clone(),
+            outage: OutageLog::default(),
+            backlog: backlog.clone(),
         };
         std::thread::Builder::new()
             .name("log-file".to_owned())
             .spawn(move || writer.run(&orders))?;
-        Ok(Self(shared, sender))
+        Ok(Self(backlog, sender))
     }
 
     /// Waits for the lines so far to be written, a second at most, and no longer than
@@ -83,8 +80,19 @@ impl LogFile {
             let _ = wait.recv_timeout(left.min(FLUSH_LIMIT));
         }
     }
+}
 
-    fn hand_in(&self, line: &[u8]) {
+impl<'a> MakeWriter<'a> for LogFile {
+    type Writer = &'a Self;
+
+    fn make_writer(&'a self) -> &'a Self {
+        self
+    }
+}
+
+impl Write for &LogFile {
+    /// Takes one line in one piece, as the formatting layer writes it.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let waiting = &self.0.waiting_bytes;
         let before = waiting.fetch_add(line.len(), Ordering::Relaxed);
         let fits = before + line.len() <= WAITING_MAX_BYTES;
@@ -92,23 +100,6 @@ impl LogFile {
             waiting.fetch_sub(line.len(), Ordering::Relaxed);
             self.0.lost_lines.fetch_add(1, Ordering::Relaxed);
         }
-    }
-}
-
-impl<'a> MakeWriter<'a> for LogFile {
-    type Writer = Line<'a>;
-
-    fn make_writer(&'a self) -> Line<'a> {
-        Line(self)
-    }
-}
-
-/// Takes one line in one piece, as the formatting layer writes it.
-pub(crate) struct Line<'a>(&'a LogFile);
-
-impl Write for Line<'_> {
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.0.hand_in(line);
         Ok(line.len())
     }
 
@@ -119,16 +110,13 @@ impl Write for Line<'_> {
 
 struct LogWriter {
     path: PathBuf,
-    /// Or why there is none.
-    file: io::Result<File>,
+    /// Opened with the next line where there is none.
+    file: Option<File>,
     looked_at: Instant,
     /// The file ends in the middle of a line.
     torn: bool,
-    /// The loss of lines was reported.
-    failing: bool,
-    failures: RateLimit,
-    recoveries: RateLimit,
-    shared: Arc<Backlog>,
+    outage: OutageLog,
+    backlog: Arc<Backlog>,
 }
 
 impl LogWriter {
@@ -137,7 +125,7 @@ impl LogWriter {
             match order {
                 Order::Write(line) => {
                     self.write(&line);
-                    let waiting = &self.shared.waiting_bytes;
+                    let waiting = &self.backlog.waiting_bytes;
                     waiting.fetch_sub(line.len(), Ordering::Relaxed);
                 }
                 // Whoever asked may have stopped waiting.
@@ -146,79 +134,59 @@ impl LogWriter {
         }
     }
 
+    /// Losses are logged, too: standard error shows them while this file does not.
     fn write(&mut self, line: &[u8]) {
         if self.looked_at.elapsed() >= LOOK_EVERY {
             self.look();
         }
-        match self.append(line) {
-            Ok(()) => self.say_what_was_lost(),
-            Err(why) => {
-                self.shared.lost_lines.fetch_add(1, Ordering::Relaxed);
-                self.say_that_it_fails(&why);
-            }
+        let lost = self.backlog.lost_lines.swap(0, Ordering::Relaxed);
+        if lost > 0 {
+            self.outage.add_lost(lost);
         }
-    }
-
-    /// Opens the file anew unless it still has its name.
-    fn look(&mut self) {
-        self.looked_at = Instant::now();
-        let there = fs::metadata(&self.path);
-        if let (Ok(file), Ok(there)) = (&self.file, there)
-            && file
-                .metadata()
-                .is_ok_and(|ours| (ours.dev(), ours.ino()) == (there.dev(), there.ino()))
-        {
-            return;
-        }
-        self.file = open(&self.path);
-        self.torn = false;
-    }
-
-    fn append(&mut self, line: &[u8]) -> Result<(), String> {
-        let file = self.file.as_mut().map_err(|why| why.to_string())?;
-        let mut write = || -> io::Result<()> {
-            if self.torn {
-                // The lost end of a line must not cost the next one too.
-                file.write_all(b"\n")?;
-                self.torn = false;
+        if let Err(why) = self.append(line) {
+            if let Some(lines) = self.outage.failed(1) {
+                tracing::error!(
+                    file = %self.path.display(),
+                    %why,
+                    lines,
+                    "log lines are lost: the log file cannot be written"
+                );
             }
-            let mut rest = line;
-            while !rest.is_empty() {
-                match file.write(rest) {
-                    Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                    Ok(bytes) => {
-                        rest = &rest[bytes..];
-                        self.torn = !rest.is_empty();
-                    }
-                    Err(why) if why.kind() == io::ErrorKind::Interrupted => {}
-                    Err(why) => return Err(why),
-                }
-            }
-            Ok(())
-        };
-        write().map_err(|why| why.to_string())
-    }
-
-    /// Reports a failure once, until the file works again. The line goes to standard error, as
-    /// every line does.
-    fn say_that_it_fails(&mut self, why: &str) {
-        if !self.failing && self.failures.allow().is_some() {
-            self.failing = true;
-            tracing::error!(
-                file = %self.path.display(),
-                why,
-                "log lines are lost: the log file cannot be written"
-            );
-        }
-    }
-
-    fn say_what_was_lost(&mut self) {
-        let lost = &self.shared.lost_lines;
-        if lost.load(Ordering::Relaxed) > 0 && self.recoveries.allow().is_some() {
-            self.failing = false;
-            let lines = lost.swap(0, Ordering::Relaxed);
+        } else if let Some(lines) = self.outage.succeeded() {
             tracing::warn!(lines, "log lines did not reach the log file");
         }
+    }
+
+    /// Closes the file unless it still has its name.
+    fn look(&mut self) {
+        self.looked_at = Instant::now();
+        let id = |file: Metadata| (file.dev(), file.ino());
+        let ours = self.file.as_ref().and_then(|file| file.metadata().ok());
+        let named = fs::metadata(&self.path).ok();
+        if named.is_none() || ours.map(id) != named.map(id) {
+            self.file = None;
+            self.torn = false;
+        }
+    }
+
+    fn append(&mut self, line: &[u8]) -> io::Result<()> {
+        let file = match &mut self.file {
+            Some(file) => file,
+            closed => closed.insert(open(&self.path)?),
+        };
+        if self.torn {
+            // The lost end of a line must not cost the next one too.
+            file.write_all(b"\n")?;
+            self.torn = false;
+        }
+        let written = file.write(line)?;
+        if written < line.len() {
+            self.torn = true;
+            // Written, or the reason why it cannot be.
+            file.write_all(&line[written..])?;
+            self.torn = false;
+        }
+        Ok(())
     }
 }
 
@@ -234,23 +202,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_disk_that_hangs_holds_up_the_end_no_longer_than_it_may() {
-        let (sender, _orders) = channel();
-        let file = LogFile(Arc::default(), sender);
-        let began = Instant::now();
-        file.flush(began + Duration::from_millis(50));
-        let took = began.elapsed();
-        assert!((50..500).contains(&took.as_millis()), "{took:?}");
-    }
-
-    #[test]
     fn what_waits_is_bounded_and_the_rest_is_counted() {
         let (sender, orders) = channel();
         // The thread's side is here, and takes nothing yet.
         let file = LogFile(Arc::default(), sender);
-        let line = [b'x'; 1_024];
         for _ in 0..2_000 {
-            file.hand_in(&line);
+            (&file).write_all(&[b'x'; 1_024]).expect("never fails");
         }
         let waiting = file.0.waiting_bytes.load(Ordering::Relaxed);
         let lost = file.0.lost_lines.load(Ordering::Relaxed);

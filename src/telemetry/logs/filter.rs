@@ -5,7 +5,6 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use tokio::task::AbortHandle;
-use tokio::time::Instant;
 use tracing_subscriber::Registry;
 use tracing_subscriber::filter::{EnvFilter, LevelFilter, Targets};
 use tracing_subscriber::reload::Handle;
@@ -17,17 +16,14 @@ use crate::event::Timestamp;
 pub(crate) struct LogFilter(Arc<SharedFilter>);
 
 struct SharedFilter {
-    configured: String,
     handle: Handle<EnvFilter, Registry>,
-    change: Mutex<Option<TemporaryFilter>>,
+    in_force: Mutex<FilterInForce>,
 }
 
-/// A filter in place of the configured one.
-struct TemporaryFilter {
-    filter: String,
-    until: Timestamp,
-    due: Instant,
-    end: AbortHandle,
+struct FilterInForce {
+    state: FilterState,
+    /// The task that ends a change.
+    end: Option<AbortHandle>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -41,22 +37,19 @@ pub(crate) struct FilterState {
 
 impl LogFilter {
     pub(super) fn new(configured: String, handle: Handle<EnvFilter, Registry>) -> Self {
-        Self(Arc::new(SharedFilter {
+        let state = FilterState {
+            filter: configured.clone(),
+            until: None,
             configured,
+        };
+        Self(Arc::new(SharedFilter {
             handle,
-            change: Mutex::new(None),
+            in_force: Mutex::new(FilterInForce { state, end: None }),
         }))
     }
 
     pub(crate) fn state(&self) -> FilterState {
-        let change = self.change();
-        FilterState {
-            filter: change
-                .as_ref()
-                .map_or_else(|| self.0.configured.clone(), |change| change.filter.clone()),
-            until: change.as_ref().map(|change| change.until.to_string()),
-            configured: self.0.configured.clone(),
-        }
+        self.in_force().state.clone()
     }
 
     /// Logs by `filter` from now on, and after `lasting` by the configured one again. An
@@ -64,33 +57,34 @@ impl LogFilter {
     pub(crate) fn change_for(&self, filter: String, lasting: Duration) {
         tracing::info!(filter, ?lasting, "log filter changes");
         let lasting_micros = i64::try_from(lasting.as_micros()).unwrap_or(i64::MAX);
-        let mut change = self.change();
+        let until = Timestamp::now().micros().saturating_add(lasting_micros);
+        let until = Timestamp::from_micros(until).to_string();
+        let mut in_force = self.in_force();
         self.apply(&filter);
-        let due = Instant::now() + lasting;
-        let next = TemporaryFilter {
-            filter,
-            until: Timestamp::from_micros(Timestamp::now().micros().saturating_add(lasting_micros)),
-            due,
-            end: tokio::spawn(self.clone().end_at(due)).abort_handle(),
-        };
-        if let Some(earlier) = change.replace(next) {
-            earlier.end.abort();
+        in_force.state.filter = filter;
+        in_force.state.until = Some(until.clone());
+        let end = tokio::spawn(self.clone().end_after(lasting, until));
+        if let Some(earlier) = in_force.end.replace(end.abort_handle()) {
+            earlier.abort();
         }
     }
 
-    async fn end_at(self, due: Instant) {
-        tokio::time::sleep_until(due).await;
-        {
-            let mut change = self.change();
+    async fn end_after(self, lasting: Duration, until: String) {
+        tokio::time::sleep(lasting).await;
+        let configured = {
+            let mut in_force = self.in_force();
+            let state = &mut in_force.state;
             // Another change may have come while this task was on its way here.
-            if change.as_ref().is_none_or(|change| change.due > due) {
+            if state.until != Some(until) {
                 return;
             }
-            *change = None;
-            self.apply(&self.0.configured);
-        }
+            state.until = None;
+            state.filter.clone_from(&state.configured);
+            self.apply(&state.configured);
+            state.configured.clone()
+        };
         tracing::info!(
-            filter = self.0.configured,
+            filter = configured,
             "log filter is the configured one again"
         );
     }
@@ -102,9 +96,9 @@ impl LogFilter {
             .expect("the process's subscriber is there for as long as the process");
     }
 
-    fn change(&self) -> MutexGuard<'_, Option<TemporaryFilter>> {
+    fn in_force(&self) -> MutexGuard<'_, FilterInForce> {
         self.0
-            .change
+            .in_force
             .lock()
             .expect("nothing panics while it holds this lock")
     }

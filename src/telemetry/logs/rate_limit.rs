@@ -60,9 +60,72 @@ impl RateLimit {
     }
 }
 
+/// How often [`OutageLog`] mentions one.
+const MENTION_EVERY: Duration = Duration::from_secs(60);
+
+/// Decides when to log that something fails, and that it works again: not at every attempt, and
+/// not at every change of an unsteady one.
+#[derive(Debug)]
+pub(crate) struct OutageLog {
+    failures: RateLimit,
+    recoveries: RateLimit,
+    /// It failed, and its return is not logged yet.
+    is_on: bool,
+    /// Since the last log line.
+    lost: u64,
+}
+
+impl Default for OutageLog {
+    fn default() -> Self {
+        Self {
+            failures: RateLimit::new(1, MENTION_EVERY),
+            recoveries: RateLimit::new(1, MENTION_EVERY),
+            is_on: false,
+            lost: 0,
+        }
+    }
+}
+
+impl OutageLog {
+    /// Counts a loss that is logged with the next failure or recovery.
+    pub(crate) fn add_lost(&mut self, lost: u64) {
+        self.is_on = true;
+        self.lost += lost;
+    }
+
+    /// Counts a failure; returns the loss to log now, if it is time to.
+    pub(crate) fn failed(&mut self, lost: u64) -> Option<u64> {
+        self.add_lost(lost);
+        self.failures.allow()?;
+        Some(std::mem::take(&mut self.lost))
+    }
+
+    /// Returns the loss that was not logged yet, if it is time to log the recovery.
+    pub(crate) fn succeeded(&mut self) -> Option<u64> {
+        if !self.is_on {
+            return None;
+        }
+        self.recoveries.allow()?;
+        self.is_on = false;
+        Some(std::mem::take(&mut self.lost))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_comes_and_goes_is_mentioned_twice_and_no_loss_is_forgotten() {
+        let mut outage = OutageLog::default();
+        let mut said = Vec::new();
+        for _ in 0..1_000 {
+            said.extend(outage.failed(7));
+            said.extend(outage.succeeded());
+        }
+        assert_eq!(said, [7, 0]);
+        assert_eq!(outage.lost, 999 * 7);
+    }
 
     #[test]
     fn a_window_lets_its_lines_through_and_the_next_one_says_how_many_it_did_not() {

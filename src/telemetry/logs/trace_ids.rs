@@ -12,38 +12,11 @@ use tracing_subscriber::registry::LookupSpan;
 /// The field of a line about a message: the message's own trace id.
 const TRACE_ID: &str = "trace_id";
 
-/// Adds `trace_id` and `span_id` to what `F` writes.
+/// Adds `trace_id` and `span_id` to what `F` writes: text, or one JSON object a line, which has a
+/// member at least.
 pub(super) struct WithTraceIds<F> {
-    format: F,
-    /// The end of a line; the ids stand before it.
-    end: &'static str,
-    write: fn(&mut Writer<'_>, TraceId, SpanId) -> fmt::Result,
-}
-
-impl<F> WithTraceIds<F> {
-    /// For lines of text.
-    pub(super) fn in_text(format: F) -> Self {
-        let write = |writer: &mut Writer<'_>, trace, span| {
-            write!(writer, " {TRACE_ID}={trace} span_id={span}")
-        };
-        Self {
-            format,
-            end: "\n",
-            write,
-        }
-    }
-
-    /// For lines that are one JSON object each, which has a member at least.
-    pub(super) fn in_json(format: F) -> Self {
-        let write = |writer: &mut Writer<'_>, trace, span| {
-            write!(writer, r#","{TRACE_ID}":"{trace}","span_id":"{span}""#)
-        };
-        Self {
-            format,
-            end: "}\n",
-            write,
-        }
-    }
+    pub(super) format: F,
+    pub(super) is_json: bool,
 }
 
 impl<S, N, F> FormatEvent<S, N> for WithTraceIds<F>
@@ -64,9 +37,16 @@ where
         let mut line = String::new();
         self.format
             .format_event(context, Writer::new(&mut line), event)?;
-        writer.write_str(line.strip_suffix(self.end).ok_or(fmt::Error)?)?;
-        (self.write)(&mut writer, trace, span)?;
-        writer.write_str(self.end)
+        let end = if self.is_json { "}\n" } else { "\n" };
+        let line = line.strip_suffix(end).ok_or(fmt::Error)?;
+        if self.is_json {
+            write!(
+                writer,
+                r#"{line},"{TRACE_ID}":"{trace}","span_id":"{span}"{end}"#
+            )
+        } else {
+            write!(writer, "{line} {TRACE_ID}={trace} span_id={span}{end}")
+        }
     }
 }
 

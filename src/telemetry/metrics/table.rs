@@ -2,14 +2,15 @@
 
 use std::marker::PhantomData;
 use std::ops::{Deref, Index};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
-use metrics::{Counter, Gauge, Key, Label, Level, Metadata, Recorder};
+use metrics::atomics::AtomicU64;
+use metrics::{Key, Label};
 use strum::VariantArray;
 
 use crate::telemetry::histogram::Histogram;
 
-/// Counts that are not whole, such as seconds. The facade has no such counter.
-pub(super) type Fractions = Gauge;
 /// The values of a series' labels.
 pub(super) type LabelValues = Vec<&'static str>;
 
@@ -134,61 +135,108 @@ impl Labels for Version {
     }
 }
 
-/// What counts in one series.
-pub trait Handle {
-    /// Makes the series.
-    fn register(kind: Kind, key: &Key, recorder: &impl Recorder) -> Self;
+/// What a series shows at a scrape.
+pub(in crate::telemetry) enum Reading<'a> {
+    Count(u64),
+    Level(f64),
+    Histogram(&'a Histogram),
+}
 
-    /// The histogram, if it is one: the facade's recorder has counters and gauges only.
-    fn histogram(&self) -> Option<&Histogram> {
-        None
+/// What counts in one series.
+pub(in crate::telemetry) trait Handle {
+    fn of_kind(kind: Kind) -> Self;
+    fn read(&self) -> Reading<'_>;
+}
+
+/// A handle of the facade, and the number that it counts in.
+pub struct Readable<H> {
+    handle: H,
+    number: Arc<AtomicU64>,
+}
+
+/// Only ever grows.
+pub type Counter = Readable<metrics::Counter>;
+/// Goes up and down.
+pub type Gauge = Readable<metrics::Gauge>;
+/// Counts that are not whole, such as seconds. The facade has no such counter.
+pub(super) type Fractions = Gauge;
+
+impl<H> Deref for Readable<H> {
+    type Target = H;
+
+    fn deref(&self) -> &H {
+        &self.handle
     }
 }
 
-const METADATA: Metadata<'static> = Metadata::new("ganesh", Level::INFO, None);
+impl Counter {
+    pub(crate) fn get(&self) -> u64 {
+        self.number.load(Ordering::Acquire)
+    }
+}
 
 impl Handle for Counter {
-    fn register(_: Kind, key: &Key, recorder: &impl Recorder) -> Self {
-        recorder.register_counter(key, &METADATA)
+    fn of_kind(_: Kind) -> Self {
+        let number = Arc::new(AtomicU64::new(0));
+        Self {
+            handle: metrics::Counter::from_arc(number.clone()),
+            number,
+        }
+    }
+
+    fn read(&self) -> Reading<'_> {
+        Reading::Count(self.get())
     }
 }
 
 impl Handle for Gauge {
-    fn register(_: Kind, key: &Key, recorder: &impl Recorder) -> Self {
-        recorder.register_gauge(key, &METADATA)
+    fn of_kind(_: Kind) -> Self {
+        let number = Arc::new(AtomicU64::new(0));
+        Self {
+            handle: metrics::Gauge::from_arc(number.clone()),
+            number,
+        }
+    }
+
+    fn read(&self) -> Reading<'_> {
+        Reading::Level(f64::from_bits(self.number.load(Ordering::Acquire)))
     }
 }
 
 impl Handle for Histogram {
-    fn register(kind: Kind, _: &Key, _: &impl Recorder) -> Self {
+    fn of_kind(kind: Kind) -> Self {
         match kind {
             Kind::Histogram(bounds) => Self::new(bounds),
             _ => Self::new(&[]),
         }
     }
 
-    fn histogram(&self) -> Option<&Histogram> {
-        Some(self)
+    fn read(&self) -> Reading<'_> {
+        Reading::Histogram(self)
     }
 }
 
 /// The handles of one metric, found by their labels.
 pub struct Family<H, L = Alone>(Vec<H>, PhantomData<L>);
 
-impl<H: Handle, L: Labels> Family<H, L> {
+impl<H, L: Labels> Family<H, L> {
     pub(super) fn series() -> Vec<LabelValues> {
         L::all()
     }
 
-    pub(super) fn register(metric: &Metric, recorder: &impl Recorder) -> Self {
-        let handles = metric
-            .keys()
-            .map(|key| H::register(metric.kind, &key, recorder));
+    pub(super) fn new(kind: Kind) -> Self
+    where
+        H: Handle,
+    {
+        let handles = L::all().into_iter().map(|_| H::of_kind(kind));
         Self(handles.collect(), PhantomData)
     }
 
-    pub(super) fn histograms(&self) -> impl Iterator<Item = &Histogram> {
-        self.0.iter().filter_map(H::histogram)
+    pub(super) fn read(&self) -> Vec<Reading<'_>>
+    where
+        H: Handle,
+    {
+        self.0.iter().map(H::read).collect()
     }
 }
 
@@ -235,17 +283,13 @@ macro_rules! table {
         }
 
         impl Handles {
-            fn register(recorder: &impl metrics::Recorder) -> Self {
-                let mut table = TABLE.iter();
-                let mut next = || table.next().expect("the table has an entry for each field");
-                Self { $($field: Family::register(next(), recorder),)+ }
+            fn new() -> Self {
+                Self { $($field: Family::new(Kind::$kind $(($bounds))?),)+ }
             }
 
-            /// Every histogram, in the order of the table and of its series.
-            pub(super) fn histograms(&self) -> Vec<&Histogram> {
-                let mut all = Vec::new();
-                $(all.extend(self.$field.histograms());)+
-                all
+            /// Every series, in the order of the table and of its labels.
+            pub(super) fn read(&self) -> Vec<Vec<Reading<'_>>> {
+                vec![$(self.$field.read()),+]
             }
         }
     };

@@ -2,13 +2,11 @@
 
 use super::Format;
 
-/// The weight of a range of `Accept`, in thousandths.
-type Quality = u16;
-
 struct Range<'a> {
     media_type: &'a str,
     version: Option<&'a str>,
-    quality: Quality,
+    /// From 0 to 1.
+    quality: f64,
 }
 
 impl Format {
@@ -25,9 +23,9 @@ impl Format {
         let text = wanted(&ranges, "text/plain", "0.0.4")
             .or_else(|| wanted(&ranges, "text/*", ""))
             .or_else(|| wanted(&ranges, "*/*", ""))
-            .unwrap_or(0);
+            .unwrap_or(0.0);
         match open_metrics {
-            Some(quality) if quality > 0 && quality >= text => Self::OpenMetrics,
+            Some(quality) if quality > 0.0 && quality >= text => Self::OpenMetrics,
             _ => Self::Text,
         }
     }
@@ -35,13 +33,13 @@ impl Format {
 
 /// The highest quality of the ranges of this type, and of this version if they name one;
 /// `None` when there is none.
-fn wanted(ranges: &[Range<'_>], media_type: &str, version: &str) -> Option<Quality> {
+fn wanted(ranges: &[Range<'_>], media_type: &str, version: &str) -> Option<f64> {
     ranges
         .iter()
         .filter(|range| range.media_type.eq_ignore_ascii_case(media_type))
         .filter(|range| range.version.is_none_or(|named| named == version))
         .map(|range| range.quality)
-        .max()
+        .max_by(f64::total_cmp)
 }
 
 fn range(text: &str) -> Option<Range<'_>> {
@@ -50,28 +48,15 @@ fn range(text: &str) -> Option<Range<'_>> {
     let mut range = Range {
         media_type,
         version: None,
-        quality: 1_000,
+        quality: 1.0,
     };
     for (name, value) in parts.filter_map(|part| part.split_once('=')) {
         let value = value.trim().trim_matches('"');
         match name.trim().to_ascii_lowercase().as_str() {
             "version" => range.version = Some(value),
-            "q" => range.quality = quality(value)?,
+            "q" => range.quality = value.parse().ok()?,
             _ => {}
         }
     }
-    Some(range)
-}
-
-/// `None` when it is no number from 0 to 1.
-fn quality(text: &str) -> Option<Quality> {
-    let quality: f64 = text.parse().ok()?;
-    #[allow(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "0 to 1000"
-    )]
-    (0.0..=1.0)
-        .contains(&quality)
-        .then(|| (quality * 1_000.0).round() as Quality)
+    (0.0..=1.0).contains(&range.quality).then_some(range)
 }
