@@ -16,12 +16,11 @@ use clap::{ArgMatches, Command};
 use tokio_util::sync::CancellationToken;
 
 use super::Failure;
-use super::signals::stop_on_signal;
 use crate::config::Config;
 use crate::error::{Class, Error};
 use crate::messaging::connection;
 use crate::messaging::letters::bucket::Bucket;
-use crate::messaging::letters::scan::{Count, Filter, Scan};
+use crate::messaging::letters::scan::{Filter, Scan};
 use crate::telemetry::{Health, Metrics};
 use crate::text::printable;
 
@@ -99,7 +98,7 @@ impl DeadLetters {
         Scan::open(&self.stream, filter, self.last_sequence)
     }
 
-    async fn count(&self, filter: &Filter) -> Result<Count, Error> {
+    async fn count(&self, filter: &Filter) -> Result<u64, Error> {
         Box::pin(self.scan(filter).count()).await
     }
 
@@ -115,9 +114,13 @@ impl DeadLetters {
     }
 }
 
-/// Ends what is under way, and begins nothing new, at Ctrl-C or SIGTERM.
-fn stop_at_signal() -> io::Result<CancellationToken> {
-    stop_on_signal(|| ())
+/// For the last line of a command, which says how far it came.
+fn interrupted(stop: &CancellationToken) -> &'static str {
+    if stop.is_cancelled() {
+        ", then interrupted"
+    } else {
+        ""
+    }
 }
 
 /// Text of a message or a letter, safe for a terminal: any publisher may have chosen it.

@@ -3,7 +3,7 @@
 use std::io::{self, BufWriter, IsTerminal, Write};
 
 use clap::{ArgMatches, Command};
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::options::{FILTERS, JSON, SHARED, reader, selection};
 use super::{DeadLetters, Failure, ends_quietly, shown};
@@ -28,7 +28,7 @@ pub(super) async fn run(config: &Config, matches: &ArgMatches) -> Result<(), Fai
     let options = (selection(&mut given), given.boolean(JSON));
     let (selection, as_json) = given.finish(options).map_err(Failure::usage)?;
     let letters = DeadLetters::open(config).await?;
-    let count = letters.count(&selection.filter).await?.letters;
+    let count = letters.count(&selection.filter).await?;
     let found = letters.found(count, selection.limit);
     if as_json {
         eprintln!("{found}");
@@ -94,10 +94,6 @@ fn row(
 }
 
 fn json_line(letter: &Letter) -> String {
-    object(letter).to_string()
-}
-
-pub(super) fn object(letter: &Letter) -> Value {
     let number = |name| letter.header(name)?.parse::<u64>().ok();
     json!({
         "sequence": letter.sequence,
@@ -115,4 +111,5 @@ pub(super) fn object(letter: &Letter) -> Value {
         "bytes": letter.body_bytes,
         "object": letter.object(),
     })
+    .to_string()
 }

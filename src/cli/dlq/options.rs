@@ -37,12 +37,6 @@ pub(super) struct Selection {
     pub(super) limit: u64,
 }
 
-impl Selection {
-    pub(super) fn is_by_subject_only(&self) -> bool {
-        self.filter.reasons.is_empty() && self.filter.since.is_none() && self.limit == u64::MAX
-    }
-}
-
 pub(super) fn reader(matches: &ArgMatches) -> Reader {
     Reader::new(matches, std::env::vars_os())
 }

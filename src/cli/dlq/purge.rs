@@ -2,18 +2,18 @@
 
 use std::io::{self, IsTerminal, Write};
 
-use anyhow::anyhow;
 use clap::{ArgMatches, Command};
-use tokio::task::JoinSet;
+use futures::stream::{StreamExt, try_unfold};
 use tokio_util::sync::CancellationToken;
 
-use super::options::{FILTERS, SHARED, Selection, YES, reader, selection};
-use super::{DeadLetters, Failure, stop_at_signal};
+use super::options::{FILTERS, SHARED, YES, reader, selection};
+use super::{DeadLetters, Failure, interrupted};
 use crate::cli::say;
+use crate::cli::signals::stop_on_signal;
 use crate::config::{Config, flags};
 use crate::error::Error;
 use crate::messaging::letters;
-use crate::messaging::letters::scan::Count;
+use crate::messaging::letters::scan::Filter;
 
 const IN_FLIGHT_MAX: usize = 64;
 
@@ -34,10 +34,7 @@ pub(super) async fn run(config: &Config, matches: &ArgMatches) -> Result<(), Fai
         ));
     }
     let letters = DeadLetters::open(config).await?;
-    let Count {
-        letters: count,
-        objects,
-    } = letters.count(&selection.filter).await?;
+    let count = letters.count(&selection.filter).await?;
     say(letters.found(count, selection.limit));
     let count = count.min(selection.limit);
     if count == 0 {
@@ -48,16 +45,9 @@ pub(super) async fn run(config: &Config, matches: &ArgMatches) -> Result<(), Fai
         return Ok(());
     }
     // From here on a signal must not leave it open how far this came.
-    let stop = stop_at_signal()?;
-    if selection.is_by_subject_only() && objects == 0 {
-        return at_once(&letters, &selection, count).await;
-    }
-    let (deleted, ended) = one_by_one(&letters, &selection, count, &stop).await;
-    let interrupted = if stop.is_cancelled() {
-        ", then interrupted"
-    } else {
-        ""
-    };
+    let stop = stop_on_signal(|| ())?;
+    let (deleted, ended) = delete(&letters, &selection.filter, count, &stop).await;
+    let interrupted = interrupted(&stop);
     say(format_args!("deleted: {deleted} of {count}{interrupted}"));
     Ok(ended?)
 }
@@ -71,68 +61,36 @@ fn is_confirmed(count: u64) -> io::Result<bool> {
     Ok(answer.eq_ignore_ascii_case("y") || answer.eq_ignore_ascii_case("yes"))
 }
 
-/// The server deletes by subject in one step; not what was written since the count.
-async fn at_once(letters: &DeadLetters, selection: &Selection, count: u64) -> Result<(), Failure> {
-    let name = &letters.name;
-    let answer = letters
-        .stream
-        .purge()
-        .sequence(letters.last_sequence + 1)
-        .filter(selection.filter.letter_subjects())
-        .await
-        .map_err(|error| anyhow!("purging {name}: {error}"))?;
-    let deleted = answer.purged;
-    say(format_args!("deleted: {deleted} of {count}"));
-    if deleted < count {
-        return Err(Failure::Running(anyhow!(
-            "the server deleted {deleted} letters of {name} where {count} were counted: the others had \
-             gone meanwhile, or are still there (ganesh dlq list)"
-        )));
-    }
-    Ok(())
-}
-
 /// How many were deleted, and what ended it early.
-async fn one_by_one(
+async fn delete(
     letters: &DeadLetters,
-    selection: &Selection,
+    filter: &Filter,
     count: u64,
     stop: &CancellationToken,
 ) -> (u64, Result<(), Error>) {
-    let mut scan = letters.scan(&selection.filter);
-    let mut deletions = JoinSet::new();
+    let mut scan = letters.scan(filter);
     let (mut deleted, mut ended) = (0, Ok(()));
-    let mut settle = |settled: Result<Result<(), Error>, tokio::task::JoinError>| match settled {
-        Ok(Ok(())) => {
-            deleted += 1;
-            Ok(())
-        }
-        Ok(Err(error)) => Err(error),
-        Err(join) => std::panic::resume_unwind(join.into_panic()),
-    };
-    for _ in 0..count {
-        if deletions.len() >= IN_FLIGHT_MAX
-            && let Some(settled) = deletions.join_next().await
-        {
-            ended = settle(settled);
-        }
-        if ended.is_err() {
-            break;
-        }
-        let letter = match stop.run_until_cancelled(scan.next()).await {
-            Some(Ok(Some(letter))) => letter,
-            Some(Ok(None)) | None => break,
-            Some(Err(error)) => {
-                ended = Err(error);
-                break;
+    let ending = stop.child_token();
+    let found = try_unfold(&mut scan, |scan| async {
+        let letter = scan.next().await?;
+        Ok(letter.map(|letter| (letter, scan)))
+    });
+    let deletions = found
+        .take(usize::try_from(count).unwrap_or(usize::MAX))
+        .take_until(ending.cancelled())
+        .map(|letter| async { letters::delete(&letters.bucket, &letter?).await })
+        .buffer_unordered(IN_FLIGHT_MAX);
+    let mut deletions = Box::pin(deletions);
+    while let Some(result) = deletions.next().await {
+        match result {
+            Ok(()) => deleted += 1,
+            Err(error) => {
+                ended = ended.and(Err(error));
+                ending.cancel(); // What is under way ends.
             }
-        };
-        let bucket = letters.bucket.clone();
-        deletions.spawn(async move { letters::delete(&bucket, &letter).await });
+        }
     }
-    while let Some(settled) = deletions.join_next().await {
-        ended = ended.and(settle(settled));
-    }
+    drop(deletions);
     scan.close().await;
     (deleted, ended)
 }

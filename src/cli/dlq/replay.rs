@@ -12,32 +12,34 @@ use std::fmt;
 use std::io::IsTerminal;
 
 use anyhow::anyhow;
-use async_nats::jetstream::Context;
-use async_nats::jetstream::stream::Stream;
 use clap::{ArgMatches, Command};
+use futures::stream::{Stream, StreamExt, try_unfold};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
-use tokio::task::JoinSet;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep_until};
 use tokio_util::sync::CancellationToken;
 
 use super::options::{
     DRY_RUN, FILTERS, MAX_GENERATION, RATE, SHARED, Selection, reader, selection,
 };
-use super::{DeadLetters, Failure, shown, stop_at_signal};
+use super::{DeadLetters, Failure, interrupted, shown};
 use crate::cli::say;
+use crate::cli::signals::stop_on_signal;
 use crate::config::{Config, flags};
 use crate::error::Error;
-use crate::messaging::letters::bucket::Bucket;
+use crate::messaging::letters::replay::Refusal;
+use crate::messaging::letters::scan::Scan;
 use crate::messaging::letters::{self, Letter, replay};
 use crate::produce::pacer::{Pace, Pacer};
 
 /// Messages whose acknowledgement is awaited at the same time, and their bytes.
 const IN_FLIGHT_MAX: usize = 64;
-const IN_FLIGHT_MAX_BYTES: u64 = 8 << 20;
+const IN_FLIGHT_MAX_BYTES: u32 = 8 << 20;
 /// A command ends after this many letters that the server did not take or delete.
 const FAILURES_MAX: u64 = 10;
 /// Letters that stay are named, this many of them.
 const NAMED_MAX: u64 = 20;
+const FIRST_UNNAMED: u64 = NAMED_MAX + 1;
 const RATE_MAX: u64 = 10_000_000;
 const GENERATION_MAX: u64 = 1_000_000;
 
@@ -76,50 +78,35 @@ pub(super) async fn run(config: &Config, matches: &ArgMatches) -> Result<(), Fai
     };
     let options = given.finish(options).map_err(Failure::usage)?;
     let letters = DeadLetters::open(config).await?;
-    let stop = stop_at_signal()?;
+    let stop = stop_on_signal(|| ())?;
     let counting = letters.count(&options.selection.filter);
     let Some(count) = stop.run_until_cancelled(counting).await else {
         return Ok(()); // Nothing was done yet.
     };
-    let count = count?.letters;
+    let count = count?;
     say(letters.found(count, options.selection.limit));
-    let mut run = Run {
+    let replaying = Replaying {
         letters: &letters,
         options: &options,
-        stop,
-        pacer: Pacer::new(options.rate_per_second),
-        in_flight: JoinSet::new(),
-        in_flight_bytes: 0,
-        tally: ReplayTally::of(count.min(options.selection.limit)),
-        bar: bar(count.min(options.selection.limit), options.dry_run),
+        room: Semaphore::new(IN_FLIGHT_MAX_BYTES as usize),
     };
-    let ended = run.all().await;
-    run.bar.finish_and_clear();
-    let interrupted = if run.stop.is_cancelled() {
-        ", then interrupted"
-    } else {
-        ""
-    };
+    let mut tally = ReplayTally::new(count.min(options.selection.limit), options.dry_run);
+    let ended = replaying.all(&mut tally, &stop).await;
+    tally.bar.finish_and_clear();
     let done = if options.dry_run {
         "would be replayed"
     } else {
         "replayed"
     };
-    say(format_args!("{done}: {}{interrupted}", run.tally));
+    say(format_args!("{done}: {tally}{}", interrupted(&stop)));
     ended?;
-    match run.tally.kept() {
+    match tally.kept() {
         0 => Ok(()),
         _ if options.dry_run => Ok(()),
         kept => Err(Failure::Running(anyhow!(
             "{kept} letters were not replayed"
         ))),
     }
-}
-
-struct ReplayTally {
-    count: u64,
-    replayed: u64,
-    kept: BTreeMap<Kept, u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -136,12 +123,21 @@ enum ReplayOutcome {
     Kept(Kept, String),
 }
 
+/// What became of the letters, and how far that is shown.
+struct ReplayTally {
+    count: u64,
+    replayed: u64,
+    kept: BTreeMap<Kept, u64>,
+    bar: ProgressBar,
+}
+
 impl ReplayTally {
-    fn of(count: u64) -> Self {
+    fn new(count: u64, dry_run: bool) -> Self {
         Self {
             count,
             replayed: 0,
             kept: BTreeMap::new(),
+            bar: bar(count, dry_run),
         }
     }
 
@@ -151,6 +147,26 @@ impl ReplayTally {
 
     fn failed(&self) -> u64 {
         self.kept.get(&Kept::Failed).copied().unwrap_or(0)
+    }
+
+    fn add(&mut self, sequence: u64, outcome: ReplayOutcome) {
+        self.bar.inc(1);
+        match outcome {
+            ReplayOutcome::Replayed => self.replayed += 1,
+            ReplayOutcome::WouldBe(what) => {
+                self.replayed += 1;
+                say(format_args!("{sequence:>9}  {what}"));
+            }
+            ReplayOutcome::Kept(kept, why) => {
+                *self.kept.entry(kept).or_default() += 1;
+                let line = match self.kept() {
+                    ..=NAMED_MAX => format!("letter {sequence} stays: {}", shown(&why)),
+                    FIRST_UNNAMED => "further letters stay, and are counted".to_owned(),
+                    _ => return,
+                };
+                self.bar.suspend(|| eprintln!("{line}"));
+            }
+        }
     }
 }
 
@@ -169,174 +185,105 @@ impl fmt::Display for ReplayTally {
     }
 }
 
-struct Run<'a> {
+struct Replaying<'a> {
     letters: &'a DeadLetters,
     options: &'a ReplayOptions,
-    stop: CancellationToken,
-    pacer: Pacer,
-    in_flight: JoinSet<(u64, u64, ReplayOutcome)>,
-    in_flight_bytes: u64,
-    tally: ReplayTally,
-    bar: ProgressBar,
+    /// Bytes of messages that are in flight.
+    room: Semaphore,
 }
 
-impl Run<'_> {
-    /// All letters, until one of the limits, and whatever is under way then.
-    async fn all(&mut self) -> Result<(), Error> {
-        let filter = &self.options.selection.filter;
-        let mut scan = self.letters.scan(filter);
-        let started = Instant::now();
-        let stop = self.stop.clone();
+impl Replaying<'_> {
+    /// All letters, until a signal or too many failures; then whatever is under way.
+    async fn all(&self, tally: &mut ReplayTally, stop: &CancellationToken) -> Result<(), Error> {
+        let mut scan = self.letters.scan(&self.options.selection.filter);
         let mut ended = Ok(());
-        for _ in 0..self.tally.count {
-            self.wait_for_room().await;
-            if stop.is_cancelled() || self.tally.failed() >= FAILURES_MAX {
-                break;
+        let ending = stop.child_token();
+        // A dry run says them in their order.
+        let in_flight_max = if self.options.dry_run {
+            1
+        } else {
+            IN_FLIGHT_MAX
+        };
+        let replays = self
+            .due(&mut scan)
+            .take(usize::try_from(tally.count).unwrap_or(usize::MAX))
+            .take_until(ending.cancelled())
+            .map(|due| async {
+                let (letter, refusal) = due?;
+                let outcome = match refusal {
+                    Some(refusal) => ReplayOutcome::Kept(Kept::Refused, refusal.to_string()),
+                    None => self.one(&letter).await,
+                };
+                Ok((letter.sequence, outcome))
+            })
+            .buffer_unordered(in_flight_max);
+        let mut replays = Box::pin(replays);
+        while let Some(replayed) = replays.next().await {
+            match replayed {
+                Ok((sequence, outcome)) => tally.add(sequence, outcome),
+                Err(error) => ended = Err(error),
             }
-            let letter = match stop.run_until_cancelled(scan.next()).await {
-                Some(Ok(Some(letter))) => letter,
-                Some(Ok(None)) | None => break,
-                Some(Err(error)) => {
-                    ended = Err(error);
-                    break;
-                }
-            };
-            self.one(letter, started).await;
+            if ended.is_err() || tally.failed() >= FAILURES_MAX {
+                ending.cancel();
+            }
         }
-        while let Some(settled) = self.in_flight.join_next().await {
-            self.settle(settled);
-        }
+        drop(replays);
         scan.close().await;
         ended
     }
 
-    async fn one(&mut self, letter: Letter, started: Instant) {
-        let DeadLetters {
-            jetstream,
-            stream,
-            bucket,
-            ..
-        } = self.letters;
-        let (sequence, bytes) = (letter.sequence, letter.body_bytes);
-        let replaying = Replaying {
-            jetstream: jetstream.clone(),
-            stream: stream.clone(),
-            bucket: bucket.clone(),
-            max_generation: self.options.max_generation,
-            dry_run: self.options.dry_run,
-        };
-        let payload_max_bytes = jetstream.client().max_payload();
-        if let Err(refusal) = replay::check(&letter, self.options.max_generation, payload_max_bytes)
-        {
-            return self.keep(sequence, Kept::Refused, &refusal.to_string());
-        }
-        if !self.options.dry_run && !self.pace(started).await {
-            return;
-        }
-        self.in_flight_bytes += bytes;
-        self.in_flight
-            .spawn(async move { (sequence, bytes, replaying.one(sequence).await) });
-        // One after the other, so that they are said in their order.
-        if self.options.dry_run
-            && let Some(settled) = self.in_flight.join_next().await
-        {
-            self.settle(settled);
-        }
-    }
-
-    /// Waits until the next letter is due. Returns false after a signal.
-    async fn pace(&mut self, started: Instant) -> bool {
-        while let Pace::Wait(until) = self.pacer.next(started.elapsed()) {
-            let due = sleep_until(started + until);
-            if self.stop.clone().run_until_cancelled(due).await.is_none() {
-                return false;
-            }
-        }
-        true
-    }
-
-    /// Settles finished replays, and waits while too many are in flight.
-    async fn wait_for_room(&mut self) {
-        while let Some(settled) = self.in_flight.try_join_next() {
-            self.settle(settled);
-        }
-        while self.in_flight.len() >= IN_FLIGHT_MAX || self.in_flight_bytes >= IN_FLIGHT_MAX_BYTES {
-            let Some(settled) = self.in_flight.join_next().await else {
-                return;
+    /// The letters, each when it is due, without its body; and why it cannot be replayed.
+    fn due(&self, scan: &mut Scan) -> impl Stream<Item = Result<(Letter, Option<Refusal>), Error>> {
+        let pacer = Pacer::new(self.options.rate_per_second);
+        let started = Instant::now();
+        try_unfold((scan, pacer), move |(scan, mut pacer)| async move {
+            let Some(letter) = scan.next().await? else {
+                return Ok(None);
             };
-            self.settle(settled);
-        }
-    }
-
-    fn settle(&mut self, settled: Result<(u64, u64, ReplayOutcome), tokio::task::JoinError>) {
-        let (sequence, bytes, outcome) = match settled {
-            Ok(settled) => settled,
-            Err(join) => std::panic::resume_unwind(join.into_panic()),
-        };
-        self.in_flight_bytes -= bytes;
-        match outcome {
-            ReplayOutcome::Replayed => {
-                self.tally.replayed += 1;
-                self.bar.inc(1);
+            let refusal = replay::check(&letter, self.options.max_generation, self.payload_max());
+            if refusal.is_ok() && !self.options.dry_run {
+                while let Pace::Wait(until) = pacer.next(started.elapsed()) {
+                    sleep_until(started + until).await;
+                }
             }
-            ReplayOutcome::WouldBe(what) => {
-                self.tally.replayed += 1;
-                say(format_args!("{sequence:>9}  {what}"));
-            }
-            ReplayOutcome::Kept(kept, why) => self.keep(sequence, kept, &why),
-        }
+            Ok(Some(((letter, refusal.err()), (scan, pacer))))
+        })
     }
 
-    fn keep(&mut self, sequence: u64, kept: Kept, why: &str) {
-        *self.tally.kept.entry(kept).or_default() += 1;
-        let said = match self.tally.kept() {
-            ..=NAMED_MAX => format!("letter {sequence} stays: {}", shown(why)),
-            count if count == NAMED_MAX + 1 => "further letters stay, and are counted".to_owned(),
-            _ => String::new(),
-        };
-        if !said.is_empty() {
-            self.bar.suspend(|| eprintln!("{said}"));
-        }
-        self.bar.inc(1);
+    fn payload_max(&self) -> usize {
+        self.letters.jetstream.client().max_payload()
     }
-}
 
-struct Replaying {
-    jetstream: Context,
-    stream: Stream,
-    bucket: Bucket,
-    max_generation: u32,
-    dry_run: bool,
-}
-
-impl Replaying {
-    async fn one(self, sequence: u64) -> ReplayOutcome {
+    async fn one(&self, found: &Letter) -> ReplayOutcome {
         let failed = |error: Error| ReplayOutcome::Kept(Kept::Failed, error.detail);
-        let mut letter = match letters::one(&self.stream, sequence).await {
+        let bytes = u32::try_from(found.body_bytes).unwrap_or(u32::MAX);
+        let room = self.room.acquire_many(bytes.min(IN_FLIGHT_MAX_BYTES));
+        let _room = room.await.expect("it is never closed");
+        let mut letter = match letters::one(&self.letters.stream, found.sequence).await {
             Ok(Some(letter)) => letter,
             Ok(None) => {
                 return ReplayOutcome::Kept(Kept::Refused, "somebody deleted it".to_owned());
             }
             Err(error) => return failed(error),
         };
-        if let Err(error) = letter.read_object(&self.bucket).await {
+        if let Err(error) = letter.read_object(&self.letters.bucket).await {
             return failed(error);
         }
-        let payload_max_bytes = self.jetstream.client().max_payload();
-        let replay = match replay::replay(&letter, self.max_generation, payload_max_bytes) {
-            Ok(replay) => replay,
-            Err(refusal) => return ReplayOutcome::Kept(Kept::Refused, refusal.to_string()),
-        };
-        if self.dry_run {
-            let (subject, id) = (shown(&replay.subject), shown(&replay.id));
-            return ReplayOutcome::WouldBe(format!("{subject}  as {id}"));
+        let replay = replay::replay(&letter, self.options.max_generation, self.payload_max());
+        match replay {
+            Err(refusal) => ReplayOutcome::Kept(Kept::Refused, refusal.to_string()),
+            Ok(replay) if self.options.dry_run => {
+                let (subject, id) = (shown(&replay.subject), shown(&replay.id));
+                ReplayOutcome::WouldBe(format!("{subject}  as {id}"))
+            }
+            Ok(replay) => self.publish(&letter, replay).await,
         }
-        self.publish(&letter, replay).await
     }
 
     async fn publish(&self, letter: &Letter, replay: replay::Replay) -> ReplayOutcome {
         let id = replay.id;
         let published = self
+            .letters
             .jetstream
             .publish_with_headers(replay.subject, replay.headers, replay.body)
             .await;
@@ -356,7 +303,7 @@ impl Replaying {
                     acknowledgement.sequence
                 ),
             ),
-            Ok(_) => match letters::delete(&self.bucket, letter).await {
+            Ok(_) => match letters::delete(&self.letters.bucket, letter).await {
                 Ok(()) => ReplayOutcome::Replayed,
                 Err(error) => ReplayOutcome::Kept(
                     Kept::Failed,

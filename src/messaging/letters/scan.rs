@@ -50,13 +50,6 @@ impl Filter {
     }
 }
 
-#[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct Count {
-    pub(crate) letters: u64,
-    /// Letters with an object.
-    pub(crate) objects: u64,
-}
-
 /// The letters up to a sequence, oldest first.
 pub(crate) struct Scan {
     stream: Stream,
@@ -118,11 +111,10 @@ impl Scan {
     ///
     /// # Errors
     /// As [`Self::next`].
-    pub(crate) async fn count(mut self) -> Result<Count, Error> {
-        let mut count = Count::default();
-        while let Some(letter) = self.next().await? {
-            count.letters += 1;
-            count.objects += u64::from(letter.object().is_some());
+    pub(crate) async fn count(mut self) -> Result<u64, Error> {
+        let mut count = 0;
+        while self.next().await?.is_some() {
+            count += 1;
         }
         self.close().await;
         Ok(count)
