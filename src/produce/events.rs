@@ -4,135 +4,101 @@
 mod bodies;
 
 use bytes::Bytes;
+use strum::{IntoStaticStr, VariantArray};
 
 use super::random::{Purpose, Random};
 use crate::event::{Data, Event, Timestamp};
 
 /// A type of event.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, VariantArray)]
 pub enum EventKind {
     /// A sensor measured.
+    #[strum(serialize = "com.example.device.telemetry.v1")]
     DeviceTelemetry,
     /// A customer ordered.
+    #[strum(serialize = "com.example.order.created.v1")]
     OrderCreated,
     /// An order left the warehouse.
+    #[strum(serialize = "com.example.order.shipped.v1")]
     OrderShipped,
     /// An order arrived.
+    #[strum(serialize = "com.example.order.delivered.v1")]
     OrderDelivered,
     /// Money was moved.
+    #[strum(serialize = "com.example.payment.captured.v1")]
     PaymentCaptured,
     /// Money was not moved.
+    #[strum(serialize = "com.example.payment.failed.v1")]
     PaymentFailed,
     /// A page was looked at.
+    #[strum(serialize = "com.example.page.viewed.v1")]
     PageViewed,
 }
 
 impl EventKind {
-    /// Every kind.
-    pub const ALL: [Self; 7] = [
-        Self::DeviceTelemetry,
-        Self::OrderCreated,
-        Self::OrderShipped,
-        Self::OrderDelivered,
-        Self::PaymentCaptured,
-        Self::PaymentFailed,
-        Self::PageViewed,
-    ];
-
-    pub(crate) const fn event_type(self) -> &'static str {
-        match self {
-            Self::DeviceTelemetry => "com.example.device.telemetry.v1",
-            Self::OrderCreated => "com.example.order.created.v1",
-            Self::OrderShipped => "com.example.order.shipped.v1",
-            Self::OrderDelivered => "com.example.order.delivered.v1",
-            Self::PaymentCaptured => "com.example.payment.captured.v1",
-            Self::PaymentFailed => "com.example.payment.failed.v1",
-            Self::PageViewed => "com.example.page.viewed.v1",
-        }
-    }
-
-    /// The tokens of the NATS subject.
-    pub(crate) const fn subject_tokens(self) -> [&'static str; 2] {
-        match self {
-            Self::DeviceTelemetry => ["device", "telemetry"],
-            Self::OrderCreated => ["order", "created"],
-            Self::OrderShipped => ["order", "shipped"],
-            Self::OrderDelivered => ["order", "delivered"],
-            Self::PaymentCaptured => ["payment", "captured"],
-            Self::PaymentFailed => ["payment", "failed"],
-            Self::PageViewed => ["page", "viewed"],
-        }
-    }
-
-    const fn source(self) -> &'static str {
-        match self {
-            Self::DeviceTelemetry => "https://fleet.example.com/gateways/eu-west",
-            Self::OrderCreated | Self::OrderShipped | Self::OrderDelivered => {
-                "https://shop.example.com/orders"
-            }
-            Self::PaymentCaptured | Self::PaymentFailed => "https://shop.example.com/payments",
-            Self::PageViewed => "https://shop.example.com/pages",
-        }
+    /// The tokens of the NATS subject: `device` and `telemetry` of com.example.device.telemetry.v1.
+    pub(super) fn subject_tokens(self) -> impl Iterator<Item = &'static str> {
+        let event_type: &'static str = self.into();
+        event_type.split('.').skip(2).take(2)
     }
 }
 
 /// The family of a subject, which has only events of its own kinds.
-#[derive(Debug, Clone, Copy)]
-enum SubjectFamily {
-    Device,
-    Order,
-    Payment,
-    Page,
+struct SubjectFamily {
+    name: &'static str,
+    source: &'static str,
+    kinds: &'static [EventKind],
 }
 
-impl SubjectFamily {
-    /// By the subject's rank, so that the busiest subjects are of every family.
-    const fn of_rank(rank: u32) -> Self {
-        match rank % 8 {
-            0 | 1 | 3 | 5 => Self::Device,
-            2 | 6 => Self::Page,
-            4 => Self::Order,
-            _ => Self::Payment,
-        }
-    }
+const DEVICE: SubjectFamily = SubjectFamily {
+    name: "device",
+    source: "https://fleet.example.com/gateways/eu-west",
+    kinds: &[EventKind::DeviceTelemetry],
+};
+const ORDER: SubjectFamily = SubjectFamily {
+    name: "order",
+    source: "https://shop.example.com/orders",
+    kinds: &[
+        EventKind::OrderCreated,
+        EventKind::OrderShipped,
+        EventKind::OrderDelivered,
+    ],
+};
+const PAYMENT: SubjectFamily = SubjectFamily {
+    name: "payment",
+    source: "https://shop.example.com/payments",
+    // One in eight payments fails.
+    kinds: &[
+        EventKind::PaymentCaptured,
+        EventKind::PaymentCaptured,
+        EventKind::PaymentCaptured,
+        EventKind::PaymentCaptured,
+        EventKind::PaymentCaptured,
+        EventKind::PaymentCaptured,
+        EventKind::PaymentCaptured,
+        EventKind::PaymentFailed,
+    ],
+};
+const PAGE: SubjectFamily = SubjectFamily {
+    name: "page",
+    source: "https://shop.example.com/pages",
+    kinds: &[EventKind::PageViewed],
+};
 
-    const fn name(self) -> &'static str {
-        match self {
-            Self::Device => "device",
-            Self::Order => "order",
-            Self::Payment => "payment",
-            Self::Page => "page",
-        }
-    }
-
-    const fn kinds(self) -> &'static [EventKind] {
-        match self {
-            Self::Device => &[EventKind::DeviceTelemetry],
-            Self::Order => &[
-                EventKind::OrderCreated,
-                EventKind::OrderShipped,
-                EventKind::OrderDelivered,
-            ],
-            // One in eight payments fails.
-            Self::Payment => &[
-                EventKind::PaymentCaptured,
-                EventKind::PaymentCaptured,
-                EventKind::PaymentCaptured,
-                EventKind::PaymentCaptured,
-                EventKind::PaymentCaptured,
-                EventKind::PaymentCaptured,
-                EventKind::PaymentCaptured,
-                EventKind::PaymentFailed,
-            ],
-            Self::Page => &[EventKind::PageViewed],
-        }
+/// By the subject's rank, so that the busiest subjects are of every family.
+const fn family(rank: u32) -> &'static SubjectFamily {
+    match rank % 8 {
+        0 | 1 | 3 | 5 => &DEVICE,
+        2 | 6 => &PAGE,
+        4 => &ORDER,
+        _ => &PAYMENT,
     }
 }
 
 /// The subject of that rank; rank 0 is the busiest. The same in every run, so
 /// that a second run goes on with the same devices.
 pub fn subject_name(rank: u32) -> String {
-    format!("{}-{rank:06}", SubjectFamily::of_rank(rank).name())
+    format!("{}-{rank:06}", family(rank).name)
 }
 
 /// Values of all events of a run, instead of generated ones. They are telemetry of a device then.
@@ -190,17 +156,19 @@ impl Events {
     pub fn event(&self, number: u64, time: Timestamp) -> (EventKind, Event) {
         let rank = self.rank(number);
         let mut random = Random::new(self.seed, number, Purpose::Content);
-        let kind = random.pick(SubjectFamily::of_rank(rank).kinds());
+        let SubjectFamily { source, kinds, .. } = *family(rank);
+        let kind = random.pick(kinds);
         let chosen = &self.chosen;
         let subject = chosen.subject.clone().unwrap_or_else(|| subject_name(rank));
-        let event_type = chosen.event_type.as_deref().unwrap_or(kind.event_type());
+        let event_type = chosen.event_type.as_deref().unwrap_or(kind.into());
         let body = match &chosen.data {
             Some(data) => data.clone(),
             None => bodies::body(kind, &subject, self.body_bytes, &mut random),
         };
         let event = Event {
-            id: event_id(self.seed, number),
-            source: kind.source().to_owned(),
+            // Two runs of one seed have the same ids.
+            id: format!("{:016x}-{number}", self.seed),
+            source: source.to_owned(),
             event_type: event_type.to_owned(),
             subject: Some(subject),
             time,
@@ -211,9 +179,4 @@ impl Events {
         };
         (kind, event)
     }
-}
-
-/// The id of event `number`: two runs of one seed have the same ids.
-pub(crate) fn event_id(seed: u64, number: u64) -> String {
-    format!("{seed:016x}-{number}")
 }

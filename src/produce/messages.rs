@@ -4,6 +4,7 @@
 use async_nats::header::{HeaderName, NATS_MESSAGE_ID};
 use async_nats::{HeaderMap, Subject};
 use bytes::Bytes;
+use strum::VariantArray as _;
 
 use super::events::{EventKind, Events};
 use super::options::Mode;
@@ -79,8 +80,8 @@ pub struct MessageWriter {
     seed: u64,
     /// One message in so many is sampled; 0 is none.
     sample: u32,
-    /// The NATS subject of each kind, in the order of `EventKind::ALL`.
-    subjects: [Subject; EventKind::ALL.len()],
+    /// The NATS subject of each kind, in the order of `EventKind`.
+    subjects: Vec<Subject>,
 }
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
@@ -89,12 +90,15 @@ const CONTENT_TYPE: HeaderName = HeaderName::from_static("content-type");
 impl MessageWriter {
     /// A writer of `events` of this seed, on subjects that match `pattern`.
     pub fn new(events: Events, mode: Mode, seed: u64, sample: u32, pattern: &str) -> Self {
+        let kinds = EventKind::VARIANTS.iter();
         Self {
             events,
             mode,
             seed,
             sample,
-            subjects: EventKind::ALL.map(|kind| nats_subject(pattern, kind).into()),
+            subjects: kinds
+                .map(|kind| nats_subject(pattern, *kind).into())
+                .collect(),
         }
     }
 
@@ -257,13 +261,13 @@ fn cut_in_half(payload: &Bytes) -> Bytes {
 /// A subject that `pattern` matches: its own tokens stay, one token of the kind
 /// stands for each `*`, and all that are left stand for `>`.
 fn nats_subject(pattern: &str, kind: EventKind) -> String {
-    let mut left = kind.subject_tokens().into_iter().peekable();
+    let mut left = kind.subject_tokens().peekable();
     let mut subject: Vec<&str> = Vec::new();
     for token in pattern.split('.') {
         match token {
             "*" | ">" if left.peek().is_none() => subject.push("all"),
             "*" => subject.extend(left.next()),
-            ">" => subject.extend(left.by_ref()),
+            ">" => left.by_ref().for_each(|token| subject.push(token)),
             literal => subject.push(literal),
         }
     }
