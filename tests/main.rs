@@ -35,7 +35,6 @@ mod rejections;
 mod roles;
 mod rules;
 mod shutdown;
-mod stale_reads;
 mod startup;
 mod support;
 mod traces;

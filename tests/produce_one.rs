@@ -31,8 +31,8 @@ async fn a_single_event_is_printed_with_the_commands_that_find_it() {
         "com.example.reading",
         "--data",
         r#"{"celsius":21}"#,
-        "--api-url",
-        &ganesh.api,
+        "--http-addr",
+        ganesh.api.trim_start_matches("http://"),
     ];
     let output = run(Some(&stack), &arguments, &[]);
     let said = String::from_utf8(output.stdout).unwrap();

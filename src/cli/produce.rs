@@ -4,14 +4,16 @@ use anyhow::anyhow;
 use clap::Command;
 use percent_encoding::utf8_percent_encode;
 
+use super::admin_client::reachable;
 use super::signals::Signals;
 use super::startup::{StartDeadline, wait_for};
 use super::{Failure, TELEMETRY_SETTINGS, say};
 use crate::api::ENCODED;
 use crate::config::{Config, Group, flags, group_flags};
+use crate::error::Class;
 use crate::produce::options::Options;
 use crate::produce::report::{ListedEvent, Report};
-use crate::produce::{self, Error, Stop, Target, connect};
+use crate::produce::{self, Stop, Target, connect};
 use crate::telemetry::span_queue::SpanQueue;
 
 pub(super) fn command() -> Command {
@@ -23,7 +25,7 @@ pub(super) fn command() -> Command {
             "GANESH_STARTUP_TIMEOUT",
             "GANESH_STREAM",
             "GANESH_SUBJECTS",
-            "GANESH_CONSUMER",
+            "GANESH_HTTP_ADDR",
             "GANESH_API_TOKEN",
         ]))
         .args(flags(TELEMETRY_SETTINGS))
@@ -32,10 +34,7 @@ pub(super) fn command() -> Command {
              it has failed.\n\
              Ctrl-C or SIGTERM ends the sending, waits 10 s for acknowledgements and reports; a second one \
              reports at once.\n\
-             Exit code 1: messages failed.\n\n\
-             With --read-rate it also judges reads. A read is stale when it shows less than what the service \
-             acknowledged\na second before; there must be none. Staleness: for how long, when a read began, \
-             the stream had held an event\nthat the answer did not show.",
+             Exit code 1: messages failed.",
         )
 }
 
@@ -50,13 +49,14 @@ pub(super) async fn run(
     let Some(target) = found.await else {
         return Ok(()); // Stopped before there was anything to report.
     };
-    let report = match produce::run(&config, &options, target?, spans, &stop).await {
-        Ok(report) => report,
-        Err(Error::Misfit(words)) => return Err(Failure::Usage(words)),
-        Err(error) => return Err(Failure::Running(error.into())),
-    };
+    let report = produce::run(&config.nats, &options, target?, spans, &stop)
+        .await
+        .map_err(|error| match error.class {
+            Class::Fatal => Failure::Usage(error.detail),
+            _ => Failure::Running(error.into()),
+        })?;
     print(&report, &options, &config)?;
-    match report.failed {
+    match report.counts.failed {
         0 => Ok(()),
         failed => Err(Failure::Running(anyhow!(
             "{failed} messages were not acknowledged within 90 s: the stream may hold them or not"
@@ -101,17 +101,17 @@ fn print(report: &Report, options: &Options, config: &Config) -> anyhow::Result<
         return Ok(());
     }
     for event in &report.events {
-        say(look_up(event, options, config));
+        say(look_up(event, config));
     }
-    if u64::try_from(report.events.len())? < report.published {
+    if u64::try_from(report.events.len())? < report.counts.published {
         say(report);
     }
     Ok(())
 }
 
 /// An event, and the commands that ask for it.
-fn look_up(event: &ListedEvent, options: &Options, config: &Config) -> String {
-    let url = &options.api_url;
+fn look_up(event: &ListedEvent, config: &Config) -> String {
+    let api = reachable(config.http.api_addr);
     let curl = match config.http.api_token {
         Some(_) => "curl -H \"Authorization: Bearer $GANESH_API_TOKEN\"",
         None => "curl",
@@ -119,13 +119,13 @@ fn look_up(event: &ListedEvent, options: &Options, config: &Config) -> String {
     let (id, event_type, trace_id) = (&event.id, &event.event_type, &event.trace_id);
     let subject = event.subject.as_deref().map(|subject| {
         let path = utf8_percent_encode(subject, ENCODED);
-        format!(", subject {subject}\nnewest    {curl} {url}/v1/subjects/{path}/latest")
+        format!(", subject {subject}\nnewest    {curl} http://{api}/v1/subjects/{path}/latest")
     });
     let subject = subject.unwrap_or_default();
     let path = utf8_percent_encode(id, ENCODED);
     format!(
         "event     {id}, type {event_type}{subject}\n\
-         by id     {curl} {url}/v1/events/{path}\n\
+         by id     {curl} http://{api}/v1/events/{path}\n\
          trace id  {trace_id}"
     )
 }

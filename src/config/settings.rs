@@ -165,8 +165,6 @@ pub const SETTINGS: &[Setting] = &[
     setting(Produce, "GANESH_PRODUCE_SAMPLE", "1000", "One in this many messages has a sampled traceparent; 0: none"),
     setting(Produce, "GANESH_PRODUCE_SEED", "", "Repeats the ids and contents of the run that printed it"),
     setting(Produce, "GANESH_PRODUCE_MAX_ACKS_IN_FLIGHT", "4096", "Messages that wait for their acknowledgement, at most"),
-    setting(Produce, "GANESH_PRODUCE_READ_RATE", "0", "Reads of newest states a second, to measure freshness"),
-    setting(Produce, "GANESH_PRODUCE_API_URL", "http://127.0.0.1:8080", "API to read from; the token is GANESH_API_TOKEN"),
     setting(Produce, "GANESH_PRODUCE_JSON", "false", "Print the report as one JSON object"),
     setting(DeadLetters, "GANESH_DLQ_REASON", "", "Only letters with this reason, or one of several separated by commas"),
     setting(DeadLetters, "GANESH_DLQ_SUBJECT", "", "Only letters of messages on this subject; * and > are wildcards"),

@@ -45,20 +45,25 @@ pub(crate) async fn stream_subjects(
 /// Checks that the stream takes what would be published.
 ///
 /// # Errors
-/// Words that name the setting and what was expected.
+/// Fatal ones, which name the setting and what was expected.
 pub(super) fn check_subjects(
     config: &NatsConfig,
     taken: &[String],
     ours: &[Subject],
-) -> Result<(), String> {
+) -> Result<(), Error> {
     let taken_by_one = |subject: &Subject| taken.iter().any(|pattern| covers(pattern, subject));
     match ours.iter().find(|subject| !taken_by_one(subject)) {
         None => Ok(()),
-        Some(subject) => Err(format!(
+        Some(subject) => Err(misfit(format!(
             "GANESH_SUBJECTS={:?}: expected subjects of stream {}, which takes {} and not {subject}",
             config.subjects.join(","),
             config.stream,
             taken.join(","),
-        )),
+        ))),
     }
+}
+
+/// A setting that does not fit the stream or the server.
+pub(super) fn misfit(detail: String) -> Error {
+    Error::new(Dependency::Nats, Class::Fatal, Code::Setup, detail)
 }

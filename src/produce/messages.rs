@@ -4,12 +4,11 @@
 use async_nats::header::{HeaderName, NATS_MESSAGE_ID};
 use async_nats::{HeaderMap, Subject};
 use bytes::Bytes;
-use strum::VariantArray as _;
+use strum::VariantArray;
 
 use super::events::{EventKind, Events};
 use super::options::Mode;
 use super::random::{Purpose, Random};
-use super::recent::Sent;
 use super::report::ListedEvent;
 use crate::event::{Event, Timestamp, TraceContext, encode_binary, encode_structured};
 
@@ -39,7 +38,7 @@ pub enum Variant {
 }
 
 /// Why a message is no event.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, VariantArray)]
 pub enum Flaw {
     /// There is no `id`.
     MissingId,
@@ -49,16 +48,6 @@ pub enum Flaw {
     BrokenJson,
     /// Another version of `CloudEvents`.
     WrongVersion,
-}
-
-impl Flaw {
-    /// Every flaw.
-    pub const ALL: [Self; 4] = [
-        Self::MissingId,
-        Self::BadTime,
-        Self::BrokenJson,
-        Self::WrongVersion,
-    ];
 }
 
 /// One message, ready to be published.
@@ -107,11 +96,6 @@ impl MessageWriter {
         &self.subjects
     }
 
-    /// The rank of the subject of event `number`.
-    pub(crate) fn rank(&self, number: u64) -> u32 {
-        self.events.rank(number)
-    }
-
     /// The message of a recipe: the same whenever it is asked for.
     pub fn write(&self, recipe: &Recipe) -> OutgoingMessage {
         let (subject, event) = self.subject_and_event(recipe);
@@ -140,7 +124,7 @@ impl MessageWriter {
     }
 
     /// The trace context of a message; one in `sample` says that its trace is recorded.
-    pub(crate) fn trace_context(&self, number: u64) -> TraceContext {
+    pub(super) fn trace_context(&self, number: u64) -> TraceContext {
         let mut random = Random::new(self.seed, number, Purpose::Trace);
         // The standard forbids ids of zeros only.
         let (high, low, span) = (random.next(), random.next() | 1, random.next() | 1);
@@ -157,30 +141,24 @@ impl MessageWriter {
         self.sample != 0 && number.is_multiple_of(u64::from(self.sample))
     }
 
-    /// The parts by which an event can be found.
-    pub(super) fn stored_event(&self, sent: &Sent) -> ListedEvent {
-        let recipe = Recipe {
-            number: sent.event,
-            event: sent.event,
-            time: sent.time,
-            variant: Variant::New,
-        };
-        let (nats_subject, event) = self.subject_and_event(&recipe);
-        let plain = self.mode == Mode::Plain;
-        let trace_id = u128::from_be_bytes(self.trace_context(sent.event).trace_id);
+    /// The parts by which a stored event can be found.
+    pub(super) fn listed(&self, recipe: &Recipe) -> ListedEvent {
+        let (nats_subject, event) = self.subject_and_event(recipe);
+        let trace_id = u128::from_be_bytes(self.trace_context(recipe.number).trace_id);
+        let trace_id = format!("{trace_id:032x}");
+        if self.mode == Mode::Plain {
+            return ListedEvent {
+                id: message_id(&event.id, recipe),
+                event_type: nats_subject.to_string(),
+                subject: None,
+                trace_id,
+            };
+        }
         ListedEvent {
-            id: if plain {
-                message_id(&event.id, &recipe)
-            } else {
-                event.id
-            },
-            event_type: if plain {
-                nats_subject.to_string()
-            } else {
-                event.event_type
-            },
-            subject: event.subject.filter(|_| !plain),
-            trace_id: format!("{trace_id:032x}"),
+            id: event.id,
+            event_type: event.event_type,
+            subject: event.subject,
+            trace_id,
         }
     }
 

@@ -1,6 +1,5 @@
 //! What `ganesh produce` can be told, validated as a whole.
 
-use std::fmt;
 use std::time::Duration;
 
 use serde::de::IgnoredAny;
@@ -78,10 +77,6 @@ pub struct Options {
     pub seed: Option<u64>,
     /// Messages that may wait for their acknowledgement.
     pub max_acks_in_flight: usize,
-    /// Reads a second; 0 is none.
-    pub(crate) read_rate_per_second: u32,
-    /// Where reads go, without a slash at its end.
-    pub(crate) api_url: String,
     pub(crate) json: bool,
 }
 
@@ -89,8 +84,11 @@ impl Options {
     /// Reads every option. They count only when [`Reader::finish`] has no mistakes.
     pub fn read(r: &mut Reader) -> Self {
         const RATE_MAX: u64 = 10_000_000;
-        let modes = [Mode::Binary, Mode::Structured, Mode::Plain];
-        let modes = modes.map(|mode| (mode.as_str(), mode));
+        let modes = [
+            ("binary", Mode::Binary),
+            ("structured", Mode::Structured),
+            ("plain", Mode::Plain),
+        ];
         let options = Self {
             rate_per_second: r.integer("GANESH_PRODUCE_RATE", 0, RATE_MAX),
             end: read_end(r),
@@ -109,11 +107,6 @@ impl Options {
                 1,
                 ACKS_IN_FLIGHT_MAX,
             ),
-            read_rate_per_second: r.integer("GANESH_PRODUCE_READ_RATE", 0, 100_000),
-            api_url: {
-                let url = r.http_url("GANESH_PRODUCE_API_URL");
-                url.expose().trim_end_matches('/').to_owned()
-            },
             json: r.boolean("GANESH_PRODUCE_JSON"),
         };
         options.check_together(r);
@@ -122,7 +115,6 @@ impl Options {
 
     /// Rules that no single option can break.
     fn check_together(&self, r: &mut Reader) {
-        const MODE: &str = "GANESH_PRODUCE_MODE";
         if self.duplicates_percent + self.invalid_percent > 100.0 {
             let expected = "no more than 100 together with GANESH_PRODUCE_DUPLICATES";
             r.conflict(
@@ -133,19 +125,7 @@ impl Options {
         }
         if self.mode == Mode::Plain && self.duplicates_percent > 0.0 {
             let expected = "0 with --mode plain, where the Nats-Msg-Id is the event's id";
-            r.conflict("GANESH_PRODUCE_DUPLICATES", MODE, expected);
-        }
-        if self.chosen.subject.is_some() && self.read_rate_per_second > 0 {
-            let expected = "0 with --subject: reads go to the subjects of the sample events";
-            r.conflict(
-                "GANESH_PRODUCE_READ_RATE",
-                "GANESH_PRODUCE_SUBJECT",
-                expected,
-            );
-        }
-        if self.mode == Mode::Plain && self.read_rate_per_second > 0 {
-            let expected = "0 with --mode plain, whose events have no subject to read";
-            r.conflict("GANESH_PRODUCE_READ_RATE", MODE, expected);
+            r.conflict("GANESH_PRODUCE_DUPLICATES", "GANESH_PRODUCE_MODE", expected);
         }
     }
 }
@@ -198,20 +178,4 @@ fn percent(r: &mut Reader, env: &'static str) -> f64 {
         let percent: f64 = raw.parse().ok()?;
         (0.0..=100.0).contains(&percent).then_some(percent)
     })
-}
-
-impl Mode {
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Binary => "binary",
-            Self::Structured => "structured",
-            Self::Plain => "plain",
-        }
-    }
-}
-
-impl fmt::Display for Mode {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
 }

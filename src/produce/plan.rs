@@ -1,9 +1,18 @@
 //! What message number n of a run is: a new event, one once more, or none.
 
+use std::collections::VecDeque;
+
+use strum::VariantArray as _;
+
 use super::messages::{Flaw, Recipe, Variant};
 use super::random::{Purpose, Random};
-use super::recent::Recent;
 use crate::event::Timestamp;
+
+/// Enough to reach back over several batches of the service.
+const RECENT_MAX: usize = 65_536;
+/// Half of the picks are among so many newest ones: most duplicates in the world
+/// follow their original closely.
+const NEWEST: u32 = 64;
 
 /// The shares of the run's messages.
 #[derive(Debug, Clone, Copy)]
@@ -37,7 +46,7 @@ impl Plan {
             variant: Variant::New,
         };
         if share < self.invalid {
-            let variant = Variant::Invalid(random.pick(&Flaw::ALL));
+            let variant = Variant::Invalid(random.pick(Flaw::VARIANTS));
             return Recipe { variant, ..new };
         }
         if share >= self.invalid + self.duplicates {
@@ -45,9 +54,37 @@ impl Plan {
         }
         recent.pick(&mut random).map_or(new, |original| Recipe {
             number,
-            event: original.event,
-            time: original.time,
             variant: Variant::Duplicate,
+            ..original
         })
+    }
+}
+
+/// The events that were acknowledged lately, oldest first.
+#[derive(Debug, Default)]
+pub struct Recent(VecDeque<Recipe>);
+
+impl Recent {
+    /// Remembers one, in place of the oldest when full.
+    pub fn push(&mut self, event: Recipe) {
+        if self.0.len() == RECENT_MAX {
+            self.0.pop_front();
+        }
+        self.0.push_back(event);
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Recipe> {
+        self.0.iter()
+    }
+
+    /// One of them, as likely among the newest as among all; none while empty.
+    fn pick(&self, random: &mut Random) -> Option<Recipe> {
+        let held = u32::try_from(self.0.len()).expect("at most RECENT_MAX");
+        if held == 0 {
+            return None;
+        }
+        let reach = if random.below(2) == 0 { NEWEST } else { held };
+        let newer = usize::try_from(random.below(reach.min(held))).expect("less than RECENT_MAX");
+        self.0.get(self.0.len() - 1 - newer).copied()
     }
 }

@@ -9,7 +9,6 @@ pub(super) enum Purpose {
     Subject = 2,
     Content = 3,
     Trace = 4,
-    Read = 5,
 }
 
 /// `SplitMix64` (Steele, Lea and Flood, 2014): a few instructions a number, and
@@ -63,8 +62,4 @@ fn mix(mut value: u64) -> u64 {
     value = (value ^ (value >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     value = (value ^ (value >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
     value ^ (value >> 31)
-}
-
-pub(super) fn fresh_seed() -> u64 {
-    rand::random()
 }

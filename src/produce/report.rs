@@ -3,29 +3,37 @@
 use std::fmt;
 use std::time::Duration;
 
+use hdrhistogram::Histogram;
 use serde::Serialize;
 
-use super::latency::Latencies;
 use super::messages::Variant;
 
-#[derive(Debug, Clone, Copy, Default)]
+/// A longer latency counts as this.
+const LATENCY_MAX_MICROS: u64 = 3_600_000_000;
+const SIGNIFICANT_DIGITS: u8 = 3;
+
+#[derive(Debug, Clone, Copy, Default, Serialize)]
 pub(crate) struct Counts {
     /// Messages sent, each once however often it was retried.
     pub(crate) published: u64,
     pub(crate) acknowledged: u64,
-    pub(crate) duplicates_sent: u64,
-    /// Published messages that are no events.
-    pub(crate) invalid_sent: u64,
-    /// Acknowledged events, each once.
-    pub(crate) distinct_events: u64,
+    /// Acknowledged events, each once: as many rows are to be expected.
+    pub(super) distinct_events: u64,
+    /// Messages that repeated an event.
+    pub(super) duplicates_sent: u64,
+    /// Messages that are no events: as many dead letters are to be expected.
+    pub(super) invalid_sent: u64,
     /// Acknowledgements that said that the stream held the message already.
-    pub(crate) duplicate_acks: u64,
-    pub(crate) retries: u64,
+    pub(super) duplicate_acks: u64,
+    pub(super) retries: u64,
+    /// Messages given up: the stream may hold them or not.
     pub(crate) failed: u64,
-    /// Messages that the schedule asked for and that were left out.
-    pub(crate) missed: u64,
+    /// Messages that the schedule asked for and that were left out, because the run
+    /// was too far behind.
+    pub(super) missed: u64,
     /// When the last acknowledgement came, since the start of the run.
-    pub(crate) last_ack: Duration,
+    #[serde(skip)]
+    last_ack: Duration,
 }
 
 impl Counts {
@@ -46,49 +54,38 @@ impl Counts {
     }
 }
 
-#[derive(Debug, Default)]
-pub(crate) struct ReadCounts {
-    pub(crate) answered: u64,
-    /// Answers older than an event that was acknowledged a second before.
-    pub(crate) stale: u64,
-    /// Reads that were not answered, or not with an event.
-    pub(crate) errors: u64,
-    /// For how long what an answer did not show had been in the stream.
-    pub(crate) staleness: Latencies,
-    /// From the time at which a read was due to its answer.
-    pub(crate) latencies: Latencies,
+/// A histogram of microseconds, exact to a thousandth.
+pub(super) fn latencies() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, LATENCY_MAX_MICROS, SIGNIFICANT_DIGITS)
+        .expect("bounds and digits that it takes")
 }
 
-/// Quantiles of durations, in milliseconds.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
-pub(crate) struct QuantilesMs {
-    pub(crate) p50: f64,
-    pub(crate) p90: f64,
-    pub(crate) p99: f64,
+#[derive(Debug, Serialize)]
+struct QuantilesMs {
+    p50: f64,
+    p90: f64,
+    p99: f64,
     #[serde(rename = "p99.9")]
-    pub(crate) p99_9: f64,
-    pub(crate) max: f64,
+    p99_9: f64,
+    max: f64,
 }
 
 impl QuantilesMs {
-    fn of(latencies: &Latencies) -> Self {
-        let quantile = |share| milliseconds(latencies.quantile(share));
+    fn of(micros: &Histogram<u64>) -> Self {
+        let milliseconds = |micros| round(Duration::from_micros(micros).as_secs_f64() * 1e3, 1e3);
+        let quantile = |share| milliseconds(micros.value_at_quantile(share));
         Self {
             p50: quantile(0.5),
             p90: quantile(0.9),
             p99: quantile(0.99),
             p99_9: quantile(0.999),
-            max: milliseconds(latencies.max()),
+            max: milliseconds(micros.max()),
         }
     }
 }
 
-fn milliseconds(duration: Duration) -> f64 {
-    (duration.as_secs_f64() * 1e6).round() / 1e3
-}
-
 /// An event of the stream, to look up.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Serialize)]
 pub(crate) struct ListedEvent {
     pub(crate) id: String,
     #[serde(rename = "type")]
@@ -98,55 +95,30 @@ pub(crate) struct ListedEvent {
     pub(crate) trace_id: String,
 }
 
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Serialize)]
 pub(crate) struct Report {
     /// The seed: given again, the same ids and contents.
-    pub(crate) seed: u64,
-    /// Messages sent, each once however often it was retried.
-    pub(crate) published: u64,
-    pub(crate) acknowledged: u64,
-    /// Events that the stream holds, each once: as many rows are to be expected.
-    pub(crate) distinct_events: u64,
-    /// Messages that repeated an event.
-    pub(crate) duplicates_sent: u64,
-    /// Messages that are no events: as many dead letters are to be expected.
-    pub(crate) invalid_sent: u64,
-    /// Acknowledgements that said that the stream held the message already.
-    pub(crate) duplicate_acks: u64,
-    pub(crate) retries: u64,
-    /// Messages given up: the stream may hold them or not.
-    pub(crate) failed: u64,
-    /// Messages that a signal kept from being waited for: the same doubt.
-    pub(crate) unacknowledged: u64,
-    /// Messages that the schedule asked for and that were left out, because the run
-    /// was too far behind.
-    pub(crate) missed: u64,
+    seed: u64,
+    #[serde(flatten)]
+    pub(crate) counts: Counts,
+    /// Messages that a signal kept from being waited for: the stream may hold them or not.
+    unacknowledged: u64,
     /// From the first message to the last acknowledgement.
-    pub(crate) seconds: f64,
-    pub(crate) rate_per_second: f64,
+    seconds: f64,
+    rate_per_second: f64,
     /// From the time at which a message was due (at rate 0: was sent) to its
     /// acknowledgement.
-    pub(crate) publish_latency_ms: QuantilesMs,
-    pub(crate) reads: u64,
-    /// Answers older than an event that the service had acknowledged a second before.
-    pub(crate) stale_reads: u64,
-    pub(crate) read_errors: u64,
-    /// From the time at which a read was due to its answer.
-    pub(crate) read_latency_ms: QuantilesMs,
-    /// For how long what an answer did not show had been in the stream.
-    pub(crate) staleness_ms: QuantilesMs,
-    pub(crate) max_staleness_ms: f64,
+    publish_latency_ms: QuantilesMs,
     /// The events, where they are only a few.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) events: Vec<ListedEvent>,
 }
 
 impl Report {
-    pub(crate) fn new(
+    pub(super) fn new(
         seed: u64,
-        counts: &Counts,
-        publish_latencies: &Latencies,
-        reads: &ReadCounts,
+        counts: Counts,
+        latencies: &Histogram<u64>,
         events: Vec<ListedEvent>,
     ) -> Self {
         let seconds = counts.last_ack.as_secs_f64();
@@ -157,75 +129,50 @@ impl Report {
         let rate = counts.acknowledged as f64 / seconds.max(1e-6);
         Self {
             seed,
-            published: counts.published,
-            acknowledged: counts.acknowledged,
-            distinct_events: counts.distinct_events,
-            duplicates_sent: counts.duplicates_sent,
-            invalid_sent: counts.invalid_sent,
-            duplicate_acks: counts.duplicate_acks,
-            retries: counts.retries,
-            failed: counts.failed,
             unacknowledged: counts.published - counts.acknowledged - counts.failed,
-            missed: counts.missed,
-            seconds: (seconds * 1e3).round() / 1e3,
-            rate_per_second: (rate * 10.0).round() / 10.0,
-            publish_latency_ms: QuantilesMs::of(publish_latencies),
-            reads: reads.answered,
-            stale_reads: reads.stale,
-            read_errors: reads.errors,
-            read_latency_ms: QuantilesMs::of(&reads.latencies),
-            staleness_ms: QuantilesMs::of(&reads.staleness),
-            max_staleness_ms: milliseconds(reads.staleness.max()),
+            seconds: round(seconds, 1e3),
+            rate_per_second: round(rate, 10.0),
+            publish_latency_ms: QuantilesMs::of(latencies),
+            counts,
             events,
         }
     }
 }
 
-impl fmt::Display for QuantilesMs {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(
-            f,
-            "p50 {} ms, p90 {} ms, p99 {} ms, p99.9 {} ms, max {} ms",
-            self.p50, self.p90, self.p99, self.p99_9, self.max
-        )
-    }
+/// To so many parts of one.
+fn round(value: f64, parts: f64) -> f64 {
+    (value * parts).round() / parts
 }
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counts = &self.counts;
         writeln!(
             f,
             "published        {} messages: {} duplicates, {} invalid (seed {})",
-            self.published, self.duplicates_sent, self.invalid_sent, self.seed
+            counts.published, counts.duplicates_sent, counts.invalid_sent, self.seed
         )?;
         writeln!(
             f,
             "acknowledged     {} in {} s: {}/s",
-            self.acknowledged, self.seconds, self.rate_per_second
+            counts.acknowledged, self.seconds, self.rate_per_second
         )?;
-        writeln!(f, "distinct events  {}", self.distinct_events)?;
-        writeln!(f, "publish latency  {}", self.publish_latency_ms)?;
+        writeln!(f, "distinct events  {}", counts.distinct_events)?;
+        let latency = &self.publish_latency_ms;
+        writeln!(
+            f,
+            "publish latency  p50 {} ms, p90 {} ms, p99 {} ms, p99.9 {} ms, max {} ms",
+            latency.p50, latency.p90, latency.p99, latency.p99_9, latency.max
+        )?;
         writeln!(
             f,
             "retries          {}, duplicate acknowledgements {}",
-            self.retries, self.duplicate_acks
+            counts.retries, counts.duplicate_acks
         )?;
         write!(
             f,
             "not acknowledged {} failed, {} unacknowledged, {} missed by the schedule",
-            self.failed, self.unacknowledged, self.missed
-        )?;
-        if self.reads + self.read_errors > 0 {
-            write!(
-                f,
-                "\nreads            {}: {} stale, {} errors\nread latency     {}\nstaleness        {}",
-                self.reads,
-                self.stale_reads,
-                self.read_errors,
-                self.read_latency_ms,
-                self.staleness_ms
-            )?;
-        }
-        Ok(())
+            counts.failed, self.unacknowledged, counts.missed
+        )
     }
 }

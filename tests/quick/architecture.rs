@@ -45,12 +45,6 @@ const MEETING: [&str; 16] = [
     "produce",
 ];
 
-/// Names that two types have, and why they may.
-const TWO_TYPES: [(&str, &str); 1] = [(
-    "Error",
-    "the service's, and the producer's, which fails in other ways",
-)];
-
 /// Words that say nothing of what a thing is.
 const EMPTY_WORDS: [&str; 8] = [
     "util", "utils", "common", "manager", "helper", "helpers", "misc", "stuff",
@@ -298,9 +292,6 @@ fn names_say_what_a_thing_is() {
 fn one_name_is_one_type() {
     let mut twice = types();
     twice.retain(|_, files| files.len() > 1);
-    for (name, why) in TWO_TYPES {
-        assert!(twice.remove(name).is_some(), "{name} is one type: {why}");
-    }
     assert!(
         twice.is_empty(),
         "types with the name of another one: {twice:#?}"

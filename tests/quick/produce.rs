@@ -1,5 +1,5 @@
 //! `ganesh produce`: the events and the messages, and by module the schedule, what waits for its
-//! acknowledgement, the options, and reads (these with a service).
+//! acknowledgement, and the options.
 
 mod options;
 mod schedule;
@@ -12,8 +12,7 @@ use ganesh::event::{Data, DecodeReason, Message, Timestamp, decode};
 use ganesh::produce::events::{EventKind, Events, subject_name};
 use ganesh::produce::messages::{Flaw, MessageWriter, OutgoingMessage, Recipe, Variant};
 use ganesh::produce::options::Mode;
-use ganesh::produce::plan::Plan;
-use ganesh::produce::recent::{Recent, Sent};
+use ganesh::produce::plan::{Plan, Recent};
 use strum::VariantArray as _;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -191,7 +190,7 @@ fn a_retry_is_the_same_message() {
 #[test]
 fn an_invalid_message_is_refused_for_its_flaw_in_every_mode() {
     for mode in [Mode::Binary, Mode::Structured, Mode::Plain] {
-        for flaw in Flaw::ALL {
+        for &flaw in Flaw::VARIANTS {
             let message = writer(mode, 0).write(&recipe(3, Variant::Invalid(flaw)));
             let expected = match flaw {
                 Flaw::MissingId => DecodeReason::MissingAttribute,
@@ -199,7 +198,7 @@ fn an_invalid_message_is_refused_for_its_flaw_in_every_mode() {
                 Flaw::BrokenJson => DecodeReason::InvalidJson,
                 Flaw::WrongVersion => DecodeReason::UnsupportedSpecversion,
             };
-            assert_eq!(decoded(&message), Err(expected), "{mode} {flaw:?}");
+            assert_eq!(decoded(&message), Err(expected), "{mode:?} {flaw:?}");
         }
     }
 }
@@ -240,10 +239,7 @@ fn the_shares_of_duplicates_and_invalid_messages_are_as_asked() {
     for number in 0..100_000 {
         let recipe = plan.recipe(number, at(5), &recent);
         match recipe.variant {
-            Variant::New => recent.push(Sent {
-                event: number,
-                time: recipe.time,
-            }),
+            Variant::New => recent.push(recipe),
             Variant::Invalid(_) => invalid += 1,
             Variant::Duplicate => {
                 duplicates += 1;
@@ -260,9 +256,9 @@ fn only_acknowledged_events_are_repeated() {
     let plan = Plan::new(SEED, 100.0, 0.0);
     let mut recent = Recent::default();
     assert_eq!(plan.recipe(0, at(5), &recent).variant, Variant::New);
-    recent.push(Sent {
-        event: 0,
+    recent.push(Recipe {
         time: at(5),
+        ..recipe(0, Variant::New)
     });
     let again = plan.recipe(1, at(9), &recent);
     assert_eq!((again.event, again.time), (0, at(5)));

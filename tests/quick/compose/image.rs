@@ -67,8 +67,10 @@ fn only_a_tag_that_names_one_release_is_full() {
 fn images_are_pinned_by_full_tag() {
     let pulled: Vec<_> = services()
         .into_iter()
-        .filter(|(_, service)| service["build"].is_null())
+        .filter(|(name, service)| service["build"].is_null() && name != "read")
         .collect();
+    // No image of its own.
+    assert_eq!(service("read")["image"], service("nats")["image"]);
     assert_eq!(pulled.len(), PULLED.len());
     for (name, pattern, _) in PULLED {
         let (_, service) = pulled.iter().find(|(found, _)| found == name).unwrap();
@@ -99,12 +101,14 @@ fn health_checks_call_what_the_image_has() {
 }
 
 #[test]
-fn only_the_producer_is_not_asked_whether_it_is_well() {
+fn only_what_makes_the_load_is_not_asked_whether_it_is_well() {
     assert!(
         service("ganesh")["healthcheck"].is_null(),
         "the image's own"
     );
-    assert_eq!(service("produce")["healthcheck"]["disable"], true);
+    for name in ["produce", "read"] {
+        assert_eq!(service(name)["healthcheck"]["disable"], true, "{name}");
+    }
     let dockerfile = read("deploy/Dockerfile");
     let check = dockerfile.split("HEALTHCHECK").nth(1).unwrap();
     let check = check.lines().nth(1).unwrap().trim();

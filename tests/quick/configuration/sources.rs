@@ -62,13 +62,13 @@ fn every_option_of_the_producer_can_come_from_a_file() {
         let mistaken = [
             (variable.as_str(), "/nowhere/value"),
             // Said beside it, and the reason why nothing is published in this test.
-            ("GANESH_PRODUCE_API_URL", "nowhere"),
+            ("GANESH_PRODUCE_RATE", "nowhere"),
         ];
         let output = in_folder_with("", &["produce"], &mistaken);
         let said = stderr(&output);
         assert_eq!(output.status.code(), Some(2), "{said}");
         assert!(said.contains(&variable), "{said}");
-        assert!(said.contains("GANESH_PRODUCE_API_URL"), "{said}");
+        assert!(said.contains("GANESH_PRODUCE_RATE"), "{said}");
     }
 }
 

@@ -39,8 +39,6 @@ fn every_mistake_is_reported_at_once_with_variable_and_expectation() {
         ("GANESH_PRODUCE_SAMPLE", "some"),
         ("GANESH_PRODUCE_SEED", "x"),
         ("GANESH_PRODUCE_MAX_ACKS_IN_FLIGHT", "0"),
-        ("GANESH_PRODUCE_READ_RATE", "1.5"),
-        ("GANESH_PRODUCE_API_URL", "https://localhost"),
         ("GANESH_PRODUCE_DURATION", "10"),
         ("GANESH_PRODUCE_JSON", "yes"),
     ])
@@ -67,9 +65,6 @@ fn options_that_exclude_each_other_are_refused() {
     let plain = ("GANESH_PRODUCE_MODE", "plain");
     refused(&[count, ("GANESH_PRODUCE_DURATION", "5s")], "--duration");
     refused(&[plain, ("GANESH_PRODUCE_DUPLICATES", "1")], "--mode plain");
-    refused(&[plain, ("GANESH_PRODUCE_READ_RATE", "1")], "--mode plain");
-    let subject = ("GANESH_PRODUCE_SUBJECT", "device-1");
-    refused(&[subject, ("GANESH_PRODUCE_READ_RATE", "1")], "--subject");
     let shares = [
         ("GANESH_PRODUCE_DUPLICATES", "60"),
         ("GANESH_PRODUCE_INVALID", "50"),
