@@ -70,4 +70,10 @@ async fn a_few_events_are_in_the_report_and_can_be_looked_up_in_any_mode() {
     let output = run(Some(&stack), &["produce", "--count", "6", "--json"], &[]);
     let report: Value = serde_json::from_slice(&output.stdout).unwrap();
     assert!(report["events"].is_null(), "{report}");
+    let output = run(Some(&stack), &["produce", "--count", "6"], &[]);
+    let said = String::from_utf8(output.stdout).unwrap();
+    assert!(
+        said.contains("distinct events  6\npublish latency  p50 "),
+        "{said}"
+    );
 }
