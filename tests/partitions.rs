@@ -329,7 +329,10 @@ async fn partitions_are_looked_after_at_once_when_postgres_is_back() {
     sqlx::query(&drop).execute(&stack.pool).await.unwrap();
     stack.postgres.as_mut().unwrap().crash();
     eventually("it is missed", || async {
-        ganesh.metric("ganesh_dependency_up{dependency=\"postgres\"}").await < 0.5
+        ganesh
+            .metric("ganesh_dependency_up{dependency=\"postgres\"}")
+            .await
+            < 0.5
     })
     .await;
     stack.postgres.as_mut().unwrap().run();
