@@ -24,7 +24,6 @@
 //! Not covered, and said in the README: data put back into a running server by hand (`RESTORE`,
 //! `DEBUG LOAD`), which it does not tell.
 
-mod breaker;
 mod epoch;
 mod failure;
 mod keys;
@@ -34,6 +33,7 @@ mod scripts;
 mod write;
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -50,12 +50,9 @@ use crate::labels::CacheRequest;
 use crate::storage::queries::Reads;
 use crate::telemetry::logs::RateLimit;
 use crate::telemetry::{Health, Metrics};
-use breaker::Breaker;
 use connection::VerifiedConnection;
 use scripts::Scripts;
 
-/// An event whose JSON is larger is answered from Postgres and not kept in the cache.
-pub(crate) const STATE_MAX_BYTES: usize = 256 * 1024;
 /// The same failure again and again is logged this often.
 const SAY_EVERY: Duration = Duration::from_secs(10);
 
@@ -75,8 +72,8 @@ struct CacheParts {
     /// Wakes the task that keeps the connection after somebody gave it up.
     dropped: Notify,
     known: ArcSwapOption<epoch::Known>,
-    /// Whether the connection goes on being used.
-    breaker: Breaker,
+    /// Reads in a row that the connection did not answer in time.
+    late_reads: AtomicU32,
     /// For each code, in the order of [`Code`]: an outage is one line now and then, and
     /// another failure on top of it is a line at once.
     said: [RateLimit; Code::VARIANTS.len()],
@@ -103,7 +100,7 @@ impl Cache {
             connection: ArcSwapOption::empty(),
             dropped: Notify::new(),
             known: ArcSwapOption::empty(),
-            breaker: Breaker::default(),
+            late_reads: AtomicU32::new(0),
             said: std::array::from_fn(|_| RateLimit::new(1, SAY_EVERY)),
         })))
     }

@@ -14,7 +14,6 @@ mod subjects;
 mod unknown;
 mod values;
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -34,52 +33,40 @@ pub(crate) const DLQ_SUBJECTS: &str = "dlq.>";
 
 /// Everything that a process of ganesh can be told. Its `Debug` shows no secret.
 #[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "SETTINGS says what each field is")]
 pub struct Config {
-    /// JetStream: its address, and the streams and the consumer of ganesh.
     pub nats: NatsConfig,
-    /// Postgres: where it is, and how `events` is kept.
     pub postgres: PostgresConfig,
-    /// Dragonfly or Redis.
     pub(crate) cache: CacheConfig,
-    /// The message path.
     pub pipeline: PipelineConfig,
     pub(crate) http: HttpConfig,
-    /// Logs and traces.
     pub telemetry: TelemetryConfig,
-    /// How long to wait at start for NATS and Postgres to be there.
     pub(crate) startup_timeout: Duration,
-    /// How long a shutdown may take, from SIGTERM to exit.
     pub shutdown_grace: Duration,
 }
 
 /// JetStream: its address, and the streams and the consumer of ganesh.
 #[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "SETTINGS says what each field is")]
 pub struct NatsConfig {
-    /// Server addresses, separated by commas.
     pub(crate) url: SecretUrl,
     pub(crate) stream: String,
-    /// The subjects of that stream, when it has to be made.
     pub subjects: Vec<String>,
-    /// A stream made by ganesh drops messages of this age.
     pub stream_max_age: Duration,
-    /// A stream made by ganesh drops its oldest messages at this size.
     pub stream_max_bytes: u64,
-    /// The durable pull consumer, shared by all replicas.
     pub(crate) consumer: String,
     pub(crate) dlq_stream: String,
-    /// How long the server waits for an acknowledgement before it delivers again.
     pub(crate) ack_wait: Duration,
 }
 
 /// Postgres: where it is, and how `events` is kept.
 #[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "SETTINGS says what each field is")]
 pub struct PostgresConfig {
     pub(crate) url: SecretUrl,
-    /// Whether `serve` applies the migrations before it starts.
     pub migrate_on_start: bool,
-    /// The time that one partition of `events` covers.
     pub(crate) partition_interval: PartitionInterval,
-    /// Days after which events are dropped; `None` keeps them.
+    /// `None` keeps events.
     pub retention_days: Option<u32>,
 }
 
@@ -94,76 +81,59 @@ pub enum PartitionInterval {
 
 /// Dragonfly or Redis.
 #[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "SETTINGS says what each field is")]
 pub struct CacheConfig {
-    /// The connection string.
     pub url: SecretUrl,
-    /// How long an entry stays after a read put it there.
     pub ttl: Duration,
 }
 
 /// The message path.
 #[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "SETTINGS says what each field is")]
 pub struct PipelineConfig {
-    /// Whether a message that is no CloudEvent becomes an event all the same.
     pub accept_plain: bool,
-    /// A message that was delivered more often is stored alone; past twice that it is given up.
     pub(crate) max_deliveries: u64,
-    /// A batch is closed at this many events.
     pub(crate) batch_max_events: usize,
-    /// A batch is closed at this many bytes, as the messages were delivered.
+    /// As the messages were delivered.
     pub(crate) batch_max_bytes: usize,
-    /// Batches written at the same time, each on its own connection.
     pub(crate) writers: usize,
-    /// Messages held at most, from delivery to settlement.
     pub(crate) max_in_flight: usize,
-    /// Bytes held at most, from delivery to settlement.
     pub(crate) max_in_flight_bytes: usize,
 }
 
 #[derive(Debug, Clone)]
 pub(crate) struct HttpConfig {
     pub(crate) api_addr: SocketAddr,
-    /// Where `/livez`, `/readyz` and `/metrics` are served.
     pub(crate) admin_addr: SocketAddr,
     pub(crate) api_token: Option<Secret>,
 }
 
 /// Logs and traces.
 #[derive(Debug, Clone)]
+#[expect(missing_docs, reason = "SETTINGS says what each field is")]
 pub struct TelemetryConfig {
-    /// A `tracing` filter, such as `info` or `ganesh=debug,info`.
     pub(crate) log_filter: String,
     pub(crate) log_format: LogFormat,
-    /// The folder of `app.log`, which gets every line too.
     pub(crate) log_dir: Option<PathBuf>,
     /// Off: nothing is counted, timed or traced.
     pub(crate) enabled: bool,
-    /// Whether spans are exported over OTLP; never when nothing is timed.
+    /// Never when nothing is timed.
     pub(crate) traces: TracesExporter,
-    /// Where the OTLP collector listens (gRPC, without TLS).
     pub(crate) otlp_endpoint: SecretUrl,
-    /// A message that takes longer, from the stream's timestamp to the settlement, is kept
-    /// as a trace.
+    /// From the stream's timestamp to the settlement.
     pub(crate) trace_slow: Duration,
-    /// One in this many traces of messages that nothing else keeps, and of requests without a
-    /// sampled caller; 0 means none.
+    /// One in this many; 0 means none.
     pub(crate) trace_baseline: u32,
-    /// Traces of messages kept in a second, at most.
     pub(crate) trace_max_per_second: u32,
-    /// The resource attribute `service.name`.
     pub service_name: String,
-    /// Further resource attributes.
     pub resource_attributes: Vec<(String, String)>,
 }
 
-/// How a log line looks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LogFormat {
     /// Text on a terminal, JSON elsewhere.
     Auto,
-    /// One line of text for people.
     Text,
-    /// One JSON object a line.
     Json,
 }
 
@@ -237,15 +207,12 @@ impl Config {
     /// JetStream would reject these; the second only after it made the event stream.
     fn check_subjects(&self, r: &mut Reader) {
         let subjects = &self.nats.subjects;
-        let twice = subjects.iter().enumerate().any(|(i, one)| {
-            subjects[..i]
-                .iter()
-                .any(|other| subjects::overlap(one, other))
+        let overlap = subjects.iter().enumerate().any(|(i, one)| {
+            let mut others = subjects[..i].iter().map(String::as_str);
+            subjects::overlap(one, DLQ_SUBJECTS)
+                || others.any(|other| subjects::overlap(one, other))
         });
-        let letters = subjects
-            .iter()
-            .any(|subject| subjects::overlap(subject, DLQ_SUBJECTS));
-        if twice || letters {
+        if overlap {
             r.conflict(
                 "GANESH_SUBJECTS",
                 "GANESH_SUBJECTS",
@@ -353,14 +320,5 @@ impl TelemetryConfig {
             service_name: r.parse("OTEL_SERVICE_NAME", "some text", |raw| Some(raw.to_owned())),
             resource_attributes: r.key_values("OTEL_RESOURCE_ATTRIBUTES"),
         }
-    }
-}
-
-impl fmt::Display for PartitionInterval {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Hour => "hour",
-            Self::Day => "day",
-        })
     }
 }

@@ -23,6 +23,7 @@ use std::collections::BTreeMap;
 
 use async_nats::HeaderMap;
 use bytes::Bytes;
+use memchr::memchr2_iter;
 use serde::de::IgnoredAny;
 use xxhash_rust::xxh3::Xxh3Default;
 
@@ -40,9 +41,6 @@ pub use self::trace_id::TraceId;
 /// How deeply arrays and objects may nest in JSON data. Postgres takes a few thousand levels, but
 /// readers do not: `serde_json` stops at 127, and the API wraps an event into a few levels more.
 pub const JSON_DEPTH_MAX_LEVELS: usize = 100;
-
-/// Few enough that a byte can count them.
-const COUNTED_CHUNK_BYTES: usize = 128;
 
 /// One event: the attributes of `CloudEvents` 1.0 and its data.
 #[derive(Clone, Debug, PartialEq)]
@@ -98,6 +96,20 @@ impl Data {
         match self {
             Self::None => 0,
             Self::Json(bytes) | Self::Binary(bytes) => bytes.len(),
+        }
+    }
+
+    pub(crate) fn json(&self) -> Option<&Bytes> {
+        match self {
+            Self::Json(text) => Some(text),
+            Self::None | Self::Binary(_) => None,
+        }
+    }
+
+    pub(crate) fn binary(&self) -> Option<&Bytes> {
+        match self {
+            Self::Binary(bytes) => Some(bytes),
+            Self::None | Self::Json(_) => None,
         }
     }
 
@@ -181,12 +193,16 @@ pub fn message_id(event: &Event) -> String {
 /// Returns whether a media type is JSON: `*/json` or `*/*+json`, parameters aside (JSON format,
 /// section 3.1.1).
 fn is_json(media_type: &str) -> bool {
-    let essence = media_type.split(';').next().unwrap_or_default().trim();
-    let Some((_, subtype)) = essence.split_once('/') else {
-        return false;
-    };
-    let suffix = subtype.rsplit('+').next().unwrap_or_default();
-    suffix.eq_ignore_ascii_case("json")
+    let subtype = essence(media_type)
+        .split_once('/')
+        .map(|(_, subtype)| subtype);
+    let suffix = subtype.and_then(|subtype| subtype.rsplit('+').next());
+    suffix.is_some_and(|suffix| suffix.eq_ignore_ascii_case("json"))
+}
+
+/// A media type without its parameters.
+fn essence(media_type: &str) -> &str {
+    media_type.split(';').next().unwrap_or_default().trim()
 }
 
 /// The JSON text of a body, without the white space around it and without a copy.
@@ -218,11 +234,8 @@ fn json_error(what: &str, error: &serde_json::Error) -> DecodeError {
 /// Refuses valid JSON that nests deeper than [`JSON_DEPTH_MAX_LEVELS`]; the parser itself does not
 /// recurse and has no limit.
 fn check_depth(json: &str) -> Result<(), DecodeError> {
-    let openers: usize = json
-        .as_bytes()
-        .chunks(COUNTED_CHUNK_BYTES)
-        .map(openers)
-        .sum();
+    // Nearly every text has fewer brackets than levels are accepted.
+    let openers = memchr2_iter(b'[', b'{', json.as_bytes()).count();
     if openers <= JSON_DEPTH_MAX_LEVELS || depth(json) <= JSON_DEPTH_MAX_LEVELS {
         return Ok(());
     }
@@ -232,16 +245,6 @@ fn check_depth(json: &str) -> Result<(), DecodeError> {
             "the data is JSON nested too deep: at most {JSON_DEPTH_MAX_LEVELS} levels are accepted"
         ),
     ))
-}
-
-/// How many brackets open in a chunk of at most [`COUNTED_CHUNK_BYTES`]: in a byte, which lets the
-/// compiler count many at once.
-fn openers(chunk: &[u8]) -> usize {
-    let count: u8 = chunk
-        .iter()
-        .map(|byte| u8::from(matches!(byte, b'[' | b'{')))
-        .sum();
-    usize::from(count)
 }
 
 fn depth(json: &str) -> usize {

@@ -8,6 +8,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
 use redis::AsyncConnectionConfig;
@@ -15,13 +16,15 @@ use redis::aio::MultiplexedConnection;
 use tokio::time::MissedTickBehavior;
 
 use super::Cache;
-use super::epoch::{Asked, Known};
-use super::failure::{CacheFailure, classify, within};
+use super::epoch::Asked;
+use super::failure::{CacheFailure, FailureKind, cache_error, classify, within};
 use crate::backoff::Backoff;
-use crate::error::{Class, Code, Dependency, Error};
-use crate::storage::classify as classify_postgres;
-use crate::storage::epoch::claim;
+use crate::error::{Code, Dependency, Error};
+use crate::storage::deadline::{Deadline, LentConnection};
+use crate::storage::epoch;
 
+/// Reads in a row without an answer in time, after which the connection is given up.
+const LATE_READS_MAX: u32 = 3;
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
 /// Between two attempts, doubled from the first to the second.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
@@ -78,13 +81,15 @@ impl Cache {
             .map_err(|error| classify(&error))?;
         let server = identify(&mut connection).await?;
         let asked = Asked::now();
-        let claimed = tokio::time::timeout(CLAIM_LIMIT, claim(self.0.reads.pool(), &server)).await;
-        let Ok(row) = claimed else {
-            let what = "binding the cache epoch to its server";
-            return Err(Error::timeout(Dependency::Postgres, what));
+        let claim = async {
+            let mut lent = LentConnection::of(self.0.reads.pool()).await?;
+            let row = epoch::claim(&mut lent.connection, &server).await?;
+            lent.give_back();
+            Ok(row)
         };
-        let row = row.map_err(|error| classify_postgres(&error))?;
-        self.learn(Known::new(row, asked));
+        let deadline = Deadline::new(CLAIM_LIMIT, "binding the cache epoch to its server");
+        let row = deadline.run(claim).await?;
+        self.learn(row, asked);
         Ok(Arc::new(VerifiedConnection {
             redis: connection,
             server,
@@ -94,7 +99,7 @@ impl Cache {
     /// Hands the connection out until it fails. Returns `None` where the failure was logged
     /// already.
     async fn watch(&self, connection: Arc<VerifiedConnection>) -> Option<Error> {
-        self.0.breaker.close();
+        self.0.late_reads.store(0, Ordering::Relaxed);
         self.0.connection.store(Some(connection.clone()));
         self.0.health.set(Dependency::Cache, true);
         let mut tick = tokio::time::interval(WATCH_INTERVAL);
@@ -104,7 +109,7 @@ impl Cache {
                 _ = tick.tick() => {}
                 () = self.0.dropped.notified() => {}
             }
-            if !self.is_current(&connection) {
+            if !is_same(self.0.connection.load().as_ref(), &connection) {
                 return None;
             }
             if let Err(error) = self.check(&connection).await {
@@ -118,7 +123,8 @@ impl Cache {
     async fn check(&self, connection: &VerifiedConnection) -> Result<(), Error> {
         let server = identify(&mut connection.redis.clone()).await?;
         if server != connection.server {
-            return Err(not_bound("the cache's data was replaced"));
+            let what = "the cache's data was replaced";
+            return Err(cache_error(Code::Conflict, what));
         }
         let known = self.0.known.load_full();
         let bound = known.is_none_or(|known| known.row.server.as_ref() == Some(&connection.server));
@@ -127,23 +133,13 @@ impl Cache {
         {
             return Ok(());
         }
-        Err(not_bound("the epoch was bound to another cache server"))
-    }
-
-    fn is_current(&self, connection: &Arc<VerifiedConnection>) -> bool {
-        let current = self.0.connection.load();
-        current
-            .as_ref()
-            .is_some_and(|current| Arc::ptr_eq(current, connection))
+        Err(bound_to_another())
     }
 
     /// Gives the connection up: nobody uses it until the next one is verified.
     pub(super) fn give_up(&self, connection: &Arc<VerifiedConnection>, error: &Error) {
         let previous = self.0.connection.compare_and_swap(connection, None);
-        if previous
-            .as_ref()
-            .is_some_and(|previous| Arc::ptr_eq(previous, connection))
-        {
+        if is_same(previous.as_ref(), connection) {
             self.0.health.set(Dependency::Cache, false);
             self.say(error);
             self.0.dropped.notify_one();
@@ -157,12 +153,23 @@ impl Cache {
         failure: &CacheFailure,
         reading: bool,
     ) {
-        self.0.metrics.dependency_error(failure.error());
-        if matches!(failure, CacheFailure::Refused(_) | CacheFailure::Foreign(_)) {
-            self.say(failure.error());
-        }
-        if self.0.breaker.note(failure, reading) {
-            self.give_up(connection, failure.error());
+        let CacheFailure { kind, error } = failure;
+        self.0.metrics.dependency_error(error);
+        let gives_up = match kind {
+            // An answer: the connection is whole.
+            FailureKind::Refused | FailureKind::Foreign => {
+                self.say(error);
+                false
+            }
+            // Nothing depends on the answer to a read: one late answer is no reason to make
+            // every batch do without the cache.
+            FailureKind::Late if reading => {
+                self.0.late_reads.fetch_add(1, Ordering::Relaxed) + 1 >= LATE_READS_MAX
+            }
+            FailureKind::Late | FailureKind::Broken => true,
+        };
+        if gives_up {
+            self.give_up(connection, error);
         }
     }
 
@@ -174,8 +181,13 @@ impl Cache {
     }
 }
 
-fn not_bound(what: &str) -> Error {
-    Error::new(Dependency::Cache, Class::Transient, Code::Conflict, what)
+fn is_same(one: Option<&Arc<VerifiedConnection>>, other: &Arc<VerifiedConnection>) -> bool {
+    one.is_some_and(|one| Arc::ptr_eq(one, other))
+}
+
+pub(super) fn bound_to_another() -> Error {
+    let what = "the epoch was bound to another cache server";
+    cache_error(Code::Conflict, what)
 }
 
 /// Which process of the server this connection leads to: Redis has a `run_id`, Dragonfly a
@@ -191,7 +203,7 @@ async fn identify(connection: &mut MultiplexedConnection) -> Result<String, Erro
     let infos = infos.query_async::<(String, String)>(connection);
     let (server, replication) = within(ANSWER_LIMIT, "INFO", infos)
         .await
-        .map_err(CacheFailure::into_error)?;
+        .map_err(|failure| failure.error)?;
     identity(&server, &replication)
 }
 
@@ -201,16 +213,14 @@ fn identity(server: &str, replication: &str) -> Result<String, Error> {
         .chain(replication.lines())
         .filter_map(|line| line.trim_end().split_once(':'))
         .collect();
-    let refuse = |code, what| Error::new(Dependency::Cache, Class::Transient, code, what);
-    if let Some(role) = fields.get("role")
-        && *role != "master"
-    {
-        return Err(refuse(Code::Unavailable, "the cache server is a replica"));
+    if fields.get("role").is_some_and(|role| *role != "master") {
+        let what = "the cache server is a replica";
+        return Err(cache_error(Code::Unavailable, what));
     }
     match (fields.get("run_id"), fields.get("master_replid")) {
         (Some(run), Some(data)) => Ok(format!("{run}/{data}")),
         (Some(id), None) | (None, Some(id)) => Ok((*id).to_owned()),
-        (None, None) => Err(refuse(
+        (None, None) => Err(cache_error(
             Code::Setup,
             "INFO names neither run_id nor master_replid: a restart could not be noticed",
         )),
@@ -222,27 +232,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn redis_is_known_by_its_run_and_its_data() {
-        let server = "# Server\r\nredis_version:7.0.15\r\nrun_id:abc\r\nuptime_in_seconds:2\r\n";
+    fn a_server_is_known_by_its_run_and_its_data_as_far_as_it_names_them() {
+        let redis = "# Server\r\nredis_version:7.0.15\r\nrun_id:abc\r\nuptime_in_seconds:2\r\n";
+        let dragonfly = "# Server\r\nredis_version:7.4.0\r\ndragonfly_version:df-v1.39.0\r\n";
         let replication = "# Replication\r\nrole:master\r\nmaster_replid:def\r\n";
-        assert_eq!(identity(server, replication).expect("accepted"), "abc/def");
-    }
-
-    #[test]
-    fn dragonfly_is_known_by_its_replication_id() {
-        let server = "# Server\r\nredis_version:7.4.0\r\ndragonfly_version:df-v1.39.0\r\n";
-        let replication =
-            "# Replication\r\nrole:master\r\nconnected_slaves:0\r\nmaster_replid:def\r\n";
-        assert_eq!(identity(server, replication).expect("accepted"), "def");
+        assert_eq!(identity(redis, replication).expect("accepted"), "abc/def");
+        assert_eq!(identity(dragonfly, replication).expect("accepted"), "def");
     }
 
     #[test]
     fn a_replica_and_a_server_without_identity_are_not_used() {
         let replica = identity("run_id:abc\r\n", "role:slave\r\nmaster_replid:def\r\n");
         assert_eq!(replica.expect_err("refused").code, Code::Unavailable);
-        assert_eq!(
-            identity("", "role:master").expect_err("refused").code,
-            Code::Setup
-        );
+        let nameless = identity("", "role:master");
+        assert_eq!(nameless.expect_err("refused").code, Code::Setup);
     }
 }

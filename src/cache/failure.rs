@@ -7,36 +7,36 @@ use redis::{ErrorKind, RedisError, RedisResult, ServerErrorKind};
 use crate::error::{Class, Code, Dependency, Error};
 
 #[derive(Debug)]
-pub(super) enum CacheFailure {
+pub(super) struct CacheFailure {
+    pub(super) kind: FailureKind,
+    pub(super) error: Error,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum FailureKind {
     /// The server answered, and refused (out of memory, loading, no permission): the connection
     /// is whole and what was sent before and after is not touched by it.
-    Refused(Error),
+    Refused,
     /// The key holds something that ganesh did not write.
-    Foreign(Error),
+    Foreign,
     /// No answer in time. The operation may still happen.
-    Late(Error),
+    Late,
     /// The connection broke. The operation may have happened.
-    Broken(Error),
+    Broken,
 }
 
 impl CacheFailure {
-    pub(super) fn into_error(self) -> Error {
-        match self {
-            Self::Refused(error)
-            | Self::Foreign(error)
-            | Self::Late(error)
-            | Self::Broken(error) => error,
+    pub(super) fn late(what: &str) -> Self {
+        Self {
+            kind: FailureKind::Late,
+            error: Error::timeout(Dependency::Cache, what),
         }
     }
+}
 
-    pub(super) fn error(&self) -> &Error {
-        match self {
-            Self::Refused(error)
-            | Self::Foreign(error)
-            | Self::Late(error)
-            | Self::Broken(error) => error,
-        }
-    }
+/// No error is fatal: without the cache reads are only slower.
+pub(super) fn cache_error(code: Code, what: impl Into<String>) -> Error {
+    Error::new(Dependency::Cache, Class::Transient, code, what)
 }
 
 /// Waits for an answer of the cache, at most `limit`.
@@ -47,23 +47,23 @@ pub(super) async fn within<T>(
 ) -> Result<T, CacheFailure> {
     match tokio::time::timeout(limit, answer).await {
         Ok(answer) => answer.map_err(|error| failure(&error)),
-        Err(_) => Err(CacheFailure::Late(Error::timeout(Dependency::Cache, what))),
+        Err(_) => Err(CacheFailure::late(what)),
     }
 }
 
 fn failure(error: &RedisError) -> CacheFailure {
-    let described = classify(error);
-    match error.kind() {
+    let kind = match error.kind() {
         // The same code in every version of either server.
-        _ if error.code() == Some("WRONGTYPE") => CacheFailure::Foreign(described),
-        ErrorKind::Server(_) | ErrorKind::Extension => CacheFailure::Refused(described),
-        _ if error.is_timeout() => CacheFailure::Late(described),
-        _ => CacheFailure::Broken(described),
-    }
+        _ if error.code() == Some("WRONGTYPE") => FailureKind::Foreign,
+        ErrorKind::Server(_) | ErrorKind::Extension => FailureKind::Refused,
+        _ if error.is_timeout() => FailureKind::Late,
+        _ => FailureKind::Broken,
+    };
+    let error = classify(error);
+    CacheFailure { kind, error }
 }
 
-/// Converts an error of the client library. No error is fatal: without the cache reads are only
-/// slower.
+/// Converts an error of the client library.
 pub(super) fn classify(error: &RedisError) -> Error {
     let code = match (error.kind(), error.code()) {
         (_, Some("OOM")) => Code::Resources,
@@ -84,5 +84,5 @@ pub(super) fn classify(error: &RedisError) -> Error {
         _ if error.is_unrecoverable_error() => Code::Connection,
         _ => Code::Response,
     };
-    Error::new(Dependency::Cache, Class::Transient, code, error.to_string())
+    cache_error(code, error.to_string())
 }

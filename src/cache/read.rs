@@ -1,6 +1,7 @@
 //! A read of a subject's newest state: from the cache, or from Postgres through the cache.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -8,11 +9,12 @@ use redis::aio::MultiplexedConnection;
 use redis::{ExistenceCheck, SetExpiry, SetOptions};
 use tokio::time::{Instant, sleep};
 
+use super::Cache;
 use super::connection::VerifiedConnection;
-use super::failure::{CacheFailure, within};
+use super::epoch::Asked;
+use super::failure::{CacheFailure, FailureKind, cache_error, within};
 use super::keys::{self, CachedEntry};
-use super::{Cache, STATE_MAX_BYTES};
-use crate::error::{Class, Code, Dependency, Error};
+use crate::error::{Code, Error};
 use crate::event::{Timestamp, to_json};
 use crate::labels::CacheRequest;
 
@@ -56,17 +58,6 @@ pub enum Origin {
     Bypass,
 }
 
-enum Met {
-    NewestState {
-        age: Duration,
-        event: Bytes,
-    },
-    /// Nothing; this reader holds the lease.
-    Nothing,
-    /// Another reader holds the lease.
-    Lease,
-}
-
 impl Cache {
     /// The newest event of a subject.
     ///
@@ -82,8 +73,8 @@ impl Cache {
         let mut waited = false;
         loop {
             match meet(&connection, &key, &lease).await {
-                Ok(Met::NewestState { age, event }) => {
-                    self.0.breaker.close();
+                Ok(Some(CachedEntry::NewestState { age, event })) => {
+                    self.0.late_reads.store(0, Ordering::Relaxed);
                     let (request, origin) = if waited {
                         (CacheRequest::ReadWait, Origin::Collapsed { age })
                     } else {
@@ -93,15 +84,15 @@ impl Cache {
                     let event = Some(event);
                     return Ok(Answer { event, origin });
                 }
-                Ok(Met::Nothing) => return self.fill(&connection, subject, &key, &lease).await,
-                Ok(Met::Lease) if Instant::now() < give_up_at => {
+                Ok(None) => return self.fill(&connection, subject, &key, &lease).await,
+                Ok(Some(CachedEntry::Lease)) if Instant::now() < give_up_at => {
                     waited = true;
                     sleep(WAIT_INTERVAL).await;
                 }
-                Ok(Met::Lease) => return self.bypass(subject).await,
+                Ok(Some(CachedEntry::Lease)) => return self.bypass(subject).await,
                 Err(failure) => {
                     self.note(&connection, &failure, true);
-                    if matches!(failure, CacheFailure::Foreign(_)) {
+                    if failure.kind == FailureKind::Foreign {
                         remove(&connection, &key).await;
                     }
                     return self.bypass(subject).await;
@@ -114,7 +105,9 @@ impl Cache {
     fn readable(&self) -> Option<(Arc<VerifiedConnection>, i64)> {
         let connection = self.0.connection.load_full()?;
         let known = self.0.known.load();
-        let known = known.as_ref().filter(|known| known.is_recent())?;
+        let known = known
+            .as_ref()
+            .filter(|known| known.asked.is_recent(Asked::now()))?;
         let bound = known.row.server.as_ref() == Some(&connection.server);
         bound.then_some((connection, known.row.epoch))
     }
@@ -143,19 +136,17 @@ impl Cache {
         let mut value = Vec::new();
         if let Ok(Some(found)) = &found {
             let json = to_json(&found.event);
-            if json.len() <= STATE_MAX_BYTES {
-                value = keys::value(found.event.time, found.stream_seq, Timestamp::now(), &json);
-            }
+            value = keys::value(found.event.time, found.stream_seq, Timestamp::now(), &json);
             event = Some(json);
         }
-        let stored = self.settle(connection, key, lease, &value).await && !value.is_empty();
+        let stored = self.settle(connection, key, lease, &value).await;
         found?;
         let origin = Origin::Miss { stored };
         Ok(Answer { event, origin })
     }
 
     /// Replaces our lease by a value, or gives it back when there is none. Returns whether the
-    /// lease was still there.
+    /// value is in the cache.
     async fn settle(
         &self,
         connection: &Arc<VerifiedConnection>,
@@ -183,21 +174,21 @@ impl Cache {
     }
 }
 
-/// Looks under a key; takes the lease where there is nothing.
+/// Looks under a key; takes the lease where there is nothing, which is `None`.
 async fn meet(
     connection: &VerifiedConnection,
     key: &str,
     lease: &str,
-) -> Result<Met, CacheFailure> {
+) -> Result<Option<CachedEntry>, CacheFailure> {
     let mut connection = connection.redis.clone();
     let stored = redis::Cmd::get(key);
     let stored = stored.query_async::<Option<Vec<u8>>>(&mut connection);
     if let Some(stored) = within(READ_LIMIT, "reading a state", stored).await? {
-        return match keys::parse(stored, Timestamp::now()) {
-            Some(CachedEntry::NewestState { age, event }) => Ok(Met::NewestState { age, event }),
-            Some(CachedEntry::Lease) => Ok(Met::Lease),
-            None => Err(CacheFailure::Foreign(foreign())),
-        };
+        let entry = keys::parse(stored, Timestamp::now());
+        return entry.map(Some).ok_or_else(|| CacheFailure {
+            kind: FailureKind::Foreign,
+            error: cache_error(Code::Response, "a key of ours holds what we did not write"),
+        });
     }
     let lease_ms = u64::try_from(LEASE.as_millis()).expect("two seconds");
     let options = SetOptions::default()
@@ -206,14 +197,9 @@ async fn meet(
     let taken = redis::Cmd::set_options(key, lease, options);
     let taken = taken.query_async::<Option<()>>(&mut connection);
     match within(READ_LIMIT, "taking a lease", taken).await? {
-        Some(()) => Ok(Met::Nothing),
-        None => Ok(Met::Lease),
+        Some(()) => Ok(None),
+        None => Ok(Some(CachedEntry::Lease)),
     }
-}
-
-fn foreign() -> Error {
-    let what = "a key of ours holds what we did not write";
-    Error::new(Dependency::Cache, Class::Transient, Code::Response, what)
 }
 
 /// Removes a foreign value. If that fails, the next read tries again.
@@ -222,6 +208,6 @@ async fn remove(connection: &VerifiedConnection, key: &str) {
     let removal = redis::Cmd::del(key);
     let removal = removal.query_async::<()>(&mut connection);
     if let Err(failure) = within(READ_LIMIT, "removing a key", removal).await {
-        tracing::debug!(error = %failure.error(), "foreign key not removed");
+        tracing::debug!(error = %failure.error, "foreign key not removed");
     }
 }

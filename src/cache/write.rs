@@ -1,19 +1,18 @@
 //! After a commit: what the cache holds of the batch's subjects becomes their newest state.
 
 use std::ops::Range;
-use std::sync::Arc;
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 
-use super::connection::VerifiedConnection;
-use super::failure::{CacheFailure, within};
-use super::{Cache, STATE_MAX_BYTES, keys};
-use crate::error::{Class, Code, Dependency, Error};
+use super::connection::bound_to_another;
+use super::failure::{CacheFailure, FailureKind, within};
+use super::{Cache, keys};
+use crate::error::Error;
 use crate::event::{Event, Timestamp, to_json};
 use crate::labels::CacheRequest;
-use crate::storage::deadline::Deadline;
-use crate::storage::epoch::{self, EpochRow};
+use crate::storage::deadline::{Deadline, LentConnection};
+use crate::storage::epoch;
 
 /// A round trip takes no longer than this, nor a batch's write than this and the next together;
 /// then the epoch advances instead.
@@ -92,12 +91,15 @@ impl Cache {
         // by an earlier one nobody goes for more than a second.
         let row = self.read_epoch(EPOCH_LIMIT).await?;
         if row.server.as_ref() != Some(&connection.server) {
-            let what = "the epoch was bound to another cache server";
-            let error = Error::new(Dependency::Cache, Class::Transient, Code::Conflict, what);
+            let error = bound_to_another();
             self.give_up(&connection, &error);
             return self.skip().await.map(|_| Some(error));
         }
-        match self.write_in_time(&connection, &row, states).await {
+        let write = self.write(connection.redis.clone(), row.epoch, states);
+        let subjects = u32::try_from(states.len()).unwrap_or(u32::MAX);
+        let limit = WRITE_LIMIT + WRITE_LIMIT_PER_SUBJECT * subjects;
+        let written = tokio::time::timeout(limit, write).await;
+        match written.unwrap_or_else(|_| Err(CacheFailure::late("write of a batch"))) {
             Ok(()) => {
                 self.count(CacheRequest::WriteOk);
                 Ok(None)
@@ -106,7 +108,7 @@ impl Cache {
                 self.note(&connection, &failure, false);
                 self.count(CacheRequest::WriteError);
                 self.advance().await?;
-                Ok(Some(failure.into_error()))
+                Ok(Some(failure.error))
             }
         }
     }
@@ -118,29 +120,14 @@ impl Cache {
     }
 
     async fn advance(&self) -> Result<(), Error> {
+        let advance = async {
+            let mut lent = LentConnection::of(self.0.reads.pool()).await?;
+            epoch::advance(&mut lent.connection).await?;
+            lent.give_back();
+            Ok(())
+        };
         let deadline = Deadline::new(EPOCH_LIMIT, "advancing the cache epoch");
-        let mut connection = deadline.connection(self.0.reads.pool()).await?;
-        let epoch = deadline.apply(epoch::advance(&mut *connection)).await;
-        deadline.answer(&mut connection, epoch)?;
-        Ok(())
-    }
-
-    async fn write_in_time(
-        &self,
-        connection: &Arc<VerifiedConnection>,
-        row: &EpochRow,
-        states: &[NewestState<'_>],
-    ) -> Result<(), CacheFailure> {
-        let write = self.write(connection.redis.clone(), row.epoch, states);
-        let subjects = u32::try_from(states.len()).unwrap_or(u32::MAX);
-        let limit = WRITE_LIMIT + WRITE_LIMIT_PER_SUBJECT * subjects;
-        match tokio::time::timeout(limit, write).await {
-            Ok(written) => written,
-            Err(_) => Err(CacheFailure::Late(Error::timeout(
-                Dependency::Cache,
-                "write of a batch",
-            ))),
-        }
+        deadline.run(advance).await
     }
 
     async fn write(
@@ -153,14 +140,16 @@ impl Cache {
             let found = find(&mut connection, epoch, states).await?;
             let values: Vec<Vec<u8>> = found.iter().map(|found| encode(found.state)).collect();
             for trip in trips(&values) {
-                let replaced =
-                    self.replace(&mut connection, &found[trip.clone()], &values[trip.clone()]);
-                match replaced.await {
+                let (found, values) = (&found[trip.clone()], &values[trip]);
+                match self.replace(&mut connection, found, values).await {
                     // Out of memory, say. What cannot be replaced can still be removed.
-                    Err(CacheFailure::Refused(error) | CacheFailure::Foreign(error)) => {
+                    Err(CacheFailure {
+                        kind: FailureKind::Refused | FailureKind::Foreign,
+                        error,
+                    }) => {
                         self.0.metrics.dependency_error(&error);
                         self.say(&error);
-                        remove(&mut connection, &found[trip]).await?;
+                        remove(&mut connection, found).await?;
                     }
                     replaced => replaced?,
                 }
@@ -242,9 +231,6 @@ fn encode(state: &NewestState<'_>) -> Vec<u8> {
         return Vec::new();
     }
     let json = to_json(state.event);
-    if json.len() > STATE_MAX_BYTES {
-        return Vec::new();
-    }
     keys::value(state.event.time, state.stream_seq, Timestamp::now(), &json)
 }
 

@@ -5,7 +5,6 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
-use std::fmt;
 use std::path::Path;
 
 use clap::ArgMatches;
@@ -17,16 +16,9 @@ use super::unknown;
 use crate::text;
 
 /// Every mistake found in the settings, one a line. Exit code 2.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Default, PartialEq, Eq, thiserror::Error)]
+#[error("{}", .0.join("\n"))]
 pub struct ConfigErrors(Vec<String>);
-
-impl fmt::Display for ConfigErrors {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.0.join("\n"))
-    }
-}
-
-impl std::error::Error for ConfigErrors {}
 
 /// Turns raw values into typed ones. A getter that fails notes the mistake and goes on with the
 /// default, so that the rest is checked too.

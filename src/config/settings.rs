@@ -1,5 +1,7 @@
 //! The table of settings: name, default, help. One fact in one place.
 
+use strum::IntoStaticStr;
+
 use Group::{DeadLetters, Http, LogLevel, Pipeline, Produce, Servers, Storage, Stream, Telemetry};
 
 /// One setting: a flag and an environment variable.
@@ -16,17 +18,21 @@ pub struct Setting {
 }
 
 /// The topic of a setting. The last three belong to one command each.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr)]
 #[expect(missing_docs, reason = "the headings say what they are")]
 pub enum Group {
     Servers,
     Stream,
     Pipeline,
     Storage,
+    #[strum(serialize = "HTTP")]
     Http,
     Telemetry,
+    #[strum(serialize = "Producer")]
     Produce,
+    #[strum(serialize = "Dead letters")]
     DeadLetters,
+    #[strum(serialize = "Log level")]
     LogLevel,
 }
 
@@ -45,18 +51,8 @@ impl Group {
     ];
 
     /// The heading in `--help` and `.env.example`.
-    pub const fn heading(self) -> &'static str {
-        match self {
-            Servers => "Servers",
-            Stream => "Stream",
-            Pipeline => "Pipeline",
-            Storage => "Storage",
-            Http => "HTTP",
-            Telemetry => "Telemetry",
-            Produce => "Producer",
-            DeadLetters => "Dead letters",
-            LogLevel => "Log level",
-        }
+    pub fn heading(self) -> &'static str {
+        self.into()
     }
 
     /// Returns whether only one command has these settings.

@@ -3,6 +3,8 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
+use strum::{EnumString, IntoStaticStr, VariantArray};
+
 use super::{Data, DecodeError, DecodeReason, Event, Timestamp};
 use crate::text::quoted;
 
@@ -33,7 +35,8 @@ pub const EXTENSIONS_MAX_BYTES: usize = 16 * 1_024;
 pub(super) const SPECVERSION: &str = "1.0";
 
 /// The attributes that the specification itself defines.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, EnumString, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "lowercase", ascii_case_insensitive, const_into_str)]
 pub(super) enum Attribute {
     Specversion,
     Id,
@@ -46,33 +49,11 @@ pub(super) enum Attribute {
 }
 
 impl Attribute {
-    pub(super) const COUNT: usize = 8;
-    pub(super) const ALL: [Self; Self::COUNT] = [
-        Self::Specversion,
-        Self::Id,
-        Self::Source,
-        Self::Type,
-        Self::Subject,
-        Self::Time,
-        Self::Datacontenttype,
-        Self::Dataschema,
-    ];
+    pub(super) const COUNT: usize = Self::VARIANTS.len();
 
-    pub(super) const fn name(self) -> &'static str {
-        match self {
-            Self::Specversion => "specversion",
-            Self::Id => "id",
-            Self::Source => "source",
-            Self::Type => "type",
-            Self::Subject => "subject",
-            Self::Time => "time",
-            Self::Datacontenttype => "datacontenttype",
-            Self::Dataschema => "dataschema",
-        }
-    }
-
-    const fn max_bytes(self) -> usize {
-        match self {
+    /// Refuses a value that is too long, or that Postgres cannot hold.
+    pub(super) fn check(self, value: &str) -> Result<(), DecodeError> {
+        let max_bytes = match self {
             Self::Specversion => SPECVERSION_MAX_BYTES,
             Self::Id => ID_MAX_BYTES,
             Self::Source => SOURCE_MAX_BYTES,
@@ -81,27 +62,16 @@ impl Attribute {
             Self::Time => TIME_MAX_BYTES,
             Self::Datacontenttype => DATACONTENTTYPE_MAX_BYTES,
             Self::Dataschema => DATASCHEMA_MAX_BYTES,
-        }
+        };
+        check_text(self.into_str(), value, max_bytes)
     }
 
     pub(super) fn find(name: &str) -> Option<Self> {
-        Self::ALL.into_iter().find(|known| known.name() == name)
+        Self::find_ignoring_case(name).filter(|known| known.into_str() == name)
     }
 
-    /// As [`Self::find`] in any case; once per header, so by length first.
     pub(super) fn find_ignoring_case(name: &str) -> Option<Self> {
-        let candidates: &[Self] = match name.len() {
-            2 => &[Self::Id],
-            4 => &[Self::Type, Self::Time],
-            6 => &[Self::Source],
-            7 => &[Self::Subject],
-            10 => &[Self::Dataschema],
-            11 => &[Self::Specversion],
-            15 => &[Self::Datacontenttype],
-            _ => &[],
-        };
-        let mut candidates = candidates.iter().copied();
-        candidates.find(|known| known.name().eq_ignore_ascii_case(name))
+        name.parse().ok()
     }
 }
 
@@ -128,11 +98,8 @@ impl Draft<'_> {
                 ),
             ));
         }
-        if self
-            .extensions
-            .insert(name.to_owned(), value.to_owned())
-            .is_some()
-        {
+        let previous = self.extensions.insert(name.to_owned(), value.to_owned());
+        if previous.is_some() {
             return Err(DecodeError::repeated(name));
         }
         if self.extensions.len() > EXTENSIONS_MAX_COUNT {
@@ -170,14 +137,14 @@ impl Draft<'_> {
     }
 
     fn required(&mut self, attribute: Attribute) -> Result<String, DecodeError> {
-        let name = attribute.name();
+        let name = attribute.into_str();
         let value = self.known[attribute as usize]
             .take()
             .ok_or_else(|| DecodeError::missing(name))?;
         if value.is_empty() {
             return Err(DecodeError::invalid_attribute(name, "must not be empty"));
         }
-        check_text(name, &value, attribute.max_bytes())?;
+        attribute.check(&value)?;
         Ok(value.into_owned())
     }
 
@@ -188,7 +155,7 @@ impl Draft<'_> {
         let Some(value) = value.filter(|value| !value.is_empty()) else {
             return Ok(None);
         };
-        check_text(attribute.name(), &value, attribute.max_bytes())?;
+        attribute.check(&value)?;
         Ok(Some(value.into_owned()))
     }
 
@@ -198,7 +165,7 @@ impl Draft<'_> {
         let Some(text) = self.known[Attribute::Time as usize].take() else {
             return Ok(stored_at);
         };
-        check_text(Attribute::Time.name(), &text, TIME_MAX_BYTES)?;
+        Attribute::Time.check(&text)?;
         Timestamp::parse_rfc3339(&text).ok_or_else(|| {
             DecodeError::new(
                 DecodeReason::InvalidTime,
@@ -217,12 +184,12 @@ pub(super) fn too_many_extensions() -> DecodeError {
 }
 
 fn check_specversion(specversion: Option<&str>) -> Result<(), DecodeError> {
-    let name = Attribute::Specversion.name();
+    let name = Attribute::Specversion.into_str();
     match specversion {
         Some(SPECVERSION) => Ok(()),
         None => Err(DecodeError::missing(name)),
         Some(other) => {
-            check_text(name, other, SPECVERSION_MAX_BYTES)?;
+            Attribute::Specversion.check(other)?;
             Err(DecodeError::new(
                 DecodeReason::UnsupportedSpecversion,
                 format!(
@@ -250,7 +217,7 @@ pub(super) fn check_nats_subject(subject: &str) -> Result<(), DecodeError> {
 
 /// Text that Postgres can hold, within its limit. Other control characters break the specification
 /// too, but do no harm: they are stored, and percent-encoded when written.
-pub(super) fn check_text(name: &str, value: &str, max_bytes: usize) -> Result<(), DecodeError> {
+fn check_text(name: &str, value: &str, max_bytes: usize) -> Result<(), DecodeError> {
     if value.len() > max_bytes {
         return Err(DecodeError::too_long(name, value.len(), max_bytes));
     }

@@ -7,6 +7,7 @@ use async_nats::HeaderMap;
 use async_nats::header::{HeaderName, NATS_MESSAGE_ID};
 use bytes::Bytes;
 use percent_encoding::{AsciiSet, CONTROLS, percent_decode_str, utf8_percent_encode};
+use strum::VariantArray as _;
 
 use super::attributes::{Attribute, Draft, SPECVERSION, is_extension_name};
 use super::headers::Headers;
@@ -18,9 +19,9 @@ const ENCODED: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'%');
 pub(super) fn decode(message: &Message<'_>, headers: &Headers<'_>) -> Result<Event, DecodeError> {
     headers.refuse_repeated_attributes()?;
     let mut draft = Draft::default();
-    for attribute in Attribute::ALL {
+    for &attribute in Attribute::VARIANTS {
         if let Some(value) = headers.known[attribute as usize] {
-            draft.known[attribute as usize] = Some(header_text(attribute.name(), value)?);
+            draft.known[attribute as usize] = Some(header_text(attribute.into_str(), value)?);
         }
     }
     for (name, value) in &headers.others {

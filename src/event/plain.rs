@@ -3,9 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
-use super::attributes::{
-    Attribute, DATACONTENTTYPE_MAX_BYTES, ID_MAX_BYTES, TYPE_MAX_BYTES, check_text,
-};
+use super::attributes::Attribute;
 use super::headers::Headers;
 use super::{Data, DecodeError, Event, Message};
 
@@ -20,15 +18,11 @@ pub(super) fn decode(
         Some(id) => Cow::Borrowed(id),
         None => Cow::Owned(format!("{}:{}", message.stream, message.stream_sequence)),
     };
-    check_text(Attribute::Id.name(), &id, ID_MAX_BYTES)?;
-    check_text(Attribute::Type.name(), message.subject, TYPE_MAX_BYTES)?;
+    Attribute::Id.check(&id)?;
+    Attribute::Type.check(message.subject)?;
     let content_type = headers.content_type()?;
     if let Some(content_type) = content_type {
-        check_text(
-            Attribute::Datacontenttype.name(),
-            content_type,
-            DATACONTENTTYPE_MAX_BYTES,
-        )?;
+        Attribute::Datacontenttype.check(content_type)?;
     }
     Ok(Event {
         id: id.into_owned(),

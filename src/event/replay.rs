@@ -56,52 +56,6 @@ impl<'a> ReplayHeaders<'a> {
             self.repeated = Some(NAMES[place]);
         }
     }
-
-    /// The first delivery, if the message is a replay; only then its `Nats-Msg-Id` counts.
-    fn read(
-        &self,
-        message_id: impl FnOnce() -> Result<Option<&'a str>, DecodeError>,
-        stored_at: Timestamp,
-    ) -> Result<Option<FirstDelivery<'a>>, DecodeError> {
-        let [generation, seen, sequence] = self.values;
-        // A letter that somebody published again as it was has generation 0.
-        let Some(generation) = generation.filter(|text| *text != "0") else {
-            return Ok(None);
-        };
-        if let Some(name) = self.repeated {
-            return Err(DecodeError::repeated(name));
-        }
-        let number = generation
-            .parse()
-            .map_err(|_| broken(GENERATION, "must be a whole number"))?;
-        let id = message_id()?
-            .and_then(|id| id.strip_suffix(generation)?.strip_suffix(GENERATION_MARK))
-            .filter(|id| !id.is_empty())
-            .ok_or_else(|| {
-                broken(
-                    GENERATION,
-                    "must stand at the end of Nats-Msg-Id, after a ~",
-                )
-            })?;
-        let seen = seen
-            .and_then(Timestamp::parse_rfc3339)
-            .filter(|seen| *seen <= stored_at)
-            .ok_or_else(|| {
-                broken(
-                    FIRST_SEEN,
-                    "must be an RFC 3339 timestamp, not after the time at which the stream stored the replay",
-                )
-            })?;
-        let sequence = sequence
-            .and_then(|text| text.parse().ok())
-            .ok_or_else(|| broken(FIRST_SEQUENCE, "must be a whole number"))?;
-        Ok(Some(FirstDelivery {
-            generation: number,
-            id,
-            seen,
-            sequence,
-        }))
-    }
 }
 
 /// The first delivery of a message that was replayed; `None` is a message that was not, or one whose
@@ -113,12 +67,50 @@ pub(crate) fn first_delivery(
     read(&Headers::scan(headers), stored_at).ok().flatten()
 }
 
-/// The first delivery that these headers tell of, if they tell of one.
+/// The first delivery, if the message is a replay; only then its `Nats-Msg-Id` counts.
 pub(super) fn read<'a>(
     headers: &Headers<'a>,
     stored_at: Timestamp,
 ) -> Result<Option<FirstDelivery<'a>>, DecodeError> {
-    headers.replay.read(|| headers.message_id(), stored_at)
+    let [generation, seen, sequence] = headers.replay.values;
+    // A letter that somebody published again as it was has generation 0.
+    let Some(generation) = generation.filter(|text| *text != "0") else {
+        return Ok(None);
+    };
+    if let Some(name) = headers.replay.repeated {
+        return Err(DecodeError::repeated(name));
+    }
+    let number = generation
+        .parse()
+        .map_err(|_| broken(GENERATION, "must be a whole number"))?;
+    let id = headers
+        .message_id()?
+        .and_then(|id| id.strip_suffix(generation)?.strip_suffix(GENERATION_MARK))
+        .filter(|id| !id.is_empty())
+        .ok_or_else(|| {
+            broken(
+                GENERATION,
+                "must stand at the end of Nats-Msg-Id, after a ~",
+            )
+        })?;
+    let seen = seen
+        .and_then(Timestamp::parse_rfc3339)
+        .filter(|seen| *seen <= stored_at)
+        .ok_or_else(|| {
+            broken(
+                FIRST_SEEN,
+                "must be an RFC 3339 timestamp, not after the time at which the stream stored the replay",
+            )
+        })?;
+    let sequence = sequence
+        .and_then(|text| text.parse().ok())
+        .ok_or_else(|| broken(FIRST_SEQUENCE, "must be a whole number"))?;
+    Ok(Some(FirstDelivery {
+        generation: number,
+        id,
+        seen,
+        sequence,
+    }))
 }
 
 fn broken(name: &'static str, expected: &str) -> DecodeError {

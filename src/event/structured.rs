@@ -12,17 +12,20 @@ use bytes::Bytes;
 use serde::Deserialize;
 use serde::de::{Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_json::value::RawValue;
+use strum::VariantArray as _;
 
 use super::attributes::{
     Attribute, Draft, EXTENSIONS_MAX_COUNT, SPECVERSION, is_extension_name, too_many_extensions,
 };
 use super::headers::{CLOUDEVENTS_MEDIA_TYPE, Headers};
 use super::{Data, DecodeError, DecodeReason, Event, Message};
-use super::{check_depth, is_json, json_error, json_text, message_id};
+use super::{check_depth, essence, is_json, json_error, json_text, message_id};
 use crate::text::quoted;
 
 /// The media type of an event in the JSON format.
 const CONTENT_TYPE: &str = "application/cloudevents+json";
+/// The start of the media types of batches.
+const BATCH_CONTENT_TYPE: &str = "application/cloudevents-batch";
 /// Standard base64. It is written with padding, and read without as well.
 const BASE64: GeneralPurpose = GeneralPurpose::new(
     &STANDARD,
@@ -43,9 +46,9 @@ pub(super) fn decode(message: &Message<'_>, headers: &Headers<'_>) -> Result<Eve
     members.check()?;
 
     let mut draft = Draft::default();
-    for attribute in Attribute::ALL {
+    for &attribute in Attribute::VARIANTS {
         if let Some(raw) = members.known[attribute as usize] {
-            draft.known[attribute as usize] = string(attribute.name(), raw)?;
+            draft.known[attribute as usize] = string(attribute.into_str(), raw)?;
         }
     }
     for (name, raw) in &members.others {
@@ -58,36 +61,28 @@ pub(super) fn decode(message: &Message<'_>, headers: &Headers<'_>) -> Result<Eve
 /// Returns whether the content type is the JSON format; without a format it is JSON too, the only
 /// one that every receiver must know.
 fn check_format(content_type: &str) -> Result<(), DecodeError> {
-    let essence = content_type
-        .split(';')
-        .next()
-        .unwrap_or_default()
-        .trim_end();
+    let essence = essence(content_type);
     if essence.eq_ignore_ascii_case(CONTENT_TYPE)
         || essence.eq_ignore_ascii_case(CLOUDEVENTS_MEDIA_TYPE)
     {
         return Ok(());
     }
-    let suffix = essence
-        .get(CLOUDEVENTS_MEDIA_TYPE.len()..)
-        .unwrap_or_default();
-    let is_batch = suffix
-        .get(.."-batch".len())
-        .is_some_and(|start| start.eq_ignore_ascii_case("-batch"));
-    Err(if is_batch {
-        DecodeError::new(
-            DecodeReason::UnsupportedBatch,
-            "a batch of events in one message: the NATS binding has no batch mode, publish them one by one",
-        )
-    } else {
-        DecodeError::new(
-            DecodeReason::UnsupportedFormat,
-            format!(
-                "a structured event must be {CONTENT_TYPE}, not {}",
-                quoted(essence)
-            ),
-        )
-    })
+    Err(
+        if essence.to_ascii_lowercase().starts_with(BATCH_CONTENT_TYPE) {
+            DecodeError::new(
+                DecodeReason::UnsupportedBatch,
+                "a batch of events in one message: the NATS binding has no batch mode, publish them one by one",
+            )
+        } else {
+            DecodeError::new(
+                DecodeReason::UnsupportedFormat,
+                format!(
+                    "a structured event must be {CONTENT_TYPE}, not {}",
+                    quoted(essence)
+                ),
+            )
+        },
+    )
 }
 
 /// The members of the JSON object, each as its raw text; `null` is as absent, but for `data`.
@@ -277,18 +272,18 @@ pub fn to_json(event: &Event) -> Bytes {
     json.extend_from_slice(b"{\"specversion\":\"");
     json.extend_from_slice(SPECVERSION.as_bytes());
     json.push(b'"');
-    put(&mut json, Attribute::Id.name(), &event.id);
-    put(&mut json, Attribute::Source.name(), &event.source);
-    put(&mut json, Attribute::Type.name(), &event.event_type);
-    put(&mut json, Attribute::Time.name(), &event.time.to_string());
-    let optional = [
-        (Attribute::Subject, &event.subject),
-        (Attribute::Datacontenttype, &event.datacontenttype),
-        (Attribute::Dataschema, &event.dataschema),
+    let attributes = [
+        (Attribute::Id, Some(&event.id)),
+        (Attribute::Source, Some(&event.source)),
+        (Attribute::Type, Some(&event.event_type)),
+        (Attribute::Time, Some(&event.time.to_string())),
+        (Attribute::Subject, event.subject.as_ref()),
+        (Attribute::Datacontenttype, event.datacontenttype.as_ref()),
+        (Attribute::Dataschema, event.dataschema.as_ref()),
     ];
-    for (attribute, value) in optional {
+    for (attribute, value) in attributes {
         if let Some(value) = value {
-            put(&mut json, attribute.name(), value);
+            put(&mut json, attribute.into_str(), value);
         }
     }
     for (name, value) in &event.extensions {
@@ -308,14 +303,11 @@ pub fn to_json(event: &Event) -> Bytes {
     json.into()
 }
 
+/// The names of attributes need no escapes.
 fn put(json: &mut Vec<u8>, name: &str, value: &str) {
-    json.push(b',');
-    put_string(json, name);
-    json.push(b':');
-    put_string(json, value);
-}
-
-fn put_string(json: &mut Vec<u8>, text: &str) {
-    serde_json::to_writer(&mut *json, text)
+    json.extend_from_slice(b",\"");
+    json.extend_from_slice(name.as_bytes());
+    json.extend_from_slice(b"\":");
+    serde_json::to_writer(&mut *json, value)
         .expect("a str is a JSON string, and a Vec takes every write");
 }

@@ -22,24 +22,25 @@ impl TraceContext {
     /// Reads the value of a `traceparent` header. Version `ff`, ids of zeros, uppercase digits and a
     /// version 00 of another length are invalid; of a later version the four known fields are read.
     pub fn parse(traceparent: &str) -> Option<Self> {
-        let bytes = traceparent.trim_matches([' ', '\t']).as_bytes();
-        let (known, rest) = bytes.split_at_checked(TRACEPARENT_LENGTH_BYTES)?;
-        if known[2] != b'-' || known[35] != b'-' || known[52] != b'-' {
+        let text = traceparent.trim_matches([' ', '\t']);
+        let (known, rest) = text.split_at_checked(TRACEPARENT_LENGTH_BYTES)?;
+        let bytes = known.as_bytes();
+        if bytes[2] != b'-' || bytes[35] != b'-' || bytes[52] != b'-' {
             return None;
         }
-        let [version] = hex(&known[0..2])?;
-        let [flags] = hex(&known[53..55])?;
-        let trace_id: [u8; 16] = hex(&known[3..35])?;
-        let parent_id: [u8; 8] = hex(&known[36..52])?;
+        let version = hex(&known[0..2])?;
+        let trace_id = hex(&known[3..35])?;
+        let parent_id = u64::try_from(hex(&known[36..52])?).ok()?;
+        let flags = hex(&known[53..55])?;
         let complete = match version {
             0x00 => rest.is_empty(),
             0xff => false,
-            _ => rest.is_empty() || rest[0] == b'-',
+            _ => rest.is_empty() || rest.starts_with('-'),
         };
-        let named = trace_id != [0; 16] && parent_id != [0; 8];
+        let named = trace_id != 0 && parent_id != 0;
         (complete && named).then_some(Self {
-            trace_id,
-            parent_id,
+            trace_id: trace_id.to_be_bytes(),
+            parent_id: parent_id.to_be_bytes(),
             sampled: flags & 1 == 1,
         })
     }
@@ -48,56 +49,26 @@ impl TraceContext {
 /// The trace context in a message's headers: `traceparent`, or else `ce-traceparent` (the distributed
 /// tracing extension), in any case. `None` when absent, invalid, or given more than once.
 pub fn trace_context(headers: Option<&HeaderMap>) -> Option<TraceContext> {
-    let mut plain = Given::Never;
-    let mut prefixed = Given::Never;
-    for (name, values) in headers?.iter() {
-        let name: &str = name.as_ref();
-        let given = if name.eq_ignore_ascii_case(TRACEPARENT) {
-            &mut plain
-        } else if name.eq_ignore_ascii_case(CE_TRACEPARENT) {
-            &mut prefixed
-        } else {
-            continue;
-        };
-        for value in values {
-            *given = match given {
-                Given::Never => Given::Once(value.as_str()),
-                Given::Once(_) | Given::Often => Given::Often,
-            };
-        }
-    }
-    plain.parse().or_else(|| prefixed.parse())
+    let headers = headers?;
+    let parse = |name| TraceContext::parse(only_value(headers, name)?);
+    parse(TRACEPARENT).or_else(|| parse(CE_TRACEPARENT))
 }
 
-/// A header that may occur under several spellings of its name.
-enum Given<'a> {
-    Never,
-    Once(&'a str),
-    Often,
+/// The value of a header that is given once, in any spelling of its name.
+fn only_value<'a>(headers: &'a HeaderMap, name: &str) -> Option<&'a str> {
+    let mut values = headers
+        .iter()
+        .filter(|(spelling, _)| AsRef::<str>::as_ref(spelling).eq_ignore_ascii_case(name))
+        .flat_map(|(_, values)| values);
+    let value = values.next()?;
+    values.next().is_none().then_some(value.as_str())
 }
 
-impl Given<'_> {
-    fn parse(&self) -> Option<TraceContext> {
-        match self {
-            Self::Once(value) => TraceContext::parse(value),
-            Self::Never | Self::Often => None,
-        }
+/// A number of lowercase hexadecimal digits. `from_str_radix` takes uppercase ones and a sign, too.
+fn hex(digits: &str) -> Option<u128> {
+    let is_digit = |byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f');
+    if !digits.bytes().all(is_digit) {
+        return None;
     }
-}
-
-/// `N` bytes from `2 N` lowercase hexadecimal digits.
-fn hex<const N: usize>(digits: &[u8]) -> Option<[u8; N]> {
-    let mut bytes = [0; N];
-    for (byte, pair) in bytes.iter_mut().zip(digits.chunks_exact(2)) {
-        *byte = hex_digit(pair[0])? << 4 | hex_digit(pair[1])?;
-    }
-    Some(bytes)
-}
-
-fn hex_digit(digit: u8) -> Option<u8> {
-    match digit {
-        b'0'..=b'9' => Some(digit - b'0'),
-        b'a'..=b'f' => Some(digit - b'a' + 10),
-        _ => None,
-    }
+    u128::from_str_radix(digits, 16).ok()
 }

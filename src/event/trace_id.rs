@@ -21,13 +21,9 @@ impl TraceId {
         stream_sequence: u64,
         stored_at: Timestamp,
     ) -> Self {
-        match producer {
-            Some(context) if context.sampled => Self(context.trace_id),
-            _ => Self::derive(stream, stream_sequence, stored_at),
+        if let Some(context) = producer.filter(|context| context.sampled) {
+            return Self(context.trace_id);
         }
-    }
-
-    fn derive(stream: &str, stream_sequence: u64, stored_at: Timestamp) -> Self {
         let mut hasher = Xxh3::new();
         hasher.update(stream.as_bytes());
         hasher.update(&stream_sequence.to_le_bytes());
@@ -38,16 +34,6 @@ impl TraceId {
 
     pub(crate) fn bytes(self) -> [u8; 16] {
         self.0
-    }
-
-    pub(crate) fn hex(self) -> [u8; 32] {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        let mut text = [0; 32];
-        for (pair, byte) in text.chunks_exact_mut(2).zip(self.0) {
-            pair[0] = DIGITS[usize::from(byte >> 4)];
-            pair[1] = DIGITS[usize::from(byte & 0xf)];
-        }
-        text
     }
 }
 

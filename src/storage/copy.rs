@@ -3,7 +3,7 @@
 use sqlx::postgres::PgConnection;
 
 use super::row::{COLUMNS, Row};
-use crate::event::{Data, Timestamp};
+use crate::event::Timestamp;
 
 const SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
 const COLUMN_COUNT: i16 = 14;
@@ -48,32 +48,17 @@ fn encode_row(buffer: &mut Vec<u8>, row: &Row<'_>) {
     put_bytes(buffer, event.source.as_bytes());
     put_timestamp(buffer, event.time);
     put_bytes(buffer, event.event_type.as_bytes());
-    put_optional(buffer, event.subject.as_deref());
-    put_optional(buffer, event.datacontenttype.as_deref());
-    put_optional(buffer, event.dataschema.as_deref());
-    match &event.data {
-        Data::None => {
-            put_i32(buffer, NULL);
-            put_i32(buffer, NULL);
-        }
-        Data::Json(text) => {
-            put_jsonb(buffer, text);
-            put_i32(buffer, NULL);
-        }
-        Data::Binary(bytes) => {
-            put_i32(buffer, NULL);
-            put_bytes(buffer, bytes);
-        }
+    for text in [&event.subject, &event.datacontenttype, &event.dataschema] {
+        put_optional(buffer, text.as_ref(), put_bytes);
     }
-    match row.extensions_json() {
-        Some(text) => put_jsonb(buffer, text.as_bytes()),
-        None => put_i32(buffer, NULL),
-    }
+    put_optional(buffer, event.data.json(), put_jsonb);
+    put_optional(buffer, event.data.binary(), put_bytes);
+    put_optional(buffer, row.extensions_json(), put_jsonb);
     put_bytes(buffer, row.nats_subject.as_bytes());
     put_i32(buffer, 8);
     buffer.extend_from_slice(&row.stream_seq_i64().to_be_bytes());
     put_timestamp(buffer, row.published_at);
-    put_bytes(buffer, &row.trace_id.hex());
+    put_bytes(buffer, row.trace_id.to_string().as_bytes());
 }
 
 fn put_i32(buffer: &mut Vec<u8>, value: i32) {
@@ -90,9 +75,13 @@ fn put_bytes(buffer: &mut Vec<u8>, bytes: &[u8]) {
     buffer.extend_from_slice(bytes);
 }
 
-fn put_optional(buffer: &mut Vec<u8>, text: Option<&str>) {
-    match text {
-        Some(text) => put_bytes(buffer, text.as_bytes()),
+fn put_optional<T: AsRef<[u8]>>(
+    buffer: &mut Vec<u8>,
+    value: Option<T>,
+    put: fn(&mut Vec<u8>, &[u8]),
+) {
+    match value {
+        Some(value) => put(buffer, value.as_ref()),
         None => put_i32(buffer, NULL),
     }
 }

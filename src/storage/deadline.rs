@@ -1,13 +1,11 @@
 //! Statements with a deadline. A connection with an unanswered statement, late or dropped, is closed:
 //! the answer may still arrive, and must not meet the next statement or occupy a place in the pool.
 
-use std::ops::{Deref, DerefMut};
 use std::time::Duration;
 
 use sqlx::Postgres;
 use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgConnection, PgPool};
-use tokio::time::error::Elapsed;
+use sqlx::postgres::PgPool;
 use tokio::time::{Instant, timeout_at};
 
 use super::classify;
@@ -30,63 +28,44 @@ impl Deadline {
         }
     }
 
-    pub(crate) async fn apply<F: Future>(self, future: F) -> Result<F::Output, Elapsed> {
-        timeout_at(self.at, future).await
+    pub(crate) async fn wait_for<F: Future>(self, future: F) -> Result<F::Output, Error> {
+        timeout_at(self.at, future)
+            .await
+            .map_err(|_| Error::timeout(Dependency::Postgres, self.what))
     }
 
-    pub(crate) async fn connection(self, pool: &PgPool) -> Result<LentConnection, Error> {
-        let Ok(connection) = self.apply(pool.acquire()).await else {
-            return Err(self.passed());
-        };
-        let connection = connection.map_err(|error| classify(&error))?;
-        Ok(LentConnection {
-            connection,
-            is_answered: true,
+    pub(crate) async fn run<T>(
+        self,
+        statements: impl Future<Output = Result<T, sqlx::Error>>,
+    ) -> Result<T, Error> {
+        let answer = self.wait_for(statements).await?;
+        answer.map_err(|error| classify(&error))
+    }
+}
+
+/// A connection that is closed when it is dropped without being given back.
+pub(crate) struct LentConnection {
+    pub(crate) connection: PoolConnection<Postgres>,
+    is_given_back: bool,
+}
+
+impl LentConnection {
+    pub(crate) async fn of(pool: &PgPool) -> Result<Self, sqlx::Error> {
+        Ok(Self {
+            connection: pool.acquire().await?,
+            is_given_back: false,
         })
     }
 
-    pub(crate) fn answer<T>(
-        self,
-        connection: &mut LentConnection,
-        answer: Result<Result<T, sqlx::Error>, Elapsed>,
-    ) -> Result<T, Error> {
-        let Ok(answer) = answer else {
-            return Err(self.passed());
-        };
-        connection.is_answered = true;
-        answer.map_err(|error| classify(&error))
-    }
-
-    pub(crate) fn passed(self) -> Error {
-        Error::timeout(Dependency::Postgres, self.what)
-    }
-}
-
-/// A connection that goes back to the pool if its last statement was answered.
-pub(crate) struct LentConnection {
-    connection: PoolConnection<Postgres>,
-    is_answered: bool,
-}
-
-impl Deref for LentConnection {
-    type Target = PgConnection;
-
-    fn deref(&self) -> &PgConnection {
-        &self.connection
-    }
-}
-
-impl DerefMut for LentConnection {
-    /// A mutable borrow sends a statement.
-    fn deref_mut(&mut self) -> &mut PgConnection {
-        self.is_answered = false;
-        &mut self.connection
+    /// To be called after the answer to the last statement.
+    pub(crate) fn give_back(mut self) {
+        self.is_given_back = true;
     }
 }
 
 impl Drop for LentConnection {
     fn drop(&mut self) {
-        if !self.is_answered {
+        if !self.is_given_back {
             self.connection.close_on_drop();
         }
     }

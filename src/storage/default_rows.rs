@@ -8,10 +8,10 @@
 
 use std::time::Duration;
 
-use sqlx::Connection;
+use sqlx::Executor;
 use sqlx::postgres::{PgConnection, PgExecutor, PgPool};
 
-use super::partitions::{Partition, execute, is_attached, make_table, take_upkeep_lock};
+use super::partitions::{Partition, begin_upkeep, is_attached, make_table};
 
 /// The advisory lock of the replica that copies ("ganesi" in ASCII).
 const COPY_LOCK: i64 = 0x6761_6e65_7369;
@@ -65,9 +65,8 @@ pub(super) async fn copy_to_new_table(
     if !is_mine {
         return Ok(Copying::LeftToAnother);
     }
-    let mut transaction = connection.begin().await?;
-    take_upkeep_lock(&mut transaction).await?;
-    if is_attached(&mut *transaction, name).await? || !make_table(&mut transaction, name).await? {
+    let mut transaction = begin_upkeep(&mut *connection).await?;
+    if is_attached(&mut transaction, name).await? || !make_table(&mut transaction, name).await? {
         transaction.rollback().await?;
         return Ok(Copying::Needless);
     }
@@ -86,7 +85,7 @@ pub(super) async fn copy_to_new_table(
              WHERE ctid >= '({first},0)'::tid AND ctid < '({end},0)'::tid AND {range} \
              ON CONFLICT DO NOTHING"
         );
-        execute(&mut connection, copy).await?;
+        connection.execute(copy.as_str()).await?;
         first = end;
     }
     Ok(Copying::Done)
@@ -103,17 +102,14 @@ pub(super) async fn take_over(
     }
     let (name, range) = (&partition.name, range(partition));
     let timeout = LOCKED_TIMEOUT.as_millis();
-    for statement in [
-        "LOCK TABLE events_default IN ACCESS EXCLUSIVE MODE".to_owned(),
-        format!("SET LOCAL statement_timeout = '{timeout}ms'"),
-        format!(
-            "INSERT INTO {name} SELECT * FROM events_default AS late WHERE {range} AND NOT EXISTS \
+    let take_over = format!(
+        "LOCK TABLE events_default IN ACCESS EXCLUSIVE MODE; \
+         SET LOCAL statement_timeout = '{timeout}ms'; \
+         INSERT INTO {name} SELECT * FROM events_default AS late WHERE {range} AND NOT EXISTS \
              (SELECT FROM {name} AS copied WHERE copied.id = late.id \
-              AND copied.source = late.source AND copied.time = late.time)"
-        ),
-        format!("DELETE FROM events_default WHERE {range}"),
-    ] {
-        execute(transaction, statement).await?;
-    }
+              AND copied.source = late.source AND copied.time = late.time); \
+         DELETE FROM events_default WHERE {range}"
+    );
+    transaction.execute(take_over.as_str()).await?;
     Ok(())
 }

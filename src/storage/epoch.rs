@@ -4,7 +4,7 @@
 //! The number comes from the clock and only ever grows, so that neither a new database nor one
 //! that was restored from a backup names keys that another history has written.
 
-use sqlx::postgres::{PgExecutor, PgPool};
+use sqlx::postgres::{PgConnection, PgExecutor};
 
 const READ: &str = "SELECT epoch, server FROM cache_epoch";
 
@@ -13,8 +13,7 @@ const ADVANCE: &str = "\
     INSERT INTO cache_epoch AS current (epoch) \
     VALUES ((extract(epoch FROM clock_timestamp()) * 1000000)::bigint) \
     ON CONFLICT (singleton) DO UPDATE \
-    SET epoch = greatest(current.epoch + 1, excluded.epoch), made_at = clock_timestamp() \
-    RETURNING epoch";
+    SET epoch = greatest(current.epoch + 1, excluded.epoch), made_at = clock_timestamp()";
 
 const CLAIM: &str = "\
     INSERT INTO cache_epoch AS current (epoch, server) \
@@ -46,28 +45,29 @@ pub async fn read(executor: impl PgExecutor<'_>) -> Result<EpochRow, sqlx::Error
     }))
 }
 
-/// Makes every key that is in the cache unreachable, and returns the new epoch.
+/// Makes every key that is in the cache unreachable.
 ///
 /// In a batch's own transaction it must be the last statement before the commit: it locks the
 /// row, and a transaction that goes on to wait for another's keys could then deadlock.
-///
-/// # Errors
-/// What sqlx says.
-pub(crate) async fn advance(executor: impl PgExecutor<'_>) -> Result<i64, sqlx::Error> {
-    sqlx::query_scalar(ADVANCE).fetch_one(executor).await
+pub(crate) async fn advance(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
+    sqlx::query(ADVANCE).execute(connection).await?;
+    Ok(())
 }
 
 /// Binds the epoch to this process of the cache server: advances it unless it is bound already. A
 /// server that was restarted, restored or promoted may hold old states, which no later epoch
 /// reaches.
-///
-/// # Errors
-/// What sqlx says.
-pub(crate) async fn claim(pool: &PgPool, server: &str) -> Result<EpochRow, sqlx::Error> {
-    let row = read(pool).await?;
+pub(crate) async fn claim(
+    connection: &mut PgConnection,
+    server: &str,
+) -> Result<EpochRow, sqlx::Error> {
+    let row = read(&mut *connection).await?;
     if row.server.as_deref() == Some(server) {
         return Ok(row);
     }
-    sqlx::query(CLAIM).bind(server).execute(pool).await?;
-    read(pool).await
+    sqlx::query(CLAIM)
+        .bind(server)
+        .execute(&mut *connection)
+        .await?;
+    read(connection).await
 }

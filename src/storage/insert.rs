@@ -2,10 +2,10 @@
 
 use std::collections::HashSet;
 
+use bytes::Bytes;
 use sqlx::postgres::PgConnection;
 
 use super::row::{COLUMNS, Row};
-use crate::event::Data;
 
 /// Writes the rows whose event is no row yet. Atomic. `true` for each row that is new.
 ///
@@ -25,13 +25,9 @@ pub(super) async fn insert(
                 'epoch'::timestamptz + published_at * interval '1 microsecond', trace_id \
          FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[], \
                      $7::text[], $8::text[], $9::bytea[], $10::text[], $11::text[], \
-                     $12::bigint[], $13::bigint[], $14::text[]) \
-              AS new (id, source, time, type, subject, datacontenttype, dataschema, data, \
-                      data_bytes, extensions, nats_subject, stream_seq, published_at, trace_id) \
+                     $12::bigint[], $13::bigint[], $14::text[]) AS new ({COLUMNS}) \
          ON CONFLICT DO NOTHING RETURNING stream_seq"
     );
-    let extensions: Vec<Option<String>> = rows.iter().map(Row::extensions_json).collect();
-    let trace_ids: Vec<String> = rows.iter().map(|row| row.trace_id.to_string()).collect();
     let inserted: Vec<i64> = sqlx::query_scalar(&statement)
         .bind(column(rows, |row| row.event.id.as_str()))
         .bind(column(rows, |row| row.event.source.as_str()))
@@ -40,13 +36,15 @@ pub(super) async fn insert(
         .bind(column(rows, |row| row.event.subject.as_deref()))
         .bind(column(rows, |row| row.event.datacontenttype.as_deref()))
         .bind(column(rows, |row| row.event.dataschema.as_deref()))
-        .bind(column(rows, |row| json(&row.event.data)))
-        .bind(column(rows, |row| bytes(&row.event.data)))
-        .bind(extensions)
+        .bind(column(rows, json))
+        .bind(column(rows, |row| {
+            row.event.data.binary().map(Bytes::as_ref)
+        }))
+        .bind(column(rows, Row::extensions_json))
         .bind(column(rows, |row| row.nats_subject))
         .bind(column(rows, Row::stream_seq_i64))
         .bind(column(rows, |row| row.published_at.micros()))
-        .bind(trace_ids)
+        .bind(column(rows, |row| row.trace_id.to_string()))
         .fetch_all(connection)
         .await?;
     let inserted: HashSet<i64> = inserted.into_iter().collect();
@@ -57,18 +55,7 @@ pub(super) fn column<'a, T>(rows: &'a [Row<'a>], value: impl Fn(&Row<'a>) -> T) 
     rows.iter().map(value).collect()
 }
 
-pub(super) fn json(data: &Data) -> Option<&str> {
-    match data {
-        Data::Json(text) => {
-            Some(std::str::from_utf8(text).expect("the codec checked that JSON data is UTF-8"))
-        }
-        Data::None | Data::Binary(_) => None,
-    }
-}
-
-fn bytes(data: &Data) -> Option<&[u8]> {
-    match data {
-        Data::Binary(bytes) => Some(bytes),
-        Data::None | Data::Json(_) => None,
-    }
+pub(super) fn json<'a>(row: &Row<'a>) -> Option<&'a str> {
+    let text = row.event.data.json()?;
+    Some(std::str::from_utf8(text).expect("the codec checked that JSON data is UTF-8"))
 }

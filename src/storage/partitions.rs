@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use sqlx::Connection;
-use sqlx::postgres::{PgConnection, PgExecutor, PgPool};
+use sqlx::postgres::{PgConnection, PgPool, Postgres};
+use sqlx::{Acquire, Executor, Transaction};
 
 use super::default_rows::{self, Copying};
 use crate::config::{PartitionInterval, PostgresConfig};
@@ -34,7 +34,7 @@ pub struct Partition {
 }
 
 impl PartitionInterval {
-    fn micros(self) -> i64 {
+    pub(super) fn micros(self) -> i64 {
         match self {
             Self::Hour => MICROS_A_HOUR,
             Self::Day => MICROS_A_DAY,
@@ -56,17 +56,13 @@ pub fn partition_of(time: Timestamp, interval: PartitionInterval) -> Partition {
     let from = time.micros().div_euclid(interval.micros()) * interval.micros();
     let from = Timestamp::from_micros(from);
     // RFC 3339 begins with the digits of date and hour: 2026-11-23T20:00:00Z.
-    let digits: String = from
-        .to_string()
-        .chars()
-        .filter(char::is_ascii_digit)
-        .take(match interval {
-            PartitionInterval::Hour => 10,
-            PartitionInterval::Day => 8,
-        })
-        .collect();
+    let digits = from.to_string().replace(['-', 'T', ':'], "");
+    let length = match interval {
+        PartitionInterval::Hour => 10,
+        PartitionInterval::Day => 8,
+    };
     Partition {
-        name: format!("{NAME_PREFIX}{digits}"),
+        name: format!("{NAME_PREFIX}{}", &digits[..length]),
         from,
         to: Timestamp::from_micros(from.micros() + interval.micros()),
     }
@@ -137,7 +133,7 @@ async fn partitions(pool: &PgPool) -> Result<Vec<Partition>, sqlx::Error> {
 
 /// Returns whether it is a partition by now; a table of this name alone is none.
 pub(super) async fn is_attached(
-    executor: impl PgExecutor<'_>,
+    connection: &mut PgConnection,
     name: &str,
 ) -> Result<bool, sqlx::Error> {
     sqlx::query_scalar(
@@ -145,7 +141,7 @@ pub(super) async fn is_attached(
          WHERE inhrelid = to_regclass($1) AND inhparent = 'events'::regclass)",
     )
     .bind(name)
-    .fetch_one(executor)
+    .fetch_one(connection)
     .await
 }
 
@@ -165,10 +161,8 @@ async fn make(pool: &PgPool, partition: &Partition) -> Result<Upkeep, sqlx::Erro
         }
     }
     let Partition { name, from, to } = partition;
-    let mut connection = pool.acquire().await?;
-    let mut transaction = connection.begin().await?;
-    take_upkeep_lock(&mut transaction).await?;
-    if is_attached(&mut *transaction, name).await?
+    let mut transaction = begin_upkeep(pool).await?;
+    if is_attached(&mut transaction, name).await?
         || !are_waiting && !make_table(&mut transaction, name).await?
     {
         transaction.rollback().await?;
@@ -176,10 +170,11 @@ async fn make(pool: &PgPool, partition: &Partition) -> Result<Upkeep, sqlx::Erro
     }
     default_rows::take_over(&mut transaction, partition).await?;
     let attach = format!(
-        "ALTER TABLE events ATTACH PARTITION {name} FOR VALUES FROM ('{from}') TO ('{to}')"
+        "ALTER TABLE events ATTACH PARTITION {name} FOR VALUES FROM ('{from}') TO ('{to}'); \
+         COMMENT ON TABLE {name} IS NULL"
     );
-    match execute(&mut transaction, attach).await {
-        Ok(()) => {}
+    match transaction.execute(attach.as_str()).await {
+        Ok(_) => {}
         // 42P17: a partition that somebody else made covers a part of this time already.
         Err(sqlx::Error::Database(error)) if error.code().as_deref() == Some("42P17") => {
             tracing::debug!(partition = name, "time is covered already");
@@ -188,7 +183,6 @@ async fn make(pool: &PgPool, partition: &Partition) -> Result<Upkeep, sqlx::Erro
         }
         Err(error) => return Err(error),
     }
-    execute(&mut transaction, format!("COMMENT ON TABLE {name} IS NULL")).await?;
     transaction.commit().await?;
     tracing::info!(partition = name, "partition made");
     Ok(Upkeep::Done)
@@ -210,7 +204,8 @@ pub(super) async fn make_table(
     match there {
         None => {}
         Some(comment) if comment.as_deref() == Some(UNFINISHED) => {
-            execute(transaction, format!("DROP TABLE {name}")).await?;
+            let drop = format!("DROP TABLE {name}");
+            transaction.execute(drop.as_str()).await?;
         }
         Some(_) => {
             tracing::error!(
@@ -221,10 +216,11 @@ pub(super) async fn make_table(
             return Ok(false);
         }
     }
-    let make = format!("CREATE TABLE {name} (LIKE events INCLUDING ALL)");
-    execute(transaction, make).await?;
-    let mark = format!("COMMENT ON TABLE {name} IS '{UNFINISHED}'");
-    execute(transaction, mark).await?;
+    let make = format!(
+        "CREATE TABLE {name} (LIKE events INCLUDING ALL); \
+         COMMENT ON TABLE {name} IS '{UNFINISHED}'"
+    );
+    transaction.execute(make.as_str()).await?;
     Ok(true)
 }
 
@@ -268,45 +264,33 @@ async fn remove_expired_default_rows(pool: &PgPool, cutoff: Timestamp) -> Result
 }
 
 async fn drop_partition(pool: &PgPool, name: &str) -> Result<(), sqlx::Error> {
-    let mut connection = pool.acquire().await?;
-    let mut transaction = connection.begin().await?;
-    take_upkeep_lock(&mut transaction).await?;
-    // Before the parent's lock, which DETACH takes first: whoever reads this partition for long
-    // must not make ingestion wait for us.
-    execute(
-        &mut transaction,
-        format!("LOCK TABLE {name} IN ACCESS EXCLUSIVE MODE"),
-    )
-    .await?;
-    // Not CONCURRENTLY: Postgres refuses that where a default partition exists.
-    execute(
-        &mut transaction,
-        format!("ALTER TABLE events DETACH PARTITION {name}"),
-    )
-    .await?;
-    execute(&mut transaction, format!("DROP TABLE {name}")).await?;
+    let mut transaction = begin_upkeep(pool).await?;
+    // LOCK before the parent's lock, which DETACH takes first: whoever reads this partition for long
+    // must not make ingestion wait for us. Not DETACH CONCURRENTLY: Postgres refuses that where a
+    // default partition exists.
+    let drop = format!(
+        "LOCK TABLE {name} IN ACCESS EXCLUSIVE MODE; \
+         ALTER TABLE events DETACH PARTITION {name}; \
+         DROP TABLE {name}"
+    );
+    transaction.execute(drop.as_str()).await?;
     transaction.commit().await?;
     tracing::info!(partition = name, "expired partition dropped");
     Ok(())
 }
 
-pub(super) async fn take_upkeep_lock(connection: &mut PgConnection) -> Result<(), sqlx::Error> {
-    let timeout = format!("SET LOCAL lock_timeout = '{}ms'", LOCK_TIMEOUT.as_millis());
-    execute(connection, timeout).await?;
-    sqlx::query("SELECT pg_advisory_xact_lock($1)")
-        .bind(UPKEEP_LOCK)
-        .execute(connection)
-        .await?;
-    Ok(())
-}
-
-/// Names, bounds and settings cannot be parameters; ganesh makes all of them.
-pub(super) async fn execute(
-    connection: &mut PgConnection,
-    statement: String,
-) -> Result<(), sqlx::Error> {
-    sqlx::query(&statement).execute(connection).await?;
-    Ok(())
+/// Begins a transaction that holds the upkeep lock. Names, bounds and settings in its statements
+/// cannot be parameters; ganesh makes all of them.
+pub(super) async fn begin_upkeep<'c>(
+    connection: impl Acquire<'c, Database = Postgres>,
+) -> Result<Transaction<'c, Postgres>, sqlx::Error> {
+    let mut transaction = connection.begin().await?;
+    let lock = format!(
+        "SET LOCAL lock_timeout = '{}ms'; SELECT pg_advisory_xact_lock({UPKEEP_LOCK})",
+        LOCK_TIMEOUT.as_millis()
+    );
+    transaction.execute(lock.as_str()).await?;
+    Ok(transaction)
 }
 
 /// The server's clock, for all replicas: a host's clock that is days ahead would drop partitions

@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
 use sqlx::postgres::{PgPool, PgRow};
+use sqlx::types::Json;
 use sqlx::{FromRow, Row};
 use time::OffsetDateTime;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::Semaphore;
 
 use super::deadline::{Deadline, LentConnection};
 use crate::config::PartitionInterval;
@@ -26,18 +27,15 @@ const ALTERNATES_MAX: i64 = 50;
 macro_rules! columns {
     () => {
         "SELECT id, source, time, type, subject, datacontenttype, dataschema, \
-         data::text AS data, data_bytes, extensions::text AS extensions, stream_seq \
+         data::text AS data, data_bytes, extensions, stream_seq \
          FROM events "
     };
 }
 
-const NEWEST_SINCE: &str = concat!(
-    columns!(),
-    "WHERE subject = $1 AND time >= $2 ORDER BY time DESC, stream_seq DESC LIMIT 1"
-);
 const NEWEST: &str = concat!(
     columns!(),
-    "WHERE subject = $1 ORDER BY time DESC, stream_seq DESC LIMIT 1"
+    "WHERE subject = $1 AND ($2::timestamptz IS NULL OR time >= $2) \
+     ORDER BY time DESC, stream_seq DESC LIMIT 1"
 );
 const BY_ID: &str = concat!(
     columns!(),
@@ -98,15 +96,11 @@ pub struct Reads {
 impl Reads {
     /// Reads over this pool; `interval` is the time that one partition covers.
     pub fn new(pool: PgPool, interval: PartitionInterval) -> Self {
-        let recent = match interval {
-            PartitionInterval::Hour => Duration::from_hours(1),
-            PartitionInterval::Day => Duration::from_hours(24),
-        };
         Self {
             pool,
             permits: Arc::new(Semaphore::new(READS_AT_ONCE)),
             partitions: Arc::default(),
-            recent,
+            recent: Duration::from_micros(interval.micros().cast_unsigned()),
         }
     }
 
@@ -120,12 +114,24 @@ impl Reads {
     /// When Postgres does not answer within [`READ_LIMIT`], or with an error.
     pub async fn newest_of_subject(&self, subject: &str) -> Result<Option<StoredEvent>, Error> {
         let deadline = Deadline::new(READ_LIMIT, "newest event of a subject");
-        let _permit = self.permit(deadline).await?;
+        let _permit = deadline.wait_for(self.permits.acquire()).await?;
         let since = OffsetDateTime::now_utc() - self.recent;
-        self.read_until_it_stands(|| async {
-            let mut connection = deadline.connection(&self.pool).await?;
-            let found = newest(&mut connection, subject, since, deadline).await?;
-            Ok((found, partitions(&mut connection, deadline).await?))
+        self.read_until_it_stands(deadline, |mut lent| async move {
+            // What is found since then is newer than all that was before, whatever the clock says.
+            for since in [Some(since), None] {
+                // Not persistent, here and below: the plan then knows the values, and touches and
+                // locks only the partitions that can hold them.
+                let found = sqlx::query_as(NEWEST)
+                    .bind(subject)
+                    .bind(since)
+                    .persistent(false)
+                    .fetch_optional(&mut *lent.connection)
+                    .await?;
+                if found.is_some() {
+                    return Ok((lent, found));
+                }
+            }
+            Ok((lent, None))
         })
         .await
     }
@@ -139,11 +145,27 @@ impl Reads {
         key: &EventKey<'_>,
     ) -> Result<Option<(StoredEvent, Vec<Alternate>)>, Error> {
         let deadline = Deadline::new(READ_LIMIT, "event by id");
-        let _permit = self.permit(deadline).await?;
-        self.read_until_it_stands(|| async {
-            let mut connection = deadline.connection(&self.pool).await?;
-            let found = by_id(&mut connection, key, deadline).await?;
-            Ok((found, partitions(&mut connection, deadline).await?))
+        let _permit = deadline.wait_for(self.permits.acquire()).await?;
+        self.read_until_it_stands(deadline, |mut lent| async move {
+            let found = sqlx::query_as(BY_ID)
+                .bind(key.id)
+                .bind(key.source)
+                .bind(key.time.map(Timestamp::utc))
+                .persistent(false)
+                .fetch_optional(&mut *lent.connection);
+            let Some(found): Option<StoredEvent> = found.await? else {
+                return Ok((lent, None));
+            };
+            let others = sqlx::query_as(OTHERS_BY_ID)
+                .bind(key.id)
+                .bind(key.source)
+                .bind(&found.event.source)
+                .bind(found.event.time.utc())
+                .bind(ALTERNATES_MAX)
+                .persistent(false)
+                .fetch_all(&mut *lent.connection)
+                .await?;
+            Ok((lent, Some((found, others))))
         })
         .await
     }
@@ -154,10 +176,15 @@ impl Reads {
     /// When Postgres does not answer within [`READ_LIMIT`], or with an error.
     pub async fn has_event(&self, event: &Event) -> Result<bool, Error> {
         let deadline = Deadline::new(READ_LIMIT, "whether an event has a row");
-        self.read_until_it_stands(|| async {
-            let mut connection = deadline.connection(&self.pool).await?;
-            let found = has_row(&mut connection, event, deadline).await?;
-            Ok((found, partitions(&mut connection, deadline).await?))
+        self.read_until_it_stands(deadline, |mut lent| async move {
+            let found = sqlx::query_scalar(HAS_EVENT)
+                .bind(&event.id)
+                .bind(&event.source)
+                .bind(event.time.utc())
+                .persistent(false)
+                .fetch_one(&mut *lent.connection)
+                .await?;
+            Ok((lent, found))
         })
         .await
     }
@@ -165,19 +192,31 @@ impl Reads {
     /// Repeats a read whose partitions changed meanwhile: a statement that waits while rows move
     /// from the default partition to their own was planned without that one, and finds them in
     /// neither. Also repeats it on a new connection: after a restart of the server, the first
-    /// statement on each pooled connection fails. The read's own [`Deadline`] ends it.
-    async fn read_until_it_stands<T, F>(&self, read: impl Fn() -> F) -> Result<T, Error>
+    /// statement on each pooled connection fails.
+    async fn read_until_it_stands<T, F>(
+        &self,
+        deadline: Deadline,
+        read: impl Fn(LentConnection) -> F,
+    ) -> Result<T, Error>
     where
-        F: Future<Output = Result<(T, i64), Error>>,
+        F: Future<Output = Result<(LentConnection, T), sqlx::Error>>,
     {
         let mut repeats = self.pool.size();
         loop {
             let known = self.partitions.load(Ordering::Relaxed);
-            match read().await {
-                Ok((answer, partitions)) => {
+            let answer = deadline.run(async {
+                let (mut lent, found) = read(LentConnection::of(&self.pool).await?).await?;
+                let partitions: i64 = sqlx::query_scalar(PARTITIONS)
+                    .fetch_one(&mut *lent.connection)
+                    .await?;
+                lent.give_back();
+                Ok((found, partitions))
+            });
+            match answer.await {
+                Ok((found, partitions)) => {
                     self.partitions.store(partitions, Ordering::Relaxed);
                     if partitions == known {
-                        return Ok(answer);
+                        return Ok(found);
                     }
                 }
                 Err(error) if repeats > 0 && is_worth_repeating(&error) => repeats -= 1,
@@ -185,99 +224,11 @@ impl Reads {
             }
         }
     }
-
-    async fn permit(&self, deadline: Deadline) -> Result<SemaphorePermit<'_>, Error> {
-        match deadline.apply(self.permits.acquire()).await {
-            Ok(permit) => Ok(permit.expect("nobody closes this semaphore")),
-            Err(_) => Err(deadline.passed()),
-        }
-    }
-}
-
-async fn newest(
-    connection: &mut LentConnection,
-    subject: &str,
-    since: OffsetDateTime,
-    deadline: Deadline,
-) -> Result<Option<StoredEvent>, Error> {
-    // Not persistent, here and below: the plan then knows the values, and touches and locks
-    // only the partitions that can hold them.
-    let recent = sqlx::query_as(NEWEST_SINCE)
-        .bind(subject)
-        .bind(since)
-        .persistent(false)
-        .fetch_optional(&mut **connection);
-    let recent = deadline.apply(recent).await;
-    // What is found since then is newer than all that was before, whatever the clock says.
-    if let Some(found) = deadline.answer(connection, recent)? {
-        return Ok(Some(found));
-    }
-    let ever = sqlx::query_as(NEWEST)
-        .bind(subject)
-        .persistent(false)
-        .fetch_optional(&mut **connection);
-    let ever = deadline.apply(ever).await;
-    deadline.answer(connection, ever)
-}
-
-async fn by_id(
-    connection: &mut LentConnection,
-    key: &EventKey<'_>,
-    deadline: Deadline,
-) -> Result<Option<(StoredEvent, Vec<Alternate>)>, Error> {
-    let found = sqlx::query_as(BY_ID)
-        .bind(key.id)
-        .bind(key.source)
-        .bind(key.time.map(to_sql))
-        .persistent(false)
-        .fetch_optional(&mut **connection);
-    let found = deadline.apply(found).await;
-    let Some(found) = deadline.answer::<Option<StoredEvent>>(connection, found)? else {
-        return Ok(None);
-    };
-    let others = sqlx::query_as(OTHERS_BY_ID)
-        .bind(key.id)
-        .bind(key.source)
-        .bind(&found.event.source)
-        .bind(to_sql(found.event.time))
-        .bind(ALTERNATES_MAX)
-        .persistent(false)
-        .fetch_all(&mut **connection);
-    let others = deadline.apply(others).await;
-    let others = deadline.answer(connection, others)?;
-    Ok(Some((found, others)))
-}
-
-async fn has_row(
-    connection: &mut LentConnection,
-    event: &Event,
-    deadline: Deadline,
-) -> Result<bool, Error> {
-    let found = sqlx::query_scalar(HAS_EVENT)
-        .bind(&event.id)
-        .bind(&event.source)
-        .bind(to_sql(event.time))
-        .persistent(false)
-        .fetch_one(&mut **connection);
-    let found = deadline.apply(found).await;
-    deadline.answer(connection, found)
-}
-
-/// Which partitions there are now.
-async fn partitions(connection: &mut LentConnection, deadline: Deadline) -> Result<i64, Error> {
-    let partitions = sqlx::query_scalar(PARTITIONS).fetch_one(&mut **connection);
-    let partitions = deadline.apply(partitions).await;
-    deadline.answer(connection, partitions)
 }
 
 /// A broken connection, or a server that ended its sessions: the next connection may be whole.
 fn is_worth_repeating(error: &Error) -> bool {
     error.class == Class::Transient && matches!(error.code, Code::Connection | Code::Unavailable)
-}
-
-fn to_sql(time: Timestamp) -> OffsetDateTime {
-    OffsetDateTime::from_unix_timestamp_nanos(i128::from(time.micros()) * 1_000)
-        .expect("a Timestamp lies in the years 0001 to 9999")
 }
 
 fn from_sql(time: OffsetDateTime) -> Timestamp {
@@ -293,12 +244,7 @@ impl FromRow<'_, PgRow> for StoredEvent {
             (None, Some(bytes)) => Data::Binary(bytes.into()),
             (None, None) => Data::None,
         };
-        let extensions: Option<String> = row.try_get("extensions")?;
-        let extensions = extensions
-            .map(|json| serde_json::from_str(&json))
-            .transpose()
-            .map_err(|error| sqlx::Error::Decode(error.into()))?
-            .unwrap_or_default();
+        let extensions: Option<Json<_>> = row.try_get("extensions")?;
         let stream_seq: i64 = row.try_get("stream_seq")?;
         Ok(Self {
             event: Event {
@@ -309,7 +255,7 @@ impl FromRow<'_, PgRow> for StoredEvent {
                 time: from_sql(row.try_get("time")?),
                 datacontenttype: row.try_get("datacontenttype")?,
                 dataschema: row.try_get("dataschema")?,
-                extensions,
+                extensions: extensions.map(|Json(names)| names).unwrap_or_default(),
                 data,
             },
             stream_seq: u64::try_from(stream_seq).unwrap_or(0),

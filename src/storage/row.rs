@@ -10,16 +10,13 @@ pub(super) const COLUMNS: &str = "id, source, time, type, subject, datacontentty
 
 /// One row of `events`.
 #[derive(Clone, Copy)]
+#[expect(missing_docs, reason = "the columns have the same names")]
 pub struct Row<'a> {
-    /// The event.
     pub event: &'a Event,
-    /// The NATS subject on which it was published.
     pub nats_subject: &'a str,
-    /// Its sequence in the stream.
     pub stream_seq: u64,
     /// When the stream stored it.
     pub published_at: Timestamp,
-    /// Its trace id.
     pub trace_id: TraceId,
 }
 

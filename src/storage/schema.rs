@@ -12,7 +12,7 @@ static MIGRATIONS: Migrator = sqlx::migrate!();
 /// The oldest version that the tests run against.
 pub(crate) const POSTGRES_MIN_MAJOR_VERSION: i32 = 17;
 
-#[derive(Debug, Clone)]
+#[derive(Debug, sqlx::FromRow)]
 pub(crate) struct ServerFacts {
     /// `server_version_num`, such as 170010.
     pub(crate) version_num: i32,
@@ -22,23 +22,12 @@ pub(crate) struct ServerFacts {
     pub(crate) read_only: bool,
 }
 
-/// Asks the server.
-///
-/// # Errors
-/// When it does not answer.
 pub(crate) async fn facts(connection: &mut PgConnection) -> Result<ServerFacts, sqlx::Error> {
-    let (version_num, fsync, full_page_writes, read_only) = sqlx::query_as(
-        "SELECT current_setting('server_version_num')::int, current_setting('fsync')::bool, \
-                current_setting('full_page_writes')::bool, pg_is_in_recovery()",
-    )
-    .fetch_one(connection)
-    .await?;
-    Ok(ServerFacts {
-        version_num,
-        fsync,
-        full_page_writes,
-        read_only,
-    })
+    let facts = "SELECT current_setting('server_version_num')::int AS version_num, \
+                        current_setting('fsync')::bool AS fsync, \
+                        current_setting('full_page_writes')::bool AS full_page_writes, \
+                        pg_is_in_recovery() AS read_only";
+    sqlx::query_as(facts).fetch_one(connection).await
 }
 
 impl ServerFacts {
@@ -74,9 +63,6 @@ pub async fn migrate(pool: &PgPool) -> Result<(), MigrateError> {
 }
 
 /// How many migrations the database lacks; all of them when it has no table for them.
-///
-/// # Errors
-/// When the database does not answer.
 pub(crate) async fn missing_migrations(pool: &PgPool) -> Result<usize, sqlx::Error> {
     let applied: Result<Vec<i64>, sqlx::Error> =
         sqlx::query_scalar("SELECT version FROM _sqlx_migrations WHERE success")

@@ -10,7 +10,7 @@ use sqlx::postgres::{PgConnection, PgPool};
 
 use super::bisection::Bisection;
 use super::classify::{classify, copy_line};
-use super::inspect::Invalid;
+use super::deadline::{Deadline, LentConnection};
 use super::row::Row;
 use super::{copy, epoch, insert, inspect};
 use crate::error::{Class, Code, Dependency, Error};
@@ -108,9 +108,8 @@ impl EventWriter {
         let is_suspect = |i: &usize| outcomes[*i].is_none() && inspect::is_suspect(&rows[*i]);
         let places: Vec<usize> = (0..rows.len()).filter(is_suspect).collect();
         if !places.is_empty() {
-            let suspects: Vec<Row<'_>> = places.iter().map(|i| rows[*i]).collect();
             // Where that fails, the write that follows says why.
-            self.reject_invalid_json(&suspects, &places, outcomes).await;
+            self.reject_invalid_json(rows, &places, outcomes).await;
         }
     }
 
@@ -146,7 +145,7 @@ impl EventWriter {
                 Err(refused) if range.len() > 1 => {
                     first_refused.get_or_insert(refused.attempt);
                     let searched = std::mem::replace(&mut inspected, true);
-                    let (rows, places) = (&pending[range.clone()], &round[range.clone()]);
+                    let places = &round[range.clone()];
                     if refused.error.code == Code::RejectedRow
                         && !searched
                         && self.reject_invalid_json(rows, places, outcomes).await
@@ -182,17 +181,18 @@ impl EventWriter {
         places: &[usize],
         outcomes: &mut [Option<RowOutcome>],
     ) -> bool {
-        let Ok(mut connection) = self.pool.acquire().await else {
-            return false;
+        let suspects: Vec<Row<'_>> = places.iter().map(|i| rows[*i]).collect();
+        let search = async {
+            let mut lent = LentConnection::of(&self.pool).await?;
+            let invalid = inspect::invalid_json(&mut lent.connection, &suspects).await?;
+            lent.give_back();
+            Ok(invalid)
         };
-        let search = inspect::invalid_json(&mut connection, rows);
-        let Ok(Ok(invalid)) = tokio::time::timeout(WRITE_TIMEOUT, search).await else {
-            drop(connection.detach());
-            return false;
-        };
+        let deadline = Deadline::new(WRITE_TIMEOUT, "search for invalid JSON");
+        let invalid = deadline.run(search).await.unwrap_or_default();
         let found = !invalid.is_empty();
-        for Invalid { row, why } in invalid {
-            outcomes[places[row]] = Some(RowOutcome::Rejected(why));
+        for (suspect, why) in invalid {
+            outcomes[places[suspect]] = Some(RowOutcome::Rejected(why));
         }
         found
     }
@@ -310,7 +310,7 @@ async fn write_once(
     let mut transaction = connection.begin().await?;
     let new = write_rows(&mut transaction, rows, method).await?;
     // Last, so that other writers wait for this row's lock as briefly as can be.
-    epoch::advance(&mut *transaction).await?;
+    epoch::advance(&mut transaction).await?;
     transaction.commit().await?;
     Ok(new)
 }

@@ -119,6 +119,23 @@ async fn a_cache_that_refuses_even_to_forget_costs_an_epoch() {
 }
 
 #[tokio::test]
+async fn one_late_read_is_no_reason_to_do_without_the_cache_but_three_in_a_row_are() {
+    let mut fixture = Fixture::start().await;
+    let a = fixture.process().await;
+    fixture.put(&a, "x", 1).await;
+    assert_eq!(miss(&a, "x").await, 1);
+    fixture.server.pause();
+    let mut late = 0;
+    while a.is_usable() {
+        let answer = a.latest("x").await.unwrap();
+        assert_eq!((n_of(&answer), answer.origin), (1, Origin::Bypass));
+        late += 1;
+    }
+    // Each waits for 100 ms; the check of the connection itself fails after a second.
+    assert!((3..9).contains(&late), "{late} late reads");
+}
+
+#[tokio::test]
 async fn a_write_that_was_skipped_or_late_moves_the_epoch_before_it_returns() {
     let mut fixture = Fixture::start().await;
     let a = fixture.process().await;
