@@ -228,7 +228,7 @@ impl Run<'_> {
         let payload_max_bytes = jetstream.client().max_payload();
         if let Err(refusal) = replay::check(&letter, self.options.max_generation, payload_max_bytes)
         {
-            return self.keep(sequence, Kept::Refused, &refusal.to_string());
+            return self.keep(sequence, Kept::Refused, &refusal);
         }
         if !self.options.dry_run && !self.pace(started).await {
             return;
@@ -325,7 +325,7 @@ impl Replaying {
         let payload_max_bytes = self.jetstream.client().max_payload();
         let replay = match replay::replay(&letter, self.max_generation, payload_max_bytes) {
             Ok(replay) => replay,
-            Err(refusal) => return ReplayOutcome::Kept(Kept::Refused, refusal.to_string()),
+            Err(refusal) => return ReplayOutcome::Kept(Kept::Refused, refusal),
         };
         if self.dry_run {
             let (subject, id) = (shown(&replay.subject), shown(&replay.id));
