@@ -19,7 +19,7 @@ use crate::backoff::Backoff;
 use crate::config::Config;
 use crate::error::{Class, Code, Dependency, Error};
 use crate::messaging::connection::{self, Drops};
-use crate::messaging::consumer::{self, LastSeen, Restored};
+use crate::messaging::consumer::{self, ConsumerWatch, Restored};
 use crate::messaging::in_flight::{Capacity, InFlight, InFlightLimits, SUBJECTS_MAX_BYTES};
 use crate::messaging::pull::{PULL_END_GRACE, PULL_EXPIRES, PullEnd, Pulls};
 use crate::telemetry::logs::RateLimit;
@@ -41,8 +41,7 @@ pub(crate) struct EventSource {
     pub(crate) drops: Drops,
     /// The durable consumer.
     pub(crate) consumer: PullConsumer,
-    /// What was last seen of it.
-    pub(crate) seen: Arc<LastSeen>,
+    pub(crate) consumer_watch: Arc<ConsumerWatch>,
     /// Is told when the stream is gone.
     pub(crate) health: Health,
     /// The client of the process before this one broke down: on a message, which is to be found
@@ -263,12 +262,12 @@ impl Source {
     async fn restore(&mut self) -> Result<(), Error> {
         let EventSource {
             jetstream,
-            seen,
+            consumer_watch,
             health,
             ..
         } = &self.origin;
         let (nats, pipeline) = (&self.config.nats, &self.config.pipeline);
-        let restored = consumer::restore(jetstream, nats, pipeline, seen).await?;
+        let restored = consumer::restore(jetstream, nats, pipeline, consumer_watch).await?;
         health.set_stream_gone(restored == Restored::StreamGone);
         if restored != Restored::Same {
             self.intake.in_flight.disown();
