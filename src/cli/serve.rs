@@ -194,7 +194,7 @@ impl Service {
         (cache, reads): (&Cache, &Reads),
         api_listener: TcpListener,
     ) -> BackgroundTasks {
-        let limits = in_flight::InFlightLimits::of(&self.config.pipeline);
+        let limits = in_flight::Capacity::in_flight(&self.config.pipeline);
         let ack_wait = self.config.nats.ack_wait;
         let (in_flight, releases) = InFlight::new(limits, ack_wait, self.metrics.clone());
         let keepalive = Keepalive {

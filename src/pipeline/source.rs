@@ -20,7 +20,7 @@ use crate::config::Config;
 use crate::error::{Class, Code, Dependency, Error};
 use crate::messaging::connection::{self, Drops};
 use crate::messaging::consumer::{self, ConsumerWatch, Restored};
-use crate::messaging::in_flight::{Capacity, InFlight, InFlightLimits, SUBJECTS_MAX_BYTES};
+use crate::messaging::in_flight::{Capacity, InFlight, SUBJECTS_MAX_BYTES};
 use crate::messaging::pull::{PULL_END_GRACE, PULL_EXPIRES, PullEnd, Pulls};
 use crate::telemetry::logs::RateLimit;
 use crate::telemetry::{Health, Metrics};
@@ -157,13 +157,13 @@ impl Source {
         Ok(self.intake.pulls.send(room).await)
     }
 
-    fn limits(&self) -> InFlightLimits {
-        InFlightLimits::of(&self.config.pipeline)
+    fn limits(&self) -> Capacity {
+        Capacity::in_flight(&self.config.pipeline)
     }
 
     /// Capacity that makes a pull worth its round trip: for any message, and for enough of them.
     fn min_pull_size(&self) -> Capacity {
-        let InFlightLimits { messages, bytes } = self.limits();
+        let Capacity { messages, bytes } = self.limits();
         // Capacity for any message that can be published now. The server may take larger ones than it did
         // at the start, where this was checked.
         let any_message = self.client.max_payload() + SUBJECTS_MAX_BYTES;
@@ -179,7 +179,7 @@ impl Source {
 
     /// What a pull asks for of the room that there is.
     fn pull_size(&self, room: Capacity, least: Capacity) -> Capacity {
-        let InFlightLimits { messages, bytes } = self.limits();
+        let Capacity { messages, bytes } = self.limits();
         Capacity {
             messages: (room.messages)
                 .min((messages / PULL_PARTS).max(least.messages))
