@@ -5,32 +5,19 @@ use std::time::{Duration, Instant};
 
 /// Kept of the grace period for what follows the pipeline, or half of a short one.
 const RESERVE_MAX: Duration = Duration::from_secs(3);
-/// The reserve is shared out in so many parts.
-const RESERVE_PARTS: u32 = 12;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The steps of the end. Each number is the part of the reserve that remains when the step has to be
+/// done, in twelfths. The rest after the log is for the exit itself.
+#[derive(Debug, Clone, Copy)]
 pub(super) enum Step {
     /// Held messages are stored and acknowledged.
-    Drain,
+    Drain = 12,
     /// NATS takes the last acknowledgements and releases.
-    Flush,
+    Flush = 8,
     /// The collector takes the last spans.
-    Spans,
+    Spans = 2,
     /// The log file takes the last lines.
-    Log,
-}
-
-impl Step {
-    /// Parts of the reserve that remain when the step has to be done. The rest after the log is for
-    /// the exit itself.
-    const fn parts_left(self) -> u32 {
-        match self {
-            Self::Drain => RESERVE_PARTS,
-            Self::Flush => 8,
-            Self::Spans => 2,
-            Self::Log => 1,
-        }
-    }
+    Log = 1,
 }
 
 /// The grace period, which begins once. Cloning clones an `Arc`.
@@ -57,7 +44,7 @@ impl Shutdown {
     pub(super) fn until(&self, step: Step) -> Instant {
         let began = *self.began.get_or_init(Instant::now);
         let reserve = RESERVE_MAX.min(self.grace / 2);
-        let kept_back = reserve * step.parts_left() / RESERVE_PARTS;
+        let kept_back = reserve * step as u32 / Step::Drain as u32;
         began + self.grace.saturating_sub(kept_back)
     }
 }
