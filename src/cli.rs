@@ -9,7 +9,6 @@ mod log_level;
 mod migrate;
 mod produce;
 mod serve;
-mod signals;
 mod startup;
 
 use std::fmt::Display;

@@ -16,7 +16,7 @@ use clap::{ArgMatches, Command};
 use tokio_util::sync::CancellationToken;
 
 use super::Failure;
-use super::signals::stop_on_signal;
+use super::shutdown::stop_on_signal;
 use crate::config::Config;
 use crate::error::{Class, Error};
 use crate::messaging::connection;

@@ -4,7 +4,7 @@ use anyhow::anyhow;
 use clap::Command;
 use percent_encoding::utf8_percent_encode;
 
-use super::signals::Signals;
+use super::shutdown::Signals;
 use super::startup::{StartDeadline, wait_for};
 use super::{Failure, TELEMETRY_SETTINGS, say};
 use crate::api::ENCODED;

@@ -16,8 +16,7 @@ use tracing::Instrument;
 
 use self::connect::Servers;
 use super::Failure;
-use super::shutdown::{Shutdown, Step};
-use super::signals::stop_on_signal;
+use super::shutdown::{Shutdown, Step, stop_on_signal};
 use crate::api::{self, Api, admin};
 use crate::cache::Cache;
 use crate::config::{Config, Group, group_flags};

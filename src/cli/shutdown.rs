@@ -1,7 +1,11 @@
-//! Until when the process has to have ended: one deadline, that all parts of the end share.
+//! The end: Ctrl-C and SIGTERM, and the one deadline that all parts of the end share.
 
+use std::io;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
 
 /// Kept of the grace period for what follows the pipeline, or half of a short one.
 const RESERVE_MAX: Duration = Duration::from_secs(3);
@@ -47,6 +51,43 @@ impl Shutdown {
         let kept_back = reserve * step as u32 / Step::Drain as u32;
         began + self.grace.saturating_sub(kept_back)
     }
+}
+
+/// SIGINT and SIGTERM. After this call they no longer end the process.
+pub(super) struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    pub(super) fn listen() -> io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    pub(super) async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+/// Returns a token that the first signal cancels, after it has called `first`.
+pub(super) fn stop_on_signal(
+    first: impl FnOnce() + Send + 'static,
+) -> io::Result<CancellationToken> {
+    let mut signals = Signals::listen()?;
+    let stop = CancellationToken::new();
+    let told = stop.clone();
+    tokio::spawn(async move {
+        signals.next().await;
+        first();
+        told.cancel();
+    });
+    Ok(stop)
 }
 
 #[cfg(test)]
