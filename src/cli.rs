@@ -9,7 +9,6 @@ mod log_level;
 mod migrate;
 mod produce;
 mod serve;
-mod signals;
 mod startup;
 
 use std::fmt::Display;
@@ -140,16 +139,13 @@ fn say(line: impl Display) {
 /// Replaces this process by a new one under the same id. Connections and queues are gone, as after
 /// a crash.
 fn start_again() -> ExitCode {
-    let mut again = match std::env::current_exe() {
-        Ok(program) => std::process::Command::new(program),
-        Err(error) => return not_started_again(&error),
+    let error = match std::env::current_exe() {
+        Ok(program) => std::process::Command::new(program)
+            .args(std::env::args_os().skip(1))
+            .env(serve::CLIENT_WAS_LOST, "true")
+            .exec(),
+        Err(error) => error,
     };
-    again.args(std::env::args_os().skip(1));
-    again.env(serve::CLIENT_WAS_LOST, "true");
-    not_started_again(&again.exec())
-}
-
-fn not_started_again(error: &std::io::Error) -> ExitCode {
     eprintln!("ganesh: the NATS client broke down, and ganesh cannot start itself again: {error}");
     ExitCode::FAILURE
 }

@@ -8,7 +8,7 @@ use async_nats::jetstream::AckKind;
 use async_nats::jetstream::consumer::PullConsumer;
 use futures::StreamExt;
 use ganesh::messaging::InFlight;
-use ganesh::messaging::in_flight::{Arrival, InFlightLimits};
+use ganesh::messaging::in_flight::{Arrival, Capacity};
 use ganesh::telemetry::Metrics;
 use sqlx::{Postgres, Transaction};
 
@@ -160,7 +160,7 @@ async fn a_message_that_was_delivered_twice_as_often_and_has_a_row_is_a_duplicat
 /// Or the look for messages that nobody can read would pass over one that the new consumer delivered.
 #[test]
 fn what_a_consumer_delivered_that_was_deleted_is_not_what_its_successor_did() {
-    let limits = InFlightLimits {
+    let limits = Capacity {
         messages: 10,
         bytes: 10,
     };

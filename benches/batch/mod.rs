@@ -11,7 +11,7 @@ use ganesh::labels::{Outcome, WriteMethod};
 use ganesh::message::timings::{Failures, now_nanos};
 use ganesh::message::{BatchTimings, CacheWrite, Decoded, StoredBatch};
 use ganesh::messaging::delivery::Arrived;
-use ganesh::messaging::in_flight::{Arrival, InFlight, InFlightLimits};
+use ganesh::messaging::in_flight::{Arrival, Capacity, InFlight};
 use ganesh::telemetry::Metrics;
 
 /// Messages in it.
@@ -74,7 +74,7 @@ fn decoded(in_flight: &Arc<InFlight>, sequence: u64) -> Decoded {
 
 /// A batch of messages that were all stored.
 pub(crate) fn batch(metrics: &Metrics, config: &Config) -> (StoredBatch, CacheWrite) {
-    let limits = InFlightLimits::of(&config.pipeline);
+    let limits = Capacity::in_flight(&config.pipeline);
     let (in_flight, _) = InFlight::new(limits, Duration::from_secs(30), metrics.clone());
     let messages: Vec<Decoded> = (1..=BATCH).map(|seq| decoded(&in_flight, seq)).collect();
     let outcomes = vec![Outcome::Stored; messages.len()];

@@ -4,7 +4,7 @@ mod cache;
 mod nats;
 mod postgres;
 
-use std::fmt;
+use std::fmt::Display;
 use std::time::Duration;
 
 use anyhow::anyhow;
@@ -33,63 +33,46 @@ pub(super) fn command() -> Command {
         .args(flags(LOG_SETTINGS))
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum CheckResult {
-    Ok,
-    Warning,
-    Failed,
+/// Says what the checks find, and counts what failed.
+struct Findings {
+    dependency: &'static str,
+    failed: usize,
 }
 
-struct Finding {
-    result: CheckResult,
-    what: &'static str,
-    detail: String,
-}
-
-impl fmt::Display for Finding {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let word = match self.result {
-            CheckResult::Ok => "ok     ",
-            CheckResult::Warning => "warning",
-            CheckResult::Failed => "FAILED ",
-        };
-        write!(f, "{word}  {:<9} {}", self.what, self.detail)
+impl Findings {
+    fn ok(&self, finding: impl Display) {
+        self.line("ok", finding);
     }
-}
 
-fn ok(what: &'static str, detail: impl Into<String>) -> Finding {
-    finding(CheckResult::Ok, what, detail)
-}
+    fn warning(&self, finding: impl Display) {
+        self.line("warning", finding);
+    }
 
-fn warning(what: &'static str, detail: impl Into<String>) -> Finding {
-    finding(CheckResult::Warning, what, detail)
-}
+    fn failed(&mut self, finding: impl Display) {
+        self.failed += 1;
+        self.line("FAILED", finding);
+    }
 
-fn failed(what: &'static str, detail: impl Into<String>) -> Finding {
-    finding(CheckResult::Failed, what, detail)
-}
-
-fn finding(result: CheckResult, what: &'static str, detail: impl Into<String>) -> Finding {
-    Finding {
-        result,
-        what,
-        detail: detail.into(),
+    fn line(&self, result: &str, finding: impl Display) {
+        say(format_args!(
+            "{result:<7}  {:<9} {finding}",
+            self.dependency
+        ));
     }
 }
 
 pub(super) async fn run(config: Config) -> Result<(), Failure> {
-    let mut findings = nats::check(&config).await;
-    findings.extend(postgres::check(&config).await);
-    findings.extend(cache::check(&config).await);
-    for finding in &findings {
-        say(finding);
+    let mut findings = Findings {
+        dependency: "nats",
+        failed: 0,
+    };
+    nats::check(&config, &mut findings).await;
+    findings.dependency = "postgres";
+    postgres::check(&config, &mut findings).await;
+    findings.dependency = "cache";
+    cache::check(&config, &mut findings).await;
+    match findings.failed {
+        0 => Ok(()),
+        failed => Err(Failure::Running(anyhow!("{failed} checks failed"))),
     }
-    let failures = findings
-        .iter()
-        .filter(|finding| finding.result == CheckResult::Failed)
-        .count();
-    if failures > 0 {
-        return Err(Failure::Running(anyhow!("{failures} checks failed")));
-    }
-    Ok(())
 }

@@ -5,7 +5,7 @@ use clap::Command;
 use percent_encoding::utf8_percent_encode;
 
 use super::admin_client::reachable;
-use super::signals::Signals;
+use super::shutdown::Signals;
 use super::startup::{StartDeadline, wait_for};
 use super::{Failure, TELEMETRY_SETTINGS, say};
 use crate::api::ENCODED;

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, anyhow};
+use anyhow::Context as _;
 use clap::Command;
 use sqlx::PgPool;
 use tokio::net::TcpListener;
@@ -16,18 +16,17 @@ use tracing::Instrument;
 
 use self::connect::Servers;
 use super::Failure;
-use super::shutdown::{Shutdown, Step};
-use super::signals::stop_on_signal;
+use super::shutdown::{Shutdown, Step, stop_on_signal};
 use crate::api::{self, Api, admin};
 use crate::cache::Cache;
 use crate::config::{Config, Group, group_flags};
 use crate::error::Error;
 use crate::message::timings;
-use crate::messaging::consumer::LastSeen;
 use crate::messaging::keepalive::Keepalive;
+use crate::messaging::lag::Lag;
 use crate::messaging::letters::bucket::Bucket;
 use crate::messaging::letters::sweep;
-use crate::messaging::{InFlight, connection, in_flight, lag};
+use crate::messaging::{InFlight, connection, in_flight};
 use crate::observe::Observer;
 use crate::observe::slow_list::SlowList;
 use crate::pipeline::source::EventSource;
@@ -114,21 +113,23 @@ impl Service {
         let servers = connect::connect(self)
             .instrument(tracing::info_span!("start-up"))
             .await?;
-        let seen = servers.event_source.seen.clone();
+        let consumer_watch = servers.event_source.consumer_watch.clone();
         let drops = servers.event_source.drops.clone();
         let client = servers.event_source.jetstream.client();
         let (parts, background_tasks) = self.build(servers, api_listener)?;
         let result = tokio::select! {
             biased; // what waits for the client would wait for ever
             () = connection::lost(drops) => Err(self.client_lost()),
-            result = self.run_pipeline(parts) => result.map_err(running_failure),
+            result = self.run_pipeline(parts) => result.map_err(Failure::from),
         };
         if !matches!(result, Err(Failure::ClientLost { .. })) {
             self.drain(&client, background_tasks).await;
         }
         // Said even where the client broke down on the way: to start again would not help.
-        seen.violation_error()
-            .map_or(result, |error| Err(running_failure(error)))
+        match consumer_watch.violation_error() {
+            Some(error) => Err(error.into()),
+            None => result,
+        }
     }
 
     fn serve_admin(&self, listener: TcpListener) {
@@ -193,7 +194,7 @@ impl Service {
         (cache, reads): (&Cache, &Reads),
         api_listener: TcpListener,
     ) -> BackgroundTasks {
-        let limits = in_flight::InFlightLimits::of(&self.config.pipeline);
+        let limits = in_flight::Capacity::in_flight(&self.config.pipeline);
         let ack_wait = self.config.nats.ack_wait;
         let (in_flight, releases) = InFlight::new(limits, ack_wait, self.metrics.clone());
         let keepalive = Keepalive {
@@ -219,23 +220,26 @@ impl Service {
     }
 
     fn watch_nats(&self, event_source: &EventSource, in_flight: &Arc<InFlight>) {
-        tokio::spawn(lag::watch(
-            event_source.jetstream.clone(),
-            event_source.consumer.clone(),
-            event_source.seen.clone(),
-            in_flight.clone(),
-            self.metrics.clone(),
-            self.config.clone(),
-            self.background.clone(),
-        ));
+        let lag = Lag {
+            jetstream: event_source.jetstream.clone(),
+            consumer: event_source.consumer.clone(),
+            consumer_watch: event_source.consumer_watch.clone(),
+            in_flight: in_flight.clone(),
+            metrics: self.metrics.clone(),
+            config: self.config.clone(),
+        };
+        tokio::spawn(lag.run(self.background.clone()));
         let bucket = Bucket::new(event_source.jetstream.clone(), &self.config.nats.dlq_stream);
         tokio::spawn(sweep::run(bucket, self.background.clone()));
         let (shutdown, stop) = (self.shutdown.clone(), self.stop.clone());
-        tokio::spawn(stop_when_violated(
-            event_source.seen.clone(),
-            shutdown,
-            stop,
-        ));
+        let watch = event_source.consumer_watch.clone();
+        // A consumer that breaks a promise ends the service as a signal does: ganesh stores what it
+        // holds, because such a consumer might never redeliver it.
+        tokio::spawn(async move {
+            watch.violated().await;
+            shutdown.begin();
+            stop.cancel();
+        });
     }
 
     /// Until every task has ended; after `stop`, no longer than the grace period allows.
@@ -265,25 +269,19 @@ impl Service {
     }
 
     /// Flushes the last acks and NAKs, then stops the background tasks.
-    async fn drain(&self, client: &async_nats::Client, background_tasks: BackgroundTasks) {
-        let BackgroundTasks {
-            in_flight,
-            keepalive,
-            keepalive_stop,
-            api_server,
-        } = background_tasks;
-        keepalive_stop.cancel();
+    async fn drain(&self, client: &async_nats::Client, tasks: BackgroundTasks) {
+        tasks.keepalive_stop.cancel();
         let ended = async {
-            let _ = keepalive.await;
+            let _ = tasks.keepalive.await;
             let _ = client.flush().await;
-            let _ = api_server.await;
+            let _ = tasks.api_server.await;
         };
         let flushed = Instant::now() + FLUSH_TIMEOUT;
         let until = self.shutdown.until(Step::Flush).min(flushed);
         if tokio::time::timeout_at(until.into(), ended).await.is_err() {
             tracing::warn!("NATS did not take the last acknowledgements in time");
         }
-        tracing::info!(held = in_flight.count(), "stopped");
+        tracing::info!(held = tasks.in_flight.count(), "stopped");
         self.background.cancel();
     }
 
@@ -307,18 +305,6 @@ impl Service {
             tracing::info!("stopped before it served");
         }
     }
-}
-
-/// A consumer that breaks a promise ends the service as a signal does: ganesh stores what it holds,
-/// because such a consumer might never redeliver it.
-async fn stop_when_violated(seen: Arc<LastSeen>, shutdown: Shutdown, stop: CancellationToken) {
-    seen.violated().await;
-    shutdown.begin();
-    stop.cancel();
-}
-
-fn running_failure(error: Error) -> Failure {
-    Failure::Running(anyhow!(error))
 }
 
 async fn bind(variable: &str, address: SocketAddr) -> Result<TcpListener, Failure> {

@@ -1,36 +1,27 @@
-//! Until when the process has to have ended: one deadline, that all parts of the end share.
+//! The end: Ctrl-C and SIGTERM, and the one deadline that all parts of the end share.
 
+use std::io;
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+
 /// Kept of the grace period for what follows the pipeline, or half of a short one.
 const RESERVE_MAX: Duration = Duration::from_secs(3);
-/// The reserve is shared out in so many parts.
-const RESERVE_PARTS: u32 = 12;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// The steps of the end. Each number is the part of the reserve that remains when the step has to be
+/// done, in twelfths. The rest after the log is for the exit itself.
+#[derive(Debug, Clone, Copy)]
 pub(super) enum Step {
     /// Held messages are stored and acknowledged.
-    Drain,
+    Drain = 12,
     /// NATS takes the last acknowledgements and releases.
-    Flush,
+    Flush = 8,
     /// The collector takes the last spans.
-    Spans,
+    Spans = 2,
     /// The log file takes the last lines.
-    Log,
-}
-
-impl Step {
-    /// Parts of the reserve that remain when the step has to be done. The rest after the log is for
-    /// the exit itself.
-    const fn parts_left(self) -> u32 {
-        match self {
-            Self::Drain => RESERVE_PARTS,
-            Self::Flush => 8,
-            Self::Spans => 2,
-            Self::Log => 1,
-        }
-    }
+    Log = 1,
 }
 
 /// The grace period, which begins once. Cloning clones an `Arc`.
@@ -57,9 +48,46 @@ impl Shutdown {
     pub(super) fn until(&self, step: Step) -> Instant {
         let began = *self.began.get_or_init(Instant::now);
         let reserve = RESERVE_MAX.min(self.grace / 2);
-        let kept_back = reserve * step.parts_left() / RESERVE_PARTS;
+        let kept_back = reserve * step as u32 / Step::Drain as u32;
         began + self.grace.saturating_sub(kept_back)
     }
+}
+
+/// SIGINT and SIGTERM. After this call they no longer end the process.
+pub(super) struct Signals {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Signals {
+    pub(super) fn listen() -> io::Result<Self> {
+        Ok(Self {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
+    }
+
+    pub(super) async fn next(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+/// Returns a token that the first signal cancels, after it has called `first`.
+pub(super) fn stop_on_signal(
+    first: impl FnOnce() + Send + 'static,
+) -> io::Result<CancellationToken> {
+    let mut signals = Signals::listen()?;
+    let stop = CancellationToken::new();
+    let told = stop.clone();
+    tokio::spawn(async move {
+        signals.next().await;
+        first();
+        told.cancel();
+    });
+    Ok(stop)
 }
 
 #[cfg(test)]

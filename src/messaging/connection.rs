@@ -128,11 +128,9 @@ fn parsed(url: &SecretUrl) -> Vec<Url> {
 /// Retrying does not help when the server rejects the credentials.
 fn connect_error(error: &ConnectError) -> Error {
     match error.kind() {
-        ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
-            let detail =
-                format!("{error}: expected user and password, or a token, that the server knows");
-            Error::new(Dependency::Nats, Class::Fatal, Code::Setup, detail)
-        }
+        ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => setup_error(
+            format!("{error}: expected user and password, or a token, that the server knows"),
+        ),
         _ => connection_error(&error.to_string()),
     }
 }
@@ -184,6 +182,11 @@ impl EventObserver {
             }
         }
     }
+}
+
+/// Trying again does not help.
+pub(super) fn setup_error(detail: String) -> Error {
+    Error::new(Dependency::Nats, Class::Fatal, Code::Setup, detail)
 }
 
 pub(crate) fn connection_error(detail: &str) -> Error {

@@ -1,169 +1,132 @@
 //! The durable pull consumer: made when missing, checked when it exists, never changed.
 
-use std::sync::{Arc, Mutex, OnceLock};
+use std::fmt::Display;
+use std::sync::{Arc, Mutex, MutexGuard};
 
-use async_nats::jetstream::consumer::{AckPolicy, Config, DeliverPolicy, Info, PullConsumer, pull};
+use async_nats::jetstream::Context;
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, Info, PullConsumer, pull};
 use async_nats::jetstream::context::ConsumerInfoErrorKind;
 use async_nats::jetstream::stream::{
     ConsumerCreateStrictErrorKind, Info as StreamInfo, RetentionPolicy,
 };
-use async_nats::jetstream::{Context, ErrorCode};
 use time::OffsetDateTime;
-use tokio_util::sync::CancellationToken;
+use tokio::sync::SetOnce;
 
-use super::letters::bucket;
-use super::requirements::{Violation, consumer_violations, max_ack_pending};
-use super::streams::{
-    self, api_error, bucket_stream, bucket_stream_violations, creation_error, dlq_stream,
-    dlq_stream_violations, event_stream, event_stream_violations,
-};
+use super::connection::setup_error;
+use super::requirements::{Existing, consumer_violations, max_ack_pending};
+use super::streams::{self, api_error, bucket_stream, creation_error, dlq_stream, event_stream};
 use crate::config::{NatsConfig, PipelineConfig};
-use crate::error::{Class, Code, Dependency, Error};
+use crate::error::Error;
 
-#[derive(Debug)]
-pub(crate) enum SetupError {
-    /// They exist with settings that break a promise. Nothing was changed.
-    Violation(Vec<Violation>),
-    /// JetStream does not answer, or refuses.
-    Api(Error),
-}
-
-impl From<Error> for SetupError {
-    fn from(error: Error) -> Self {
-        Self::Api(error)
-    }
-}
-
-/// Makes missing streams, bucket and consumer, after everything that exists was found fit.
+/// Makes what is missing of streams, bucket and consumer. The inner error is the settings of what
+/// exists that break a promise; then nothing was changed.
 ///
 /// # Errors
-/// See [`SetupError`].
+/// When JetStream does not answer, or refuses.
 pub(crate) async fn ensure(
     jetstream: &Context,
     nats: &NatsConfig,
     pipeline: &PipelineConfig,
-) -> Result<(PullConsumer, Arc<LastSeen>), SetupError> {
-    let events = streams::existing(jetstream, &nats.stream).await?;
-    let letters = streams::existing(jetstream, &nats.dlq_stream).await?;
-    let wanted_letters = letters.clone().unwrap_or_else(|| dlq_stream(nats));
-    let bucket = bucket::stream_name(&nats.dlq_stream);
-    let bucket = streams::existing(jetstream, &bucket).await?;
-    let consumer = match events {
-        Some(_) => existing(jetstream, nats).await?,
-        None => None,
-    };
-    let mut violations = Vec::new();
-    violations.extend(events.iter().flat_map(event_stream_violations));
-    violations.extend(dlq_stream_violations(&wanted_letters));
-    violations.extend(
-        bucket
-            .iter()
-            .flat_map(|b| bucket_stream_violations(b, &wanted_letters)),
-    );
-    violations.extend(
-        consumer
-            .iter()
-            .flat_map(|c| consumer_violations(c, nats, pipeline)),
-    );
+) -> Result<Result<(PullConsumer, Arc<ConsumerWatch>), Vec<String>>, Error> {
+    let existing = Existing::find(jetstream, nats).await?;
+    let verdicts = existing.verdicts(nats, pipeline).into_iter();
+    let violations: Vec<String> = verdicts.flat_map(|verdict| verdict.violations).collect();
     if !violations.is_empty() {
-        return Err(SetupError::Violation(violations));
+        return Ok(Err(violations));
     }
-    if events.is_none() {
+    if existing.events.is_none() {
         streams::create(jetstream, event_stream(nats)).await?;
     }
-    if letters.is_none() {
-        streams::create(jetstream, wanted_letters.clone()).await?;
+    if existing.letters.is_none() {
+        streams::create(jetstream, dlq_stream(nats)).await?;
     }
-    if bucket.is_none() {
-        streams::create(jetstream, bucket_stream(&wanted_letters)).await?;
+    if existing.bucket.is_none() {
+        let letters = existing.letters.unwrap_or_else(|| dlq_stream(nats));
+        streams::create(jetstream, bucket_stream(&letters)).await?;
     }
-    if consumer.is_none() {
+    if existing.consumer.is_none() {
         create(jetstream, nats, pipeline, DeliverPolicy::All).await?;
     }
-    let consumer = handle(jetstream, nats).await?;
-    let stream_created = streams::created(jetstream, &nats.stream).await?;
-    let seen = LastSeen::new(stream_created, consumer.cached_info());
-    Ok((consumer, Arc::new(seen)))
+    let consumer: PullConsumer = jetstream
+        .get_consumer_from_stream(&nats.consumer, &nats.stream)
+        .await
+        .map_err(|error| api_error(&format!("consumer {}: {error}", nats.consumer)))?;
+    let stream = streams::info(jetstream, &nats.stream).await?;
+    let watch = ConsumerWatch::new(stream.as_ref(), consumer.cached_info());
+    Ok(Ok((consumer, Arc::new(watch))))
 }
 
-/// The last known position of the consumer: a new one continues there when somebody deletes it.
-#[derive(Debug)]
-pub(crate) struct LastSeen {
-    seen: Mutex<ConsumerPosition>,
-    violation: OnceLock<Violation>,
-    is_violated: CancellationToken,
+/// The last known position of the consumer, where a new one continues when somebody deletes it; and
+/// the promise that it breaks, if somebody edited it.
+pub(crate) struct ConsumerWatch {
+    position: Mutex<Position>,
+    violation: SetOnce<String>,
 }
 
-#[derive(Debug, Clone, Copy)]
-struct ConsumerPosition {
+struct Position {
     /// When the stream was made; a later one begins its sequences again.
     stream_created: Option<OffsetDateTime>,
     consumer_created: OffsetDateTime,
     /// All up to this sequence of the stream was acknowledged.
-    floor: u64,
+    ack_floor: u64,
 }
 
-impl LastSeen {
-    fn new(stream_created: Option<OffsetDateTime>, info: &Info) -> Self {
-        let seen = Mutex::new(ConsumerPosition {
-            stream_created,
-            consumer_created: info.created,
-            floor: info.ack_floor.stream_sequence,
-        });
+impl ConsumerWatch {
+    fn new(stream: Option<&StreamInfo>, consumer: &Info) -> Self {
         Self {
-            seen,
-            violation: OnceLock::new(),
-            is_violated: CancellationToken::new(),
+            position: Mutex::new(Position {
+                stream_created: stream.map(|stream| stream.created),
+                consumer_created: consumer.created,
+                ack_floor: consumer.ack_floor.stream_sequence,
+            }),
+            violation: SetOnce::new(),
         }
     }
 
-    /// Notes that the consumer was edited or made again so that it breaks a promise.
-    pub(crate) fn note_violation(&self, violation: Violation) {
-        let _ = self.violation.set(violation); // One reason is enough.
-        self.is_violated.cancel();
+    /// Notes the consumer's first setting that breaks a promise, if one does.
+    pub(super) fn check(&self, consumer: &Info, nats: &NatsConfig, pipeline: &PipelineConfig) {
+        if let Some(violation) = consumer_violations(&consumer.config, nats, pipeline).pop() {
+            let _ = self.violation.set(violation); // One reason is enough.
+        }
     }
 
+    /// Waits until the consumer breaks a promise.
     pub(crate) async fn violated(&self) {
-        self.is_violated.cancelled().await;
+        self.violation.wait().await;
     }
 
     /// The error that ends the service after a violation.
     pub(crate) fn violation_error(&self) -> Option<Error> {
         let violation = self.violation.get()?;
-        let detail =
-            format!("the consumer was edited, or made again, by somebody else: {violation}");
-        Some(Error::new(
-            Dependency::Nats,
-            Class::Fatal,
-            Code::Setup,
-            detail,
-        ))
+        Some(setup_error(format!(
+            "the consumer was edited, or made again, by somebody else: {violation}"
+        )))
+    }
+
+    fn position(&self) -> MutexGuard<'_, Position> {
+        self.position
+            .lock()
+            .expect("nothing panics while it holds this lock")
     }
 
     /// Notes the consumer's state. Returns whether it is another consumer than before.
     pub(crate) fn note(&self, info: &Info) -> bool {
-        let mut seen = self
-            .seen
-            .lock()
-            .expect("nothing panics while it holds this lock");
-        let is_other = seen.consumer_created != info.created;
-        seen.consumer_created = info.created;
-        seen.floor = info.ack_floor.stream_sequence;
+        let mut position = self.position();
+        let is_other = position.consumer_created != info.created;
+        position.consumer_created = info.created;
+        position.ack_floor = info.ack_floor.stream_sequence;
         is_other
     }
 
     /// Where a new consumer begins.
     fn start(&self, stream: &StreamInfo) -> DeliverPolicy {
-        let mut seen = self
-            .seen
-            .lock()
-            .expect("nothing panics while it holds this lock");
-        if seen.stream_created != Some(stream.created) {
+        let mut position = self.position();
+        if position.stream_created != Some(stream.created) {
             // Another stream: its sequences mean other messages.
-            seen.stream_created = Some(stream.created);
-            seen.floor = 0;
+            position.stream_created = Some(stream.created);
+            position.ack_floor = 0;
         }
-        match seen.floor {
+        match position.ack_floor {
             0 => DeliverPolicy::All,
             // It has no other messages than those that nobody acknowledged, and allows nothing else.
             _ if stream.config.retention == RetentionPolicy::WorkQueue => DeliverPolicy::All,
@@ -192,13 +155,13 @@ pub(crate) async fn restore(
     jetstream: &Context,
     nats: &NatsConfig,
     pipeline: &PipelineConfig,
-    seen: &LastSeen,
+    watch: &ConsumerWatch,
 ) -> Result<Restored, Error> {
     let Some(stream) = streams::info(jetstream, &nats.stream).await? else {
         return Ok(Restored::StreamGone);
     };
     if info(jetstream, nats).await?.is_none() {
-        let start = seen.start(&stream);
+        let start = watch.start(&stream);
         tracing::warn!(
             stream = nats.stream,
             consumer = nats.consumer,
@@ -210,42 +173,25 @@ pub(crate) async fn restore(
     let Some(made) = info(jetstream, nats).await? else {
         return Err(api_error("the consumer was deleted again"));
     };
-    if let Some(violation) = consumer_violations(&made.config, nats, pipeline).pop() {
-        seen.note_violation(violation);
-    }
-    Ok(if seen.note(&made) {
+    watch.check(&made, nats, pipeline);
+    Ok(if watch.note(&made) {
         Restored::Other
     } else {
         Restored::Same
     })
 }
 
-/// The settings of the consumer if it exists.
-///
 /// # Errors
 /// When JetStream does not answer.
-pub(crate) async fn existing(
-    jetstream: &Context,
-    nats: &NatsConfig,
-) -> Result<Option<Config>, Error> {
-    Ok(info(jetstream, nats).await?.map(|info| info.config))
-}
-
-async fn info(jetstream: &Context, nats: &NatsConfig) -> Result<Option<Info>, Error> {
-    let stream = jetstream
-        .get_stream_no_info(&nats.stream)
-        .await
-        .map_err(|error| api_error(&error.to_string()))?;
+pub(super) async fn info(jetstream: &Context, nats: &NatsConfig) -> Result<Option<Info>, Error> {
+    let failed = |error: &dyn Display| api_error(&format!("consumer {}: {error}", nats.consumer));
+    let stream = jetstream.get_stream_no_info(&nats.stream).await;
+    let stream = stream.map_err(|error| failed(&error))?;
     match stream.consumer_info(&nats.consumer).await {
         Ok(info) => Ok(Some(info)),
         Err(error) => match error.kind() {
-            ConsumerInfoErrorKind::NotFound => Ok(None),
-            ConsumerInfoErrorKind::JetStream(error)
-                if error.error_code() == ErrorCode::CONSUMER_NOT_FOUND =>
-            {
-                Ok(None)
-            }
-            _ => Err(api_error(&format!("consumer {}: {error}", nats.consumer))),
+            ConsumerInfoErrorKind::NotFound | ConsumerInfoErrorKind::StreamNotFound => Ok(None),
+            _ => Err(failed(&error)),
         },
     }
 }
@@ -287,11 +233,4 @@ async fn create(
         "consumer created"
     );
     Ok(())
-}
-
-async fn handle(jetstream: &Context, nats: &NatsConfig) -> Result<PullConsumer, Error> {
-    jetstream
-        .get_consumer_from_stream(&nats.consumer, &nats.stream)
-        .await
-        .map_err(|error| api_error(&format!("consumer {}: {error}", nats.consumer)))
 }

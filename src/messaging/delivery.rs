@@ -21,26 +21,20 @@ impl Metadata {
     /// library has such a parser, on a type that would cost us a copy of its whole
     /// context for each message.
     pub(crate) fn parse(ack_subject: &str) -> Option<Self> {
-        const MAX_TOKENS: usize = 10;
-        let mut tokens = [""; MAX_TOKENS];
-        let mut count = 0;
-        for token in ack_subject
-            .strip_prefix("$JS.ACK.")?
-            .split('.')
-            .take(MAX_TOKENS)
-        {
-            tokens[count] = token;
-            count += 1;
-        }
-        let numbers = match count {
-            7 => &tokens[2..7],
-            9.. => &tokens[4..9],
+        let subject = ack_subject.strip_prefix("$JS.ACK.")?;
+        let before_numbers = match subject.split('.').count() {
+            7 => 2,
+            9.. => 4,
             _ => return None,
         };
+        let mut numbers = subject.split('.').skip(before_numbers);
+        let delivered = numbers.next()?.parse().ok()?;
+        let stream_sequence = numbers.next()?.parse().ok()?;
+        let _consumer_sequence = numbers.next()?;
         Some(Self {
-            delivered: numbers[0].parse().ok()?,
-            stream_sequence: numbers[1].parse().ok()?,
-            published_at: Timestamp::from_nanos(numbers[3].parse().ok()?),
+            stream_sequence,
+            delivered,
+            published_at: Timestamp::from_nanos(numbers.next()?.parse().ok()?),
         })
     }
 }
@@ -59,10 +53,8 @@ impl Arrived {
     /// # Errors
     /// The message's subject when it is no delivery of a consumer.
     pub fn read(message: Message) -> Result<Self, String> {
-        let found = message
-            .reply
-            .clone()
-            .and_then(|reply| Some((Metadata::parse(&reply)?, reply)));
+        let reply = message.reply.clone();
+        let found = reply.and_then(|reply| Some((Metadata::parse(&reply)?, reply)));
         match found {
             Some((metadata, reply)) => Ok(Self {
                 message,

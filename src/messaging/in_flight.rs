@@ -2,7 +2,7 @@
 //! acknowledged or released. One place counts it, keeps it alive and gives it back.
 
 use std::collections::HashSet;
-use std::ops::{Add, AddAssign, SubAssign};
+use std::ops::{AddAssign, SubAssign};
 use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
@@ -20,38 +20,22 @@ use crate::telemetry::Metrics;
 /// The most that the server counts for a message's subjects, beside headers and body.
 pub(crate) const SUBJECTS_MAX_BYTES: usize = 8 * 1024;
 
-/// How much may be held.
-#[derive(Debug, Clone, Copy)]
-pub struct InFlightLimits {
+/// What may be held, what is free of that, or what a pull may bring.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Capacity {
     /// Messages.
     pub messages: usize,
     /// Bytes, as delivered.
     pub bytes: usize,
 }
 
-impl InFlightLimits {
+impl Capacity {
     /// The configured limits.
-    pub fn of(config: &PipelineConfig) -> Self {
+    pub fn in_flight(config: &PipelineConfig) -> Self {
         Self {
             messages: config.max_in_flight,
             bytes: config.max_in_flight_bytes,
         }
-    }
-}
-
-/// Free room, or the room of a pull.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Capacity {
-    pub(crate) messages: usize,
-    /// Bytes, as delivered.
-    pub(crate) bytes: usize,
-}
-
-impl Add for Capacity {
-    type Output = Self;
-    fn add(mut self, more: Self) -> Self {
-        self += more;
-        self
     }
 }
 
@@ -79,7 +63,7 @@ pub struct Arrival {
 
 /// The register of held deliveries.
 pub struct InFlight {
-    limits: InFlightLimits,
+    limits: Capacity,
     ack_wait: Duration,
     register: Mutex<Register>,
     freed: Notify,
@@ -111,7 +95,7 @@ struct InFlightDelivery {
 impl InFlight {
     /// An empty register, and the queue of ids to be released.
     pub fn new(
-        limits: InFlightLimits,
+        limits: Capacity,
         ack_wait: Duration,
         metrics: Metrics,
     ) -> (Arc<Self>, UnboundedReceiver<InFlightId>) {

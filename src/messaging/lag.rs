@@ -10,9 +10,8 @@ use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::InFlight;
-use super::consumer::LastSeen;
+use super::consumer::ConsumerWatch;
 use super::removed::{Positions, Removed};
-use super::requirements::consumer_violations;
 use super::streams::api_error;
 use crate::config::Config;
 use crate::event::Timestamp;
@@ -24,72 +23,55 @@ const ASK_OLDEST_EVERY: Duration = Duration::from_secs(2);
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(2);
 const ANY_SUBJECT: &str = ">";
 
-/// Watches the consumer until `stop`: whether it breaks a promise, its pending counts, the age of
-/// its oldest pending message, and how many messages the stream removed before they were delivered.
-pub(crate) async fn watch(
-    jetstream: Context,
-    consumer: PullConsumer,
-    seen: Arc<LastSeen>,
-    in_flight: Arc<InFlight>,
-    metrics: Metrics,
-    config: Config,
-    stop: CancellationToken,
-) {
-    let mut lag = Lag {
-        config,
-        jetstream,
-        consumer,
-        seen,
-        in_flight,
-        metrics,
-        oldest_asked_at: None,
-        removed: Removed::default(),
-    };
-    let mut ticks = tokio::time::interval(ASK_EVERY);
-    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut failing = false;
-    loop {
-        tokio::select! {
-            () = stop.cancelled() => return,
-            _ = ticks.tick() => {}
-        }
-        let failed = match tokio::time::timeout(ANSWER_TIMEOUT, lag.ask()).await {
-            Ok(Ok(())) => None,
-            Ok(Err(error)) => Some(error),
-            Err(_) => Some("no answer in time".to_owned()),
-        };
-        if let Some(error) = &failed {
-            lag.metrics.dependency_error(&api_error(error));
-            if !failing {
-                tracing::warn!(error, "cannot ask for the consumer's lag");
-            }
-        }
-        failing = failed.is_some();
-    }
+/// Watches the consumer: whether it breaks a promise, its pending counts, the age of its oldest
+/// pending message, and how many messages the stream removed before they were delivered.
+pub(crate) struct Lag {
+    pub(crate) jetstream: Context,
+    pub(crate) consumer: PullConsumer,
+    pub(crate) consumer_watch: Arc<ConsumerWatch>,
+    pub(crate) in_flight: Arc<InFlight>,
+    pub(crate) metrics: Metrics,
+    pub(crate) config: Config,
 }
 
-struct Lag {
-    config: Config,
-    jetstream: Context,
-    consumer: PullConsumer,
-    seen: Arc<LastSeen>,
-    in_flight: Arc<InFlight>,
-    metrics: Metrics,
+/// What the last answers said.
+#[derive(Default)]
+struct Answers {
     oldest_asked_at: Option<Instant>,
     removed: Removed,
 }
 
 impl Lag {
-    async fn ask(&mut self) -> Result<(), String> {
+    pub(crate) async fn run(self, stop: CancellationToken) {
+        let mut answers = Answers::default();
+        let mut ticks = tokio::time::interval(ASK_EVERY);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut failing = false;
+        while stop.run_until_cancelled(ticks.tick()).await.is_some() {
+            let asking = tokio::time::timeout(ANSWER_TIMEOUT, self.ask(&mut answers));
+            let failed = match asking.await {
+                Ok(Ok(())) => None,
+                Ok(Err(error)) => Some(error),
+                Err(_) => Some("no answer in time".to_owned()),
+            };
+            if let Some(error) = &failed {
+                self.metrics.dependency_error(&api_error(error));
+                if !failing {
+                    tracing::warn!(error, "cannot ask for the consumer's lag");
+                }
+            }
+            failing = failed.is_some();
+        }
+    }
+
+    async fn ask(&self, answers: &mut Answers) -> Result<(), String> {
         let info = self.consumer.get_info().await.map_err(|e| e.to_string())?;
-        if self.seen.note(&info) {
+        if self.consumer_watch.note(&info) {
             tracing::warn!("the consumer is another one: what is held is delivered again");
             self.in_flight.disown();
         }
         let Config { nats, pipeline, .. } = &self.config;
-        if let Some(violation) = consumer_violations(&info.config, nats, pipeline).pop() {
-            self.seen.note_violation(violation);
-        }
+        self.consumer_watch.check(&info, nats, pipeline);
         #[allow(clippy::cast_precision_loss, reason = "gauges")]
         {
             let metrics = &self.metrics;
@@ -98,24 +80,24 @@ impl Lag {
                 .consumer_ack_pending
                 .set(info.num_ack_pending as f64);
         }
-        self.count_removed(&info).await?;
+        self.count_removed(&info, &mut answers.removed).await?;
         if info.num_pending == 0 && info.num_ack_pending == 0 {
             self.metrics.consumer_oldest_pending.set(0.0);
-        } else if self
+        } else if answers
             .oldest_asked_at
             .is_none_or(|at| at.elapsed() >= ASK_OLDEST_EVERY)
         {
-            self.oldest_asked_at = Some(Instant::now());
+            answers.oldest_asked_at = Some(Instant::now());
             let age_seconds = self.oldest_pending_seconds(&info).await?;
             self.metrics.consumer_oldest_pending.set(age_seconds);
         }
         Ok(())
     }
 
-    async fn count_removed(&mut self, info: &Info) -> Result<(), String> {
+    async fn count_removed(&self, info: &Info, removed: &mut Removed) -> Result<(), String> {
         let stream = self.jetstream.get_stream(&info.stream_name).await;
         let stream = stream.map_err(|error| error.to_string())?;
-        let more = self.removed.note(Positions {
+        let more = removed.note(Positions {
             first_sequence: stream.cached_info().state.first_sequence,
             delivered_sequence: info.delivered.stream_sequence,
             deliveries: info.delivered.consumer_sequence,

@@ -16,13 +16,16 @@ pub(crate) mod scan;
 pub mod sweep;
 pub mod write;
 
+use std::fmt::Display;
+
+use async_nats::jetstream::response::Response;
 use async_nats::jetstream::stream::{RawMessageErrorKind, Stream};
 use async_nats::jetstream::{Context, ErrorCode};
 use async_nats::{HeaderMap, HeaderName, HeaderValue};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
-use serde::Deserialize;
+use serde::de::IgnoredAny;
 use serde_json::json;
 
 use self::bucket::Bucket;
@@ -137,7 +140,7 @@ impl Letter {
             return write::read_block(block);
         }
         let mut original = HeaderMap::new();
-        for (name, values) in self.headers.iter() {
+        for (name, value) in lines(&self.headers) {
             let name: &str = name.as_ref();
             let name = match name.strip_prefix(ORIGINAL_PREFIX) {
                 Some(own) => own,
@@ -145,11 +148,8 @@ impl Letter {
                 None => name,
             };
             // Whoever may publish to the dead-letter stream may name headers as it likes.
-            let Ok(name) = name.parse::<HeaderName>() else {
-                continue;
-            };
-            for value in values {
-                original.append(name.clone(), value.clone());
+            if let Ok(name) = name.parse::<HeaderName>() {
+                original.append(name, value.clone());
             }
         }
         original
@@ -220,21 +220,16 @@ pub(crate) async fn delete(bucket: &Bucket, letter: &Letter) -> Result<(), Error
 
 /// Deletes one message of a stream; one that is gone already is deleted.
 async fn delete_message(jetstream: &Context, stream: &str, sequence: u64) -> Result<(), Error> {
-    #[derive(Deserialize)]
-    struct Answer {
-        error: Option<async_nats::jetstream::Error>,
-    }
+    let failed = |why: &dyn Display| {
+        super::streams::api_error(&format!("deleting message {sequence} of {stream}: {why}"))
+    };
     // The client's own call has the server overwrite the message with noise, which takes longer.
     let request = json!({ "seq": sequence, "no_erase": true });
-    let answer: Answer = jetstream
-        .request(format!("STREAM.MSG.DELETE.{stream}"), &request)
-        .await
-        .map_err(|error| deletion_error(stream, sequence, &error.to_string()))?;
-    match answer.error {
-        Some(error) if !is_gone(&error) => {
-            Err(deletion_error(stream, sequence, &error.to_string()))
-        }
-        _ => Ok(()),
+    let subject = format!("STREAM.MSG.DELETE.{stream}");
+    let answer = jetstream.request(subject, &request).await;
+    match answer.map_err(|error| failed(&error))? {
+        Response::Err { error } if !is_gone(&error) => Err(failed(&error)),
+        Response::Err { .. } | Response::Ok(IgnoredAny) => Ok(()),
     }
 }
 
@@ -243,10 +238,10 @@ fn is_gone(error: &async_nats::jetstream::Error) -> bool {
     [ErrorCode::NO_MESSAGE_FOUND, ErrorCode::SEQUENCE_NOT_FOUND].contains(&error.error_code())
 }
 
-fn deletion_error(stream: &str, sequence: u64, detail: &str) -> Error {
-    super::streams::api_error(&format!(
-        "deleting message {sequence} of {stream}: {detail}"
-    ))
+/// The lines of a header block.
+fn lines(headers: &HeaderMap) -> impl Iterator<Item = (&HeaderName, &HeaderValue)> {
+    let headers = headers.iter();
+    headers.flat_map(|(name, values)| values.iter().map(move |value| (name, value)))
 }
 
 fn text<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {

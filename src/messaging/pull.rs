@@ -19,7 +19,8 @@ use tokio::time::Instant;
 
 use super::InFlight;
 use super::in_flight::Capacity;
-use crate::error::{Class, Code, Dependency, Error};
+use super::streams::api_error;
+use crate::error::Error;
 
 /// Messages read at once at most.
 const CHUNK_MAX_MESSAGES: usize = 256;
@@ -53,18 +54,12 @@ struct Pull {
     /// The room that it may still fill.
     left: Capacity,
     has_brought: bool,
-    state: PullState,
-    /// Live: when the end is overdue. Late: when ganesh forgets the request.
-    until: Instant,
-    next_after: Instant,
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum PullState {
-    Live,
     /// Its end is overdue, or was cut off by a dropped connection, or came before its last messages:
     /// with a replicated consumer those wait for a quorum.
-    Late,
+    is_late: bool,
+    /// When the end is overdue; when it is late, when ganesh forgets the request.
+    until: Instant,
+    next_after: Instant,
 }
 
 /// The arrivals of one request.
@@ -106,7 +101,7 @@ impl Pulls {
 
     /// When to send the next request, so that it is there before the last one ends.
     pub(crate) fn next_after(&self, now: Instant) -> Option<Instant> {
-        let live = self.requests.iter().filter(|pull| pull.is_live());
+        let live = self.requests.iter().filter(|pull| !pull.is_late);
         match live.clone().next_back() {
             None => Some(now),
             Some(_) if live.count() >= PULLS_MAX => None,
@@ -128,10 +123,10 @@ impl Pulls {
         };
         let reply = Subject::from(self.client.new_inbox());
         let subscription = self.client.subscribe(reply.clone()).await;
-        let subscription = subscription.map_err(|error| not_sent(&error.to_string()))?;
+        let subscription = subscription.map_err(|error| api_error(&error.to_string()))?;
         let generation = self.in_flight.generation();
         let sent = self.consumer.request_batch(request, reply).await;
-        sent.map_err(|error| not_sent(&error.to_string()))?;
+        sent.map_err(|error| api_error(&error.to_string()))?;
         self.in_flight.reserve(room);
         let now = Instant::now();
         self.requests.push(Pull {
@@ -140,7 +135,7 @@ impl Pulls {
             asked: room,
             left: room,
             has_brought: false,
-            state: PullState::Live,
+            is_late: false,
             until: now + PULL_EXPIRES + PULL_END_GRACE,
             next_after: now + NEXT_PULL_AFTER,
         });
@@ -160,21 +155,19 @@ impl Pulls {
         })
         .await;
         let pull = &mut self.requests[place];
-        let (arrivals, freed) = pull.take(chunk?);
+        let (arrivals, mut freed) = pull.take(chunk?);
         if pull.left.messages == 0 {
-            let ended = self.requests.remove(place);
-            self.in_flight.unreserve(freed + ended.left);
-        } else {
-            self.in_flight.unreserve(freed);
+            freed += self.requests.remove(place).left;
         }
+        self.in_flight.unreserve(freed);
         Some(arrivals)
     }
 
     /// Call after a reconnect: nobody knows which requests arrived. Those that did expire soon.
     pub(crate) fn cut(&mut self) {
         let until = Instant::now() + PULL_EXPIRES + PULL_END_GRACE;
-        for pull in self.requests.iter_mut().filter(|pull| pull.is_live()) {
-            (pull.state, pull.until) = (PullState::Late, until);
+        for pull in self.requests.iter_mut().filter(|pull| !pull.is_late) {
+            (pull.is_late, pull.until) = (true, until);
         }
     }
 
@@ -187,14 +180,14 @@ impl Pulls {
     /// overdue: its messages are ours until `ack_wait` has passed.
     pub(crate) fn expire(&mut self) -> bool {
         let now = Instant::now();
-        let is_over = |pull: &mut Pull| !pull.is_live() && pull.until <= now;
-        let over = self.requests.extract_if(.., is_over);
-        let freed = over.fold(Capacity::default(), |freed, pull| freed + pull.left);
-        self.in_flight.unreserve(freed);
+        let is_over = |pull: &mut Pull| pull.is_late && pull.until <= now;
+        for over in self.requests.extract_if(.., is_over) {
+            self.in_flight.unreserve(over.left);
+        }
         let until = now + self.in_flight.ack_wait();
         let mut is_overdue = false;
         for pull in self.requests.iter_mut().filter(|pull| pull.until <= now) {
-            (pull.state, pull.until) = (PullState::Late, until);
+            (pull.is_late, pull.until) = (true, until);
             is_overdue = true;
         }
         is_overdue
@@ -202,10 +195,6 @@ impl Pulls {
 }
 
 impl Pull {
-    fn is_live(&self) -> bool {
-        self.state == PullState::Live
-    }
-
     /// Takes what arrived, and what that frees of the reservation. Nothing is left of a request that
     /// is over.
     fn take(&mut self, chunk: Vec<Message>) -> (Arrivals, Capacity) {
@@ -220,8 +209,7 @@ impl Pull {
                 // What is to be acknowledged is a delivery, whatever its header block begins with.
                 Some(status) if message.reply.is_none() => {
                     freed += self.end(&message);
-                    let end = end_of_pull(status, message.description.as_deref());
-                    arrivals.end = Some(self.meaning(end));
+                    arrivals.end = Some(self.meaning(status, message.description.as_deref()));
                 }
                 _ => {
                     freed += self.fill(message.length);
@@ -258,37 +246,28 @@ impl Pull {
             bytes: if is_over { self.left.bytes } else { 0 },
         };
         self.left -= freed;
-        self.state = PullState::Late;
+        self.is_late = true;
         self.until = Instant::now() + PULL_END_GRACE;
         freed
     }
 
-    fn meaning(&self, end: PullEnd) -> PullEnd {
-        let asked_bytes = self.asked.bytes;
-        match end {
-            PullEnd::TooLarge { .. } if self.has_brought => PullEnd::Ordinary,
-            PullEnd::TooLarge { .. } => PullEnd::TooLarge { asked_bytes },
-            end => end,
+    /// What a status says that ends a request (NATS ADR-13).
+    fn meaning(&self, status: StatusCode, description: Option<&str>) -> PullEnd {
+        let description = description.unwrap_or("");
+        let is = |text| description.eq_ignore_ascii_case(text);
+        match status {
+            StatusCode::TIMEOUT | StatusCode::NOT_FOUND => PullEnd::Ordinary,
+            StatusCode::REQUEST_TERMINATED if is("batch completed") => PullEnd::Ordinary,
+            StatusCode::REQUEST_TERMINATED if is("message size exceeds maxbytes") => {
+                if self.has_brought {
+                    return PullEnd::Ordinary;
+                }
+                let asked_bytes = self.asked.bytes;
+                PullEnd::TooLarge { asked_bytes }
+            }
+            StatusCode::REQUEST_TERMINATED if is("consumer deleted") => PullEnd::Gone,
+            StatusCode::NO_RESPONDERS => PullEnd::Gone,
+            status => PullEnd::Failed(format!("{status} {description}")),
         }
-    }
-}
-
-fn not_sent(detail: &str) -> Error {
-    Error::new(Dependency::Nats, Class::Transient, Code::Response, detail)
-}
-
-/// Status messages of pull requests (NATS ADR-13).
-fn end_of_pull(status: StatusCode, description: Option<&str>) -> PullEnd {
-    let description = description.unwrap_or("");
-    let is = |text| description.eq_ignore_ascii_case(text);
-    match status {
-        StatusCode::TIMEOUT | StatusCode::NOT_FOUND => PullEnd::Ordinary,
-        StatusCode::REQUEST_TERMINATED if is("batch completed") => PullEnd::Ordinary,
-        StatusCode::REQUEST_TERMINATED if is("message size exceeds maxbytes") => {
-            PullEnd::TooLarge { asked_bytes: 0 }
-        }
-        StatusCode::REQUEST_TERMINATED if is("consumer deleted") => PullEnd::Gone,
-        StatusCode::NO_RESPONDERS => PullEnd::Gone,
-        status => PullEnd::Failed(format!("{status} {description}")),
     }
 }

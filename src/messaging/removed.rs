@@ -26,7 +26,11 @@ pub(super) struct Removed {
 impl Removed {
     /// Returns how many more were removed, as of these positions.
     pub(super) fn note(&mut self, now: Positions) -> u64 {
-        if let Some(last) = self.last.filter(|last| !last.is_of_another_consumer(now)) {
+        // Sequences go back only where stream or consumer was made anew.
+        let is_of_same_consumer = |last: &Positions| {
+            now.delivered_sequence >= last.delivered_sequence && now.deliveries >= last.deliveries
+        };
+        if let Some(last) = self.last.filter(is_of_same_consumer) {
             let advanced = now.delivered_sequence - last.delivered_sequence;
             let delivered = now.deliveries - last.deliveries;
             self.passed_over += advanced.saturating_sub(delivered);
@@ -42,13 +46,6 @@ impl Removed {
         let more = removed.saturating_sub(self.said);
         self.said += more;
         more
-    }
-}
-
-impl Positions {
-    /// Sequences go back only where stream or consumer was made anew.
-    fn is_of_another_consumer(self, now: Self) -> bool {
-        now.delivered_sequence < self.delivered_sequence || now.deliveries < self.deliveries
     }
 }
 

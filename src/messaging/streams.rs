@@ -1,15 +1,14 @@
-//! The event stream, the dead-letter stream and its bucket: made when missing, checked when
-//! they exist, never changed.
+//! The event stream, the dead-letter stream and its bucket: as ganesh makes them when they are
+//! missing.
 
 use std::time::Duration;
 
 use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamErrorKind};
 use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, RetentionPolicy, StorageType};
 use async_nats::jetstream::{self, Context, ErrorCode};
-use time::OffsetDateTime;
 
+use super::connection::setup_error;
 use super::letters::bucket;
-use super::requirements::Violation;
 use crate::config::{DLQ_SUBJECTS, NatsConfig};
 use crate::error::{Class, Code, Dependency, Error};
 
@@ -65,7 +64,7 @@ pub fn bucket_stream(letters: &Config) -> Config {
     }
 }
 
-/// The settings of a stream that exists, or `None`.
+/// The settings of a stream; `None` when it does not exist.
 ///
 /// # Errors
 /// When JetStream does not answer.
@@ -73,21 +72,6 @@ pub(crate) async fn existing(jetstream: &Context, name: &str) -> Result<Option<C
     Ok(info(jetstream, name).await?.map(|info| info.config))
 }
 
-/// When a stream was made, or `None`.
-///
-/// # Errors
-/// When JetStream does not answer.
-pub(crate) async fn created(
-    jetstream: &Context,
-    name: &str,
-) -> Result<Option<OffsetDateTime>, Error> {
-    Ok(info(jetstream, name).await?.map(|info| info.created))
-}
-
-/// Returns the stream's info; `None` when it does not exist.
-///
-/// # Errors
-/// When JetStream does not answer.
 pub(super) async fn info(jetstream: &Context, name: &str) -> Result<Option<Info>, Error> {
     match jetstream.get_stream(name).await {
         Ok(stream) => Ok(Some(stream.cached_info().clone())),
@@ -102,8 +86,6 @@ pub(super) async fn info(jetstream: &Context, name: &str) -> Result<Option<Info>
     }
 }
 
-/// Makes the stream.
-///
 /// # Errors
 /// When JetStream refuses, for instance because another stream has these subjects.
 pub(crate) async fn create(jetstream: &Context, config: Config) -> Result<(), Error> {
@@ -120,145 +102,6 @@ pub(crate) async fn create(jetstream: &Context, config: Config) -> Result<(), Er
     })?;
     tracing::info!(stream = name, "stream created");
     Ok(())
-}
-
-/// Returns the settings of an existing event stream that break a promise.
-pub(crate) fn event_stream_violations(stream: &Config) -> Vec<Violation> {
-    let mut violations = Vec::new();
-    if stream.no_ack {
-        violations.push(Violation::stream(
-            &stream.name,
-            "no_ack is true: producers cannot know that an event was stored",
-            "set no_ack to false",
-        ));
-    }
-    if stream.retention == RetentionPolicy::Interest {
-        violations.push(Violation::stream(
-            &stream.name,
-            "retention is interest: what arrives before the consumer exists is dropped",
-            "use retention limits (or workqueue)",
-        ));
-    }
-    violations
-}
-
-/// Returns the settings of an existing dead-letter stream that break a promise.
-pub(crate) fn dlq_stream_violations(stream: &Config) -> Vec<Violation> {
-    let name = &stream.name;
-    let mut violations = Vec::new();
-    if !bucket::is_name(name) {
-        violations.push(Violation::stream(
-            name,
-            "its bucket has the same name, and no bucket can have this one",
-            "name another with GANESH_DLQ_STREAM, of letters, digits, - and _",
-        ));
-    }
-    if !stream
-        .subjects
-        .iter()
-        .any(|s| s == DLQ_SUBJECTS || s == ">")
-    {
-        violations.push(Violation::stream(
-            name,
-            &format!("its subjects are {:?}", stream.subjects),
-            "add the subject dlq.>",
-        ));
-    }
-    if stream.duplicate_window < DLQ_DUPLICATE_WINDOW {
-        violations.push(Violation::stream(
-            name,
-            &format!("duplicate_window is {:?}", stream.duplicate_window),
-            "set duplicate_window to 24h or more",
-        ));
-    }
-    violations.extend(loses_letters(stream));
-    violations
-}
-
-/// Returns the settings of an existing bucket that break a promise.
-pub(crate) fn bucket_stream_violations(stream: &Config, letters: &Config) -> Vec<Violation> {
-    let mut violations = Vec::new();
-    let mut check = |broken: bool, problem: &str, fix: &str| {
-        if broken {
-            violations.push(Violation::stream(&stream.name, problem, fix));
-        }
-    };
-    let wanted = bucket::subjects(&letters.name);
-    check(
-        !wanted
-            .iter()
-            .all(|subject| stream.subjects.contains(subject)),
-        &format!("its subjects are {:?}", stream.subjects),
-        &format!("set them to {}", wanted.join(" and ")),
-    );
-    check(
-        stream.max_age > Duration::ZERO,
-        "it has a max_age: letters would lose what they have in it",
-        "remove max_age",
-    );
-    check(
-        !stream.allow_rollup || stream.deny_delete || stream.deny_purge || stream.sealed,
-        "it is not open: objects could not be replaced or removed",
-        "set allow_rollup_hdrs to true; if deny_delete, deny_purge or sealed is true, delete the bucket, \
-         or name another with GANESH_DLQ_STREAM",
-    );
-    check(
-        stream.num_replicas < letters.num_replicas,
-        &format!(
-            "num_replicas is {}, and that of {} is {}",
-            stream.num_replicas, letters.name, letters.num_replicas
-        ),
-        "set both to the same number",
-    );
-    violations.extend(loses_letters(stream));
-    violations
-}
-
-/// Returns settings that lose letters, or their objects.
-fn loses_letters(stream: &Config) -> Vec<Violation> {
-    let mut violations = Vec::new();
-    let mut check = |broken: bool, problem: &str, fix: &str| {
-        if broken {
-            violations.push(Violation::stream(&stream.name, problem, fix));
-        }
-    };
-    check(
-        stream.retention != RetentionPolicy::Limits,
-        "its retention is not limits: a letter that somebody consumed would be gone",
-        "use retention limits",
-    );
-    check(
-        stream.discard != DiscardPolicy::New,
-        "discard is old: when it is full, it would drop the oldest letters",
-        "set discard to new",
-    );
-    check(
-        stream.storage == StorageType::Memory,
-        "its storage is memory: a restart of the server would lose every letter",
-        "storage cannot be edited: delete the stream, or name another with GANESH_DLQ_STREAM",
-    );
-    check(
-        stream.no_ack,
-        "no_ack is true: nobody would know that a letter is durable",
-        "set no_ack to false",
-    );
-    check(
-        stream.max_messages_per_subject > 0 && !stream.discard_new_per_subject,
-        &format!(
-            "max_msgs_per_subject is {}: more letters of one subject would drop its oldest",
-            stream.max_messages_per_subject
-        ),
-        "remove max_msgs_per_subject",
-    );
-    check(
-        stream.max_message_size > 0,
-        &format!(
-            "max_msg_size is {}: a message whose letter is larger would never be acknowledged",
-            stream.max_message_size
-        ),
-        "remove max_msg_size",
-    );
-    violations
 }
 
 /// The error of a creation. Retrying does not help when the server rejects the settings, such as
@@ -280,8 +123,7 @@ pub(super) fn creation_error(detail: &str, refused: Option<&jetstream::Error>) -
             } else {
                 ""
             };
-            let detail = format!("{detail}{fix}");
-            Error::new(Dependency::Nats, Class::Fatal, Code::Setup, detail)
+            setup_error(format!("{detail}{fix}"))
         }
         _ => api_error(detail),
     }

@@ -14,7 +14,10 @@ use std::fmt::Display;
 use std::time::Duration;
 
 use async_nats::header::{HeaderName, HeaderValue};
+use async_nats::jetstream::ErrorCode;
 use async_nats::jetstream::consumer::{Info, PullConsumer};
+use async_nats::jetstream::response::Response;
+use async_nats::jetstream::stream::RawMessage;
 use async_nats::{Client, HeaderMap, Message, StatusCode, Subject};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
@@ -23,16 +26,13 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::InFlight;
-use super::delivery::{Arrived, Metadata};
+use super::delivery::Arrived;
 use super::letters::HEADERS_BASE64;
 use super::streams::api_error;
 use crate::error::Error;
-use crate::event::Timestamp;
 
 /// Messages read in one go at most; a further go follows where there are more.
 const LOOKS_MAX: usize = 20_000;
-/// The error code of an answer that there is no such message.
-const NO_MESSAGE_FOUND: u64 = 10_037;
 
 pub(crate) struct Search {
     client: Client,
@@ -56,25 +56,7 @@ pub(crate) struct Unreadable {
 
 #[derive(Deserialize)]
 struct MessageAnswer {
-    message: Option<Stored>,
-    error: Option<ApiError>,
-}
-
-#[derive(Deserialize)]
-struct Stored {
-    subject: String,
-    seq: u64,
-    #[serde(default)]
-    hdrs: String,
-    #[serde(default)]
-    data: String,
-    time: String,
-}
-
-#[derive(Deserialize)]
-struct ApiError {
-    err_code: u64,
-    description: String,
+    message: RawMessage,
 }
 
 impl Search {
@@ -146,15 +128,13 @@ impl Search {
         let is_text = !stored.subject.contains(char::REPLACEMENT_CHARACTER) || {
             let by_subject = json!({ "seq": sequence, "next_by_subj": stored.subject });
             let found = self.read(sequence, by_subject).await?;
-            found.is_some_and(|found| found.seq == sequence)
+            found.is_some_and(|found| found.sequence == sequence)
         };
-        let info = self.consumer.cached_info();
-        stored
-            .unreadable(is_text, &info.stream_name, &info.name)
-            .map_err(|what| api_error(&format!("message {sequence}: its {what}")))
+        unreadable(stored, is_text, self.consumer.cached_info())
+            .map_err(|what| api_error(&format!("message {sequence}: its {what} is no base64")))
     }
 
-    async fn read(&self, sequence: u64, request: Value) -> Result<Option<Stored>, Error> {
+    async fn read(&self, sequence: u64, request: Value) -> Result<Option<RawMessage>, Error> {
         let failed = |what: &dyn Display| api_error(&format!("message {sequence}: {what}"));
         let stream = &self.consumer.cached_info().stream_name;
         let subject = format!("$JS.API.STREAM.MSG.GET.{stream}");
@@ -165,60 +145,51 @@ impl Search {
             .map_err(|error| failed(&error))?;
         // A subject may stand in it as it was stored.
         let answer = String::from_utf8_lossy(&answer.payload);
-        let answer: MessageAnswer =
-            serde_json::from_str(&answer).map_err(|error| failed(&error))?;
-        match answer.error {
-            Some(error) if error.err_code != NO_MESSAGE_FOUND => Err(failed(&error.description)),
-            _ => Ok(answer.message),
+        match serde_json::from_str(&answer).map_err(|error| failed(&error))? {
+            Response::Ok(MessageAnswer { message }) => Ok(Some(message)),
+            Response::Err { error } if error.error_code() == ErrorCode::NO_MESSAGE_FOUND => {
+                Ok(None)
+            }
+            Response::Err { error } => Err(failed(&error)),
         }
     }
 }
 
-impl Stored {
-    fn unreadable(
-        self,
-        is_text: bool,
-        stream: &str,
-        consumer: &str,
-    ) -> Result<Option<Unreadable>, &'static str> {
-        let headers = BASE64_STANDARD.decode(&self.hdrs);
-        let headers = headers.map_err(|_| "headers are no base64")?;
-        let Err(why) = check(&self.subject, is_text, &headers) else {
-            return Ok(None);
-        };
-        let body = BASE64_STANDARD.decode(&self.data);
-        let body = body.map_err(|_| "body is no base64")?;
-        let published_at = Timestamp::parse_rfc3339(&self.time).ok_or("time is no RFC 3339")?;
-        let mut kept = HeaderMap::new();
-        kept.insert(HEADERS_BASE64, self.hdrs.as_str());
-        // Of these fields the server reads the stream sequence alone where each message is
-        // acknowledged by itself, and that is what our consumer asks for.
-        let nanos = i128::from(published_at.micros()) * 1_000;
-        let reply = Subject::from(format!(
-            "$JS.ACK.{stream}.{consumer}.1.{}.1.{nanos}.0",
-            self.seq
-        ));
-        let message = Message {
-            length: self.subject.len() + reply.len() + self.hdrs.len() + body.len(),
-            subject: self.subject.into(),
-            reply: Some(reply.clone()),
-            payload: Bytes::from(body),
-            headers: Some(kept),
-            status: None,
-            description: None,
-        };
-        let metadata = Metadata {
-            stream_sequence: self.seq,
-            delivered: 1,
-            published_at,
-        };
-        let arrived = Arrived {
-            message,
-            reply,
-            metadata,
-        };
-        Ok(Some(Unreadable { arrived, why }))
-    }
+/// The message as one that can be read; `None` when it can be read as it is.
+fn unreadable(
+    stored: RawMessage,
+    is_text: bool,
+    consumer: &Info,
+) -> Result<Option<Unreadable>, &'static str> {
+    let encoded = stored.headers.unwrap_or_default();
+    let headers = BASE64_STANDARD.decode(&encoded).map_err(|_| "headers")?;
+    let Err(why) = check(&stored.subject, is_text, &headers) else {
+        return Ok(None);
+    };
+    let body = BASE64_STANDARD.decode(&stored.payload);
+    let body = body.map_err(|_| "body")?;
+    let mut kept = HeaderMap::new();
+    kept.insert(HEADERS_BASE64, encoded.as_str());
+    // Of these fields the server reads the stream sequence alone where each message is
+    // acknowledged by itself, and that is what our consumer asks for.
+    let reply = Subject::from(format!(
+        "$JS.ACK.{}.{}.1.{}.1.{}.0",
+        consumer.stream_name,
+        consumer.name,
+        stored.sequence,
+        stored.time.unix_timestamp_nanos()
+    ));
+    let message = Message {
+        length: stored.subject.len() + reply.len() + encoded.len() + body.len(),
+        subject: stored.subject.into(),
+        reply: Some(reply),
+        payload: Bytes::from(body),
+        headers: Some(kept),
+        status: None,
+        description: None,
+    };
+    let arrived = Arrived::read(message).expect("its reply subject is one of a delivery");
+    Ok(Some(Unreadable { arrived, why }))
 }
 
 /// Says what async-nats cannot parse in a message with this subject (as JSON has it; `is_text`

@@ -19,8 +19,8 @@ use crate::backoff::Backoff;
 use crate::config::Config;
 use crate::error::{Class, Code, Dependency, Error};
 use crate::messaging::connection::{self, Drops};
-use crate::messaging::consumer::{self, LastSeen, Restored};
-use crate::messaging::in_flight::{Capacity, InFlight, InFlightLimits, SUBJECTS_MAX_BYTES};
+use crate::messaging::consumer::{self, ConsumerWatch, Restored};
+use crate::messaging::in_flight::{Capacity, InFlight, SUBJECTS_MAX_BYTES};
 use crate::messaging::pull::{PULL_END_GRACE, PULL_EXPIRES, PullEnd, Pulls};
 use crate::telemetry::logs::RateLimit;
 use crate::telemetry::{Health, Metrics};
@@ -41,8 +41,7 @@ pub(crate) struct EventSource {
     pub(crate) drops: Drops,
     /// The durable consumer.
     pub(crate) consumer: PullConsumer,
-    /// What was last seen of it.
-    pub(crate) seen: Arc<LastSeen>,
+    pub(crate) consumer_watch: Arc<ConsumerWatch>,
     /// Is told when the stream is gone.
     pub(crate) health: Health,
     /// The client of the process before this one broke down: on a message, which is to be found
@@ -158,13 +157,13 @@ impl Source {
         Ok(self.intake.pulls.send(room).await)
     }
 
-    fn limits(&self) -> InFlightLimits {
-        InFlightLimits::of(&self.config.pipeline)
+    fn limits(&self) -> Capacity {
+        Capacity::in_flight(&self.config.pipeline)
     }
 
     /// Capacity that makes a pull worth its round trip: for any message, and for enough of them.
     fn min_pull_size(&self) -> Capacity {
-        let InFlightLimits { messages, bytes } = self.limits();
+        let Capacity { messages, bytes } = self.limits();
         // Capacity for any message that can be published now. The server may take larger ones than it did
         // at the start, where this was checked.
         let any_message = self.client.max_payload() + SUBJECTS_MAX_BYTES;
@@ -180,7 +179,7 @@ impl Source {
 
     /// What a pull asks for of the room that there is.
     fn pull_size(&self, room: Capacity, least: Capacity) -> Capacity {
-        let InFlightLimits { messages, bytes } = self.limits();
+        let Capacity { messages, bytes } = self.limits();
         Capacity {
             messages: (room.messages)
                 .min((messages / PULL_PARTS).max(least.messages))
@@ -263,12 +262,12 @@ impl Source {
     async fn restore(&mut self) -> Result<(), Error> {
         let EventSource {
             jetstream,
-            seen,
+            consumer_watch,
             health,
             ..
         } = &self.origin;
         let (nats, pipeline) = (&self.config.nats, &self.config.pipeline);
-        let restored = consumer::restore(jetstream, nats, pipeline, seen).await?;
+        let restored = consumer::restore(jetstream, nats, pipeline, consumer_watch).await?;
         health.set_stream_gone(restored == Restored::StreamGone);
         if restored != Restored::Same {
             self.intake.in_flight.disown();

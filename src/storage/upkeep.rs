@@ -7,16 +7,15 @@ use tracing::Instrument;
 
 use super::classify;
 use super::partitions::{self, Upkeep};
+use crate::backoff::Backoff;
 use crate::config::PostgresConfig;
 use crate::error::{Dependency, Error};
 use crate::telemetry::{Health, Metrics};
 
 /// How often they are looked after.
 const ROUND_EVERY: Duration = Duration::from_mins(1);
-/// Rounds that may fail before the next ones come later: a lock, a restart.
-const ROUNDS_AT_ONCE: u32 = 3;
-/// Then each one comes twice as late as the one before, up to this: millions of rows may be copied in it,
-/// in vain where they are too many to be moved.
+/// After a round that failed the next one comes twice as late as the one before, up to this: millions of
+/// rows may be copied in it, in vain where they are too many to be moved.
 const PAUSE_MAX: Duration = Duration::from_hours(1);
 /// A round that takes longer is given up: copying millions of rows takes minutes, but a server that has
 /// vanished from the network never answers.
@@ -24,30 +23,29 @@ const ROUND_LIMIT: Duration = Duration::from_hours(1);
 
 /// Rounds without an end. The first one is the start's.
 pub(crate) async fn run(config: PostgresConfig, pool: PgPool, metrics: Metrics, health: Health) {
-    let mut failures = 0;
+    let mut backoff = Backoff::between(ROUND_EVERY, PAUSE_MAX);
+    let mut pause = ROUND_EVERY;
     let mut recovery = health.recovery(Dependency::Postgres);
     loop {
         tokio::select! {
-            () = tokio::time::sleep(pause_after(failures)) => {}
+            () = tokio::time::sleep(pause) => {}
             // That rounds failed while Postgres was away says nothing of partitions.
-            () = recovery => failures = 0,
+            () = recovery => backoff.reset(),
         }
         recovery = health.recovery(Dependency::Postgres);
         let round = round(&config, &pool, &metrics, ROUND_LIMIT)
             .instrument(tracing::info_span!("partition upkeep"))
             .await;
-        failures = match round {
-            Ok(Upkeep::Done) => 0,
+        pause = match round {
+            Ok(Upkeep::Done) => {
+                backoff.reset();
+                ROUND_EVERY
+            }
             // It may be about to fail, as we did.
-            Ok(Upkeep::LeftToAnother) => failures,
-            Err(_) => failures + 1,
+            Ok(Upkeep::LeftToAnother) => pause,
+            Err(_) => backoff.next_wait(),
         };
     }
-}
-
-fn pause_after(failures: u32) -> Duration {
-    let doublings = failures.saturating_sub(ROUNDS_AT_ONCE).min(10);
-    (ROUND_EVERY * 2_u32.pow(doublings)).min(PAUSE_MAX)
 }
 
 /// One round, no longer than `limit`.
@@ -74,18 +72,4 @@ pub(crate) async fn round(
     metrics.partition_upkeep_failures.increment(1.0);
     tracing::warn!(%error, "partitions were not looked after; trying again later");
     Err(error)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn rounds_that_fail_come_later_and_later_up_to_an_hour_apart() {
-        let minutes = [0, 1, 3, 4, 5, 8, 9, 10, 1_000].map(|failures| {
-            let pause = pause_after(failures);
-            pause.as_secs() / 60
-        });
-        assert_eq!(minutes, [1, 1, 1, 2, 4, 32, 60, 60, 60]);
-    }
 }

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 use super::options::{FILTERS, SHARED, YES, reader, selection};
 use super::{DeadLetters, Failure, interrupted};
 use crate::cli::say;
-use crate::cli::signals::stop_on_signal;
+use crate::cli::shutdown::stop_on_signal;
 use crate::config::{Config, flags};
 use crate::error::Error;
 use crate::messaging::letters;

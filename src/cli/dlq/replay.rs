@@ -24,10 +24,9 @@ use super::options::{
 };
 use super::{DeadLetters, Failure, interrupted, shown};
 use crate::cli::say;
-use crate::cli::signals::stop_on_signal;
+use crate::cli::shutdown::stop_on_signal;
 use crate::config::{Config, flags};
 use crate::error::Error;
-use crate::messaging::letters::replay::Refusal;
 use crate::messaging::letters::scan::Scan;
 use crate::messaging::letters::{self, Letter, replay};
 use crate::produce::pacer::{Pace, Pacer};
@@ -211,7 +210,7 @@ impl Replaying<'_> {
             .map(|due| async {
                 let (letter, refusal) = due?;
                 let outcome = match refusal {
-                    Some(refusal) => ReplayOutcome::Kept(Kept::Refused, refusal.to_string()),
+                    Some(refusal) => ReplayOutcome::Kept(Kept::Refused, refusal),
                     None => self.one(&letter).await,
                 };
                 Ok((letter.sequence, outcome))
@@ -233,7 +232,7 @@ impl Replaying<'_> {
     }
 
     /// The letters, each when it is due, without its body; and why it cannot be replayed.
-    fn due(&self, scan: &mut Scan) -> impl Stream<Item = Result<(Letter, Option<Refusal>), Error>> {
+    fn due(&self, scan: &mut Scan) -> impl Stream<Item = Result<(Letter, Option<String>), Error>> {
         let pacer = Pacer::new(self.options.rate_per_second);
         let started = Instant::now();
         try_unfold((scan, pacer), move |(scan, mut pacer)| async move {
@@ -271,7 +270,7 @@ impl Replaying<'_> {
         }
         let replay = replay::replay(&letter, self.options.max_generation, self.payload_max());
         match replay {
-            Err(refusal) => ReplayOutcome::Kept(Kept::Refused, refusal.to_string()),
+            Err(refusal) => ReplayOutcome::Kept(Kept::Refused, refusal),
             Ok(replay) if self.options.dry_run => {
                 let (subject, id) = (shown(&replay.subject), shown(&replay.id));
                 ReplayOutcome::WouldBe(format!("{subject}  as {id}"))

@@ -1,31 +1,25 @@
 //! Dragonfly or Redis.
 
-use super::{ANSWER_TIMEOUT, Finding, failed, ok, warning};
+use super::{ANSWER_TIMEOUT, Findings};
 use crate::config::Config;
 
 /// Prefix of the policies that may evict any key, the least used first.
 const POLICY_PREFIX: &str = "allkeys-";
 
-pub(super) async fn check(config: &Config) -> Vec<Finding> {
-    match tokio::time::timeout(ANSWER_TIMEOUT, findings(config)).await {
-        Ok(Ok(findings)) => findings,
-        Ok(Err(error)) => vec![away(config, &error.to_string())],
-        Err(_) => vec![away(config, "no answer in time")],
-    }
+/// A cache that is away is a warning only: without it reads are slower, and nothing else.
+pub(super) async fn check(config: &Config, findings: &mut Findings) {
+    let why = match tokio::time::timeout(ANSWER_TIMEOUT, ask(config, findings)).await {
+        Ok(Ok(())) => return,
+        Ok(Err(error)) => error.to_string(),
+        Err(_) => "no answer in time".to_owned(),
+    };
+    findings.warning(format_args!(
+        "{} does not answer ({why}): reads go to Postgres until it does; start it, or correct REDIS_URL",
+        config.cache.url
+    ));
 }
 
-/// A warning only: without the cache reads are slower, and nothing else.
-fn away(config: &Config, detail: &str) -> Finding {
-    warning(
-        "cache",
-        format!(
-            "{} does not answer ({detail}): reads go to Postgres until it does; start it, or correct REDIS_URL",
-            config.cache.url
-        ),
-    )
-}
-
-async fn findings(config: &Config) -> Result<Vec<Finding>, redis::RedisError> {
+async fn ask(config: &Config, findings: &mut Findings) -> Result<(), redis::RedisError> {
     let client = redis::Client::open(config.cache.url.expose())?;
     let mut connection = client.get_multiplexed_async_connection().await?;
     let info: String = redis::cmd("INFO").query_async(&mut connection).await?;
@@ -41,23 +35,14 @@ async fn findings(config: &Config) -> Result<Vec<Finding>, redis::RedisError> {
             field("redis_version").unwrap_or("of unknown version"),
         ),
     };
-    let mut findings = vec![ok(
-        "cache",
-        format!("{product} {version} at {}", config.cache.url),
-    )];
+    findings.ok(format_args!("{product} {version} at {}", config.cache.url));
     if field("role").is_some_and(|role| role != "master") {
-        findings.push(warning(
-            "cache",
-            "it is a replica and refuses writes: name the primary in REDIS_URL",
-        ));
+        findings.warning("it is a replica and refuses writes: name the primary in REDIS_URL");
     }
     let policy = field("maxmemory_policy").unwrap_or("");
     if product == "Redis" && !policy.starts_with(POLICY_PREFIX) {
-        findings.push(warning(
-            "cache",
-            format!(
-                "maxmemory-policy is {policy:?}: a full cache would refuse writes; set allkeys-lru"
-            ),
+        findings.warning(format_args!(
+            "maxmemory-policy is {policy:?}: a full cache would refuse writes; set allkeys-lru"
         ));
     }
     let scripted: Result<i64, _> = redis::cmd("EVAL")
@@ -66,10 +51,9 @@ async fn findings(config: &Config) -> Result<Vec<Finding>, redis::RedisError> {
         .query_async(&mut connection)
         .await;
     if let Err(error) = scripted {
-        findings.push(failed(
-            "cache",
-            format!("this user may not run scripts ({error}): allow EVAL, EVALSHA and SCRIPT"),
+        findings.failed(format_args!(
+            "this user may not run scripts ({error}): allow EVAL, EVALSHA and SCRIPT"
         ));
     }
-    Ok(findings)
+    Ok(())
 }

@@ -2,26 +2,19 @@
 
 use sqlx::{ConnectOptions, Connection, PgPool};
 
-use super::{ANSWER_TIMEOUT, Finding, failed, ok, warning};
+use super::{ANSWER_TIMEOUT, Findings};
 use crate::config::Config;
 use crate::storage::{classify, pool, schema};
 
-pub(super) async fn check(config: &Config) -> Vec<Finding> {
-    match tokio::time::timeout(ANSWER_TIMEOUT, findings(config)).await {
-        Ok(Ok(findings)) => findings,
-        Ok(Err(error)) => vec![failed(
-            "postgres",
-            format!(
-                "{}: {}: {}",
-                config.postgres.url,
-                classify(&error).detail,
-                fix(&error)
-            ),
-        )],
-        Err(_) => vec![failed(
-            "postgres",
-            format!("{} does not answer in time: {START}", config.postgres.url),
-        )],
+pub(super) async fn check(config: &Config, findings: &mut Findings) {
+    let url = &config.postgres.url;
+    match tokio::time::timeout(ANSWER_TIMEOUT, ask(config, findings)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(error)) => {
+            let (detail, fix) = (classify(&error).detail, fix(&error));
+            findings.failed(format_args!("{url}: {detail}: {fix}"));
+        }
+        Err(_) => findings.failed(format_args!("{url} does not answer in time: {START}")),
     }
 }
 
@@ -43,66 +36,63 @@ fn fix(error: &sqlx::Error) -> &'static str {
     }
 }
 
-async fn findings(config: &Config) -> Result<Vec<Finding>, sqlx::Error> {
+async fn ask(config: &Config, findings: &mut Findings) -> Result<(), sqlx::Error> {
     let pool = pool::lazy(&config.postgres, 1)?;
     // Not by the pool, which repeats what fails and then says no more than that it took long.
     let mut connection = pool.connect_options().connect().await?;
     let facts = schema::facts(&mut connection).await?;
     connection.close().await?;
-    let (major, minor) = (facts.version_num / 10_000, facts.version_num % 10_000);
-    let mut findings: Vec<Finding> = facts
-        .violations()
-        .into_iter()
-        .map(|problem| failed("postgres", problem))
-        .collect();
-    if findings.is_empty() {
-        findings.push(ok(
-            "postgres",
-            format!("server {major}.{minor} at {}", config.postgres.url),
+    let violations = facts.violations();
+    if violations.is_empty() {
+        let (major, minor) = (facts.version_num / 10_000, facts.version_num % 10_000);
+        findings.ok(format_args!(
+            "server {major}.{minor} at {}",
+            config.postgres.url
         ));
+    }
+    for violation in violations {
+        findings.failed(violation);
     }
     if facts.read_only {
-        findings.push(failed(
-            "postgres",
-            "the server is a standby and refuses writes: name the primary in POSTGRES_URL",
-        ));
+        findings
+            .failed("the server is a standby and refuses writes: name the primary in POSTGRES_URL");
     }
     if !facts.full_page_writes {
-        findings.push(warning(
-            "postgres",
-            "full_page_writes is off: a power failure can corrupt pages; set it to on",
-        ));
+        findings
+            .warning("full_page_writes is off: a power failure can corrupt pages; set it to on");
     }
-    findings.push(schema_finding(&pool).await?);
-    findings.push(room_for_connections(&pool, config).await?);
+    match schema::missing_migrations(&pool).await? {
+        0 => check_permissions(&pool, findings).await?,
+        missing => say_missing_migrations(missing, &pool, findings).await?,
+    }
+    check_free_connections(&pool, config, findings).await?;
     pool.close().await;
-    Ok(findings)
+    Ok(())
 }
 
-async fn schema_finding(pool: &PgPool) -> Result<Finding, sqlx::Error> {
-    let missing = schema::missing_migrations(pool).await?;
-    if missing > 0 {
-        let may_create: bool = sqlx::query_scalar(
-            "SELECT has_schema_privilege(current_user, current_schema()::text, 'CREATE')",
-        )
-        .fetch_one(pool)
-        .await?;
-        return Ok(if may_create {
-            warning(
-                "postgres",
-                format!(
-                    "{missing} migrations are missing: run `ganesh migrate` (serve does it at start unless told not to)"
-                ),
-            )
-        } else {
-            failed(
-                "postgres",
-                format!(
-                    "{missing} migrations are missing, and this role may not create tables: GRANT CREATE ON SCHEMA public, or migrate as another role"
-                ),
-            )
-        });
+async fn say_missing_migrations(
+    missing: usize,
+    pool: &PgPool,
+    findings: &mut Findings,
+) -> Result<(), sqlx::Error> {
+    let may_create: bool = sqlx::query_scalar(
+        "SELECT has_schema_privilege(current_user, current_schema()::text, 'CREATE')",
+    )
+    .fetch_one(pool)
+    .await?;
+    if may_create {
+        findings.warning(format_args!(
+            "{missing} migrations are missing: run `ganesh migrate` (serve does it at start unless told not to)"
+        ));
+    } else {
+        findings.failed(format_args!(
+            "{missing} migrations are missing, and this role may not create tables: GRANT CREATE ON SCHEMA public, or migrate as another role"
+        ));
     }
+    Ok(())
+}
+
+async fn check_permissions(pool: &PgPool, findings: &mut Findings) -> Result<(), sqlx::Error> {
     // Partitions can be attached and dropped by the table's owner only.
     let (may_write, may_partition): (bool, bool) = sqlx::query_as(
         // A list of privileges would ask whether the role has any of them.
@@ -117,25 +107,25 @@ async fn schema_finding(pool: &PgPool) -> Result<Finding, sqlx::Error> {
     )
     .fetch_one(pool)
     .await?;
-    Ok(if !may_write {
-        failed(
-            "postgres",
+    if !may_write {
+        findings.failed(
             "this role may not read and write events and cache_epoch: GRANT SELECT, INSERT, UPDATE ON them TO it",
-        )
+        );
     } else if !may_partition {
-        failed(
-            "postgres",
+        findings.failed(
             "this role cannot make partitions: ALTER TABLE events OWNER TO it, and GRANT CREATE ON SCHEMA public TO it",
-        )
+        );
     } else {
-        ok(
-            "postgres",
-            "the schema is up to date, and this role may use it",
-        )
-    })
+        findings.ok("the schema is up to date, and this role may use it");
+    }
+    Ok(())
 }
 
-async fn room_for_connections(pool: &PgPool, config: &Config) -> Result<Finding, sqlx::Error> {
+async fn check_free_connections(
+    pool: &PgPool,
+    config: &Config,
+    findings: &mut Findings,
+) -> Result<(), sqlx::Error> {
     let free: i64 = sqlx::query_scalar(
         "SELECT current_setting('max_connections')::bigint \
               - current_setting('superuser_reserved_connections')::bigint \
@@ -144,17 +134,14 @@ async fn room_for_connections(pool: &PgPool, config: &Config) -> Result<Finding,
     .fetch_one(pool)
     .await?;
     let wanted = i64::from(pool::max_connections(config.pipeline.writers));
-    Ok(if free < wanted {
-        warning(
-            "postgres",
-            format!(
-                "{free} connections are free and a process uses up to {wanted}: raise max_connections"
-            ),
-        )
+    if free < wanted {
+        findings.warning(format_args!(
+            "{free} connections are free and a process uses up to {wanted}: raise max_connections"
+        ));
     } else {
-        ok(
-            "postgres",
-            format!("{free} connections are free, a process uses up to {wanted}"),
-        )
-    })
+        findings.ok(format_args!(
+            "{free} connections are free, a process uses up to {wanted}"
+        ));
+    }
+    Ok(())
 }

@@ -8,7 +8,6 @@ use crate::cli::Failure;
 use crate::cli::startup::{StartDeadline, wait_for, wait_for_schema};
 use crate::config::Config;
 use crate::error::Dependency;
-use crate::messaging::consumer::SetupError;
 use crate::messaging::{connection, consumer, in_flight};
 use crate::pipeline::source::EventSource;
 use crate::storage::{pool, upkeep};
@@ -70,24 +69,15 @@ async fn connect_nats(service: &Service, deadline: StartDeadline) -> Result<Even
     let ensured = wait_for(
         "JetStream (GANESH_STREAM, GANESH_CONSUMER)",
         deadline,
-        || async {
-            match consumer::ensure(&jetstream, &config.nats, &config.pipeline).await {
-                Ok(consumer) => Ok(Ok(consumer)),
-                Err(SetupError::Violation(violations)) => Ok(Err(violations)),
-                Err(SetupError::Api(error)) => Err(error),
-            }
-        },
+        || consumer::ensure(&jetstream, &config.nats, &config.pipeline),
     )
     .await?;
-    let (consumer, seen) = ensured.map_err(|violations| {
-        let lines: Vec<String> = violations.iter().map(ToString::to_string).collect();
-        Failure::Usage(lines.join("\n"))
-    })?;
+    let (consumer, watch) = ensured.map_err(|violations| Failure::Usage(violations.join("\n")))?;
     Ok(EventSource {
         jetstream,
         drops,
         consumer,
-        seen,
+        consumer_watch: watch,
         health: health.clone(),
         client_was_lost: std::env::var_os(CLIENT_WAS_LOST).is_some(),
     })

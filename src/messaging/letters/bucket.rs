@@ -11,10 +11,10 @@ use std::fmt::Display;
 use std::time::Duration;
 
 use async_nats::HeaderMap;
+use async_nats::jetstream::Context;
 use async_nats::jetstream::object_store::{ObjectInfo, ObjectOptions};
 use async_nats::jetstream::publish::PublishAck;
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, Stream};
-use async_nats::jetstream::{Context, message::StreamMessage};
 use base64::Engine;
 use base64::engine::general_purpose::URL_SAFE;
 use bytes::{Bytes, BytesMut};
@@ -26,7 +26,6 @@ use tokio::time::timeout;
 use super::delete_message;
 use super::write::Content;
 use crate::error::{Class, Code, Dependency, Error};
-use crate::event::Timestamp;
 use crate::messaging::streams::api_error;
 
 /// Bytes of a chunk at most: what NATS recommends.
@@ -64,7 +63,6 @@ pub struct Bucket {
 pub(super) struct Found {
     /// The sequence of its description: another version has another one.
     pub(super) sequence: u64,
-    pub(super) stored_at: Timestamp,
     pub(super) version: String,
 }
 
@@ -222,53 +220,42 @@ impl Bucket {
     pub(super) async fn purge(&self, version: &str) -> Result<(), Error> {
         let purging = self.stream().await?.purge();
         let purged = purging.filter(self.chunk_subject(version)).await;
-        purged
-            .map(|_| ())
-            .map_err(|error| api_error(&format!("purging object {version}: {error}")))
+        let failed = |error| self.failed(&format!("purging object {version}: {error}"));
+        purged.map(|_| ()).map_err(failed)
     }
 
-    /// The newest version of an object, if there is one of ganesh.
+    /// The newest version of an object, if there is one of ganesh. Asked of the stream's leader: a
+    /// replica may be behind.
     ///
     /// # Errors
     /// When JetStream does not answer.
     pub(super) async fn find(&self, name: &str) -> Result<Option<Found>, Error> {
-        let message = self.last(&self.description_subject(name)).await?;
-        Ok(message.and_then(|message| {
-            let info: ObjectInfo = serde_json::from_slice(&message.payload).ok()?;
-            let is_ours = info.nuid.rsplit_once(':').is_some_and(|(of, _)| of == name);
-            (is_ours && !info.deleted).then_some(Found {
-                sequence: message.sequence,
-                stored_at: stored_at(&message),
-                version: info.nuid,
-            })
+        let (stream, subject) = (self.stream().await?, self.description_subject(name));
+        let message = match stream.get_last_raw_message_by_subject(&subject).await {
+            Ok(message) => message,
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => {
+                return Ok(None);
+            }
+            Err(error) => return Err(self.failed(&error)),
+        };
+        let info = serde_json::from_slice(&message.payload).ok();
+        let ours = info.filter(|info: &ObjectInfo| {
+            let of = info.nuid.rsplit_once(':').map(|(of, _)| of);
+            of == Some(name) && !info.deleted
+        });
+        Ok(ours.map(|info| Found {
+            sequence: message.sequence,
+            version: info.nuid,
         }))
     }
 
-    /// When the last chunk of a version was stored, if it has any.
-    ///
-    /// # Errors
-    /// When JetStream does not answer.
-    pub(super) async fn last_chunk(&self, version: &str) -> Result<Option<Timestamp>, Error> {
-        let message = self.last(&self.chunk_subject(version)).await?;
-        Ok(message.as_ref().map(stored_at))
+    pub(super) async fn stream(&self) -> Result<Stream<()>, Error> {
+        let stream = self.jetstream.get_stream_no_info(stream_name(&self.name));
+        stream.await.map_err(|error| self.failed(&error))
     }
 
-    /// Asked of the stream's leader: a replica may be behind.
-    async fn last(&self, subject: &str) -> Result<Option<StreamMessage>, Error> {
-        let stream = self.stream().await?;
-        match stream.get_last_raw_message_by_subject(subject).await {
-            Ok(message) => Ok(Some(message)),
-            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
-            Err(error) => Err(api_error(&format!("bucket {}: {error}", self.name))),
-        }
-    }
-
-    async fn stream(&self) -> Result<Stream<()>, Error> {
-        let stream = self
-            .jetstream
-            .get_stream_no_info(stream_name(&self.name))
-            .await;
-        stream.map_err(|error| api_error(&format!("bucket {}: {error}", self.name)))
+    pub(super) fn failed(&self, why: &dyn Display) -> Error {
+        api_error(&format!("bucket {}: {why}", self.name))
     }
 
     fn chunk_subject(&self, version: &str) -> String {
@@ -278,8 +265,4 @@ impl Bucket {
     fn description_subject(&self, name: &str) -> String {
         format!("$O.{}.M.{}", self.name, URL_SAFE.encode(name))
     }
-}
-
-fn stored_at(message: &StreamMessage) -> Timestamp {
-    Timestamp::from_nanos(message.time.unix_timestamp_nanos())
 }

@@ -1,12 +1,10 @@
 //! The message that a letter is replayed as. Pure.
 
-use std::fmt;
-
 use async_nats::{HeaderMap, HeaderValue};
 use bytes::Bytes;
 
 use super::write::{HEADERS_MAX_BYTES, block_len};
-use super::{Letter, STREAM, STREAM_SEQUENCE, UNREADABLE, is_acted_on};
+use super::{Letter, STREAM, STREAM_SEQUENCE, UNREADABLE, is_acted_on, lines};
 use crate::event::replay::{FIRST_SEEN, FIRST_SEQUENCE, GENERATION, GENERATION_MARK};
 
 #[derive(Debug, Clone)]
@@ -19,62 +17,6 @@ pub(crate) struct Replay {
     pub(crate) id: String,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Refusal {
-    /// Not written by ganesh.
-    Foreign,
-    /// Its headers cannot be written by the client either.
-    Unreadable,
-    /// Its subject has white space in it, as a message without headers may have: what a replay sends
-    /// has headers, and with them the client cannot read it.
-    Subject,
-    /// It failed too often.
-    Generation(u32),
-    /// With the headers of a replay it is larger than the server's maximum.
-    TooLarge {
-        /// Its bytes, or those of its body if that alone is too large.
-        bytes: u64,
-        /// The server's maximum.
-        max_bytes: usize,
-    },
-    /// With those of a replay its headers have more bytes than JetStream stores.
-    HeadersTooLarge(usize),
-}
-
-impl fmt::Display for Refusal {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Foreign => f.write_str(
-                "it does not say from which stream, sequence and time its message is: not written by ganesh",
-            ),
-            Self::Unreadable => f.write_str(
-                "the headers of its message are not what a NATS client can read or write; ganesh dlq show \
-                 has them: publish the event anew",
-            ),
-            Self::Subject => f.write_str(
-                "its subject has white space in it, and a replay has headers, with which no NATS client \
-                 can read that: publish the event anew, on another subject",
-            ),
-            Self::Generation(generation) => write!(
-                f,
-                "it was replayed {generation} times and failed each time; --max-generation {} replays it \
-                 once more",
-                generation + 1
-            ),
-            Self::TooLarge { bytes, max_bytes } => write!(
-                f,
-                "its message has {bytes} bytes, and the server takes {max_bytes}: raise the server's \
-                 max_payload above {bytes} to replay it"
-            ),
-            Self::HeadersTooLarge(bytes) => write!(
-                f,
-                "with those of a replay it has {bytes} bytes of headers, and JetStream stores \
-                 {HEADERS_MAX_BYTES}: publish the event anew"
-            ),
-        }
-    }
-}
-
 /// Whether a letter can be replayed, by what it says without its body.
 ///
 /// # Errors
@@ -83,24 +25,40 @@ pub(crate) fn check(
     letter: &Letter,
     max_generation: u32,
     payload_max_bytes: usize,
-) -> Result<(), Refusal> {
+) -> Result<(), String> {
     if letter.reason() == UNREADABLE {
-        return Err(Refusal::Unreadable);
+        return Err(
+            "the headers of its message are not what a NATS client can read or write; ganesh dlq show \
+             has them: publish the event anew"
+                .to_owned(),
+        );
     }
+    // As a message without headers may have. What a replay sends has headers.
     if letter.subject().contains(char::is_whitespace) {
-        return Err(Refusal::Subject);
+        return Err(
+            "its subject has white space in it, and a replay has headers, with which no NATS client \
+             can read that: publish the event anew, on another subject"
+                .to_owned(),
+        );
     }
-    first_place(letter).ok_or(Refusal::Foreign)?;
+    first_place(letter)?;
     let generation = letter.generation();
     if generation >= max_generation {
-        return Err(Refusal::Generation(generation));
+        return Err(format!(
+            "it was replayed {generation} times and failed each time; --max-generation {} replays it \
+             once more",
+            generation + 1
+        ));
     }
     fits(letter.body_bytes, payload_max_bytes)
 }
 
-fn fits(bytes: u64, max_bytes: usize) -> Result<(), Refusal> {
+fn fits(bytes: u64, max_bytes: usize) -> Result<(), String> {
     if bytes > max_bytes as u64 {
-        return Err(Refusal::TooLarge { bytes, max_bytes });
+        return Err(format!(
+            "its message has {bytes} bytes, and the server takes {max_bytes}: raise the server's \
+             max_payload above {bytes} to replay it"
+        ));
     }
     Ok(())
 }
@@ -115,9 +73,9 @@ pub(crate) fn replay(
     letter: &Letter,
     max_generation: u32,
     payload_max_bytes: usize,
-) -> Result<Replay, Refusal> {
+) -> Result<Replay, String> {
     check(letter, max_generation, payload_max_bytes)?;
-    let (stream, seen, sequence) = first_place(letter).ok_or(Refusal::Foreign)?;
+    let (stream, seen, sequence) = first_place(letter)?;
     let generation = letter.generation();
     let original = letter.original_headers();
     let first_id = first_id(&original, generation);
@@ -125,12 +83,8 @@ pub(crate) fn replay(
     let generation = generation + 1;
     let id = format!("{first_id}{GENERATION_MARK}{generation}");
     let mut headers = HeaderMap::new();
-    for (name, values) in original.iter() {
-        if !is_acted_on(name.as_ref()) {
-            for value in values {
-                headers.append(name.clone(), value.clone());
-            }
-        }
+    for (name, value) in lines(&original).filter(|(name, _)| !is_acted_on(name.as_ref())) {
+        headers.append(name.clone(), value.clone());
     }
     headers.insert("Nats-Msg-Id", id.as_str());
     // Another stream would make another source of a plain message.
@@ -140,7 +94,10 @@ pub(crate) fn replay(
     headers.insert(FIRST_SEQUENCE, sequence);
     let headers_bytes = block_len(&headers);
     if headers_bytes > HEADERS_MAX_BYTES {
-        return Err(Refusal::HeadersTooLarge(headers_bytes));
+        return Err(format!(
+            "with those of a replay it has {headers_bytes} bytes of headers, and JetStream stores \
+             {HEADERS_MAX_BYTES}: publish the event anew"
+        ));
     }
     fits(
         (headers_bytes + letter.body.len()) as u64,
@@ -155,20 +112,25 @@ pub(crate) fn replay(
 }
 
 /// Stream, time and sequence of the first delivery.
-fn first_place(letter: &Letter) -> Option<(&str, &str, &str)> {
-    let sequence = letter
-        .header(FIRST_SEQUENCE)
-        .or_else(|| letter.header(STREAM_SEQUENCE))?;
-    Some((letter.header(STREAM)?, letter.header(FIRST_SEEN)?, sequence))
+fn first_place(letter: &Letter) -> Result<(&str, &str, &str), String> {
+    let sequence = letter.header(FIRST_SEQUENCE);
+    let sequence = sequence.or_else(|| letter.header(STREAM_SEQUENCE));
+    match (letter.header(STREAM), letter.header(FIRST_SEEN), sequence) {
+        (Some(stream), Some(seen), Some(sequence)) => Ok((stream, seen, sequence)),
+        _ => Err(
+            "it does not say from which stream, sequence and time its message is: not written by ganesh"
+                .to_owned(),
+        ),
+    }
 }
 
 /// The `Nats-Msg-Id` of the first delivery, if it had one.
 fn first_id(original: &HeaderMap, generation: u32) -> Option<String> {
-    let (_, values) = original.iter().find(|(name, _)| {
+    let (_, id) = lines(original).find(|(name, _)| {
         let name: &str = name.as_ref();
         name.eq_ignore_ascii_case("nats-msg-id")
     })?;
-    let id = values.first()?.as_str();
+    let id = id.as_str();
     if id.is_empty() {
         return None;
     }

@@ -11,6 +11,7 @@ use futures::StreamExt;
 use time::OffsetDateTime;
 
 use super::Letter;
+use crate::backoff::Backoff;
 use crate::error::Error;
 use crate::event::Timestamp;
 use crate::messaging::streams::{DLQ_SUBJECT_PREFIX, api_error};
@@ -19,9 +20,10 @@ use crate::messaging::streams::{DLQ_SUBJECT_PREFIX, api_error};
 const PAGE_MAX_LETTERS: usize = 64;
 /// How long a message of a page may take to arrive.
 const MESSAGE_TIMEOUT: Duration = Duration::from_secs(5);
-/// How often in a row reading fails before it is given up, and how long between two attempts.
+/// How often in a row reading fails before it is given up.
 const ATTEMPTS_MAX: u32 = 5;
-const ATTEMPT_EVERY: Duration = Duration::from_secs(1);
+/// How long the first wait after a failure is: elections of a cluster take seconds.
+const RETRY_AFTER: Duration = Duration::from_millis(500);
 /// How long the server keeps the consumer of a scan that has gone, or pauses.
 const CONSUMER_KEPT: Duration = Duration::from_secs(60);
 
@@ -83,6 +85,7 @@ impl Scan {
     /// When JetStream does not answer, however often it is asked.
     pub(crate) async fn next(&mut self) -> Result<Option<Letter>, Error> {
         let mut failures = 0;
+        let mut backoff = Backoff::between(RETRY_AFTER, MESSAGE_TIMEOUT);
         loop {
             while let Some(letter) = self.page.pop_front() {
                 if self.filter.takes(&letter) {
@@ -95,6 +98,7 @@ impl Scan {
             // On the heap: making a consumer is large.
             let Err(why) = Box::pin(self.read_page()).await else {
                 failures = 0;
+                backoff.reset();
                 continue;
             };
             self.consumer = None;
@@ -103,7 +107,7 @@ impl Scan {
                 return Err(api_error(&format!("reading the dead letters: {why}")));
             }
             tracing::warn!(why, "reading the dead letters failed; trying again");
-            tokio::time::sleep(ATTEMPT_EVERY).await;
+            backoff.wait().await;
         }
     }
 

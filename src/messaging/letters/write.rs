@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::{
     BODY_BYTES, DELIVERIES, DETAIL, HEADERS_BASE64, LAST_SEEN, ORIGINAL_PREFIX, REASON, STREAM,
-    STREAM_SEQUENCE, SUBJECT, TRACE_ID, UNREADABLE, is_acted_on,
+    STREAM_SEQUENCE, SUBJECT, TRACE_ID, UNREADABLE, is_acted_on, lines,
 };
 use crate::event::replay::{self, FIRST_SEEN, FIRST_SEQUENCE, GENERATION};
 use crate::event::{Timestamp, TraceId};
@@ -86,8 +86,11 @@ pub(crate) fn outgoing(
     if headers_bytes <= HEADERS_MAX_BYTES
         && headers_bytes + original.body.len() <= payload_max_bytes
     {
+        for (name, value) in lines(&kept) {
+            own.append(name.clone(), value.clone());
+        }
         return OutgoingLetter {
-            headers: with(own, &kept),
+            headers: own,
             body: original.body.clone(),
             needs_object: false,
         };
@@ -115,25 +118,15 @@ pub(crate) fn content(original: &Original<'_>, reason: &str) -> Content {
 
 /// A name for the object of a letter, which no other one has. It is a token of a subject.
 pub(super) fn object_name(original: &Original<'_>) -> String {
-    let Original {
-        stream,
-        sequence,
-        stored_at,
-        ..
-    } = original;
-    let (micros, random) = (stored_at.micros(), rand::random::<u32>());
+    let (stream, sequence) = (original.stream, original.sequence);
+    let (micros, random) = (original.stored_at.micros(), rand::random::<u32>());
     format!("{stream}:{sequence}:{micros}:{random:08x}")
 }
 
 /// The `Nats-Msg-Id` of a letter: a message becomes one letter.
 fn letter_id(original: &Original<'_>) -> String {
-    let Original {
-        stream,
-        sequence,
-        stored_at,
-        ..
-    } = original;
-    format!("{stream}:{sequence}:{stored_at}")
+    let (stream, sequence) = (original.stream, original.sequence);
+    format!("{stream}:{sequence}:{}", original.stored_at)
 }
 
 /// The headers that say why, when and how often.
@@ -165,15 +158,13 @@ fn own_headers(original: &Original<'_>, reason: &str, detail: &str) -> HeaderMap
 /// are named like ganesh's get another name.
 fn kept_headers(headers: Option<&HeaderMap>, reason: &str) -> HeaderMap {
     let mut kept = HeaderMap::new();
-    for (name, values) in headers.into_iter().flat_map(HeaderMap::iter) {
+    for (name, value) in headers.into_iter().flat_map(lines) {
         // Of a message that the client cannot read, ganesh wrote them.
         let name = match reason {
             UNREADABLE => name.clone(),
             _ => kept_name(name),
         };
-        for value in values {
-            kept.append(name.clone(), value.clone());
-        }
+        kept.append(name, value.clone());
     }
     kept
 }
@@ -188,40 +179,26 @@ fn kept_name(name: &HeaderName) -> HeaderName {
         .expect("a header's name stays one behind letters and dashes")
 }
 
-fn with(mut headers: HeaderMap, more: &HeaderMap) -> HeaderMap {
-    for (name, values) in more.iter() {
-        for value in values {
-            headers.append(name.clone(), value.clone());
-        }
-    }
-    headers
-}
-
 /// A value without line breaks, on which the client would panic.
 fn on_one_line(text: &str) -> HeaderValue {
-    text.parse()
-        .unwrap_or_else(|_| HeaderValue::from(text.replace(['\r', '\n'], " ")))
+    HeaderValue::from(text.replace(['\r', '\n'], " "))
 }
 
 /// Length of [`block`].
 pub(super) fn block_len(headers: &HeaderMap) -> usize {
-    let lines = headers.iter().flat_map(|(name, values)| {
+    let line_bytes = |(name, value): (&HeaderName, &HeaderValue)| {
         let name: &str = name.as_ref();
-        values
-            .iter()
-            .map(move |value| name.len() + ": \r\n".len() + value.as_str().len())
-    });
-    "NATS/1.0\r\n\r\n".len() + lines.sum::<usize>()
+        name.len() + ": \r\n".len() + value.as_str().len()
+    };
+    "NATS/1.0\r\n\r\n".len() + lines(headers).map(line_bytes).sum::<usize>()
 }
 
 /// Headers as NATS writes them (ADR-4).
 fn block(headers: &HeaderMap) -> Vec<u8> {
     let mut block = String::from("NATS/1.0\r\n");
-    for (name, values) in headers.iter() {
-        for value in values {
-            for piece in [name.as_ref(), ": ", value.as_str(), "\r\n"] {
-                block.push_str(piece);
-            }
+    for (name, value) in lines(headers) {
+        for piece in [name.as_ref(), ": ", value.as_str(), "\r\n"] {
+            block.push_str(piece);
         }
     }
     block.push_str("\r\n");

@@ -23,7 +23,7 @@ struct Scene {
 fn scene() -> Scene {
     let metrics = Metrics::default();
     let (messages, bytes) = (100, 100_000);
-    let limits = in_flight::InFlightLimits { messages, bytes };
+    let limits = in_flight::Capacity { messages, bytes };
     let (in_flight, releases) = InFlight::new(limits, Duration::from_secs(30), metrics.clone());
     let (sender, receiver) = queue(metrics::Gauge::noop());
     let limits = BatchLimits { events: 1, bytes };
