@@ -21,7 +21,7 @@
 //! 6. An epoch belongs to one process of the cache server. What another process holds, restarted
 //!    on an old snapshot or promoted from a lagging replica, is under no epoch that is used.
 //!
-//! Not covered, and said in the README: data put back into a running server by hand (`RESTORE`,
+//! Not covered, as docs/RELIABILITY.md says: data put back into a running server by hand (`RESTORE`,
 //! `DEBUG LOAD`), which it does not tell.
 
 mod epoch;

@@ -56,7 +56,7 @@ impl VariantArray for Reason {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case", const_into_str)]
 pub enum Stage {
-    /// From the stream's timestamp until the source read the delivery.
+    /// From the stream's timestamp until decode took the delivery.
     Stream,
     /// Until its envelope was decoded, or refused.
     Decode,

@@ -10,9 +10,9 @@
 //!               held ◀── keepalive: progress acks, releases
 //! ```
 //!
-//! W is four times `GANESH_WRITERS`, of which `GANESH_WRITERS` store at the same time. The queue holds no more than may be held (`GANESH_MAX_IN_FLIGHT`). The modules
-//! stand in the order in which a message, or who runs the process, meets them; imports run one
-//! way (tests/quick/architecture.rs).
+//! W is four times `GANESH_WRITERS`, of which `GANESH_WRITERS` store at the same time. The queue holds
+//! no more than may be held (`GANESH_MAX_IN_FLIGHT`). The modules stand in the order in which a message
+//! meets them; imports run one way (tests/quick/architecture.rs).
 
 pub mod config;
 pub mod cli;

@@ -93,8 +93,8 @@ pub(crate) struct Releases {
     /// Unbounded, but never longer than the register: an entry leaves it only after its release was
     /// sent.
     ids: UnboundedSender<InFlightId>,
-    /// Counts consumers: another one would take an acknowledgement of the last one's delivery for one
-    /// of its own, perhaps of another message.
+    /// Counts consumers. A recreated consumer would apply an old acknowledgement to its own delivery with
+    /// the same numbers.
     generation: AtomicU64,
 }
 
@@ -144,8 +144,8 @@ impl Batch {
     }
 }
 
-/// A batch whose rows are committed. The messages stay where they are until they are settled: they
-/// are large, and moving them was a tenth of ganesh's processor time.
+/// A batch whose rows are committed. Messages stay in the batch until they are settled: moving them costs a
+/// tenth of the processor time.
 pub struct StoredBatch {
     /// Its messages, without those whose row Postgres refused.
     pub messages: Vec<Decoded>,

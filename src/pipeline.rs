@@ -1,14 +1,14 @@
 //! The pipeline: which task hands what to which, and how it ends.
 //!
 //! ```text
-//!  source ── decode ──▶ queue ──▶ writers: store, cache, settle
-//!     │ no event                    │ refused row
-//!     └────────▶ dead letters ◀─────┘
+//!  source ── decode ──▶ queue ─ parking ─▶ writers: store, cache, settle
+//!     │ no event                               │ refused row
+//!     └───────────────▶ dead letters ◀─────────┘
 //! ```
 //!
-//! The queues have no capacity of their own: everything in them is held, and the source pulls no more
-//! than may be. Only the source hears the shutdown. It ends, the queue is closed, and every later part
-//! ends when its input is empty and closed.
+//! The queues have no capacity of their own: every message in them counts against the in-flight limit.
+//! At shutdown the source ends and closes the queue. Each later task ends when its input is closed and
+//! empty.
 
 pub(crate) mod dead_letter;
 pub mod parking;
@@ -50,35 +50,30 @@ use crate::telemetry::{Health, Metrics};
 
 /// How often the difference between clocks is exported.
 const EXPORT_EVERY: Duration = Duration::from_secs(1);
-/// Writers for each of the `GANESH_WRITERS` places: one stores, the others write the cache and acknowledge.
-/// Two places of four make eight batches, which by default is what may be held. With a cache that
-/// answers 90 ms late they keep the whole rate, one a place keeps 55 % (`make compare`).
+/// Writers for each place to store (`GANESH_WRITERS`). One stores; the others write the cache and
+/// acknowledge. By default 8 writers can hold 8 full batches, about the in-flight limit. With a cache
+/// 90 ms late they keep the full rate; one writer a place keeps 55 % (`make compare`).
 const WRITERS_PER_PLACE: usize = 4;
 
 /// What the pipeline works with; made by `serve`.
 pub(crate) struct Parts {
-    /// The configuration.
     pub(crate) config: Config,
     /// Where messages come from.
     pub(crate) event_source: EventSource,
     /// The register of what is held.
     pub(crate) in_flight: Arc<InFlight>,
-    /// Writes rows.
     pub(crate) storage: EventWriter,
-    /// Reads rows.
     pub(crate) reads: Reads,
-    /// The cache.
     pub(crate) cache: Cache,
     /// Is told that too many rows are refused, and tells when Postgres answers again.
     pub(crate) health: Health,
-    /// The metrics.
     pub(crate) metrics: Metrics,
-    /// Is told of every settled message, unless telemetry is off.
+    /// Records each settled message; `None` when telemetry is off.
     pub(crate) observer: Option<Observer>,
 }
 
-/// Starts every task. They end by themselves after `stop`, when the last held message is settled;
-/// shutting the set down stops them where they are, and what they hold is released.
+/// Starts every task. After `stop` the tasks end when the last held message is settled. Shutting the set
+/// down aborts them and releases their messages.
 pub(crate) fn spawn(parts: Parts, stop: &CancellationToken) -> JoinSet<Result<(), Error>> {
     let pipeline = &parts.config.pipeline;
     let (decoded, queue) = held_queue(&parts, Queue::Writer);
@@ -143,7 +138,7 @@ fn dead_letter_stage(parts: &Parts) -> DeadLetterStage {
 
 fn writer(parts: &Parts, parking: &Arc<Parking>, dead_letters: &Sender<DeadLetter>) -> Writer {
     Writer {
-        places: Arc::new(Semaphore::new(parts.config.pipeline.writers)),
+        store_permits: Arc::new(Semaphore::new(parts.config.pipeline.writers)),
         parking: parking.clone(),
         storage: parts.storage.clone(),
         reads: parts.reads.clone(),

@@ -71,8 +71,8 @@ pub struct InFlight {
     metrics: Metrics,
 }
 
-/// A slab, whose size is the most that was ever held: a hash map costs 5 % of the processor time. A
-/// place is reused only after its one delivery has left.
+/// A slab that never shrinks; a hash map costs 5 % more processor time. A slot is reused only after its
+/// delivery has left.
 #[derive(Default)]
 struct Register {
     entries: Slab<InFlightDelivery>,

@@ -1,5 +1,5 @@
-//! Pull requests of a consumer: the next one is under way before the last one has ended, and what
-//! each may still bring is reserved in the register of what is held.
+//! Pull requests of a consumer. The next one is sent before the last one ends. The register reserves the
+//! capacity that each may still fill.
 //!
 //! The server serves waiting requests in turn, and a message does not say which request it answers.
 //! So each request has a subscription of its own. An overdue request keeps its reserved capacity while
@@ -54,10 +54,10 @@ struct Pull {
     /// The room that it may still fill.
     left: Capacity,
     has_brought: bool,
-    /// Its end is overdue, or was cut off by a dropped connection, or came before its last messages:
-    /// with a replicated consumer those wait for a quorum.
+    /// Its end is overdue, was lost with the connection, or came before its last messages, which wait for
+    /// a quorum on a replicated consumer.
     is_late: bool,
-    /// When the end is overdue; when it is late, when ganesh forgets the request.
+    /// Not late: when the end becomes overdue. Late: when ganesh forgets the request.
     until: Instant,
     next_after: Instant,
 }
@@ -176,8 +176,8 @@ impl Pulls {
         self.requests.iter().map(|pull| pull.until).min()
     }
 
-    /// Forgets requests that can bring nothing more. Returns whether the end of another one is
-    /// overdue: its messages are ours until `ack_wait` has passed.
+    /// Forgets late requests that have expired. Returns whether another request became overdue; its
+    /// messages may arrive until `ack_wait`.
     pub(crate) fn expire(&mut self) -> bool {
         let now = Instant::now();
         let is_over = |pull: &mut Pull| pull.is_late && pull.until <= now;
@@ -195,8 +195,7 @@ impl Pulls {
 }
 
 impl Pull {
-    /// Takes what arrived, and what that frees of the reservation. Nothing is left of a request that
-    /// is over.
+    /// Takes the arrived messages. Returns them and the reserved capacity that they free.
     fn take(&mut self, chunk: Vec<Message>) -> (Arrivals, Capacity) {
         let mut arrivals = Arrivals {
             messages: Vec::with_capacity(chunk.len()),
@@ -206,7 +205,7 @@ impl Pull {
         let mut freed = Capacity::default();
         for message in chunk {
             match message.status {
-                // What is to be acknowledged is a delivery, whatever its header block begins with.
+                // A message with a reply subject is a delivery, even if it has a status.
                 Some(status) if message.reply.is_none() => {
                     freed += self.end(&message);
                     arrivals.end = Some(self.meaning(status, message.description.as_deref()));

@@ -21,8 +21,8 @@ use crate::observe::Observer;
 use crate::telemetry::logs::RateLimit;
 use crate::telemetry::{Health, Metrics};
 
-/// A letter that is not taken for so long, while NATS answers, is said to be refused: elections of a
-/// cluster take seconds.
+/// A letter counts as refused when its publish fails for this long while NATS answers. Leader elections
+/// take seconds.
 const REFUSED_AFTER: Duration = Duration::from_secs(10);
 /// Letters whose acknowledgement is awaited at the same time.
 const PUBLISHES_AT_ONCE: usize = 64;
@@ -37,15 +37,14 @@ pub(crate) struct DeadLetterStage {
     pub(crate) client: Client,
     /// The register of what is held.
     pub(crate) in_flight: Arc<InFlight>,
-    /// Is told of every settled message, unless telemetry is off.
+    /// Records each settled message; `None` when telemetry is off.
     pub(crate) observer: Option<Observer>,
-    /// Where it counts.
     pub(crate) metrics: Metrics,
     /// Where it says that letters are refused.
     pub(crate) health: Health,
-    /// A stream of nothing but bad messages must not fill the log.
+    /// Limits the line for each dead letter.
     pub(crate) log: RateLimit,
-    /// A stream that takes no letters must not either: all that wait try again and again.
+    /// Limits the line for each failed publish: all waiting letters retry.
     pub(crate) retries: RateLimit,
 }
 

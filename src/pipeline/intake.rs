@@ -1,4 +1,4 @@
-//! Intake: takes what arrives into the register of what is held, decodes it, and sends it to the queue.
+//! Intake: registers deliveries, decodes them, and queues their events.
 
 use std::sync::Arc;
 
@@ -18,9 +18,9 @@ use crate::messaging::pull::{Arrivals, PullEnd, Pulls};
 use crate::telemetry::Metrics;
 use crate::telemetry::logs::RateLimit;
 
-/// Headers of a message that take no more memory than the limits allow for.
+/// Headers whose memory overhead the in-flight limit ignores.
 const HEADERS_UNCOUNTED: usize = 32;
-/// What each further one takes beside its bytes: 131 were measured of short ones, by the thousand.
+/// Bytes that each further header counts; 131 were measured for short ones.
 const HEADER_BYTES: usize = 150;
 
 /// Where messages go.
@@ -33,22 +33,22 @@ pub(crate) struct Outputs {
     pub(crate) dead_letters: Sender<DeadLetter>,
 }
 
-/// What is read, and what becomes of it.
+/// Reads pulls, and sends each message to queue, parking or dead letters.
 pub(crate) struct Intake {
     pub(crate) pulls: Pulls,
     pub(crate) in_flight: Arc<InFlight>,
     pub(crate) outputs: Outputs,
     pub(crate) config: Arc<Config>,
     pub(crate) metrics: Metrics,
-    /// Who publishes on our inbox can do so at any rate.
+    /// Limits the line for messages that are no delivery: anyone can publish to our inbox.
     pub(crate) invalid_deliveries: RateLimit,
 }
 
 /// The client is closed.
-pub(crate) struct Closed;
+pub(crate) struct ClientClosed;
 
-/// Waits until then; for ever where there is no such time.
-pub(crate) async fn at(time: Option<Instant>) {
+/// Sleeps until `time`; for ever if `None`.
+pub(crate) async fn sleep_until_or_never(time: Option<Instant>) {
     match time {
         Some(time) => sleep_until(time).await,
         None => std::future::pending().await,
@@ -56,21 +56,21 @@ pub(crate) async fn at(time: Option<Instant>) {
 }
 
 impl Intake {
-    /// Reads on while something else goes on.
-    pub(crate) async fn while_waiting<T>(
+    /// Reads pulls until `other` is done.
+    pub(crate) async fn read_until<T>(
         &mut self,
         other: impl Future<Output = T>,
-    ) -> Result<T, Closed> {
+    ) -> Result<T, ClientClosed> {
         let mut other = std::pin::pin!(other);
         loop {
             let overdue_at = self.pulls.expires();
             tokio::select! {
                 done = &mut other => return Ok(done),
                 arrivals = self.pulls.next() => {
-                    self.take(arrivals.ok_or(Closed)?);
+                    self.accept(arrivals.ok_or(ClientClosed)?);
                 }
-                // The other may wait for the room that this frees.
-                () = at(overdue_at) => {
+                // `other` may wait for the capacity that this frees.
+                () = sleep_until_or_never(overdue_at) => {
                     self.pulls.expire();
                 }
             }
@@ -78,7 +78,7 @@ impl Intake {
     }
 
     /// Takes messages into the register, decodes them, and hands them on. Returns how their pull ended.
-    pub(crate) fn take(&self, arrivals: Arrivals) -> Option<PullEnd> {
+    pub(crate) fn accept(&self, arrivals: Arrivals) -> Option<PullEnd> {
         let arrived: Vec<Arrived> = arrivals
             .messages
             .into_iter()

@@ -39,7 +39,7 @@ use crate::message::timings::{Failures, now_nanos};
 use crate::message::{Batch, Decoded, RefusedRow};
 use crate::telemetry::{Health, Metrics};
 
-/// How soon a batch that nobody can explain is tried again: from the first to the second, doubling.
+/// Waits of a batch that is refused for an unknown cause: the first and the longest, doubling in between.
 const RETRY_AFTER: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
 /// The batch that a writer writes next.
@@ -53,12 +53,12 @@ pub(crate) struct NextBatch {
 /// Why a batch is written, and what was seen of it before.
 pub(crate) struct Ticket {
     attempt: Attempt,
-    /// The last attempt that refused all of it for a reason that we do not know
+    /// Number of the last attempt that refused every row for an unknown cause
     /// ([`crate::storage::EventWriter::has_succeeded_since`]).
-    pub(crate) refused_at: Option<u64>,
+    pub(crate) refused_in_attempt: Option<u64>,
     /// It was parked before, and may have been written without our hearing of it.
     pub(crate) was_parked: bool,
-    /// Kept by a probe until its rows are decided, so that nobody tries another one meanwhile.
+    /// A probe holds the queue until its rows are decided, so that only one probe runs.
     queue_lock: Option<OwnedMutexGuard<Receiver<Decoded>>>,
 }
 
@@ -69,7 +69,7 @@ pub(crate) struct Parking {
     limits: BatchLimits,
     state: Mutex<ParkingState>,
     /// Wakes the writer whose turn it is: there is something parked now.
-    parked: Notify,
+    wake: Notify,
     health: Health,
     metrics: Metrics,
 }
@@ -79,13 +79,13 @@ pub(crate) struct Parking {
 struct ParkingState {
     window: RejectionWindow,
     parked: VecDeque<Parked>,
-    /// One parked batch at a time: it may take long, and others go on with what is fresh.
-    is_trying: bool,
-    /// The last batch was a parked one: one that is fresh comes before the next one.
-    was_parked: bool,
-    /// The last probe had duplicates alone: what is parked shows more.
-    probe_parked: bool,
-    /// Attempts in a row that say nothing.
+    /// A writer has a parked batch; others take fresh ones meanwhile.
+    parked_in_progress: bool,
+    /// The last batch was parked, so a fresh one is next.
+    last_was_parked: bool,
+    /// The last probe had only duplicates: probe a parked batch at once.
+    probe_parked_at_once: bool,
+    /// Attempts in a row without an outcome.
     unexplained: u32,
 }
 
@@ -93,7 +93,7 @@ struct Parked {
     batch: Batch,
     due: Instant,
     attempt: Attempt,
-    refused_at: Option<u64>,
+    refused_in_attempt: Option<u64>,
 }
 
 /// What the writer whose turn it is does next.
@@ -118,7 +118,7 @@ impl Parking {
             queue: Arc::new(AsyncMutex::new(queue)),
             limits,
             state: Mutex::default(),
-            parked: Notify::new(),
+            wake: Notify::new(),
             health,
             metrics,
         }
@@ -130,9 +130,9 @@ impl Parking {
             .expect("nothing panics while it holds this lock")
     }
 
-    /// The batch to be written next; `None` when the queue is closed and empty. What is parked then and
-    /// not due is dropped, and so released.
-    pub(crate) async fn next(&self) -> Option<NextBatch> {
+    /// Waits for the next batch: a fresh one from the queue, unless a parked one is due. `None` when the
+    /// queue is closed and empty. Parked batches that are not due are then released.
+    pub(crate) async fn next_batch(&self) -> Option<NextBatch> {
         let mut queue_lock = self.queue.clone().lock_owned().await;
         loop {
             if self.state().is_turn_of_fresh()
@@ -153,7 +153,7 @@ impl Parking {
                     };
                     tokio::select! {
                         biased; // a pause that has begun comes before another batch
-                        () = self.parked.notified() => {}
+                        () = self.wake.notified() => {}
                         () = is_due => {}
                         batch = queue_lock.batch(&self.limits) => return Some(self.fresh(batch?)),
                     }
@@ -163,12 +163,12 @@ impl Parking {
     }
 
     fn fresh(&self, messages: Vec<Decoded>) -> NextBatch {
-        self.state().was_parked = false;
+        self.state().last_was_parked = false;
         NextBatch {
             batch: self.batch(messages),
             ticket: Ticket {
                 attempt: Attempt::Fresh,
-                refused_at: None,
+                refused_in_attempt: None,
                 was_parked: false,
                 queue_lock: None,
             },
@@ -191,19 +191,19 @@ impl Parking {
         batch
     }
 
-    /// Waits until a batch may be tried: a fresh one, whose rows nobody has tried yet; or where none
-    /// comes, because nothing does or because what is parked leaves no room, a parked one.
+    /// Waits until a batch may be tried during a pause. It takes a fresh batch. If none arrives, because of
+    /// no traffic or no free capacity, it takes a parked one.
     async fn probe(
         &self,
         at: Instant,
         mut queue_lock: OwnedMutexGuard<Receiver<Decoded>>,
     ) -> Option<NextBatch> {
-        let mut work = loop {
+        let mut next = loop {
             let due = self.state().probe_due(at);
             if due.is_some_and(|due| due <= Instant::now())
-                && let Some(work) = self.state().take_parked()
+                && let Some(next) = self.state().take_parked()
             {
-                break work;
+                break next;
             }
             let is_due = async {
                 match due {
@@ -214,21 +214,21 @@ impl Parking {
             tokio::select! {
                 // At the end nothing is tried any more.
                 messages = queue_lock.batch(&self.limits) => {
-                    let work = self.fresh(messages?);
+                    let next = self.fresh(messages?);
                     sleep_until(at).await;
-                    break work;
+                    break next;
                 }
-                () = self.parked.notified() => {}
+                () = self.wake.notified() => {}
                 () = is_due => {}
             }
         };
-        work.ticket.attempt = Attempt::Probe;
-        work.ticket.queue_lock = Some(queue_lock);
-        Some(work)
+        next.ticket.attempt = Attempt::Probe;
+        next.ticket.queue_lock = Some(queue_lock);
+        Some(next)
     }
 
-    /// Parks messages that were delivered too often: each is tried alone, so that whatever it does to
-    /// those who store it, it does not do to others.
+    /// Parks messages that were delivered too often, each as its own batch: if one crashes its writer, the
+    /// others are not affected.
     pub(crate) fn park_alone(&self, messages: Vec<Decoded>) {
         if messages.is_empty() {
             return;
@@ -238,22 +238,21 @@ impl Parking {
             batch: self.batch(vec![decoded]),
             due,
             attempt: Attempt::Fresh,
-            refused_at: None,
+            refused_in_attempt: None,
         });
         self.state().parked.extend(parked);
-        self.parked.notify_one();
+        self.wake.notify_one();
     }
 
-    /// Parks a batch whose rows cannot be decided yet. `refused_at`: every row was refused for a reason
-    /// that we do not know, from the attempt of this number on; a probe says no less by it than that too
-    /// many rows are refused still. Without it a parked batch failed with nobody to blame, and others get
-    /// their turn.
+    /// Parks a batch that has no outcome yet. With `refused_in_attempt`, that attempt refused every row for an
+    /// unknown cause; a probe then counts all its rows as refused. Without it, a parked batch failed and
+    /// nobody is to blame, so others go first.
     #[allow(clippy::needless_pass_by_value, reason = "the ticket is spent")]
-    pub(crate) fn park_again(&self, batch: Batch, ticket: Ticket, refused_at: Option<u64>) {
+    pub(crate) fn park_again(&self, batch: Batch, ticket: Ticket, refused_in_attempt: Option<u64>) {
         let mut state = self.state();
-        state.is_trying &= !ticket.was_parked;
+        state.parked_in_progress &= !ticket.was_parked;
         let is_probe = ticket.attempt == Attempt::Probe;
-        if is_probe && refused_at.is_some() {
+        if is_probe && refused_in_attempt.is_some() {
             let rows = vec![true; batch.messages.len()];
             state.window.note(Attempt::Probe, &rows, Instant::now());
         }
@@ -266,16 +265,18 @@ impl Parking {
             } else {
                 ticket.attempt
             },
-            refused_at: refused_at.or(ticket.refused_at).filter(|_| !is_probe),
+            refused_in_attempt: refused_in_attempt
+                .or(ticket.refused_in_attempt)
+                .filter(|_| !is_probe),
         });
         drop(state);
-        self.parked.notify_one();
+        self.wake.notify_one();
     }
 
-    /// Decides what becomes of a batch's refused rows: returns those that are to become dead letters, and
-    /// parks the others. `rows`: of those that Postgres tried, whether it refused them.
+    /// Records the outcome of a batch. Returns the refused rows that become dead letters, and parks the
+    /// others. `rows`: for each row that Postgres tried, whether it was refused.
     #[allow(clippy::needless_pass_by_value, reason = "the ticket is spent")]
-    pub(crate) fn decide_refused(
+    pub(crate) fn record_outcome(
         &self,
         ticket: Ticket,
         rows: &[bool],
@@ -287,13 +288,13 @@ impl Parking {
         let (was_paused, is_paused, letters) = {
             let mut state = self.state();
             if ticket.was_parked {
-                state.is_trying = false;
-                // What has made a difference to this one does to the next one.
+                state.parked_in_progress = false;
+                // This parked batch has an outcome, so the next one may, too: restart the waits.
                 state.unexplained = 0;
             }
             let was_paused = state.window.is_paused();
             let park = state.window.note(ticket.attempt, rows, Instant::now());
-            state.probe_parked = ticket.attempt == Attempt::Probe && rows.is_empty();
+            state.probe_parked_at_once = ticket.attempt == Attempt::Probe && rows.is_empty();
             let letters = if park && !refused.is_empty() {
                 state.park_refused(refused, taken);
                 Vec::new()
@@ -302,7 +303,7 @@ impl Parking {
             };
             (was_paused, state.window.is_paused(), letters)
         };
-        self.parked.notify_one();
+        self.wake.notify_one();
         if was_paused != is_paused {
             self.health.set_rejection_pause(is_paused);
         }
@@ -319,7 +320,7 @@ impl Parking {
 
 impl ParkingState {
     fn is_turn_of_fresh(&self) -> bool {
-        self.was_parked && !self.window.is_paused()
+        self.last_was_parked && !self.window.is_paused()
     }
 
     /// When a batch is tried again that says nothing.
@@ -345,19 +346,19 @@ impl ParkingState {
     /// When a parked batch may be tried: one at a time.
     fn due(&self) -> Option<Instant> {
         let due = self.parked.iter().map(|parked| parked.due).min();
-        due.filter(|_| !self.is_trying)
+        due.filter(|_| !self.parked_in_progress)
     }
 
     /// The same for a probe, which is due at `at` unless what is parked has to show more.
     fn probe_due(&mut self, at: Instant) -> Option<Instant> {
-        let is_at_once = std::mem::take(&mut self.probe_parked);
+        let is_at_once = std::mem::take(&mut self.probe_parked_at_once);
         let due = self.due()?;
         Some(if is_at_once { due } else { due.max(at) })
     }
 
     /// The parked batch that is due first, unless one is being tried.
     fn take_parked(&mut self) -> Option<NextBatch> {
-        if self.is_trying {
+        if self.parked_in_progress {
             return None;
         }
         let places = 0..self.parked.len();
@@ -365,15 +366,15 @@ impl ParkingState {
         let Parked {
             batch,
             attempt,
-            refused_at,
+            refused_in_attempt,
             ..
         } = self.parked.remove(first)?;
-        (self.is_trying, self.was_parked) = (true, true);
+        (self.parked_in_progress, self.last_was_parked) = (true, true);
         Some(NextBatch {
             batch,
             ticket: Ticket {
                 attempt,
-                refused_at,
+                refused_in_attempt,
                 was_parked: true,
                 queue_lock: None,
             },
@@ -390,7 +391,7 @@ impl ParkingState {
             },
             due: Instant::now(),
             attempt: Attempt::Again,
-            refused_at: None,
+            refused_in_attempt: None,
         });
     }
 }

@@ -45,8 +45,7 @@ impl<T> Clone for Sender<T> {
 }
 
 impl<T> Sender<T> {
-    /// Puts messages into the queue. Where nobody takes them any more, at the very end, they are
-    /// dropped, and so released.
+    /// Queues messages. If the receiver is gone, they are dropped and so released.
     pub(crate) fn send(&self, messages: Vec<T>) {
         if !messages.is_empty() {
             self.depth.increment(count(messages.len()));
@@ -56,7 +55,7 @@ impl<T> Sender<T> {
 }
 
 impl<T> Sender<T> {
-    /// The same, where each message is taken by itself.
+    /// Queues each message by itself.
     pub(crate) fn send_each(&self, messages: Vec<T>) {
         for message in messages {
             self.send(vec![message]);
@@ -105,7 +104,7 @@ impl BatchLimits {
         }
     }
 
-    /// How many of these messages, given by their bytes, fit into a batch that holds so much already.
+    /// Returns how many of `more` (sizes in bytes) fit into a batch with `events` and `bytes`.
     pub(crate) fn fitting(
         &self,
         events: usize,

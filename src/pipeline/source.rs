@@ -1,8 +1,8 @@
-//! The source: pulls what there is room for. What arrives goes through the intake to the queue.
+//! The source: pulls as many messages as may be held. The intake takes them to the queue.
 //!
-//! The server counts what it has sent as delivered even when nobody has read it yet. So requests ask
-//! for no more than may be held, every delivery goes into the register as soon as it is there, and
-//! no request is abandoned with messages on their way.
+//! The server counts a sent message as delivered, read or not. So a pull asks only for free capacity.
+//! Every delivery enters the register on arrival. The source abandons no pull whose messages may still
+//! arrive.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +13,7 @@ use async_nats::jetstream::consumer::PullConsumer;
 use tokio::time::{Instant, timeout};
 use tokio_util::sync::CancellationToken;
 
-use super::intake::{Closed, Intake, Outputs, at};
+use super::intake::{ClientClosed, Intake, Outputs, sleep_until_or_never};
 use super::unreadable::Unreadables;
 use crate::backoff::Backoff;
 use crate::config::Config;
@@ -27,10 +27,9 @@ use crate::telemetry::{Health, Metrics};
 
 /// Messages of one pull at most.
 const PULL_MAX_MESSAGES: usize = 4_096;
-/// A pull asks for this part of the limits at most: what is left is for the next ones.
+/// A pull asks for at most 1/8 of the limits, unless one message needs more.
 const PULL_PARTS: usize = 8;
-/// When one pull after the other has failed for so long the service says that it is not ready: elections
-/// of a cluster take seconds.
+/// Pulls that fail for this long make the service not ready. Leader elections take seconds.
 const FAILING_SAID_AFTER: Duration = Duration::from_secs(10);
 
 /// Where messages come from.
@@ -44,8 +43,8 @@ pub(crate) struct EventSource {
     pub(crate) consumer_watch: Arc<ConsumerWatch>,
     /// Is told when the stream is gone.
     pub(crate) health: Health,
-    /// The client of the process before this one broke down: on a message, which is to be found
-    /// before it is delivered again.
+    /// A message made the NATS client of the previous process panic. ganesh must find it before it is
+    /// delivered again.
     pub(crate) client_was_lost: bool,
 }
 
@@ -59,10 +58,10 @@ pub(crate) struct Source {
     /// Drops of the connection that were looked into.
     drops_seen: u64,
     backoff: Backoff,
-    /// No pull before: the last one failed.
+    /// Earliest time of the next pull after a failed one.
     retry_at: Instant,
     failing_since: Option<Instant>,
-    /// The next message has more bytes than the last pull asked for: the next one asks for all room.
+    /// The next message is larger than the last pull allowed: wait until the whole byte limit is free.
     pull_all_room: bool,
 }
 
@@ -77,7 +76,7 @@ pub(crate) async fn run(mut source: Source, stop: CancellationToken) -> Result<(
         match done {
             Ok(Ok(())) => {}
             Ok(Err(error)) => source.failed(&error),
-            Err(Closed) => return Ok(()),
+            Err(ClientClosed) => return Ok(()),
         }
     }
     source.drain().await;
@@ -124,48 +123,47 @@ impl Source {
         }
     }
 
-    /// Sends the next pull when it is due and there is room for it; until then reads what arrives. The
-    /// inner error is of a pull that failed.
-    async fn step(&mut self) -> Result<Result<(), Error>, Closed> {
+    /// Sends the next pull when it is due and capacity is free; until then, reads what the pulls under way
+    /// bring. Outer error: the client is closed. Inner error: a pull failed.
+    async fn step(&mut self) -> Result<Result<(), Error>, ClientClosed> {
         self.look_into_drops().await?;
-        let least = self.min_pull_size();
+        let min_free = self.min_pull_size();
         let next_pull = self.intake.pulls.next_after(Instant::now());
         let next_pull = next_pull.map(|time| time.max(self.retry_at));
-        let room = async {
-            at(next_pull).await;
-            self.intake.in_flight.room(least).await
+        let free = async {
+            sleep_until_or_never(next_pull).await;
+            self.intake.in_flight.room(min_free).await
         };
         let overdue_at = self.intake.pulls.expires();
         let drops = self.drops_seen;
-        let room = tokio::select! {
+        let free = tokio::select! {
             biased; // what arrived before a drop is read before it
             arrivals = self.intake.pulls.next() => {
-                let end = self.intake.take(arrivals.ok_or(Closed)?);
+                let end = self.intake.accept(arrivals.ok_or(ClientClosed)?);
                 return Ok(self.ended(end).await);
             }
             () = connection::dropped(&mut self.origin.drops, drops) => return Ok(Ok(())),
-            () = at(overdue_at) => {
+            () = sleep_until_or_never(overdue_at) => {
                 return Ok(if self.intake.pulls.expire() {
                     Err(response_error("the end of a pull did not arrive"))
                 } else {
                     Ok(())
                 });
             }
-            room = room => room,
+            free = free => free,
         };
-        let room = self.pull_size(room, least);
-        Ok(self.intake.pulls.send(room).await)
+        let request = self.pull_size(free, min_free);
+        Ok(self.intake.pulls.send(request).await)
     }
 
     fn limits(&self) -> Capacity {
         Capacity::in_flight(&self.config.pipeline)
     }
 
-    /// Capacity that makes a pull worth its round trip: for any message, and for enough of them.
+    /// The least free capacity that is worth a pull.
     fn min_pull_size(&self) -> Capacity {
         let Capacity { messages, bytes } = self.limits();
-        // Capacity for any message that can be published now. The server may take larger ones than it did
-        // at the start, where this was checked.
+        // Enough for any message that the server accepts: its maximum payload may have grown since start-up.
         let any_message = self.client.max_payload() + SUBJECTS_MAX_BYTES;
         Capacity {
             messages: (messages / (2 * PULL_PARTS)).clamp(1, PULL_MAX_MESSAGES / 4),
@@ -177,14 +175,14 @@ impl Source {
         }
     }
 
-    /// What a pull asks for of the room that there is.
-    fn pull_size(&self, room: Capacity, least: Capacity) -> Capacity {
+    /// What a pull asks for of the free capacity.
+    fn pull_size(&self, free: Capacity, min_free: Capacity) -> Capacity {
         let Capacity { messages, bytes } = self.limits();
         Capacity {
-            messages: (room.messages)
-                .min((messages / PULL_PARTS).max(least.messages))
+            messages: (free.messages)
+                .min((messages / PULL_PARTS).max(min_free.messages))
                 .min(PULL_MAX_MESSAGES),
-            bytes: room.bytes.min((bytes / PULL_PARTS).max(least.bytes)),
+            bytes: free.bytes.min((bytes / PULL_PARTS).max(min_free.bytes)),
         }
     }
 
@@ -231,20 +229,20 @@ impl Source {
         self.retry_at = Instant::now() + self.backoff.next_wait();
     }
 
-    /// Where the connection dropped: looks whether a message made it, before that is delivered
-    /// again. Where that fails (the consumer was deleted as well, say) the next pull finds out more:
-    /// a message that drops the connection does so once more, and is looked for then.
-    async fn look_into_drops(&mut self) -> Result<(), Closed> {
+    /// After a disconnect, looks for the message that caused it, before the server delivers it again. A
+    /// search that fails is not repeated at once: such a message disconnects again, and starts the next
+    /// search.
+    async fn look_into_drops(&mut self) -> Result<(), ClientClosed> {
         let drops = *self.origin.drops.borrow();
         if drops > self.drops_seen {
             let connected = connection::connected(&self.client, &mut self.origin.drops);
-            self.intake.while_waiting(connected).await?;
+            self.intake.read_until(connected).await?;
             self.drops_seen = drops;
             self.intake.pulls.cut();
             self.unreadables.suspect();
         }
         while self.unreadables.is_due() {
-            let looked = self.intake.while_waiting(self.unreadables.bury()).await?;
+            let looked = self.intake.read_until(self.unreadables.bury()).await?;
             if let Err(error) = looked {
                 tracing::warn!(%error, "looking for messages that cannot be read failed");
                 self.intake.metrics.dependency_error(&error);
@@ -288,10 +286,10 @@ impl Source {
                 let overdue_at = self.intake.pulls.expires();
                 tokio::select! {
                     arrivals = self.intake.pulls.next() => match arrivals {
-                        Some(arrivals) => self.intake.take(arrivals),
+                        Some(arrivals) => self.intake.accept(arrivals),
                         None => return,
                     },
-                    () = at(overdue_at) => {
+                    () = sleep_until_or_never(overdue_at) => {
                         self.intake.pulls.expire();
                         None
                     }

@@ -25,7 +25,7 @@ pub(crate) async fn store(
     if batch.messages.iter().any(|d| writer.is_exhausted(d)) {
         writer
             .parking
-            .decide_refused(ticket, &[], Vec::new(), batch.taken);
+            .record_outcome(ticket, &[], Vec::new(), batch.taken);
         return decide_exhausted(writer, batch).await.map(Some);
     }
     let options = WriteOptions {
@@ -51,7 +51,7 @@ pub(crate) async fn store(
     let rows: Vec<bool> = outcomes.iter().filter_map(was_refused).collect();
     let blamed = writer
         .parking
-        .decide_refused(ticket, &rows, refused, batch.taken);
+        .record_outcome(ticket, &rows, refused, batch.taken);
     let letters = blamed.into_iter().map(|refused| {
         let RefusedRow { decoded, detail } = refused;
         letter(decoded, Reason::RejectedRow, detail, &timings)
@@ -70,15 +70,15 @@ pub(crate) async fn store(
 enum Written {
     /// Every row is decided.
     Decided(Vec<RowOutcome>, WriteMethod),
-    /// Every row was refused for a reason that we do not know, from the attempt of this number on.
+    /// Every row was refused for an unknown cause, first in the attempt of this number.
     UnknownCause(u64),
     /// It was parked, and failed with nobody to blame.
     RetryLater,
 }
 
-/// Tries until every row is decided: what we hold is kept alive meanwhile, and the source finds no
-/// room and pauses. Or until they are refused for a reason that we do not know, unless others were
-/// taken since. A parked batch has one attempt at a time.
+/// Retries until every row has an outcome, and the stored ones are committed. Meanwhile the keepalive
+/// keeps the messages, and the source pauses for lack of capacity. Returns early if all rows are refused
+/// for an unknown cause, or if a parked batch fails.
 async fn write_until_durable(
     writer: &Writer,
     batch: &mut Batch,
@@ -91,7 +91,7 @@ async fn write_until_durable(
     loop {
         let recovery = writer.health.recovery(Dependency::Postgres);
         let since = |attempt| writer.storage.has_succeeded_since(attempt);
-        options.others_succeed = ticket.refused_at.is_some_and(since);
+        options.others_succeed = ticket.refused_in_attempt.is_some_and(since);
         let (error, unexplained) = match writer.storage.write(&rows, &mut outcomes, options).await {
             Ok(method) => return Ok(Written::Decided(in_batch_order(outcomes, &order), method)),
             Err(WriteError::Failed(error)) => (error, None),
@@ -102,7 +102,7 @@ async fn write_until_durable(
             tracing::error!(%error, "Postgres refuses what we do; stopping");
             return Err(error);
         }
-        // There may be as many batches as are held.
+        // Each held message can be a batch of its own: limit the line.
         if let Some(suppressed) = writer.log.allow() {
             let events = rows.len();
             tracing::warn!(%error, events, suppressed, "a batch was not stored; trying again");
@@ -114,7 +114,7 @@ async fn write_until_durable(
         if ticket.was_parked {
             return Ok(Written::RetryLater);
         }
-        // What failed may have been committed all the same.
+        // The failed attempt may have committed.
         options.expect_duplicates = true;
         backoff.wait_or(recovery).await;
     }
@@ -128,8 +128,8 @@ impl Writer {
     }
 }
 
-/// Messages that were delivered too often are not written once more: each is a duplicate where its
-/// event has a row, as after an acknowledgement that never arrived; otherwise a dead letter.
+/// Decides messages that were delivered too often, without another write. If the event has a row, the
+/// message is a duplicate whose acknowledgement was lost. Otherwise it becomes a dead letter.
 async fn decide_exhausted(
     writer: &Writer,
     mut batch: Batch,

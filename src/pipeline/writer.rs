@@ -24,12 +24,11 @@ use crate::telemetry::{Health, Metrics};
 /// One writer. All of them share what is behind an `Arc`.
 #[derive(Clone)]
 pub(crate) struct Writer {
-    /// `GANESH_WRITERS` places: whoever takes a batch and stores it holds one. Waiting for the cache needs
-    /// none, so a cache that answers late does not keep Postgres idle.
-    pub(crate) places: Arc<Semaphore>,
+    /// Limits how many writers take and store a batch at the same time (`GANESH_WRITERS`). A writer that
+    /// waits for the cache holds no permit, so a slow cache does not keep Postgres idle.
+    pub(crate) store_permits: Arc<Semaphore>,
     /// The batch to be written next, and what cannot be decided yet.
     pub(crate) parking: Arc<Parking>,
-    /// Writes rows.
     pub(crate) storage: EventWriter,
     /// Says whether a message that is given up has a row.
     pub(crate) reads: Reads,
@@ -41,15 +40,14 @@ pub(crate) struct Writer {
     pub(crate) in_flight: Arc<InFlight>,
     /// Where refused rows go.
     pub(crate) dead_letters: Sender<DeadLetter>,
-    /// Is told of every settled message, unless telemetry is off.
+    /// Records each settled message; `None` when telemetry is off.
     pub(crate) observer: Option<Observer>,
     /// Tells when Postgres answers again.
     pub(crate) health: Health,
-    /// Where it counts.
     pub(crate) metrics: Metrics,
     /// `GANESH_MAX_DELIVERIES`.
     pub(crate) max_deliveries: u64,
-    /// What fails again and again is mentioned now and then.
+    /// Limits lines that repeat during an outage.
     pub(crate) log: Arc<RateLimit>,
 }
 
@@ -59,15 +57,15 @@ pub(crate) struct Writer {
 /// Fatal ones of Postgres.
 pub(crate) async fn run(mut writer: Writer) -> Result<(), Error> {
     loop {
-        let places = writer.places.clone();
-        let place = places.acquire_owned().await.expect("it is never closed");
-        let Some(next) = writer.parking.next().await else {
+        let permits = writer.store_permits.clone();
+        let permit = permits.acquire_owned().await.expect("it is never closed");
+        let Some(next) = writer.parking.next_batch().await else {
             return Ok(());
         };
         let Some((batch, letters)) = store::store(&writer, next).await? else {
             continue; // It is parked.
         };
-        drop(place);
+        drop(permit);
         writer.dead_letters.send_each(letters);
         if batch.messages.is_empty() {
             continue;
@@ -77,8 +75,8 @@ pub(crate) async fn run(mut writer: Writer) -> Result<(), Error> {
     }
 }
 
-/// Returns when the cache cannot answer with a state older than the batch's. Postgres is asked until
-/// the epoch is known or advanced.
+/// Returns when the cache can only answer with the batch's states or newer ones. Retries while Postgres
+/// can neither read nor advance the epoch.
 async fn write_cache(writer: &Writer, batch: &StoredBatch) -> CacheWrite {
     let mut failures = Failures::default();
     let cache_error = write_until_done(writer, batch, &mut failures).await;
@@ -92,7 +90,7 @@ async fn write_cache(writer: &Writer, batch: &StoredBatch) -> CacheWrite {
     }
 }
 
-/// With the error of the cache, if it had to be done without.
+/// Returns the cache's error if the batch went on without the cache.
 async fn write_until_done(
     writer: &Writer,
     batch: &StoredBatch,

@@ -75,7 +75,7 @@ impl Scene {
 
     /// The sequence of the next batch's only message, and why it is tried.
     async fn next(&self) -> (u64, Attempt, NextBatch) {
-        let work = self.parking.next().await.expect("there are more");
+        let work = self.parking.next_batch().await.expect("there are more");
         let sequence = work.batch.messages[0].delivery.stream_sequence;
         (sequence, work.ticket.attempt, work)
     }
@@ -92,7 +92,7 @@ impl Scene {
         let rows = vec![true; WINDOW_ROWS / 2];
         let letters =
             self.parking
-                .decide_refused(work.ticket, &rows, refused.collect(), work.batch.taken);
+                .record_outcome(work.ticket, &rows, refused.collect(), work.batch.taken);
         assert!(letters.is_empty(), "it is parked");
     }
 }
@@ -108,13 +108,13 @@ async fn after_a_probe_of_duplicates_alone_what_is_parked_is_tried_at_once() {
     assert!(began.elapsed() >= PROBE_EVERY);
     scene
         .parking
-        .decide_refused(work.ticket, &[], Vec::new(), 1);
+        .record_outcome(work.ticket, &[], Vec::new(), 1);
     let (sequence, attempt, work) = scene.next().await;
     assert_eq!((sequence, attempt), (1, Attempt::Probe));
     assert!(began.elapsed() < PROBE_EVERY * 2, "at once");
     scene
         .parking
-        .decide_refused(work.ticket, &[false], Vec::new(), 1);
+        .record_outcome(work.ticket, &[false], Vec::new(), 1);
     let (sequence, attempt, _) = scene.next().await;
     assert_eq!((sequence, attempt), (3, Attempt::Fresh));
 }
@@ -132,7 +132,7 @@ async fn a_single_writer_takes_turns_between_what_is_parked_and_what_is_fresh() 
         order.push(sequence);
         scene
             .parking
-            .decide_refused(work.ticket, &[false], Vec::new(), 1);
+            .record_outcome(work.ticket, &[false], Vec::new(), 1);
     }
     assert_eq!(order, [11, 1, 12, 2]);
 }
@@ -156,12 +156,12 @@ async fn one_parked_batch_is_tried_at_a_time_and_an_unexplained_one_later() {
     assert_eq!(other, 12);
     scene
         .parking
-        .decide_refused(work.ticket, &[false], Vec::new(), 1);
+        .record_outcome(work.ticket, &[false], Vec::new(), 1);
     let began = Instant::now();
     let (again, attempt, work) = scene.next().await;
     assert_eq!((again, attempt), (11, Attempt::Fresh));
     assert!(began.elapsed() >= RETRY_AFTER.0);
-    assert_eq!(work.ticket.refused_at, Some(7));
+    assert_eq!(work.ticket.refused_in_attempt, Some(7));
 }
 
 #[tokio::test(start_paused = true)]
@@ -178,7 +178,7 @@ async fn at_the_end_what_is_parked_during_a_pause_is_released() {
         queue,
         super::super::queue::queue(metrics::Gauge::noop()).0,
     ));
-    assert!(parking.next().await.is_none());
+    assert!(parking.next_batch().await.is_none());
     assert!(releases.is_empty(), "it is held");
     let (other, receiver) = super::super::queue::queue(metrics::Gauge::noop());
     drop(other);

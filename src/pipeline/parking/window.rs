@@ -37,7 +37,7 @@ impl RejectionWindow {
     pub fn note(&mut self, attempt: Attempt, batch: &[bool], now: Instant) -> bool {
         let refused = batch.iter().filter(|refused| **refused).count();
         match (attempt, self.is_paused()) {
-            // Duplicates alone, of which no row was tried: another one is a probe, and at once.
+            // Only duplicates: Postgres tried no row, so probe again at once.
             (Attempt::Probe, _) if batch.is_empty() => {}
             (Attempt::Probe, _) if refused * 2 < batch.len() => *self = Self::default(),
             (Attempt::Probe, _) => self.probe_at = Some(now + PROBE_EVERY),
@@ -49,11 +49,10 @@ impl RejectionWindow {
                     }
                 }
             }
-            // Begun before the pause, which it says nothing about; or refused once before,
-            // and counted then.
+            // `Fresh`: begun before the pause. `Again`: counted at its first refusal.
             (Attempt::Fresh, true) | (Attempt::Again, _) => {}
         }
-        // Of a batch that ends the pause too: they get their second try like the others.
+        // Rows that the last probe refused are parked, too: they get a second try.
         self.is_paused() || attempt == Attempt::Probe
     }
 
