@@ -50,10 +50,6 @@ use crate::telemetry::{Health, Metrics};
 
 /// How often the difference between clocks is exported.
 const EXPORT_EVERY: Duration = Duration::from_secs(1);
-/// Writers for each place to store (`GANESH_WRITERS`). One stores; the others write the cache and
-/// acknowledge. By default 8 writers can hold 8 full batches, about the in-flight limit. With a cache
-/// 90 ms late they keep the full rate; one writer a place keeps 55 % (`make compare`).
-const WRITERS_PER_PLACE: usize = 4;
 
 /// What the pipeline works with; made by `serve`.
 pub(crate) struct Parts {
@@ -81,7 +77,7 @@ pub(crate) fn spawn(parts: Parts, stop: &CancellationToken) -> JoinSet<Result<()
     let limits = BatchLimits::of(pipeline);
     let (health, metrics) = (parts.health.clone(), parts.metrics.clone());
     let parking = Arc::new(Parking::new(queue, limits, health, metrics));
-    let (places, observer) = (pipeline.writers, parts.observer.clone());
+    let (writers, observer) = (pipeline.all_writers(), parts.observer.clone());
     let writer = writer(&parts, &parking, &dead_letters);
     let dead_letter_stage = dead_letter_stage(&parts);
     let outputs = Outputs {
@@ -92,7 +88,7 @@ pub(crate) fn spawn(parts: Parts, stop: &CancellationToken) -> JoinSet<Result<()
     let source = source(parts, outputs);
     let mut tasks = JoinSet::new();
     tasks.spawn(source::run(source, stop.clone()));
-    for _ in 0..places * WRITERS_PER_PLACE {
+    for _ in 0..writers {
         tasks.spawn(writer::run(writer.clone()));
     }
     tasks.spawn(dead_letter::run(dead_letter_stage, letters));

@@ -105,7 +105,9 @@ async fn write_until_done(
             Ok(cache_error) => return cache_error,
             Err(error) => {
                 writer.metrics.dependency_error(&error);
-                tracing::warn!(%error, "the cache's epoch is not known; trying again");
+                if let Some(suppressed) = writer.log.allow() {
+                    tracing::warn!(%error, suppressed, "the cache's epoch is not known; trying again");
+                }
                 failures.add(&error);
                 backoff.wait_or(recovery).await;
             }

@@ -30,7 +30,10 @@ pub(crate) async fn run(config: PostgresConfig, pool: PgPool, metrics: Metrics, 
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             // That rounds failed while Postgres was away says nothing of partitions.
-            () = recovery => backoff.reset(),
+            () = recovery => {
+                backoff.reset();
+                pause = ROUND_EVERY;
+            }
         }
         recovery = health.recovery(Dependency::Postgres);
         let round = round(&config, &pool, &metrics, ROUND_LIMIT)

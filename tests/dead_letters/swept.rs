@@ -70,6 +70,29 @@ async fn what_a_crash_between_object_and_letter_leaves_is_removed_and_the_messag
 }
 
 #[tokio::test]
+async fn an_object_is_abandoned_when_its_chunks_have_not_changed_for_long_enough() {
+    let stack = Stack::start().await;
+    let jetstream = stack.jetstream().await;
+    make_streams(&jetstream).await;
+    let put_chunk = || async {
+        let subject = "$O.EVENTS_DLQ.C.EVENTS:7:1800000000000000:00c0ffee:0000cafe";
+        let chunk = jetstream.publish(subject, "chunk".into()).await.unwrap();
+        chunk.await.unwrap();
+    };
+    put_chunk().await;
+    let abandoned_after = Duration::from_secs(2);
+    let mut sweeper = sweeper(&jetstream, abandoned_after);
+    assert_eq!(sweeper.sweep().await.unwrap(), 0);
+    tokio::time::sleep(abandoned_after).await;
+    // It grew, so it is young again.
+    put_chunk().await;
+    assert_eq!(sweeper.sweep().await.unwrap(), 0);
+    tokio::time::sleep(abandoned_after).await;
+    assert_eq!(sweeper.sweep().await.unwrap(), 1);
+    assert_eq!(messages_in(&jetstream, BUCKET).await, 0);
+}
+
+#[tokio::test]
 async fn objects_of_letters_stay_however_many_letters_there_are() {
     let stack = Stack::start().await;
     let jetstream = stack.jetstream().await;

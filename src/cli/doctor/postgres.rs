@@ -133,7 +133,7 @@ async fn check_free_connections(
     )
     .fetch_one(pool)
     .await?;
-    let wanted = i64::from(pool::max_connections(config.pipeline.writers));
+    let wanted = i64::from(pool::max_connections(config.pipeline.all_writers()));
     if free < wanted {
         findings.warning(format_args!(
             "{free} connections are free and a process uses up to {wanted}: raise max_connections"

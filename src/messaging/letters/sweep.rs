@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::stream::{LastRawMessageErrorKind, State, Stream};
 use futures::StreamExt;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, MissedTickBehavior, interval};
 use tokio_util::sync::CancellationToken;
 
 use super::bucket::{Bucket, Found, subjects};
@@ -27,7 +27,10 @@ pub(crate) const SWEEP_EVERY: Duration = Duration::from_mins(5);
 
 pub(crate) async fn run(bucket: Bucket, stop: CancellationToken) {
     let mut sweeper = Sweeper::new(bucket, ABANDONED_AFTER);
-    while stop.run_until_cancelled(sleep(SWEEP_EVERY)).await.is_some() {
+    // The first one notes what is there, so that a process need not live long to remove it.
+    let mut ticks = interval(SWEEP_EVERY);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    while stop.run_until_cancelled(ticks.tick()).await.is_some() {
         // On the heap: scanning letters is large.
         let sweeping = Box::pin(sweeper.sweep());
         match stop.run_until_cancelled(sweeping).await {
