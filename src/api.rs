@@ -6,15 +6,19 @@
 //! ```
 
 pub(crate) mod admin;
+mod connections;
 mod events;
 mod guard;
 pub(crate) mod log_level;
 mod parameters;
 mod problem;
 mod runbook;
+mod same_host;
 mod server;
 mod slow;
 mod subjects;
+
+use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
@@ -35,9 +39,13 @@ use crate::telemetry::Metrics;
 pub(crate) use events::ENCODED;
 use guard::Guard;
 use problem::Problem;
+use server::Limits;
 
-/// Connections at the same time; each has one request at a time.
-const CONNECTIONS_MAX: usize = 1_024;
+/// Clients keep connections for their next requests.
+const LIMITS: Limits = Limits {
+    connections_max: 1_024,
+    client_limit: Duration::from_secs(30),
+};
 
 #[derive(Clone)]
 pub(crate) struct Api {
@@ -63,7 +71,7 @@ pub(crate) async fn serve(
     token: Option<Secret>,
     stop: CancellationToken,
 ) {
-    server::serve(listener, router(api, token), CONNECTIONS_MAX, stop).await;
+    server::serve(listener, router(api, token), LIMITS, stop).await;
 }
 
 fn router(api: Api, token: Option<Secret>) -> Router {

@@ -2,6 +2,7 @@
 
 mod admin;
 mod client;
+mod connections;
 mod events;
 mod latest;
 mod problems;
