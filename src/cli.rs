@@ -10,6 +10,7 @@ mod migrate;
 mod produce;
 mod serve;
 mod startup;
+mod usage;
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -110,7 +111,9 @@ pub fn main() -> ExitCode {
         return ExitCode::from(2);
     }
     // clap prints what is wrong with the usage and exits with 2 by itself.
-    let matches = command().get_matches();
+    let matches = command()
+        .try_get_matches()
+        .unwrap_or_else(|error| usage::without_values(error).exit());
     let (name, matches) = matches
         .subcommand()
         .expect("clap refuses a command line without subcommand");

@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
 
+pub(crate) use reader::without_secrets;
 pub use reader::{ConfigErrors, Reader};
 pub use secret::{Secret, SecretUrl};
 pub(crate) use settings::setting_of;
@@ -30,6 +31,14 @@ pub(crate) use subjects::{covers, pattern_of};
 pub(crate) use values::parse_duration;
 
 pub(crate) const DLQ_SUBJECTS: &str = "dlq.>";
+
+/// What sqlx reads in a URL.
+#[rustfmt::skip] // by topic
+const POSTGRES_PARAMETERS: &[&str] = &[
+    "sslmode", "ssl-mode", "sslrootcert", "ssl-root-cert", "ssl-ca", "sslcert", "ssl-cert", "sslkey", "ssl-key",
+    "host", "hostaddr", "port", "dbname", "user", "password",
+    "application_name", "options", "options[", "statement-cache-capacity",
+];
 
 /// Everything that a process of ganesh can be told. Its `Debug` shows no secret.
 #[derive(Debug, Clone)]
@@ -240,7 +249,11 @@ impl NatsConfig {
 impl PostgresConfig {
     fn read(r: &mut Reader) -> Self {
         Self {
-            url: r.server_url::<PgConnectOptions>("POSTGRES_URL", &["postgresql", "postgres"]),
+            url: r.server_url::<PgConnectOptions>(
+                "POSTGRES_URL",
+                &["postgresql", "postgres"],
+                POSTGRES_PARAMETERS,
+            ),
             migrate_on_start: r.boolean("GANESH_MIGRATE_ON_START"),
             partition_interval: r.one_of(
                 "GANESH_PARTITION_INTERVAL",
@@ -258,7 +271,7 @@ impl PostgresConfig {
 impl CacheConfig {
     fn read(r: &mut Reader) -> Self {
         Self {
-            url: r.server_url::<redis::ConnectionInfo>("REDIS_URL", &["redis"]),
+            url: r.server_url::<redis::ConnectionInfo>("REDIS_URL", &["redis"], &["protocol"]),
             ttl: Duration::from_secs(r.integer("GANESH_CACHE_TTL_SECS", 1, 30 * 86_400)),
         }
     }
@@ -312,7 +325,7 @@ impl TelemetryConfig {
                     ("json", LogFormat::Json),
                 ],
             ),
-            log_dir: r.text("GANESH_LOG_DIR").map(PathBuf::from),
+            log_dir: r.folder("GANESH_LOG_DIR"),
             otlp_endpoint: r.http_url("OTEL_EXPORTER_OTLP_ENDPOINT"),
             trace_slow: Duration::from_millis(r.integer("GANESH_TRACE_SLOW_MS", 0, 86_400_000)),
             trace_max_per_second: r.integer("GANESH_TRACE_MAX_PER_SEC", 0, 1_000_000),

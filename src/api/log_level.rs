@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::admin::Admin;
 use super::problem::Problem;
-use crate::config::{log_filter, parse_duration, setting_of};
+use crate::config::{log_filter, parse_duration, setting_of, without_secrets};
 use crate::telemetry::logs::LogFilter;
 
 const LASTING: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(86_400));
@@ -45,7 +45,7 @@ impl LevelChange {
         if !log_filter::is_log_filter(&self.filter) {
             return Err(format!(
                 "filter {:?}: expected {}",
-                self.filter,
+                without_secrets("", &self.filter),
                 log_filter::EXPECTED
             ));
         }
@@ -54,7 +54,7 @@ impl LevelChange {
             .ok_or_else(|| {
                 format!(
                     "for {:?}: expected a duration from 1s to 1d, such as 30s, 15m or 2h",
-                    self.lasting
+                    without_secrets("", &self.lasting)
                 )
             })
     }

@@ -167,7 +167,7 @@ impl Reader {
             (Some(path), None) => read_file(Path::new(path)).map(Some).map_err(|why| {
                 format!(
                     "{file_variable}={}: {why}: expected a file with the value of {env}",
-                    path.display()
+                    presentable("", &path.to_string_lossy())
                 )
             }),
             (None, Some(value)) => in_text(value),
@@ -198,14 +198,19 @@ fn read_file(path: &Path) -> Result<String, String> {
     }
 }
 
-/// The part of a wrong value that may be shown: all of it, unless it may hold a password.
-fn presentable(env: &str, value: &str) -> String {
+/// A value that was meant for `env`, as it may be shown: all of it, unless it may hold a password.
+pub(crate) fn without_secrets(env: &str, value: &str) -> String {
     let url = env.ends_with("_URL") || env.ends_with("_ENDPOINT");
-    let shown = if url || value.contains("://") || value.contains('@') {
+    if url || value.contains("://") || value.contains('@') {
         redact(value)
     } else {
         value.to_owned()
-    };
+    }
+}
+
+/// The same on one line.
+fn presentable(env: &str, value: &str) -> String {
+    let shown = without_secrets(env, value);
     if shown.chars().all(|c| c.is_ascii_graphic()) {
         shown
     } else {
