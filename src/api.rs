@@ -6,6 +6,7 @@
 //! ```
 
 pub(crate) mod admin;
+mod answers;
 mod connections;
 mod events;
 mod guard;
@@ -21,7 +22,6 @@ mod subjects;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
 use axum::http::StatusCode;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::middleware;
@@ -36,6 +36,7 @@ use crate::config::Secret;
 use crate::error::Error;
 use crate::storage::queries::Reads;
 use crate::telemetry::Metrics;
+pub(crate) use answers::AnswerMemory;
 pub(crate) use events::ENCODED;
 use guard::Guard;
 use problem::Problem;
@@ -52,6 +53,7 @@ pub(crate) struct Api {
     pub(crate) cache: Cache,
     pub(crate) reads: Reads,
     pub(crate) metrics: Metrics,
+    pub(crate) answers: AnswerMemory,
 }
 
 impl Api {
@@ -60,6 +62,16 @@ impl Api {
         self.metrics.dependency_error(error);
         tracing::debug!(%error, "request failed");
         Problem::from(error)
+    }
+
+    /// An event in the JSON format of `CloudEvents`.
+    fn event_response(&self, event: Bytes) -> Result<Response, Problem> {
+        let headers = [
+            (CONTENT_TYPE, "application/cloudevents+json"),
+            // A cache on the way knows nothing of what was written since.
+            (CACHE_CONTROL, "no-store"),
+        ];
+        Ok((headers, self.answers.body(event)?).into_response())
     }
 }
 
@@ -88,14 +100,4 @@ fn router(api: Api, token: Option<Secret>) -> Router {
         .layer(middleware::from_fn_with_state(guard, guard::pass))
         .layer(middleware::from_fn(problem::name_target))
         .with_state(api)
-}
-
-/// An event in the JSON format of `CloudEvents`.
-fn event_response(event: Bytes) -> Response {
-    let headers = [
-        (CONTENT_TYPE, "application/cloudevents+json"),
-        // A cache on the way knows nothing of what was written since.
-        (CACHE_CONTROL, "no-store"),
-    ];
-    (headers, Body::from(event)).into_response()
 }

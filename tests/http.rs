@@ -1,6 +1,7 @@
 //! The HTTP API and the admin endpoints, as a caller sees them.
 
 mod admin;
+mod bounds;
 mod client;
 mod connections;
 mod events;

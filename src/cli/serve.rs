@@ -17,7 +17,7 @@ use tracing::Instrument;
 use self::connect::Servers;
 use super::Failure;
 use super::shutdown::{Shutdown, Step, stop_on_signal};
-use crate::api::{self, Api, admin};
+use crate::api::{self, AnswerMemory, Api, admin};
 use crate::cache::Cache;
 use crate::config::{Config, Group, group_flags};
 use crate::error::Error;
@@ -216,6 +216,7 @@ impl Service {
             cache: cache.clone(),
             reads: reads.clone(),
             metrics: self.metrics.clone(),
+            answers: AnswerMemory::default(),
         };
         let token = self.config.http.api_token.clone();
         let api_stop = CancellationToken::new();
