@@ -136,6 +136,8 @@ pub struct TelemetryConfig {
     pub(crate) trace_max_per_second: u32,
     pub service_name: String,
     pub resource_attributes: Vec<(String, String)>,
+    /// Variables of OpenTelemetry that are set, and change nothing here.
+    pub(crate) unread_variables: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -296,7 +298,7 @@ impl HttpConfig {
         Self {
             api_addr: r.socket_addr("GANESH_HTTP_ADDR"),
             admin_addr: r.socket_addr("GANESH_ADMIN_ADDR"),
-            api_token: r.text("GANESH_API_TOKEN").map(Secret::new),
+            api_token: r.token("GANESH_API_TOKEN"),
         }
     }
 }
@@ -309,6 +311,7 @@ impl TelemetryConfig {
             ("none", TracesExporter::None),
         ];
         let exporter = r.one_of("OTEL_TRACES_EXPORTER", &exporters);
+        let (service_name, resource_attributes) = read_resource(r);
         Self {
             enabled,
             traces: if enabled {
@@ -330,8 +333,24 @@ impl TelemetryConfig {
             trace_slow: Duration::from_millis(r.integer("GANESH_TRACE_SLOW_MS", 0, 86_400_000)),
             trace_max_per_second: r.integer("GANESH_TRACE_MAX_PER_SEC", 0, 1_000_000),
             trace_baseline: r.integer("GANESH_TRACE_BASELINE", 0, 1_000_000_000),
-            service_name: r.parse("OTEL_SERVICE_NAME", "some text", |raw| Some(raw.to_owned())),
-            resource_attributes: r.key_values("OTEL_RESOURCE_ATTRIBUTES"),
+            service_name,
+            resource_attributes,
+            unread_variables: r.unread_of_opentelemetry(),
         }
+    }
+}
+
+/// The service's name, and the other attributes of the resource. A `service.name` among them beats
+/// a default, and no setting.
+fn read_resource(r: &mut Reader) -> (String, Vec<(String, String)>) {
+    let mut attributes = r.key_values("OTEL_RESOURCE_ATTRIBUTES");
+    let is_name = |(key, value): &&(String, String)| key == "service.name" && !value.is_empty();
+    let named = attributes.iter().find(is_name);
+    let named = named.map(|(_, name)| name.clone());
+    attributes.retain(|(key, _)| key != "service.name");
+    let setting = r.parse("OTEL_SERVICE_NAME", "some text", |raw| Some(raw.to_owned()));
+    match named {
+        Some(name) if !r.is_given("OTEL_SERVICE_NAME") => (name, attributes),
+        _ => (setting, attributes),
     }
 }

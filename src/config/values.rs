@@ -7,13 +7,17 @@ use std::time::Duration;
 
 use super::log_filter;
 use super::reader::Reader;
-use super::secret::{SecretUrl, split};
+use super::secret::{Secret, SecretUrl, split};
 use super::settings::setting_of;
 use super::subjects;
 
 impl Reader {
-    pub(crate) fn text(&mut self, env: &'static str) -> Option<String> {
-        self.optional(env, "some text", |raw| Some(raw.to_owned()))
+    /// What a client can send in `Authorization`.
+    pub(super) fn token(&mut self, env: &'static str) -> Option<Secret> {
+        self.optional(env, "visible ASCII without spaces", |raw| {
+            let visible = raw.chars().all(|c| c.is_ascii_graphic());
+            visible.then(|| Secret::new(raw.to_owned()))
+        })
     }
 
     pub(super) fn folder(&mut self, env: &'static str) -> Option<PathBuf> {
