@@ -6,18 +6,22 @@
 //! ```
 
 pub(crate) mod admin;
+mod answers;
+mod connections;
 mod events;
 mod guard;
 pub(crate) mod log_level;
 mod parameters;
 mod problem;
 mod runbook;
+mod same_host;
 mod server;
 mod slow;
 mod subjects;
 
+use std::time::Duration;
+
 use axum::Router;
-use axum::body::Body;
 use axum::http::StatusCode;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::middleware;
@@ -32,18 +36,24 @@ use crate::config::Secret;
 use crate::error::Error;
 use crate::storage::queries::Reads;
 use crate::telemetry::Metrics;
+pub(crate) use answers::AnswerMemory;
 pub(crate) use events::ENCODED;
 use guard::Guard;
 use problem::Problem;
+use server::Limits;
 
-/// Connections at the same time; each has one request at a time.
-const CONNECTIONS_MAX: usize = 1_024;
+/// Clients keep connections for their next requests.
+const LIMITS: Limits = Limits {
+    connections_max: 1_024,
+    client_limit: Duration::from_secs(30),
+};
 
 #[derive(Clone)]
 pub(crate) struct Api {
     pub(crate) cache: Cache,
     pub(crate) reads: Reads,
     pub(crate) metrics: Metrics,
+    pub(crate) answers: AnswerMemory,
 }
 
 impl Api {
@@ -52,6 +62,16 @@ impl Api {
         self.metrics.dependency_error(error);
         tracing::debug!(%error, "request failed");
         Problem::from(error)
+    }
+
+    /// An event in the JSON format of `CloudEvents`.
+    fn event_response(&self, event: Bytes) -> Result<Response, Problem> {
+        let headers = [
+            (CONTENT_TYPE, "application/cloudevents+json"),
+            // A cache on the way knows nothing of what was written since.
+            (CACHE_CONTROL, "no-store"),
+        ];
+        Ok((headers, self.answers.body(event)?).into_response())
     }
 }
 
@@ -63,7 +83,7 @@ pub(crate) async fn serve(
     token: Option<Secret>,
     stop: CancellationToken,
 ) {
-    server::serve(listener, router(api, token), CONNECTIONS_MAX, stop).await;
+    server::serve(listener, router(api, token), LIMITS, stop).await;
 }
 
 fn router(api: Api, token: Option<Secret>) -> Router {
@@ -80,14 +100,4 @@ fn router(api: Api, token: Option<Secret>) -> Router {
         .layer(middleware::from_fn_with_state(guard, guard::pass))
         .layer(middleware::from_fn(problem::name_target))
         .with_state(api)
-}
-
-/// An event in the JSON format of `CloudEvents`.
-fn event_response(event: Bytes) -> Response {
-    let headers = [
-        (CONTENT_TYPE, "application/cloudevents+json"),
-        // A cache on the way knows nothing of what was written since.
-        (CACHE_CONTROL, "no-store"),
-    ];
-    (headers, Body::from(event)).into_response()
 }

@@ -41,6 +41,7 @@ use strum::VariantArray as _;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use failure::words;
 pub use read::{Answer, Origin};
 pub use write::NewestState;
 

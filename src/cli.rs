@@ -3,6 +3,7 @@
 mod admin_client;
 pub(crate) mod dlq;
 mod doctor;
+mod dotenv;
 mod shutdown;
 mod healthcheck;
 mod log_level;
@@ -10,6 +11,7 @@ mod migrate;
 mod produce;
 mod serve;
 mod startup;
+mod usage;
 
 use std::fmt::Display;
 use std::io::{self, Write};
@@ -105,12 +107,14 @@ enum Job<'a> {
 
 /// Runs the subcommand that the process was started with.
 pub fn main() -> ExitCode {
-    if let Err(mistake) = read_dotenv() {
+    if let Err(mistake) = dotenv::read() {
         eprintln!("ganesh: {mistake}");
         return ExitCode::from(2);
     }
     // clap prints what is wrong with the usage and exits with 2 by itself.
-    let matches = command().get_matches();
+    let matches = command()
+        .try_get_matches()
+        .unwrap_or_else(|error| usage::without_values(error).exit());
     let (name, matches) = matches
         .subcommand()
         .expect("clap refuses a command line without subcommand");
@@ -150,28 +154,6 @@ fn start_again() -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// Adds the settings of `.env` in the working directory to the environment, which wins.
-fn read_dotenv() -> Result<(), String> {
-    match dotenvy::from_path(".env") {
-        Err(error) if error.not_found() => Ok(()),
-        // Without the line itself: a password may stand in it.
-        Err(dotenvy::Error::LineParse(line, _)) => {
-            // What the library calls the line may be the value alone.
-            let found = line.lines().next().unwrap_or_default().trim();
-            let text = std::fs::read_to_string(".env").unwrap_or_default();
-            let number = text
-                .lines()
-                .position(|line| !line.trim_start().starts_with('#') && line.contains(found));
-            let place = number.map_or_else(String::new, |number| format!(" line {}", number + 1));
-            Err(format!(
-                ".env{place}: expected NAME=value, in quotes when the value holds spaces, quotes or #"
-            ))
-        }
-        Err(error) => Err(format!(".env: {error}: expected a readable file, or none")),
-        Ok(()) => Ok(()),
-    }
-}
-
 fn run(name: &str, matches: &ArgMatches) -> Result<(), Failure> {
     let (config, job) = read_settings(name, matches).map_err(Failure::usage)?;
     let log_file = open_log_file(&config)?;
@@ -184,6 +166,9 @@ fn run(name: &str, matches: &ArgMatches) -> Result<(), Failure> {
         let tracing = traces::start(&config.telemetry, metrics.clone())?;
         let provider = tracing.as_ref().map(|tracing| &tracing.provider);
         let log_filter = logs::install(&config.telemetry, provider, log_file.clone())?;
+        for variable in &config.telemetry.unread_variables {
+            tracing::warn!(variable, "ganesh does not read this variable");
+        }
         let spans = tracing.as_ref().map(|tracing| tracing.queue.clone());
         let result = match job {
             Job::Serve => serve::run(config, metrics, spans, log_filter, &shutdown).await,

@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
 
+pub(crate) use reader::without_secrets;
 pub use reader::{ConfigErrors, Reader};
 pub use secret::{Secret, SecretUrl};
 pub(crate) use settings::setting_of;
@@ -30,6 +31,14 @@ pub(crate) use subjects::{covers, pattern_of};
 pub(crate) use values::parse_duration;
 
 pub(crate) const DLQ_SUBJECTS: &str = "dlq.>";
+
+/// What sqlx reads in a URL.
+#[rustfmt::skip] // by topic
+const POSTGRES_PARAMETERS: &[&str] = &[
+    "sslmode", "ssl-mode", "sslrootcert", "ssl-root-cert", "ssl-ca", "sslcert", "ssl-cert", "sslkey", "ssl-key",
+    "host", "hostaddr", "port", "dbname", "user", "password",
+    "application_name", "options", "options[", "statement-cache-capacity",
+];
 
 /// Everything that a process of ganesh can be told. Its `Debug` shows no secret.
 #[derive(Debug, Clone)]
@@ -139,6 +148,8 @@ pub struct TelemetryConfig {
     pub(crate) trace_max_per_second: u32,
     pub service_name: String,
     pub resource_attributes: Vec<(String, String)>,
+    /// Variables of OpenTelemetry that are set, and change nothing here.
+    pub(crate) unread_variables: Vec<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -252,7 +263,11 @@ impl NatsConfig {
 impl PostgresConfig {
     fn read(r: &mut Reader) -> Self {
         Self {
-            url: r.server_url::<PgConnectOptions>("POSTGRES_URL", &["postgresql", "postgres"]),
+            url: r.server_url::<PgConnectOptions>(
+                "POSTGRES_URL",
+                &["postgresql", "postgres"],
+                POSTGRES_PARAMETERS,
+            ),
             migrate_on_start: r.boolean("GANESH_MIGRATE_ON_START"),
             partition_interval: r.one_of(
                 "GANESH_PARTITION_INTERVAL",
@@ -270,7 +285,7 @@ impl PostgresConfig {
 impl CacheConfig {
     fn read(r: &mut Reader) -> Self {
         Self {
-            url: r.server_url::<redis::ConnectionInfo>("REDIS_URL", &["redis"]),
+            url: r.server_url::<redis::ConnectionInfo>("REDIS_URL", &["redis"], &["protocol"]),
             ttl: Duration::from_secs(r.integer("GANESH_CACHE_TTL_SECS", 1, 30 * 86_400)),
         }
     }
@@ -295,7 +310,7 @@ impl HttpConfig {
         Self {
             api_addr: r.socket_addr("GANESH_HTTP_ADDR"),
             admin_addr: r.socket_addr("GANESH_ADMIN_ADDR"),
-            api_token: r.text("GANESH_API_TOKEN").map(Secret::new),
+            api_token: r.token("GANESH_API_TOKEN"),
         }
     }
 }
@@ -308,6 +323,7 @@ impl TelemetryConfig {
             ("none", TracesExporter::None),
         ];
         let exporter = r.one_of("OTEL_TRACES_EXPORTER", &exporters);
+        let (service_name, resource_attributes) = read_resource(r);
         Self {
             enabled,
             traces: if enabled {
@@ -324,13 +340,29 @@ impl TelemetryConfig {
                     ("json", LogFormat::Json),
                 ],
             ),
-            log_dir: r.text("GANESH_LOG_DIR").map(PathBuf::from),
+            log_dir: r.folder("GANESH_LOG_DIR"),
             otlp_endpoint: r.http_url("OTEL_EXPORTER_OTLP_ENDPOINT"),
             trace_slow: Duration::from_millis(r.integer("GANESH_TRACE_SLOW_MS", 0, 86_400_000)),
             trace_max_per_second: r.integer("GANESH_TRACE_MAX_PER_SEC", 0, 1_000_000),
             trace_baseline: r.integer("GANESH_TRACE_BASELINE", 0, 1_000_000_000),
-            service_name: r.parse("OTEL_SERVICE_NAME", "some text", |raw| Some(raw.to_owned())),
-            resource_attributes: r.key_values("OTEL_RESOURCE_ATTRIBUTES"),
+            service_name,
+            resource_attributes,
+            unread_variables: r.unread_of_opentelemetry(),
         }
+    }
+}
+
+/// The service's name, and the other attributes of the resource. A `service.name` among them beats
+/// a default, and no setting.
+fn read_resource(r: &mut Reader) -> (String, Vec<(String, String)>) {
+    let mut attributes = r.key_values("OTEL_RESOURCE_ATTRIBUTES");
+    let is_name = |(key, value): &&(String, String)| key == "service.name" && !value.is_empty();
+    let named = attributes.iter().find(is_name);
+    let named = named.map(|(_, name)| name.clone());
+    attributes.retain(|(key, _)| key != "service.name");
+    let setting = r.parse("OTEL_SERVICE_NAME", "some text", |raw| Some(raw.to_owned()));
+    match named {
+        Some(name) if !r.is_given("OTEL_SERVICE_NAME") => (name, attributes),
+        _ => (setting, attributes),
     }
 }

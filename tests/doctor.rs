@@ -114,7 +114,7 @@ async fn doctor_fails_and_says_the_fix_when_nats_or_postgres_is_away() {
     );
     let words = [
         "postgres",
-        "127.0.0.1:1/db",
+        "127.0.0.1:1/[redacted]",
         "Connection refused",
         "start it, or correct POSTGRES_URL",
     ];

@@ -34,6 +34,7 @@ mod postgres_faults;
 mod rejections;
 mod roles;
 mod rules;
+mod secrets;
 mod shutdown;
 mod startup;
 mod support;

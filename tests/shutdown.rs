@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use crate::support::collector::{Collector, Manner};
 use crate::support::events::{events, publish, publish_invalid};
+use crate::support::keys::wait_until_so_many_wait;
 use crate::support::servers::send_signal;
 use crate::support::{Stack, eventually};
 
@@ -75,6 +76,56 @@ async fn sigterm_while_idle_ends_within_two_seconds() {
     let began = Instant::now();
     assert!(ganesh.terminate().await.success());
     assert!(began.elapsed() < Duration::from_secs(3));
+}
+
+#[tokio::test]
+async fn reads_are_answered_until_the_last_message_is_stored_and_readyz_says_no_first() {
+    let stack = Stack::start().await;
+    let mut ganesh = stack.serve(&[]).await;
+    let jetstream = stack.jetstream().await;
+    publish(&jetstream, &events("before", 1)).await;
+    stack.wait_until_drained().await;
+    // Holds up writes, not reads.
+    let lock = stack.lock("events", "SHARE").await;
+    publish(&jetstream, &events("held", 100)).await;
+    ganesh
+        .wait_for_metric("ganesh_in_flight_messages", 100.0)
+        .await;
+    send_signal(ganesh.pid(), Signal::TERM);
+    let began = Instant::now();
+    while ganesh.admin("/readyz").await.0 != 503 {
+        assert!(began.elapsed() < Duration::from_secs(1));
+    }
+    assert!(ganesh.admin("/readyz").await.1.contains("shutting down"));
+    while began.elapsed() < Duration::from_secs(3) {
+        // Each on a connection of its own.
+        let answer = reqwest::get(format!("{}/v1/events/before-0", ganesh.api)).await;
+        assert_eq!(answer.unwrap().status(), 200);
+    }
+    lock.rollback().await.unwrap();
+    assert!(ganesh.wait().await.success());
+    assert_eq!(stack.rows().await, 101);
+}
+
+#[tokio::test]
+async fn a_read_that_runs_at_the_end_of_a_shutdown_is_answered() {
+    let stack = Stack::start().await;
+    let mut ganesh = stack.serve(&[]).await;
+    publish(&stack.jetstream().await, &events("e", 1)).await;
+    stack.wait_until_drained().await;
+    let lock = stack.lock("events_default", "ACCESS EXCLUSIVE").await;
+    let read = tokio::spawn(reqwest::get(format!("{}/v1/events/e-0", ganesh.api)));
+    wait_until_so_many_wait(&stack, 1).await;
+    send_signal(ganesh.pid(), Signal::TERM);
+    eventually("/readyz says no", || async {
+        ganesh.admin("/readyz").await.0 == 503
+    })
+    .await;
+    // Longer than the last acknowledgements may take, shorter than a read may.
+    tokio::time::sleep(Duration::from_millis(2_500)).await;
+    lock.rollback().await.unwrap();
+    assert_eq!(read.await.unwrap().unwrap().status(), 200);
+    assert!(ganesh.wait().await.success());
 }
 
 /// Postgres, NATS and the collector hang; returns how long the end took, and the log's line

@@ -11,7 +11,7 @@ use axum::response::Response;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::problem::Problem;
-use super::{Api, event_response, parameters};
+use super::{Api, parameters};
 use crate::event::{Timestamp, to_json};
 use crate::storage::queries::{Alternate, EventKey};
 
@@ -39,7 +39,7 @@ pub(super) async fn by_id(
     let found = api.reads.event_by_id(&key).await;
     let found = found.map_err(|error| api.failed(&error))?;
     let (found, others) = found.ok_or_else(|| Problem::not_found("no such event"))?;
-    let mut response = event_response(to_json(&found.event));
+    let mut response = api.event_response(to_json(&found.event))?;
     if let Some(links) = links(&id, &others) {
         response.headers_mut().insert(LINK, links);
     }

@@ -1,19 +1,17 @@
 //! `/log-level`: which lines are logged. Everybody who reaches the admin address may ask; who
-//! changes it, for a while, must be on the same host.
+//! changes it, for a while, must be on the same host ([`same_host`](super::same_host)).
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use axum::body::{self, Body};
-use axum::extract::{ConnectInfo, State};
-use axum::http::StatusCode;
+use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
 use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
 
 use super::admin::Admin;
 use super::problem::Problem;
-use crate::config::{log_filter, parse_duration, setting_of};
+use crate::config::{log_filter, parse_duration, setting_of, without_secrets};
 use crate::telemetry::logs::LogFilter;
 
 const LASTING: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(86_400));
@@ -47,7 +45,7 @@ impl LevelChange {
         if !log_filter::is_log_filter(&self.filter) {
             return Err(format!(
                 "filter {:?}: expected {}",
-                self.filter,
+                without_secrets("", &self.filter),
                 log_filter::EXPECTED
             ));
         }
@@ -56,7 +54,7 @@ impl LevelChange {
             .ok_or_else(|| {
                 format!(
                     "for {:?}: expected a duration from 1s to 1d, such as 30s, 15m or 2h",
-                    self.lasting
+                    without_secrets("", &self.lasting)
                 )
             })
     }
@@ -68,19 +66,7 @@ pub(super) async fn show(State(admin): State<Admin>) -> Response {
 }
 
 /// PUT: another filter, for a while.
-pub(super) async fn change(
-    State(admin): State<Admin>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
-    body: Body,
-) -> Result<Response, Problem> {
-    // An IPv4 peer of a listener on [::] has an IPv6 address with the other one in it.
-    if !peer.ip().to_canonical().is_loopback() {
-        return Err(Problem::new(
-            StatusCode::FORBIDDEN,
-            "the log filter is changed from loopback addresses only: on the host, or in the \
-             container, that serve runs in",
-        ));
-    }
+pub(super) async fn change(State(admin): State<Admin>, body: Body) -> Result<Response, Problem> {
     let change = read(body).await?;
     let lasting = change.lasting().map_err(Problem::bad_request)?;
     admin.log_filter.change_for(change.filter, lasting);

@@ -116,6 +116,10 @@ impl From<&Error> for Problem {
     fn from(error: &Error) -> Self {
         match error.code {
             Code::Timeout => Self::timeout("the database did not answer in time"),
+            Code::Response => Self::new(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "the row cannot be answered: as JSON it is larger than 16 MiB, or it is no event",
+            ),
             _ => Self::unavailable("the database cannot be asked"),
         }
     }

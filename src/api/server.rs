@@ -1,6 +1,5 @@
-//! A listener, bounded: so many connections, so long for a request's head, so long to end.
+//! A listener, bounded: so many connections, so long for their clients, so long to end.
 
-use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,20 +10,18 @@ use hyper::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+use super::connections::{Connections, Place};
 use crate::telemetry::logs::RateLimit;
 
 /// Buffer of a request's head: its URL and headers must fit. Three times a percent-encoded id and
 /// source at their limits, which is 6 KiB, and room for headers.
 const HEAD_MAX_BYTES: usize = 32 * 1024;
-/// For a request's head to arrive, and for a connection that is kept alive without one.
-const HEAD_LIMIT: Duration = Duration::from_secs(30);
 /// For the requests that run when `stop` is cancelled; longer than one may take.
 const DRAIN_LIMIT: Duration = Duration::from_secs(6);
 /// After an error of `accept` that is the process's own: no file descriptors left.
@@ -32,22 +29,33 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// How often that is said.
 const SAY_EVERY: Duration = Duration::from_secs(10);
 
-/// Serves until `stop` is cancelled, then lets the running requests end. Beyond
-/// `connections_max` connections the next ones wait in the kernel's queue.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Limits {
+    /// At the same time. Each has one request at a time.
+    pub(super) connections_max: usize,
+    /// For a client to send the head of its next request, and to take the answer to the last one.
+    pub(super) client_limit: Duration,
+}
+
+/// Serves until `stop` is cancelled, then lets the running requests end.
 pub(super) async fn serve(
     listener: TcpListener,
     router: Router,
-    connections_max: usize,
+    limits: Limits,
     stop: CancellationToken,
 ) {
-    let permits = Arc::new(Semaphore::new(connections_max));
-    let mut connections = JoinSet::new();
+    let connections = Connections::new(limits.connections_max);
+    let mut tasks = JoinSet::new();
     let said = RateLimit::new(1, SAY_EVERY);
-    while let Some(accepted) = stop.run_until_cancelled(accept(&listener, &permits)).await {
+    while let Some(accepted) = stop.run_until_cancelled(listener.accept()).await {
         match accepted {
-            Ok((stream, peer, permit)) => {
+            Ok((stream, peer)) => {
+                let Some(place) = stop.run_until_cancelled(connections.place()).await else {
+                    break;
+                };
                 let (router, stop) = (router.clone(), stop.clone());
-                connections.spawn(connection(stream, router, peer, stop, permit));
+                let limit = limits.client_limit;
+                tasks.spawn(connection(stream, router, peer, (place, limit), stop));
             }
             Err(error) => {
                 if let Some(suppressed) = said.allow() {
@@ -56,46 +64,45 @@ pub(super) async fn serve(
                 tokio::time::sleep(ACCEPT_PAUSE).await;
             }
         }
-        while connections.try_join_next().is_some() {}
+        while tasks.try_join_next().is_some() {}
     }
     drop(listener);
-    let drained = async { while connections.join_next().await.is_some() {} };
+    let drained = async { while tasks.join_next().await.is_some() {} };
     // What is left after the limit is aborted with the set.
     let _ = tokio::time::timeout(DRAIN_LIMIT, drained).await;
-}
-
-async fn accept(
-    listener: &TcpListener,
-    permits: &Arc<Semaphore>,
-) -> io::Result<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
-    let permit = permits.clone().acquire_owned().await;
-    let permit = permit.expect("nobody closes this semaphore");
-    let (stream, peer) = listener.accept().await?;
-    stream.set_nodelay(true)?;
-    Ok((stream, peer, permit))
 }
 
 async fn connection(
     stream: TcpStream,
     router: Router,
     peer: SocketAddr,
+    (place, client_limit): (Place, Duration),
     stop: CancellationToken,
-    _permit: OwnedSemaphorePermit,
 ) {
+    // Fails for a client that is gone, which the first read says, too.
+    let _ = stream.set_nodelay(true);
+    let place = Arc::new(place);
     let router = TowerToHyperService::new(router.into_service::<Incoming>());
-    let service = service_fn(move |mut request: Request<Incoming>| {
+    let service = service_fn(|mut request: Request<Incoming>| {
         request.extensions_mut().insert(ConnectInfo(peer));
-        router.call(request)
+        place.set_at_work(true);
+        let (answer, place) = (router.call(request), place.clone());
+        async move {
+            let answer = answer.await;
+            place.set_at_work(false);
+            answer
+        }
     });
     let mut served = std::pin::pin!(
         http1::Builder::new()
-            .timer(TokioTimer::new())
-            .header_read_timeout(HEAD_LIMIT)
+            // `Place::lost` is the limit.
+            .header_read_timeout(None)
             .max_buf_size(HEAD_MAX_BYTES)
             .serve_connection(TokioIo::new(stream), service)
     );
     let ended = tokio::select! {
         ended = served.as_mut() => ended,
+        () = place.lost(client_limit) => return,
         () = stop.cancelled() => {
             served.as_mut().graceful_shutdown();
             served.await

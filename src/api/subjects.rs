@@ -9,7 +9,7 @@ use axum::http::{HeaderValue, Uri};
 use axum::response::{IntoResponse, Response};
 
 use super::problem::Problem;
-use super::{Api, event_response, parameters};
+use super::{Api, parameters};
 use crate::cache::Origin;
 
 /// RFC 9211.
@@ -25,7 +25,7 @@ pub(super) async fn latest(
     let answer = api.cache.latest(&subject).await;
     let answer = answer.map_err(|error| api.failed(&error))?;
     let mut response = match answer.event {
-        Some(event) => event_response(event),
+        Some(event) => api.event_response(event)?,
         None => Problem::not_found("no event has this subject").into_response(),
     };
     let (status, age) = describe(answer.origin);

@@ -84,5 +84,13 @@ pub(super) fn classify(error: &RedisError) -> Error {
         _ if error.is_unrecoverable_error() => Code::Connection,
         _ => Code::Response,
     };
-    cache_error(code, error.to_string())
+    cache_error(code, words(error))
+}
+
+/// The error's words, without the user of `REDIS_URL`, whom a refusal names.
+pub(crate) fn words(error: &RedisError) -> String {
+    match error.code() {
+        Some("NOPERM") => "NOPERM: the user of REDIS_URL lacks a permission".to_owned(),
+        _ => error.to_string(),
+    }
 }

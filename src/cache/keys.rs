@@ -51,6 +51,8 @@ pub(super) fn value(time: Timestamp, stream_seq: u64, now: Timestamp, event: &[u
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum CachedEntry {
     Lease,
+    /// A state that is too large to read it from here.
+    Large,
     NewestState {
         /// Since it was written; hosts' clocks differ, so that it is zero rather than negative.
         age: Duration,

@@ -24,6 +24,8 @@ const READ_LIMIT: Duration = Duration::from_millis(100);
 const LEASE: Duration = Duration::from_secs(2);
 /// How long a reader waits for what another is fetching.
 const WAIT_LIMIT: Duration = Duration::from_millis(250);
+/// A larger state is read from Postgres, where few reads run at the same time.
+const STATE_MAX_BYTES: usize = 256 * 1_024;
 /// How often it looks meanwhile.
 const WAIT_INTERVAL: Duration = Duration::from_millis(10);
 
@@ -89,7 +91,9 @@ impl Cache {
                     waited = true;
                     sleep(WAIT_INTERVAL).await;
                 }
-                Ok(Some(CachedEntry::Lease)) => return self.bypass(subject).await,
+                Ok(Some(CachedEntry::Lease | CachedEntry::Large)) => {
+                    return self.bypass(subject).await;
+                }
                 Err(failure) => {
                     self.note(&connection, &failure, true);
                     if failure.kind == FailureKind::Foreign {
@@ -137,6 +141,9 @@ impl Cache {
         if let Ok(Some(found)) = &found {
             let json = to_json(&found.event);
             value = keys::value(found.event.time, found.stream_seq, Timestamp::now(), &json);
+            if value.len() > STATE_MAX_BYTES {
+                value.clear();
+            }
             event = Some(json);
         }
         let stored = self.settle(connection, key, lease, &value).await;
@@ -181,9 +188,16 @@ async fn meet(
     lease: &str,
 ) -> Result<Option<CachedEntry>, CacheFailure> {
     let mut connection = connection.redis.clone();
-    let stored = redis::Cmd::get(key);
-    let stored = stored.query_async::<Option<Vec<u8>>>(&mut connection);
-    if let Some(stored) = within(READ_LIMIT, "reading a state", stored).await? {
+    let most = isize::try_from(STATE_MAX_BYTES).expect("256 KiB");
+    // Up to one byte too many, which tells.
+    let stored = redis::Cmd::getrange(key, 0, most);
+    let stored = stored.query_async::<Vec<u8>>(&mut connection);
+    let stored = within(READ_LIMIT, "reading a state", stored).await?;
+    if stored.len() > STATE_MAX_BYTES {
+        return Ok(Some(CachedEntry::Large));
+    }
+    // Nothing is stored empty.
+    if !stored.is_empty() {
         let entry = keys::parse(stored, Timestamp::now());
         return entry.map(Some).ok_or_else(|| CacheFailure {
             kind: FailureKind::Foreign,

@@ -63,9 +63,13 @@ impl Findings {
 
 pub(super) async fn run(config: Config) -> Result<(), Failure> {
     let mut findings = Findings {
-        dependency: "nats",
+        dependency: "telemetry",
         failed: 0,
     };
+    for variable in &config.telemetry.unread_variables {
+        findings.warning(format_args!("ganesh does not read {variable}: unset it"));
+    }
+    findings.dependency = "nats";
     nats::check(&config, &mut findings).await;
     findings.dependency = "postgres";
     postgres::check(&config, &mut findings).await;

@@ -5,7 +5,7 @@ use clap::Command;
 use super::startup::{StartDeadline, wait_for_postgres};
 use super::{Failure, TELEMETRY_SETTINGS, say};
 use crate::config::{Config, flags};
-use crate::storage::{partitions, pool, schema};
+use crate::storage::{classify, partitions, pool, schema};
 
 pub(super) fn command() -> Command {
     Command::new("migrate")
@@ -22,11 +22,13 @@ pub(super) fn command() -> Command {
 pub(super) async fn run(config: Config) -> Result<(), Failure> {
     let pool = pool::lazy(&config.postgres, 1)?;
     wait_for_postgres(&pool, StartDeadline::after(config.startup_timeout)).await?;
-    let missing = schema::missing_migrations(&pool).await?;
+    let missing = schema::missing_migrations(&pool).await;
+    let missing = missing.map_err(|error| classify(&error))?;
     schema::migrate(&pool)
         .await
         .map_err(schema::migrate_error)?;
-    partitions::upkeep(&pool, &config.postgres).await?;
+    let made = partitions::upkeep(&pool, &config.postgres).await;
+    made.map_err(|error| classify(&error))?;
     say(format_args!(
         "{missing} migrations applied; the schema is up to date"
     ));

@@ -17,7 +17,7 @@ use tracing::Instrument;
 use self::connect::Servers;
 use super::Failure;
 use super::shutdown::{Shutdown, Step, stop_on_signal};
-use crate::api::{self, Api, admin};
+use crate::api::{self, AnswerMemory, Api, admin};
 use crate::cache::Cache;
 use crate::config::{Config, Group, group_flags};
 use crate::error::Error;
@@ -71,6 +71,7 @@ struct BackgroundTasks {
     keepalive: JoinHandle<()>,
     keepalive_stop: CancellationToken,
     api_server: JoinHandle<()>,
+    api_stop: CancellationToken,
 }
 
 pub(super) async fn run(
@@ -85,15 +86,21 @@ pub(super) async fn run(
         tracing::warn!("OTEL_SDK_DISABLED=true: nothing is counted, timed or traced");
     }
     tracing::info!(?config, "starting");
-    let begun = shutdown.clone();
+    let health = Health::new(metrics.clone());
+    let (begun, told) = (shutdown.clone(), health.clone());
+    let on_signal = move || {
+        begun.begin();
+        // Before anything ends, so that a balancer sends the next reads elsewhere.
+        told.set_stopping();
+    };
     let service = Service {
         config,
-        health: Health::new(metrics.clone()),
+        health,
         metrics,
         slow: SlowList::default(),
         spans,
         log_filter,
-        stop: stop_on_signal(move || begun.begin())?,
+        stop: stop_on_signal(on_signal)?,
         background: CancellationToken::new(),
         shutdown: shutdown.clone(),
     };
@@ -209,13 +216,16 @@ impl Service {
             cache: cache.clone(),
             reads: reads.clone(),
             metrics: self.metrics.clone(),
+            answers: AnswerMemory::default(),
         };
         let token = self.config.http.api_token.clone();
+        let api_stop = CancellationToken::new();
         BackgroundTasks {
             in_flight,
             keepalive: tokio::spawn(keepalive.run(keepalive_stop.clone())),
             keepalive_stop,
-            api_server: tokio::spawn(api::serve(api_listener, api, token, self.stop.clone())),
+            api_server: tokio::spawn(api::serve(api_listener, api, token, api_stop.clone())),
+            api_stop,
         }
     }
 
@@ -232,12 +242,13 @@ impl Service {
         let bucket = Bucket::new(event_source.jetstream.clone(), &self.config.nats.dlq_stream);
         tokio::spawn(sweep::run(bucket, self.background.clone()));
         let (shutdown, stop) = (self.shutdown.clone(), self.stop.clone());
-        let watch = event_source.consumer_watch.clone();
+        let (watch, health) = (event_source.consumer_watch.clone(), self.health.clone());
         // A consumer that breaks a promise ends the service as a signal does: ganesh stores what it
         // holds, because such a consumer might never redeliver it.
         tokio::spawn(async move {
             watch.violated().await;
             shutdown.begin();
+            health.set_stopping();
             stop.cancel();
         });
     }
@@ -245,12 +256,11 @@ impl Service {
     /// Until every task has ended; after `stop`, no longer than the grace period allows.
     async fn run_pipeline(&self, parts: Parts) -> Result<(), Error> {
         let http = &self.config.http;
-        self.health.set_serving(true);
+        self.health.set_serving();
         tracing::info!(api = %http.api_addr, admin = %http.admin_addr, "serving");
         let mut tasks = pipeline::spawn(parts, &self.stop);
         let deadline = async {
             self.stop.cancelled().await;
-            self.health.set_serving(false);
             tracing::info!(
                 "shutting down: no more fetching, what is held is stored and acknowledged"
             );
@@ -263,24 +273,31 @@ impl Service {
                 Ok(())
             }
         };
+        // A pipeline that failed ends without a signal.
+        self.health.set_stopping();
         // Waits until every task is gone, so that what they held is in the keepalive's queue.
         tasks.shutdown().await;
         result
     }
 
-    /// Flushes the last acks and NAKs, then stops the background tasks.
+    /// Flushes the last acks and NAKs, ends the API, then stops the background tasks.
     async fn drain(&self, client: &async_nats::Client, tasks: BackgroundTasks) {
         tasks.keepalive_stop.cancel();
         let ended = async {
             let _ = tasks.keepalive.await;
             let _ = client.flush().await;
-            let _ = tasks.api_server.await;
         };
-        let flushed = Instant::now() + FLUSH_TIMEOUT;
-        let until = self.shutdown.until(Step::Flush).min(flushed);
-        if tokio::time::timeout_at(until.into(), ended).await.is_err() {
+        let until = self.shutdown.until(Step::Flush);
+        let flushed = until.min(Instant::now() + FLUSH_TIMEOUT);
+        if tokio::time::timeout_at(flushed.into(), ended)
+            .await
+            .is_err()
+        {
             tracing::warn!("NATS did not take the last acknowledgements in time");
         }
+        // Reads that run may end.
+        tasks.api_stop.cancel();
+        let _ = tokio::time::timeout_at(until.into(), tasks.api_server).await;
         tracing::info!(held = tasks.in_flight.count(), "stopped");
         self.background.cancel();
     }

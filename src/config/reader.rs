@@ -15,6 +15,17 @@ use super::settings::{SETTINGS, setting_of};
 use super::unknown;
 use crate::text;
 
+/// Variables without a setting that the libraries of the export read.
+const READ_BY_LIBRARIES: [&str; 7] = [
+    "OTEL_EXPORTER_OTLP_HEADERS",
+    "OTEL_EXPORTER_OTLP_TRACES_HEADERS",
+    "OTEL_EXPORTER_OTLP_COMPRESSION",
+    "OTEL_EXPORTER_OTLP_TRACES_COMPRESSION",
+    "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT",
+    "OTEL_SPAN_EVENT_COUNT_LIMIT",
+    "OTEL_SPAN_LINK_COUNT_LIMIT",
+];
+
 /// Every mistake found in the settings, one a line. Exit code 2.
 #[derive(Debug, Default, PartialEq, Eq, thiserror::Error)]
 #[error("{}", .0.join("\n"))]
@@ -80,6 +91,30 @@ impl Reader {
         self.errors.0.append(&mut mistakes);
     }
 
+    /// Variables of OpenTelemetry that are set, and that neither ganesh nor a library reads.
+    pub(super) fn unread_of_opentelemetry(&self) -> Vec<String> {
+        let is_read = |name: &str| {
+            let setting = name.strip_suffix("_FILE").unwrap_or(name);
+            let known = SETTINGS.iter().any(|known| known.env == setting);
+            known || READ_BY_LIBRARIES.contains(&name)
+        };
+        // The only one there is.
+        let is_grpc = |name: &str, value: &OsString| name.ends_with("_PROTOCOL") && value == "grpc";
+        let given = self.environment.iter();
+        let mut unread: Vec<String> = given
+            .filter(|(name, value)| name.starts_with("OTEL_") && !value.is_empty())
+            .filter(|(name, value)| !is_read(name) && !is_grpc(name, value))
+            .map(|(name, _)| name.clone())
+            .collect();
+        unread.sort_unstable();
+        unread
+    }
+
+    /// Whether a setting has a value that is no default.
+    pub(super) fn is_given(&self, env: &str) -> bool {
+        matches!(self.given(env), Ok(Some(_)))
+    }
+
     /// # Errors
     /// All mistakes at once.
     pub fn finish<T>(self, value: T) -> Result<T, ConfigErrors> {
@@ -136,11 +171,12 @@ impl Reader {
 
     /// The given value or the default, trimmed.
     fn raw(&self, env: &str) -> Result<String, String> {
-        let given = self.given(env)?.unwrap_or_default();
-        Ok(match given.trim() {
-            "" => self.default_of(env).to_owned(),
-            given => given.to_owned(),
-        })
+        match self.given(env)?.as_deref().map(str::trim) {
+            None => Ok(self.default_of(env).to_owned()),
+            // Of the API's token, a default would mean that none is needed.
+            Some("") => Err(format!("{env} is white space: expected a value, or none")),
+            Some(given) => Ok(given.to_owned()),
+        }
     }
 
     fn default_of(&self, env: &str) -> &'static str {
@@ -167,7 +203,7 @@ impl Reader {
             (Some(path), None) => read_file(Path::new(path)).map(Some).map_err(|why| {
                 format!(
                     "{file_variable}={}: {why}: expected a file with the value of {env}",
-                    path.display()
+                    presentable("", &path.to_string_lossy())
                 )
             }),
             (None, Some(value)) => in_text(value),
@@ -177,6 +213,9 @@ impl Reader {
 
     /// Says what was given and what was expected.
     fn mistake(&self, env: &str, value: &str, expected: &str) -> String {
+        if env.ends_with("_TOKEN") {
+            return format!("{env}: expected {expected}");
+        }
         let value = presentable(env, value);
         if self.flags.contains_key(env) {
             let flag = setting_of(env).flag();
@@ -198,14 +237,19 @@ fn read_file(path: &Path) -> Result<String, String> {
     }
 }
 
-/// The part of a wrong value that may be shown: all of it, unless it may hold a password.
-fn presentable(env: &str, value: &str) -> String {
+/// A value that was meant for `env`, as it may be shown: all of it, unless it may hold a password.
+pub(crate) fn without_secrets(env: &str, value: &str) -> String {
     let url = env.ends_with("_URL") || env.ends_with("_ENDPOINT");
-    let shown = if url || value.contains("://") || value.contains('@') {
+    if url || value.contains("://") || value.contains('@') {
         redact(value)
     } else {
         value.to_owned()
-    };
+    }
+}
+
+/// The same on one line.
+fn presentable(env: &str, value: &str) -> String {
+    let shown = without_secrets(env, value);
     if shown.chars().all(|c| c.is_ascii_graphic()) {
         shown
     } else {

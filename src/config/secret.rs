@@ -22,8 +22,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// One server URL, or several separated by commas. Only scheme, host, port and path
-/// are ever shown: user, password and query (libpq takes a password there too) are not.
+/// One server URL, or several separated by commas. Only scheme, host and port are ever shown.
 #[derive(Clone, PartialEq, Eq)]
 pub struct SecretUrl(String);
 
@@ -106,6 +105,9 @@ fn redact_one(raw: &str) -> Option<String> {
         (None, None) => "",
         _ => "?[redacted]",
     };
-    let path = url.path();
+    let path = match url.path() {
+        "" | "/" => url.path(),
+        _ => "/[redacted]",
+    };
     Some(format!("{scheme}://{user}{host}{port}{path}{query}"))
 }

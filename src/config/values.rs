@@ -1,18 +1,29 @@
 //! What values look like: numbers, durations, sizes, addresses, names, lists.
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
 use super::log_filter;
 use super::reader::Reader;
-use super::secret::{SecretUrl, split};
+use super::secret::{Secret, SecretUrl, split};
 use super::settings::setting_of;
 use super::subjects;
 
 impl Reader {
-    pub(crate) fn text(&mut self, env: &'static str) -> Option<String> {
-        self.optional(env, "some text", |raw| Some(raw.to_owned()))
+    /// What a client can send in `Authorization`.
+    pub(super) fn token(&mut self, env: &'static str) -> Option<Secret> {
+        self.optional(env, "visible ASCII without spaces", |raw| {
+            let visible = raw.chars().all(|c| c.is_ascii_graphic());
+            visible.then(|| Secret::new(raw.to_owned()))
+        })
+    }
+
+    pub(super) fn folder(&mut self, env: &'static str) -> Option<PathBuf> {
+        // A URL would be made as folders, and be logged.
+        let path = |raw: &str| (!raw.contains("://")).then(|| PathBuf::from(raw));
+        self.optional(env, "the path of a folder", path)
     }
 
     pub(crate) fn boolean(&mut self, env: &'static str) -> bool {
@@ -78,11 +89,11 @@ impl Reader {
     /// One or several URLs of NATS servers.
     pub(super) fn nats_urls(&mut self, env: &'static str) -> SecretUrl {
         let expected = format!(
-            "a URL such as {}, or several separated by commas",
+            "a URL such as {}, or several separated by commas, without path, parameters and fragment",
             setting_of(env).default
         );
         self.parse(env, &expected, |raw| {
-            let good = |part| is_server_url(part, &["nats", "tls"]);
+            let good = |part| is_server_url(part, &["nats", "tls"], &NATS_PARTS);
             split(raw)
                 .into_iter()
                 .all(good)
@@ -90,23 +101,37 @@ impl Reader {
         })
     }
 
-    /// One URL with one of these schemes that `T`, the client's own type, accepts too.
+    /// One URL with one of these schemes that `T`, the client's own type, accepts too. The client
+    /// would log the value of a parameter that it does not know.
     pub(super) fn server_url<T: FromStr>(
         &mut self,
         env: &'static str,
         schemes: &[&str],
+        parameters: &'static [&'static str],
     ) -> SecretUrl {
-        let expected = format!("one URL such as {}", setting_of(env).default);
+        let expected = format!(
+            "one URL such as {}, without fragment, and with no parameters but {}",
+            setting_of(env).default,
+            parameters.join(", ")
+        );
+        let parts = UrlParts {
+            user: true,
+            path: true,
+            parameters,
+        };
         self.parse(env, &expected, |raw| {
-            let one = split(raw).len() == 1 && is_server_url(raw, schemes);
+            let one = split(raw).len() == 1 && is_server_url(raw, schemes, &parts);
             (one && T::from_str(raw).is_ok()).then(|| SecretUrl::new(raw.to_owned()))
         })
     }
 
     /// Without TLS: the HTTP clients are built without it.
     pub(crate) fn http_url(&mut self, env: &'static str) -> SecretUrl {
-        self.parse(env, "a URL that starts with http://", |raw| {
-            is_server_url(raw, &["http"]).then(|| SecretUrl::new(raw.to_owned()))
+        let expected =
+            "a URL that starts with http://, without user, path, parameters and fragment";
+        self.parse(env, expected, |raw| {
+            let good = is_server_url(raw, &["http"], &OTLP_PARTS);
+            good.then(|| SecretUrl::new(raw.to_owned()))
         })
     }
 
@@ -162,11 +187,45 @@ impl Reader {
     }
 }
 
-fn is_server_url(raw: &str, schemes: &[&str]) -> bool {
+/// What a URL may have beside scheme, host and port: what would do nothing is a mistake.
+struct UrlParts {
+    user: bool,
+    path: bool,
+    /// A name that ends with `[` stands for all that begin so.
+    parameters: &'static [&'static str],
+}
+
+const NATS_PARTS: UrlParts = UrlParts {
+    user: true,
+    path: false,
+    parameters: &[],
+};
+const OTLP_PARTS: UrlParts = UrlParts {
+    user: false,
+    path: false,
+    parameters: &[],
+};
+
+impl UrlParts {
+    fn allow(&self, url: &url::Url) -> bool {
+        let known = |name: &str| {
+            let mut parameters = self.parameters.iter();
+            parameters
+                .any(|known| *known == name || known.ends_with('[') && name.starts_with(known))
+        };
+        (self.user || url.username().is_empty() && url.password().is_none())
+            && (self.path || matches!(url.path(), "" | "/"))
+            && url.query_pairs().all(|(name, _)| known(&name))
+            && url.fragment().is_none()
+    }
+}
+
+fn is_server_url(raw: &str, schemes: &[&str], parts: &UrlParts) -> bool {
     url::Url::parse(raw).is_ok_and(|url| {
         // A comma in the host: two addresses, the second one without its scheme.
         let host = url.host_str().unwrap_or_default();
-        schemes.contains(&url.scheme()) && !host.is_empty() && !host.contains(',')
+        let good_host = !host.is_empty() && !host.contains(',');
+        schemes.contains(&url.scheme()) && good_host && parts.allow(&url)
     })
 }
 

@@ -47,13 +47,45 @@ fn by_sqlstate(state: &str, unnamed_constraint: bool) -> (Class, Code) {
 /// The message and the state, never the row: `DETAIL` quotes values.
 fn describe(error: &sqlx::Error) -> String {
     match error {
-        sqlx::Error::Database(database) => format!(
-            "{} (SQLSTATE {})",
-            database.message(),
-            database.code().as_deref().unwrap_or("none")
-        ),
+        sqlx::Error::Database(database) => {
+            let state = database.code();
+            let state = state.as_deref().unwrap_or("none");
+            let words = without_credentials(state, database.message());
+            format!("{words} (SQLSTATE {state})")
+        }
         other => other.to_string(),
     }
+}
+
+/// A server's message, without the user and the database of `POSTGRES_URL`, which it may name.
+fn without_credentials(state: &str, message: &str) -> String {
+    if state == "28P01" {
+        return "password authentication failed for the user of POSTGRES_URL".to_owned();
+    }
+    match state.get(..2).unwrap_or("") {
+        "28" => "the server does not let the user of POSTGRES_URL in: its log says why".to_owned(),
+        "3D" => "the database of POSTGRES_URL does not exist".to_owned(),
+        "08" | "42" | "53" | "55" | "57" => without_names(message),
+        _ => message.to_owned(),
+    }
+}
+
+fn without_names(message: &str) -> String {
+    let mut shown = message.to_owned();
+    for before in ["user \"", "role \"", "database \""] {
+        if let Some((start, rest)) = shown.split_once(before)
+            && let Some((_, end)) = rest.split_once('"')
+        {
+            shown = format!("{start}{before}[redacted]\"{end}");
+        }
+    }
+    // As poolers have it.
+    for before in ["no such user: ", "no such database: "] {
+        if let Some((start, _)) = shown.split_once(before) {
+            shown = format!("{start}{before}[redacted]");
+        }
+    }
+    shown
 }
 
 /// The row that `COPY` stumbled over, counted from 0, if its error names one

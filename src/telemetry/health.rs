@@ -17,8 +17,8 @@ pub struct Health(Arc<HealthState>);
 struct HealthState {
     up: [AtomicBool; Dependency::VARIANTS.len()],
     recovered: [Notify; Dependency::VARIANTS.len()],
-    serving: AtomicBool,
     has_served: AtomicBool,
+    stopping: AtomicBool,
     stream_gone: AtomicBool,
     rejection_pause: AtomicBool,
     letters_refused: AtomicUsize,
@@ -32,8 +32,8 @@ impl Health {
         Self(Arc::new(HealthState {
             up: Default::default(),
             recovered: Default::default(),
-            serving: AtomicBool::new(false),
             has_served: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
             stream_gone: AtomicBool::new(false),
             rejection_pause: AtomicBool::new(false),
             letters_refused: AtomicUsize::new(0),
@@ -65,10 +65,14 @@ impl Health {
         self.0.recovered[dependency as usize].notified()
     }
 
-    /// Sets whether the pipeline runs.
-    pub(crate) fn set_serving(&self, serving: bool) {
-        self.0.serving.store(serving, Ordering::Relaxed);
-        self.0.has_served.fetch_or(serving, Ordering::Relaxed);
+    /// Notes that the pipeline runs.
+    pub(crate) fn set_serving(&self) {
+        self.0.has_served.store(true, Ordering::Relaxed);
+    }
+
+    /// Notes that the process shuts down. It is not ready again.
+    pub(crate) fn set_stopping(&self) {
+        self.0.stopping.store(true, Ordering::Relaxed);
     }
 
     /// Returns whether the pipeline runs, or ran until it was shut down.
@@ -124,8 +128,10 @@ impl Health {
     /// it reads are only slower.
     pub(crate) fn not_ready_because(&self) -> Vec<&'static str> {
         let mut reasons = Vec::new();
-        if !self.0.serving.load(Ordering::Relaxed) {
-            reasons.push("not serving: starting or shutting down");
+        if self.0.stopping.load(Ordering::Relaxed) {
+            reasons.push("shutting down");
+        } else if !self.has_served() {
+            reasons.push("starting");
         }
         if !self.is_up(Dependency::Nats) {
             reasons.push("nats does not answer");

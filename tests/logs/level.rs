@@ -2,9 +2,11 @@
 
 use std::net::UdpSocket;
 use std::process::Output;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
 
 use super::objects;
 use crate::support::ganesh::run;
@@ -148,6 +150,110 @@ async fn what_cannot_be_a_change_is_a_400_that_says_what_was_expected() {
     let until = ganesh::event::Timestamp::parse_rfc3339(until).unwrap();
     let left = until.micros() - ganesh::event::Timestamp::now().micros();
     assert!((890_000_000..=900_000_000).contains(&left), "{left} µs");
+}
+
+/// Headers of a change that is refused, and what the refusal names.
+const FOREIGN: [(&[&str], &str); 14] = [
+    (&["Host: ganesh.example:9464"], "Host"),
+    (&["Host: 10.0.0.1"], "Host"),
+    (&["Host: localhost.ganesh.example"], "Host"),
+    (&["Host: localhost", "Host: ganesh.example"], "Host"),
+    (&["Host: "], "Host"),
+    (
+        &["Host: localhost", "Origin: http://ganesh.example"],
+        "Origin",
+    ),
+    (
+        &["Host: localhost", "Origin: http://localhost:3000"],
+        "Origin",
+    ),
+    (&["Host: localhost", "Origin: null"], "Origin"),
+    (&["Host: localhost", "Forwarded: for=10.0.0.1"], "forwarded"),
+    (
+        &["Host: localhost", "X-Forwarded-For: 127.0.0.1"],
+        "x-forwarded-for",
+    ),
+    (
+        &["Host: localhost", "X-Forwarded-Host: localhost"],
+        "x-forwarded-host",
+    ),
+    (&["Host: localhost", "X-Real-IP: 127.0.0.1"], "x-real-ip"),
+    (&["Host: localhost", "Via: 1.1 proxy"], "via"),
+    (&["Host: [::2]:9464"], "Host"),
+];
+
+#[tokio::test]
+async fn a_change_that_came_through_a_proxy_or_a_foreign_page_is_refused() {
+    let stack = Stack::start().await;
+    let ganesh = stack.serve(&[]).await;
+    let address = ganesh.admin_address();
+    let cases = FOREIGN.map(|(headers, refused)| ("PUT /log-level", headers, refused));
+    let others: [(&str, &[&str], &str); 2] = [
+        (
+            "PUT http://ganesh.example/log-level",
+            &["Host: localhost"],
+            "Host",
+        ),
+        ("DELETE /log-level", &["Host: ganesh.example"], "Host"),
+    ];
+    for (line, headers, refused) in cases.into_iter().chain(others) {
+        let answer = raw(&address, line, headers).await;
+        assert!(answer.starts_with("HTTP/1.1 403 "), "{headers:?}: {answer}");
+        assert!(answer.contains(refused), "{headers:?}: {answer}");
+    }
+    assert_eq!(state(&ganesh).await["filter"], CONFIGURED);
+    let (host, origin) = (
+        format!("Host: {address}"),
+        format!("Origin: http://{address}"),
+    );
+    let own: [&[&str]; 5] = [
+        &["Host: LOCALHOST"],
+        &["Host: localhost:9464"],
+        &["Host: 127.0.0.2:1"],
+        &["Host: [::1]:9464"],
+        &[&host, &origin],
+    ];
+    for headers in own {
+        let answer = raw(&address, "PUT /log-level", headers).await;
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{headers:?}: {answer}");
+    }
+}
+
+/// A request as it is written, with a change as its body.
+async fn raw(address: &str, line: &str, headers: &[&str]) -> String {
+    let body = json!({"filter": "warn", "for": "1h"}).to_string();
+    let headers = headers.join("\r\n");
+    let length = body.len();
+    let request = format!(
+        "{line} HTTP/1.1\r\n{headers}\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n{body}"
+    );
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    stream.write_all(request.as_bytes()).await.unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).await.unwrap();
+    answer
+}
+
+#[tokio::test]
+async fn a_filter_with_a_pattern_of_fields_is_refused_at_once() {
+    let stack = Stack::start().await;
+    let ganesh = stack.serve(&[]).await;
+    let url = ganesh.admin_url("/log-level");
+    let heavy = "[{message=~(((a{100}){100}){20})}]=debug";
+    for filter in [heavy, "[request{route=x}]=debug", "info,ganesh[{id}]=trace"] {
+        let began = Instant::now();
+        let (status, problem) = put(&url, json!({"filter": filter}).to_string()).await;
+        assert_eq!(status, 400, "{filter}: {problem}");
+        assert!(
+            began.elapsed() < Duration::from_secs(1),
+            "{filter}: {:?}",
+            began.elapsed()
+        );
+        let detail = problem["detail"].as_str().unwrap();
+        assert!(detail.contains("without patterns of fields"), "{detail}");
+    }
+    let change = json!({"filter": "warn,[request]=debug"}).to_string();
+    assert_eq!(put(&url, change).await.0, 200);
 }
 
 /// An address of this machine that is not loopback. Sends nothing.

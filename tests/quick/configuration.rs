@@ -4,6 +4,7 @@
 pub mod example;
 mod mistakes;
 mod secrets;
+mod silent;
 mod sources;
 mod units;
 mod unknown;

@@ -1,6 +1,7 @@
 //! Dragonfly or Redis.
 
 use super::{ANSWER_TIMEOUT, Findings};
+use crate::cache::words;
 use crate::config::Config;
 
 /// Prefix of the policies that may evict any key, the least used first.
@@ -10,7 +11,7 @@ const POLICY_PREFIX: &str = "allkeys-";
 pub(super) async fn check(config: &Config, findings: &mut Findings) {
     let why = match tokio::time::timeout(ANSWER_TIMEOUT, ask(config, findings)).await {
         Ok(Ok(())) => return,
-        Ok(Err(error)) => error.to_string(),
+        Ok(Err(error)) => words(&error),
         Err(_) => "no answer in time".to_owned(),
     };
     findings.warning(format_args!(
@@ -52,7 +53,8 @@ async fn ask(config: &Config, findings: &mut Findings) -> Result<(), redis::Redi
         .await;
     if let Err(error) = scripted {
         findings.failed(format_args!(
-            "this user may not run scripts ({error}): allow EVAL, EVALSHA and SCRIPT"
+            "this user may not run scripts ({}): allow EVAL, EVALSHA and SCRIPT",
+            words(&error)
         ));
     }
     Ok(())

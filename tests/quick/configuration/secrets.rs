@@ -79,6 +79,160 @@ fn neither_a_configuration_nor_its_mistakes_show_a_part_of_a_password() {
     assert!(accepted > 100 && refused > 100, "{accepted} {refused}");
 }
 
+/// URLs with the mark in one part of each, which is named first.
+fn marked(scheme: &str) -> [(&'static str, String); 9] {
+    let host = "127.0.0.1:1";
+    [
+        ("user", format!("{scheme}://swordfish@{host}")),
+        ("password", format!("{scheme}://u:swordfish@{host}")),
+        ("path", format!("{scheme}://{host}/swordfish")),
+        (
+            "known parameter",
+            format!("{scheme}://{host}/1?password=swordfish"),
+        ),
+        (
+            "known parameter",
+            format!("{scheme}://{host}/1?sslrootcert=/swordfish"),
+        ),
+        (
+            "bad parameter",
+            format!("{scheme}://{host}/1?sslmode=swordfish"),
+        ),
+        (
+            "unknown parameter",
+            format!("{scheme}://{host}/1?sslpassword=swordfish"),
+        ),
+        (
+            "name of a parameter",
+            format!("{scheme}://{host}/1?swordfish=1"),
+        ),
+        ("fragment", format!("{scheme}://{host}/1#swordfish")),
+    ]
+}
+
+/// What a command prints.
+fn printed(arguments: &[&str], settings: &[(&str, &str)]) -> String {
+    let all = [&[("GANESH_LOG", "trace")], settings].concat();
+    let output = in_folder_with("", arguments, &all);
+    stderr(&output) + &String::from_utf8_lossy(&output.stdout)
+}
+
+const COMMANDS: [&[&str]; 7] = [
+    &["serve"],
+    &["doctor"],
+    &["migrate"],
+    &["produce", "--count", "1"],
+    &["dlq", "list"],
+    &["healthcheck"],
+    &["log-level"],
+];
+
+#[test]
+fn no_command_prints_a_part_of_a_url() {
+    for (variable, scheme) in [
+        ("POSTGRES_URL", "postgresql"),
+        ("NATS_URL", "nats"),
+        ("REDIS_URL", "redis"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http"),
+    ] {
+        for (part, url) in marked(scheme) {
+            for arguments in COMMANDS {
+                let said = printed(arguments, &[(variable, &url)]);
+                assert_keeps_secrets(&said, &format!("{arguments:?}: {part} of {variable}"));
+            }
+        }
+    }
+}
+
+#[test]
+fn a_url_where_none_belongs_is_not_printed() {
+    let url = "postgresql://u:swordfish@127.0.0.1:1/swordfish?swordfish=swordfish#swordfish";
+    for arguments in COMMANDS {
+        for stray in [url, "swordfish", "-swordfish"] {
+            // A word is its filter, which is explained.
+            if arguments == ["log-level"] && stray == "swordfish" {
+                continue;
+            }
+            let said = printed(&[arguments, &[stray]].concat(), &[]);
+            assert_keeps_secrets(&said.replace("'-s'", ""), &format!("{arguments:?} {stray}"));
+        }
+        let flag = format!("--no-such-flag={url}");
+        let said = printed(&[arguments, &[&flag]].concat(), &[]);
+        assert!(said.contains("--no-such-flag"), "{said}");
+        assert_keeps_secrets(&said, &format!("{arguments:?} {flag}"));
+    }
+    for arguments in [
+        &[url][..],
+        &["dlq", url],
+        &["dlq", "show", url],
+        &["dlq", "show", "1", "--raw", url],
+        &["dlq", "list", "--since", url],
+        &["log-level", url],
+        &["produce", "--count", url],
+        &["serve", "--writers", url],
+        &["serve", "--log-dir", url],
+    ] {
+        assert_keeps_secrets(&printed(arguments, &[]), &format!("{arguments:?}"));
+    }
+    for setting in super::shared_settings() {
+        let file = format!("{}_FILE", setting.env);
+        assert_keeps_secrets(&printed(&["doctor"], &[(&file, url)]), &file);
+    }
+}
+
+#[test]
+fn a_mistyped_command_is_still_explained() {
+    let said = printed(&["srve"], &[]);
+    assert!(
+        said.contains("a similar subcommand exists: 'serve'"),
+        "{said}"
+    );
+    let said = printed(&["serve", "--writer", "1"], &[]);
+    assert!(said.contains("unexpected argument '--writer'"), "{said}");
+    assert!(
+        said.contains("a similar argument exists: '--writers'"),
+        "{said}"
+    );
+    let said = printed(&["serve", "x"], &[]);
+    assert!(said.contains("unexpected argument"), "{said}");
+}
+
+#[test]
+fn what_a_url_says_in_vain_is_refused() {
+    for (variable, url, expected) in [
+        ("POSTGRES_URL", "postgresql://h/db?sslpassword=x", "sslmode"),
+        ("POSTGRES_URL", "postgresql://h/db#x", "fragment"),
+        ("NATS_URL", "nats://h/path", "path"),
+        ("NATS_URL", "nats://h?tls=true", "parameters"),
+        ("NATS_URL", "nats://h#x", "fragment"),
+        ("REDIS_URL", "redis://h/0?timeout=1", "protocol"),
+        ("REDIS_URL", "redis://h/0#insecure", "fragment"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://u:x@h:1", "user"),
+        (
+            "OTEL_EXPORTER_OTLP_ENDPOINT",
+            "http://h:1/v1/traces",
+            "path",
+        ),
+    ] {
+        let said = read(&[(variable, url)]).unwrap_err().to_string();
+        assert!(
+            said.starts_with(variable) && said.contains(expected),
+            "{said}"
+        );
+    }
+    for (variable, url) in [
+        (
+            "POSTGRES_URL",
+            "postgresql://h/db?sslmode=require&options[work_mem]=1MB&host=/run",
+        ),
+        ("NATS_URL", "nats://h/,tls://h:1"),
+        ("REDIS_URL", "redis://h/1?protocol=resp3"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://h:1/"),
+    ] {
+        assert!(read(&[(variable, url)]).is_ok(), "{url}");
+    }
+}
+
 #[test]
 fn a_url_in_the_wrong_variable_shows_no_password_either() {
     let said = read(&[("GANESH_STREAM", "nats://u:hunter@h:4222")])
@@ -107,7 +261,7 @@ fn what_is_no_secret_is_shown() {
         shown.contains("nats://[redacted]@one:1,nats://two:2"),
         "{shown}"
     );
-    let postgres = "postgresql://[redacted]@db.example:5433/name?[redacted]";
+    let postgres = "postgresql://[redacted]@db.example:5433/[redacted]?[redacted]";
     assert!(shown.contains(postgres), "{shown}");
     assert!(shown.contains("redis://localhost:6379"), "{shown}");
     assert!(shown.contains("Some([redacted])"), "{shown}");
@@ -121,12 +275,12 @@ fn the_log_of_a_start_shows_the_configuration_without_its_secrets() {
         ("NATS_URL", "nats://u:hunter@127.0.0.1:1"),
         ("POSTGRES_URL", "postgresql://u:hunter@127.0.0.1:1/db"),
         ("REDIS_URL", "redis://u:hunter@127.0.0.1:1"),
-        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://u:hunter@127.0.0.1:1"),
+        ("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:1"),
         ("GANESH_API_TOKEN", "swordfish"),
     ];
     let log = started_with(&[], &settings, "");
     assert!(
-        log.contains("postgresql://[redacted]@127.0.0.1:1/db"),
+        log.contains("postgresql://[redacted]@127.0.0.1:1/[redacted]"),
         "{log}"
     );
     assert_keeps_secrets(&log, "the start");

@@ -1,0 +1,120 @@
+//! Answers are bounded: in size, all together, and in the time that a client may take for them.
+
+use std::time::{Duration, Instant};
+
+use reqwest::Method;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
+
+use super::client::{get, request, send};
+use crate::support::{Ganesh, Stack, eventually};
+
+const MIB: u64 = 1_024 * 1_024;
+
+/// Puts a row into the table as an operator could, with JSON data that this SQL makes.
+async fn insert(stack: &Stack, id: &str, data: &str) {
+    let insert = format!(
+        "INSERT INTO events (id, source, time, type, subject, data, nats_subject, stream_seq, \
+         published_at, trace_id) \
+         VALUES ('{id}', '/test', now(), 'big', '{id}', {data}, 'events.test', 0, now(), '')"
+    );
+    sqlx::query(&insert).execute(&stack.pool).await.unwrap();
+}
+
+/// A client that asks, and takes no more of the answer than its first byte.
+async fn ask(ganesh: &Ganesh, path: &str) -> TcpStream {
+    let address = ganesh.api.trim_start_matches("http://");
+    let mut stream = TcpStream::connect(address).await.unwrap();
+    let request = format!("GET {path} HTTP/1.1\r\nHost: h\r\n\r\n");
+    stream.write_all(request.as_bytes()).await.unwrap();
+    stream.peek(&mut [0; 1]).await.unwrap();
+    stream
+}
+
+#[tokio::test]
+async fn answers_that_nobody_takes_share_a_bounded_memory_and_end() {
+    let stack = Stack::start().await;
+    let ganesh = stack.serve(&[]).await;
+    insert(&stack, "big", "to_jsonb(repeat('x', 8000000))").await;
+    insert(&stack, "small", "to_jsonb(repeat('x', 8000))").await;
+    let mut clients = Vec::new();
+    for _ in 0..100 {
+        clients.push(ask(&ganesh, "/v1/events/big").await);
+    }
+    let resident = ganesh.resident_bytes() / MIB;
+    assert!(resident < 400, "{resident} MiB");
+    // What is left is for small answers; the others are told when to come again.
+    assert_eq!(get(&ganesh, "/v1/events/small").await.status, 200);
+    let refused = get(&ganesh, "/v1/events/big").await;
+    let detail = refused.problem(503, "Service Unavailable");
+    assert!(detail.contains("64 MiB"), "{detail}");
+    assert_eq!(refused.header("retry-after"), Some("1"));
+    // The clients still do not read.
+    eventually("there is room again", || async {
+        get(&ganesh, "/v1/events/big").await.status == 200
+    })
+    .await;
+    drop(clients);
+}
+
+#[tokio::test]
+async fn a_row_that_is_too_large_to_answer_costs_neither_ganesh_nor_postgres_its_size() {
+    let stack = Stack::start().await;
+    let ganesh = stack.serve(&[]).await;
+    // 13 KB that would be 190 MB; 14 KB that would be 24 MB; and what is as large as it looks.
+    let numbers = |number: &str| format!("('[' || repeat('{number},', 1450) || '1]')::jsonb");
+    insert(&stack, "high", &numbers("1e131071")).await;
+    insert(&stack, "low", &numbers("-1e-16383")).await;
+    insert(&stack, "deep", "('{\"a\":[{\"b\":-1e131071}]}')::jsonb").await;
+    insert(&stack, "long", "to_jsonb(repeat('x', 17000000))").await;
+    insert(
+        &stack,
+        "good",
+        "'[1e308, -1e-300, 0, 0.1, \"1e131071\"]'::jsonb",
+    )
+    .await;
+    for id in ["high", "low", "deep", "long"] {
+        for path in [
+            format!("/v1/events/{id}"),
+            format!("/v1/subjects/{id}/latest"),
+        ] {
+            let began = Instant::now();
+            let answer = send(request(&ganesh, Method::GET, &path)).await;
+            let detail = answer.problem(500, "Internal Server Error");
+            assert!(detail.contains("16 MiB"), "{path}: {detail}");
+            assert!(
+                began.elapsed() < Duration::from_secs(3),
+                "{path}: {:?}",
+                began.elapsed()
+            );
+        }
+    }
+    let resident = ganesh.resident_bytes() / MIB;
+    assert!(resident < 200, "{resident} MiB");
+    for path in ["/v1/events/good", "/v1/subjects/good/latest"] {
+        assert_eq!(get(&ganesh, path).await.json()["data"][4], "1e131071");
+    }
+    assert_eq!(ganesh.admin("/readyz").await.0, 200);
+}
+
+#[tokio::test]
+async fn a_large_state_is_read_from_postgres() {
+    let stack = Stack::start().await;
+    let ganesh = stack.serve(&[]).await;
+    insert(&stack, "small", "'1'::jsonb").await;
+    eventually("the cache is used", || async {
+        let answer = get(&ganesh, "/v1/subjects/small/latest").await;
+        answer.header("cache-status") == Some("ganesh; hit")
+    })
+    .await;
+    insert(&stack, "large", "to_jsonb(repeat('x', 300000))").await;
+    for _ in 0..3 {
+        let answer = get(&ganesh, "/v1/subjects/large/latest").await;
+        assert_eq!(answer.json()["data"].as_str().map(str::len), Some(300_000));
+        let cache = answer.header("cache-status").unwrap();
+        assert!(
+            !cache.contains("hit") && !cache.contains("stored"),
+            "{cache}"
+        );
+    }
+}

@@ -1,0 +1,271 @@
+//! P13: no part of a URL's secrets is printed, logged, exported or served, whatever happens.
+
+use std::fmt::Write;
+use std::process::Output;
+
+use async_nats::ConnectOptions;
+use sqlx::postgres::PgPool;
+
+use crate::support::cache_server::ask;
+use crate::support::collector::Collector;
+use crate::support::events::{events, publish, publish_invalid};
+use crate::support::ganesh::run;
+use crate::support::servers::{Server, write_nats_conf};
+use crate::support::{Ganesh, Stack, eventually};
+
+/// Every secret below holds it.
+const MARK: &str = "swordfish";
+
+/// Servers that ask for credentials, and the URLs that have them.
+struct Guarded {
+    stack: Stack,
+    _nats: Server,
+    _folder: tempfile::TempDir,
+    nats: String,
+    postgres: String,
+    redis: String,
+}
+
+async fn guarded() -> Guarded {
+    let stack = Stack::start_with_own_postgres().await;
+    for statement in [
+        "CREATE ROLE swordfish_user LOGIN PASSWORD 'swordfish_password'",
+        "CREATE DATABASE swordfish_path OWNER swordfish_user",
+    ] {
+        execute(&stack.pool, statement).await;
+    }
+    let rules = [
+        "ACL",
+        "SETUSER",
+        "swordfish_user",
+        "on",
+        ">swordfish_password",
+        "~*",
+        "&*",
+        "+@all",
+    ];
+    ask::<String>(&stack.cache, &rules).await;
+    let folder = tempfile::tempdir().unwrap();
+    let conf = folder.path().join("nats.conf");
+    let lines = "authorization { user: swordfish_user, password: swordfish_password }";
+    write_nats_conf(&conf, lines);
+    let nats = Server::start("nats", &[("NATS_CONF", conf.to_str().unwrap())]);
+    let url =
+        |scheme, port| format!("{scheme}://swordfish_user:swordfish_password@127.0.0.1:{port}");
+    let postgres = url("postgresql", stack.postgres.as_ref().unwrap().port());
+    Guarded {
+        nats: url("nats", nats.port()),
+        postgres: format!("{postgres}/swordfish_path?application_name=swordfish_parameter"),
+        redis: format!("{}/0", url("redis", stack.cache.port())),
+        stack,
+        _nats: nats,
+        _folder: folder,
+    }
+}
+
+async fn execute(pool: &PgPool, statement: &str) {
+    sqlx::query(statement).execute(pool).await.unwrap();
+}
+
+impl Guarded {
+    fn settings(&self) -> Vec<(&str, &str)> {
+        vec![
+            ("NATS_URL", &self.nats),
+            ("POSTGRES_URL", &self.postgres),
+            ("REDIS_URL", &self.redis),
+            ("GANESH_API_TOKEN", "swordfish_token"),
+            ("GANESH_STARTUP_TIMEOUT", "2s"),
+            ("GANESH_LOG", "trace"),
+        ]
+    }
+
+    /// Everything that the commands print with these settings.
+    fn commands(&self, changed: &[(&str, &str)]) -> String {
+        let settings = [&self.settings()[..], changed].concat();
+        let mut printed = String::new();
+        for arguments in [
+            &["doctor"][..],
+            &["migrate"],
+            &["dlq", "list"],
+            &["produce", "--count", "1"],
+            &["healthcheck"],
+            &["log-level"],
+        ] {
+            let Output { stdout, stderr, .. } = run(None, arguments, &settings);
+            for text in [stdout, stderr] {
+                printed += &String::from_utf8(text).unwrap();
+            }
+        }
+        printed
+    }
+
+    /// What is printed where `serve` does not get as far as serving.
+    async fn refused_start(&self, changed: &[(&str, &str)]) -> String {
+        let settings = [&self.settings()[..], changed].concat();
+        let mut ganesh = Ganesh::serve(&self.stack, &settings);
+        ganesh.wait().await;
+        ganesh.log()
+    }
+}
+
+fn assert_keeps_secrets(shown: &str, what: &str) {
+    let lines: Vec<&str> = shown.lines().filter(|line| line.contains(MARK)).collect();
+    assert!(lines.is_empty(), "{what}: {lines:#?}");
+}
+
+#[tokio::test]
+async fn neither_the_service_nor_a_command_shows_credentials_that_work() {
+    let guarded = guarded().await;
+    let collector = Collector::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let mut settings = guarded.settings();
+    settings.extend(collector.settings());
+    settings.extend([
+        ("GANESH_TRACE_BASELINE", "1"),
+        (
+            "OTEL_EXPORTER_OTLP_HEADERS",
+            "authorization=swordfish_header",
+        ),
+        ("GANESH_LOG_DIR", folder.path().to_str().unwrap()),
+    ]);
+    let ganesh = guarded.stack.serve(&settings).await;
+    let user = ConnectOptions::with_user_and_password(
+        "swordfish_user".to_owned(),
+        "swordfish_password".to_owned(),
+    );
+    let address = guarded.nats.rsplit('@').next().unwrap().to_owned();
+    let jetstream = async_nats::jetstream::new(user.connect(address).await.unwrap());
+    publish(&jetstream, &events("e", 10)).await;
+    publish_invalid(&jetstream).await;
+    let lettered = "ganesh_messages_settled_total{outcome=\"dead_lettered\"}";
+    ganesh.wait_for_metric(lettered, 1.0).await;
+    let stored = "ganesh_messages_settled_total{outcome=\"stored\"}";
+    ganesh.wait_for_metric(stored, 10.0).await;
+    let mut shown = String::new();
+    for path in [
+        "/readyz",
+        "/metrics",
+        "/debug/slow",
+        "/log-level",
+        "/runbook",
+    ] {
+        shown += &ganesh.admin(path).await.1;
+    }
+    for path in [
+        "/v1/events/e-0",
+        "/v1/subjects/subject-3/latest",
+        "/v1/events/none",
+    ] {
+        for token in ["swordfish_token", "wrong"] {
+            let read = reqwest::Client::new().get(format!("{}{path}", ganesh.api));
+            let answer = read.bearer_auth(token).send().await.unwrap();
+            write!(shown, "{:?}", answer.headers()).unwrap();
+            shown += &answer.text().await.unwrap();
+        }
+    }
+    eventually("spans are exported", || async {
+        !collector.spans().is_empty()
+    })
+    .await;
+    let admin = ganesh.admin_address();
+    let printed = guarded.commands(&[("GANESH_ADMIN_ADDR", &admin)]);
+    assert!(printed.contains("ok       postgres"), "{printed}");
+    assert_keeps_secrets(&printed, "commands");
+    assert_keeps_secrets(&shown, "served");
+    let log = ganesh.log();
+    assert!(ganesh.terminate().await.success());
+    assert_keeps_secrets(&log, "log");
+    let file = std::fs::read_to_string(folder.path().join("app.log")).unwrap();
+    assert!(file.contains("TRACE"), "every level is looked through");
+    assert_keeps_secrets(&file, "app.log");
+    assert_keeps_secrets(&format!("{:#?}", collector.spans()), "spans");
+}
+
+#[tokio::test]
+async fn credentials_that_servers_refuse_are_in_nobodys_words() {
+    let guarded = guarded().await;
+    let other = |url: &str, from: &str, to: &str| url.replacen(from, to, 1);
+    let (user, password) = ("swordfish_user", "swordfish_password");
+    let (nats, postgres, redis) = (&guarded.nats, &guarded.postgres, &guarded.redis);
+    for (variable, url, word) in [
+        (
+            "NATS_URL",
+            other(nats, user, "swordfish_nobody"),
+            "NATS_URL",
+        ),
+        (
+            "NATS_URL",
+            other(nats, password, "swordfish_wrong"),
+            "NATS_URL",
+        ),
+        (
+            "POSTGRES_URL",
+            other(postgres, user, "swordfish_nobody"),
+            "28",
+        ),
+        (
+            "POSTGRES_URL",
+            other(postgres, password, "swordfish_wrong"),
+            "28P01",
+        ),
+        (
+            "POSTGRES_URL",
+            other(postgres, "_path", "_nowhere"),
+            "3D000",
+        ),
+        (
+            "REDIS_URL",
+            other(redis, user, "swordfish_nobody"),
+            "REDIS_URL",
+        ),
+        (
+            "REDIS_URL",
+            other(redis, password, "swordfish_wrong"),
+            "REDIS_URL",
+        ),
+    ] {
+        let printed = guarded.commands(&[(variable, &url)]);
+        assert!(printed.contains(word), "{printed}");
+        assert_keeps_secrets(&printed, &url);
+        if variable != "REDIS_URL" {
+            assert_keeps_secrets(&guarded.refused_start(&[(variable, &url)]).await, &url);
+        }
+    }
+}
+
+#[tokio::test]
+async fn servers_that_know_us_and_let_nothing_through_name_us_to_nobody() {
+    let guarded = guarded().await;
+    let stack = &guarded.stack;
+    let rules = [
+        "ACL",
+        "SETUSER",
+        "swordfish_user",
+        "-info",
+        "-get",
+        "-eval",
+        "-evalsha",
+    ];
+    ask::<String>(&stack.cache, &rules).await;
+    assert_keeps_secrets(&guarded.commands(&[]), "NOPERM");
+    for (statement, word) in [
+        ("ALTER ROLE swordfish_user CONNECTION LIMIT 0", "53300"),
+        (
+            "ALTER DATABASE swordfish_path ALLOW_CONNECTIONS false",
+            "55000",
+        ),
+        ("ALTER ROLE swordfish_user NOLOGIN", "28000"),
+    ] {
+        execute(&stack.pool, statement).await;
+        let printed = guarded.commands(&[]);
+        assert!(printed.contains(word), "{printed}");
+        assert_keeps_secrets(&printed, statement);
+        assert_keeps_secrets(&guarded.refused_start(&[]).await, statement);
+        execute(&stack.pool, "ALTER ROLE swordfish_user CONNECTION LIMIT -1").await;
+        execute(
+            &stack.pool,
+            "ALTER DATABASE swordfish_path ALLOW_CONNECTIONS true",
+        )
+        .await;
+    }
+}
