@@ -7,7 +7,8 @@ use sqlx::postgres::PgConnection;
 
 use super::row::{COLUMNS, Row};
 
-/// Writes the rows whose event is no row yet. Atomic. `true` for each row that is new.
+/// Writes the rows whose event is no row yet. Atomic. `true` for each row that is new. Only our key makes a
+/// duplicate: a row that violates another constraint is an error.
 ///
 /// The rows are in write order and hold no event twice, so a sequence names one of them; two, where the
 /// stream was deleted and made again, and both are in one batch: if one of these is new, both count as new.
@@ -26,7 +27,7 @@ pub(super) async fn insert(
          FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[], \
                      $7::text[], $8::text[], $9::bytea[], $10::text[], $11::text[], \
                      $12::bigint[], $13::bigint[], $14::text[]) AS new ({COLUMNS}) \
-         ON CONFLICT DO NOTHING RETURNING stream_seq"
+         ON CONFLICT (id, source, time) DO NOTHING RETURNING stream_seq"
     );
     let inserted: Vec<i64> = sqlx::query_scalar(&statement)
         .bind(column(rows, |row| row.event.id.as_str()))
