@@ -89,7 +89,7 @@ pub enum Queue {
 pub enum WriteMethod {
     /// Binary `COPY`.
     Copy,
-    /// `INSERT … ON CONFLICT DO NOTHING`.
+    /// `INSERT … ON CONFLICT (id, source, time) DO NOTHING`.
     Insert,
 }
 

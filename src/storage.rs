@@ -13,6 +13,7 @@ pub(crate) mod pool;
 pub mod queries;
 pub(crate) mod row;
 pub mod schema;
+mod timestamp;
 pub(crate) mod upkeep;
 pub(crate) mod write;
 

@@ -16,6 +16,7 @@ mod clock;
 mod dead_letters;
 mod descriptors;
 mod doctor;
+mod encodings;
 mod exactly_once;
 mod held;
 mod hostile;

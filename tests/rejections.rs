@@ -2,6 +2,7 @@
 //! says why, or as a row; all that came with it is stored; and what is bad in most messages
 //! stops the pipeline instead of emptying the stream into the dead letters.
 
+mod constraints;
 mod cost;
 mod pause;
 mod poison;

@@ -58,7 +58,7 @@ impl Timestamp {
         Self::from_micros(i64::try_from(micros).unwrap_or(i64::MAX))
     }
 
-    pub(crate) fn utc(self) -> OffsetDateTime {
+    fn utc(self) -> OffsetDateTime {
         OffsetDateTime::from_unix_timestamp_nanos(i128::from(self.0) * NANOS_PER_MICRO)
             .expect("a Timestamp lies in the years 0001 to 9999")
     }

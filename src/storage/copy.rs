@@ -3,12 +3,11 @@
 use sqlx::postgres::PgConnection;
 
 use super::row::{COLUMNS, Row};
+use super::timestamp::to_postgres;
 use crate::event::Timestamp;
 
 const SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
 const COLUMN_COUNT: i16 = 14;
-/// Postgres counts from 2000-01-01: this many microseconds after the Unix epoch.
-const POSTGRES_EPOCH_MICROS: i64 = 946_684_800_000_000;
 /// The version byte in front of every binary `jsonb`.
 const JSONB_VERSION: u8 = 1;
 /// Length that stands for NULL.
@@ -94,6 +93,5 @@ fn put_jsonb(buffer: &mut Vec<u8>, text: &[u8]) {
 
 fn put_timestamp(buffer: &mut Vec<u8>, time: Timestamp) {
     put_i32(buffer, 8);
-    let micros = time.micros() - POSTGRES_EPOCH_MICROS;
-    buffer.extend_from_slice(&micros.to_be_bytes());
+    buffer.extend_from_slice(&to_postgres(time).to_be_bytes());
 }

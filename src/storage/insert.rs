@@ -7,7 +7,8 @@ use sqlx::postgres::PgConnection;
 
 use super::row::{COLUMNS, Row};
 
-/// Writes the rows whose event is no row yet. Atomic. `true` for each row that is new.
+/// Writes the rows whose event is no row yet. Atomic. `true` for each row that is new. Only our key makes a
+/// duplicate: a row that violates another constraint is an error.
 ///
 /// The rows are in write order and hold no event twice, so a sequence names one of them; two, where the
 /// stream was deleted and made again, and both are in one batch: if one of these is new, both count as new.
@@ -15,23 +16,20 @@ pub(super) async fn insert(
     connection: &mut PgConnection,
     rows: &[Row<'_>],
 ) -> Result<Vec<bool>, sqlx::Error> {
-    // Text arrays cast in the statement, because that takes any JSON text as it is;
-    // times travel as microseconds, which are exact.
+    // Text arrays cast in the statement, because that takes any JSON text as it is.
     let statement = format!(
         "INSERT INTO events ({COLUMNS}) \
-         SELECT id, source, 'epoch'::timestamptz + time * interval '1 microsecond', type, subject, \
-                datacontenttype, dataschema, data::jsonb, data_bytes, extensions::jsonb, \
-                nats_subject, stream_seq, \
-                'epoch'::timestamptz + published_at * interval '1 microsecond', trace_id \
-         FROM unnest($1::text[], $2::text[], $3::bigint[], $4::text[], $5::text[], $6::text[], \
+         SELECT id, source, time, type, subject, datacontenttype, dataschema, data::jsonb, \
+                data_bytes, extensions::jsonb, nats_subject, stream_seq, published_at, trace_id \
+         FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::text[], $5::text[], $6::text[], \
                      $7::text[], $8::text[], $9::bytea[], $10::text[], $11::text[], \
-                     $12::bigint[], $13::bigint[], $14::text[]) AS new ({COLUMNS}) \
-         ON CONFLICT DO NOTHING RETURNING stream_seq"
+                     $12::bigint[], $13::timestamptz[], $14::text[]) AS new ({COLUMNS}) \
+         ON CONFLICT (id, source, time) DO NOTHING RETURNING stream_seq"
     );
     let inserted: Vec<i64> = sqlx::query_scalar(&statement)
         .bind(column(rows, |row| row.event.id.as_str()))
         .bind(column(rows, |row| row.event.source.as_str()))
-        .bind(column(rows, |row| row.event.time.micros()))
+        .bind(column(rows, |row| row.event.time))
         .bind(column(rows, |row| row.event.event_type.as_str()))
         .bind(column(rows, |row| row.event.subject.as_deref()))
         .bind(column(rows, |row| row.event.datacontenttype.as_deref()))
@@ -43,7 +41,7 @@ pub(super) async fn insert(
         .bind(column(rows, Row::extensions_json))
         .bind(column(rows, |row| row.nats_subject))
         .bind(column(rows, Row::stream_seq_i64))
-        .bind(column(rows, |row| row.published_at.micros()))
+        .bind(column(rows, |row| row.published_at))
         .bind(column(rows, |row| row.trace_id.to_string()))
         .fetch_all(connection)
         .await?;

@@ -251,9 +251,9 @@ async fn remove_expired_default_rows(pool: &PgPool, cutoff: Timestamp) -> Result
         let removed = sqlx::query(
             "DELETE FROM events_default WHERE ctid = ANY (ARRAY( \
                  SELECT ctid FROM events_default \
-                 WHERE time < 'epoch'::timestamptz + $1 * interval '1 microsecond' LIMIT $2))",
+                 WHERE time < $1 LIMIT $2))",
         )
-        .bind(cutoff.micros())
+        .bind(cutoff)
         .bind(EXPIRED_ROWS_AT_ONCE)
         .execute(pool)
         .await?;
@@ -296,9 +296,7 @@ pub(super) async fn begin_upkeep<'c>(
 /// The server's clock, for all replicas: a host's clock that is days ahead would drop partitions
 /// that have not expired.
 async fn server_time(pool: &PgPool) -> Result<Timestamp, sqlx::Error> {
-    let micros = "SELECT (extract(epoch FROM now()) * 1000000)::bigint";
-    let micros = sqlx::query_scalar(micros).fetch_one(pool).await?;
-    Ok(Timestamp::from_micros(micros))
+    sqlx::query_scalar("SELECT now()").fetch_one(pool).await
 }
 
 /// One round of upkeep.

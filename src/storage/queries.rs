@@ -1,10 +1,12 @@
 //! Reads of `events`, as the API and the cache need them. Every statement that reads the table
 //! for them stands here.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
+use serde_json::Value;
 use sqlx::postgres::{PgPool, PgRow};
 use sqlx::types::Json;
 use sqlx::{FromRow, Row};
@@ -156,7 +158,7 @@ impl Reads {
             let found = sqlx::query_as(BY_ID)
                 .bind(key.id)
                 .bind(key.source)
-                .bind(key.time.map(Timestamp::utc))
+                .bind(key.time)
                 .persistent(false)
                 .fetch_optional(&mut *lent.connection);
             let Some(found): Option<StoredEvent> = found.await? else {
@@ -166,7 +168,7 @@ impl Reads {
                 .bind(key.id)
                 .bind(key.source)
                 .bind(&found.event.source)
-                .bind(found.event.time.utc())
+                .bind(found.event.time)
                 .bind(ALTERNATES_MAX)
                 .persistent(false)
                 .fetch_all(&mut *lent.connection)
@@ -186,7 +188,7 @@ impl Reads {
             let found = sqlx::query_scalar(HAS_EVENT)
                 .bind(&event.id)
                 .bind(&event.source)
-                .bind(event.time.utc())
+                .bind(event.time)
                 .persistent(false)
                 .fetch_one(&mut *lent.connection)
                 .await?;
@@ -237,8 +239,23 @@ fn is_worth_repeating(error: &Error) -> bool {
     error.class == Class::Transient && matches!(error.code, Code::Connection | Code::Unavailable)
 }
 
-fn from_sql(time: OffsetDateTime) -> Timestamp {
-    Timestamp::from_nanos(time.unix_timestamp_nanos())
+/// Empty where it is NULL, which ganesh writes into none of these columns.
+fn text(row: &PgRow, column: &str) -> Result<String, sqlx::Error> {
+    row.try_get::<Option<_>, _>(column)
+        .map(Option::unwrap_or_default)
+}
+
+/// The members of an object; values that are no strings, which ganesh does not write, as JSON.
+fn extensions(row: &PgRow) -> Result<BTreeMap<String, String>, sqlx::Error> {
+    let Some(Json(Value::Object(members))) = row.try_get("extensions")? else {
+        return Ok(BTreeMap::new());
+    };
+    let text = |value| match value {
+        Value::String(text) => text,
+        other => other.to_string(),
+    };
+    let members = members.into_iter();
+    Ok(members.map(|(name, value)| (name, text(value))).collect())
 }
 
 impl FromRow<'_, PgRow> for StoredEvent {
@@ -254,21 +271,20 @@ impl FromRow<'_, PgRow> for StoredEvent {
             }
             (None, None) => Data::None,
         };
-        let extensions: Option<Json<_>> = row.try_get("extensions")?;
-        let stream_seq: i64 = row.try_get("stream_seq")?;
+        let stream_seq: Option<i64> = row.try_get("stream_seq")?;
         Ok(Self {
             event: Event {
-                id: row.try_get("id")?,
-                source: row.try_get("source")?,
-                event_type: row.try_get("type")?,
+                id: text(row, "id")?,
+                source: text(row, "source")?,
+                event_type: text(row, "type")?,
                 subject: row.try_get("subject")?,
-                time: from_sql(row.try_get("time")?),
+                time: row.try_get("time")?,
                 datacontenttype: row.try_get("datacontenttype")?,
                 dataschema: row.try_get("dataschema")?,
-                extensions: extensions.map(|Json(names)| names).unwrap_or_default(),
+                extensions: extensions(row)?,
                 data,
             },
-            stream_seq: u64::try_from(stream_seq).unwrap_or(0),
+            stream_seq: u64::try_from(stream_seq.unwrap_or(0)).unwrap_or(0),
         })
     }
 }
@@ -276,8 +292,8 @@ impl FromRow<'_, PgRow> for StoredEvent {
 impl FromRow<'_, PgRow> for Alternate {
     fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
         Ok(Self {
-            source: row.try_get("source")?,
-            time: from_sql(row.try_get("time")?),
+            source: text(row, "source")?,
+            time: row.try_get("time")?,
         })
     }
 }

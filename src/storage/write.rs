@@ -247,7 +247,7 @@ impl EventWriter {
                 Ok(new)
             }
             Ok(Err(error)) => {
-                let refused = Refused::by(&error, number);
+                let refused = Refused::by(&error, number).at(method);
                 if needs_new_connection(&error, &refused.error) {
                     drop(connection.detach());
                 }
@@ -293,6 +293,16 @@ impl Refused {
             line: copy_line(error),
             attempt,
         }
+    }
+
+    /// `INSERT` passes over what our key has, so a key that is there already is another index's, and the
+    /// row is to blame. `COPY` names the index of a partition, which anybody may have named: `INSERT` decides.
+    fn at(mut self, method: WriteMethod) -> Self {
+        if method == WriteMethod::Insert && self.error.code == Code::Duplicate {
+            self.error.class = Class::Poison;
+            self.error.code = Code::RejectedRow;
+        }
+        self
     }
 }
 
