@@ -36,6 +36,7 @@ mod rejections;
 mod roles;
 mod rules;
 mod shutdown;
+mod skipped;
 mod startup;
 mod support;
 mod traces;
