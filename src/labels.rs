@@ -14,6 +14,8 @@ pub enum Outcome {
     Stored,
     /// Its event was a row already.
     Duplicate,
+    /// A trigger of the table skipped its row.
+    Skipped,
     DeadLettered,
     /// It went back to the stream for immediate redelivery.
     Released,

@@ -149,7 +149,7 @@ impl Batch {
 pub struct StoredBatch {
     /// Its messages, without those whose row Postgres refused.
     pub messages: Vec<Decoded>,
-    /// For each of them [`Outcome::Stored`] or [`Outcome::Duplicate`].
+    /// For each of them [`Outcome::Stored`], [`Outcome::Duplicate`] or [`Outcome::Skipped`].
     pub outcomes: Vec<Outcome>,
     /// Whether its transaction advanced the cache's epoch.
     pub epoch_advanced: bool,

@@ -165,11 +165,10 @@ impl Observer {
         self.observe_stage(Stage::Store, durable - timings.taken, count);
         self.observe_stage(Stage::Cache, cached - durable, count);
         self.observe_stage(Stage::Settle, settled - cached, count);
-        let is_stored = |outcome: &&Outcome| **outcome == Outcome::Stored;
-        let stored = outcomes.iter().filter(is_stored).count() as u64;
-        let metrics = &self.shared.metrics;
-        metrics.settled[Outcome::Stored].increment(stored);
-        metrics.settled[Outcome::Duplicate].increment(count - stored);
+        for outcome in [Outcome::Stored, Outcome::Duplicate, Outcome::Skipped] {
+            let messages = outcomes.iter().filter(|ended| **ended == outcome);
+            self.shared.metrics.settled[outcome].increment(messages.count() as u64);
+        }
     }
 
     fn observe_stage(&self, stage: Stage, nanos: u64, count: u64) {

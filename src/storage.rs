@@ -8,6 +8,7 @@ pub mod epoch;
 mod insert;
 mod inspect;
 pub(crate) mod deadline;
+mod outcome;
 pub mod partitions;
 pub(crate) mod pool;
 pub mod queries;
@@ -18,5 +19,6 @@ pub(crate) mod upkeep;
 pub(crate) mod write;
 
 pub(crate) use classify::classify;
+pub use outcome::{RowOutcome, write_rows};
 pub use row::Row;
-pub use write::{EventWriter, RowOutcome, WriteError, WriteOptions, write_rows};
+pub use write::{EventWriter, WriteError, WriteOptions};

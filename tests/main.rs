@@ -37,6 +37,7 @@ mod roles;
 mod rules;
 mod secrets;
 mod shutdown;
+mod skipped;
 mod startup;
 mod support;
 mod traces;

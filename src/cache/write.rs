@@ -36,8 +36,9 @@ pub struct NewestState<'a> {
     /// That event's place in the stream.
     pub stream_seq: u64,
     /// An event of the subject was a row already: the process that added it may have died before
-    /// it wrote here, and the row's place in the stream may be another. The cache then forgets
-    /// the subject instead of being given this state.
+    /// it wrote here, and the row's place in the stream may be another. Or a trigger skipped its row,
+    /// and may have done anything instead. The cache then forgets the subject instead of being given
+    /// this state.
     pub invalidate: bool,
 }
 

@@ -1,4 +1,4 @@
-//! Store: retries a batch until each row is stored, a duplicate or rejected.
+//! Store: retries a batch until each row is stored, a duplicate, skipped or rejected.
 
 use std::sync::Arc;
 
@@ -12,7 +12,7 @@ use crate::message::timings::{Failures, now_nanos};
 use crate::message::{Batch, BatchTimings, DeadLetter, Decoded, RefusedRow, StoredBatch};
 use crate::storage::{Row, RowOutcome, WriteError, WriteOptions};
 
-/// Writes a batch. Gives back the messages that have a row, and the dead letters; `None` when the
+/// Writes a batch. Gives back the messages that have a row or need none, and the dead letters; `None` when the
 /// batch was parked.
 ///
 /// # Errors
@@ -193,11 +193,11 @@ fn timings(batch: &mut Batch, method: WriteMethod) -> Arc<BatchTimings> {
     })
 }
 
-/// `None` for a duplicate, which says nothing: Postgres did not try its row.
+/// `None` for a duplicate or a skipped row, which says nothing: Postgres did not try it.
 fn was_refused(outcome: &RowOutcome) -> Option<bool> {
     match outcome {
         RowOutcome::Stored => Some(false),
-        RowOutcome::Duplicate => None,
+        RowOutcome::Duplicate | RowOutcome::Skipped => None,
         RowOutcome::Rejected(_) => Some(true),
     }
 }
@@ -234,6 +234,7 @@ fn durable_outcome(outcome: &RowOutcome) -> Option<Outcome> {
     match outcome {
         RowOutcome::Stored => Some(Outcome::Stored),
         RowOutcome::Duplicate => Some(Outcome::Duplicate),
+        RowOutcome::Skipped => Some(Outcome::Skipped),
         RowOutcome::Rejected(_) => None,
     }
 }
@@ -242,7 +243,7 @@ fn durable_outcome(outcome: &RowOutcome) -> Option<Outcome> {
 fn take_refused(batch: &mut Vec<Decoded>, outcomes: &[RowOutcome]) -> Vec<RefusedRow> {
     let mut details = outcomes.iter().map(|outcome| match outcome {
         RowOutcome::Rejected(detail) => Some(detail),
-        RowOutcome::Stored | RowOutcome::Duplicate => None,
+        RowOutcome::Stored | RowOutcome::Duplicate | RowOutcome::Skipped => None,
     });
     if details.clone().all(|detail| detail.is_none()) {
         return Vec::new();

@@ -116,7 +116,8 @@ async fn write_until_done(
 }
 
 /// One state for each subject: its newest event of the batch by (`time`, `stream_seq`). A
-/// duplicate's row may have been stored under another sequence, so its subject is invalidated instead.
+/// duplicate's row may have been stored under another sequence, and a trigger that skips a row may
+/// have changed another one, so their subjects are invalidated instead.
 fn newest_states(batch: &StoredBatch) -> Vec<NewestState<'_>> {
     let mut by_subject: HashMap<&str, NewestState<'_>> = HashMap::new();
     for (decoded, outcome) in batch.messages.iter().zip(&batch.outcomes) {
@@ -128,7 +129,7 @@ fn newest_states(batch: &StoredBatch) -> Vec<NewestState<'_>> {
             subject,
             event,
             stream_seq: decoded.delivery.stream_sequence,
-            invalidate: *outcome == Outcome::Duplicate,
+            invalidate: *outcome != Outcome::Stored,
         };
         by_subject
             .entry(subject)

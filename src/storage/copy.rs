@@ -15,16 +15,16 @@ const NULL: i32 = -1;
 /// A first guess for the buffer: keys, headers and lengths beside the data.
 const ROW_OVERHEAD_BYTES: usize = 400;
 
-/// Writes rows by `COPY`. Atomic: on an error none of them is there.
+/// Writes rows by `COPY`. Atomic: on an error none of them is there. Returns how many are stored: all of
+/// them, unless a trigger skips some.
 pub(super) async fn copy(
     connection: &mut PgConnection,
     rows: &[Row<'_>],
-) -> Result<(), sqlx::Error> {
+) -> Result<u64, sqlx::Error> {
     let statement = format!("COPY events ({COLUMNS}) FROM STDIN (FORMAT binary)");
     let mut copy = connection.copy_in_raw(&statement).await?;
     copy.send(encode(rows)).await?;
-    copy.finish().await?;
-    Ok(())
+    copy.finish().await
 }
 
 pub(crate) fn encode(rows: &[Row<'_>]) -> Vec<u8> {

@@ -11,8 +11,9 @@ use sqlx::postgres::{PgConnection, PgPool};
 use super::bisection::Bisection;
 use super::classify::{classify, copy_line};
 use super::deadline::{Deadline, LentConnection};
+use super::outcome::{RowOutcome, write_rows};
 use super::row::Row;
-use super::{copy, epoch, insert, inspect};
+use super::{epoch, inspect};
 use crate::error::{Class, Code, Dependency, Error};
 use crate::labels::WriteMethod;
 use crate::telemetry::Metrics;
@@ -28,17 +29,6 @@ const INSERTS_AFTER_DUPLICATES: u32 = 16;
 const COPY_MIN_ROWS: usize = 16;
 /// Longer than the server's own statement timeout, which answers more clearly.
 const WRITE_TIMEOUT: Duration = Duration::from_secs(35);
-
-/// How a row ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum RowOutcome {
-    /// It is a new row.
-    Stored,
-    /// Its event was a row already, or another row of the batch is the same event.
-    Duplicate,
-    /// Postgres refuses it; the words say why.
-    Rejected(String),
-}
 
 /// Writes batches. Cloned into every writer.
 #[derive(Clone)]
@@ -129,14 +119,10 @@ impl EventWriter {
         let mut method = WriteMethod::Insert;
         while let Some(range) = bisection.next_part() {
             match self.write_range(&pending[range.clone()], options).await {
-                Ok((new, by)) => {
+                Ok((written, by)) => {
                     method = by;
-                    for (row, new) in round[range].iter().zip(new) {
-                        outcomes[*row] = Some(if new {
-                            RowOutcome::Stored
-                        } else {
-                            RowOutcome::Duplicate
-                        });
+                    for (row, outcome) in round[range].iter().zip(written) {
+                        outcomes[*row] = Some(outcome);
                     }
                 }
                 Err(refused) if refused.error.class != Class::Poison => {
@@ -201,20 +187,20 @@ impl EventWriter {
         &self,
         rows: &[Row<'_>],
         options: WriteOptions,
-    ) -> Result<(Vec<bool>, WriteMethod), Refused> {
+    ) -> Result<(Vec<RowOutcome>, WriteMethod), Refused> {
         let is_large = rows.len() >= COPY_MIN_ROWS;
         if is_large && !options.expect_duplicates && !self.take_insert() {
             match self.attempt(rows, WriteMethod::Copy, options).await {
                 Err(refused) if refused.error.code == Code::Duplicate => {}
-                result => return result.map(|new| (new, WriteMethod::Copy)),
+                result => return result.map(|written| (written, WriteMethod::Copy)),
             }
         }
-        let new = self.attempt(rows, WriteMethod::Insert, options).await?;
-        if is_large && new.contains(&false) {
+        let written = self.attempt(rows, WriteMethod::Insert, options).await?;
+        if is_large && written.contains(&RowOutcome::Duplicate) {
             self.inserts_left
                 .store(INSERTS_AFTER_DUPLICATES, Ordering::Relaxed);
         }
-        Ok((new, WriteMethod::Insert))
+        Ok((written, WriteMethod::Insert))
     }
 
     /// Returns whether the last duplicates are so recent that `INSERT` comes first.
@@ -232,19 +218,19 @@ impl EventWriter {
         rows: &[Row<'_>],
         method: WriteMethod,
         options: WriteOptions,
-    ) -> Result<Vec<bool>, Refused> {
+    ) -> Result<Vec<RowOutcome>, Refused> {
         let acquired = self.pool.acquire().await;
         let mut connection = acquired.map_err(|error| Refused::by(&error, 0))?;
         let number = self.attempts.fetch_add(1, Ordering::Relaxed) + 1;
         self.metrics.batch_writes[method].increment(1);
         let write = write_once(&mut connection, rows, method, options.advance_epoch);
         match tokio::time::timeout(WRITE_TIMEOUT, write).await {
-            Ok(Ok(new)) => {
-                // Rows that are there already prove nothing: Postgres does not even try them.
-                if new.contains(&true) {
+            Ok(Ok(written)) => {
+                // Rows that are there already or skipped prove nothing: Postgres does not even try them.
+                if written.contains(&RowOutcome::Stored) {
                     self.newest_success.fetch_max(number, Ordering::Relaxed);
                 }
-                Ok(new)
+                Ok(written)
             }
             Ok(Err(error)) => {
                 let refused = Refused::by(&error, number).at(method);
@@ -312,35 +298,17 @@ async fn write_once(
     rows: &[Row<'_>],
     method: WriteMethod,
     advance_epoch: bool,
-) -> Result<Vec<bool>, sqlx::Error> {
+) -> Result<Vec<RowOutcome>, sqlx::Error> {
     if !advance_epoch {
         return write_rows(connection, rows, method).await;
     }
     // Dropped on an error, it rolls back before the connection's next use.
     let mut transaction = connection.begin().await?;
-    let new = write_rows(&mut transaction, rows, method).await?;
+    let written = write_rows(&mut transaction, rows, method).await?;
     // Last, so that other writers wait for this row's lock as briefly as can be.
     epoch::advance(&mut transaction).await?;
     transaction.commit().await?;
-    Ok(new)
-}
-
-/// Writes rows by one statement; `true` for each that is new. For tests and benchmarks.
-///
-/// # Errors
-/// What sqlx says.
-pub async fn write_rows(
-    connection: &mut PgConnection,
-    rows: &[Row<'_>],
-    method: WriteMethod,
-) -> Result<Vec<bool>, sqlx::Error> {
-    match method {
-        WriteMethod::Copy => {
-            copy::copy(connection, rows).await?;
-            Ok(vec![true; rows.len()])
-        }
-        WriteMethod::Insert => insert::insert(connection, rows).await,
-    }
+    Ok(written)
 }
 
 /// Anything but a plain answer of the server, and read-only sessions (25006: the
@@ -351,7 +319,7 @@ fn needs_new_connection(error: &sqlx::Error, ours: &Error) -> bool {
 }
 
 /// The rows to write next: of rows that are the same event, the first that Postgres
-/// has not refused. Once one of them is there, the others are duplicates.
+/// has not refused or skipped. Once one of them is there, the others are duplicates.
 fn next_round(rows: &[Row<'_>], outcomes: &mut [Option<RowOutcome>]) -> Vec<usize> {
     let mut round = Vec::new();
     let (mut present, mut chosen) = (false, false);
@@ -361,7 +329,7 @@ fn next_round(rows: &[Row<'_>], outcomes: &mut [Option<RowOutcome>]) -> Vec<usiz
         }
         match &outcomes[i] {
             Some(RowOutcome::Stored | RowOutcome::Duplicate) => present = true,
-            Some(RowOutcome::Rejected(_)) => {}
+            Some(RowOutcome::Skipped | RowOutcome::Rejected(_)) => {}
             None if present => outcomes[i] = Some(RowOutcome::Duplicate),
             None if chosen => {}
             None => {

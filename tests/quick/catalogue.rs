@@ -106,7 +106,13 @@ fn the_names_and_labels_that_dashboards_rely_on_are_there() {
     let outcomes = names::<Outcome>();
     assert_eq!(
         outcomes,
-        ["stored", "duplicate", "dead_lettered", "released"]
+        [
+            "stored",
+            "duplicate",
+            "skipped",
+            "dead_lettered",
+            "released"
+        ]
     );
     let stages = names::<Stage>();
     assert_eq!(

@@ -1,0 +1,95 @@
+//! How rows end. What a statement was given and Postgres did not store is there already, or a trigger of
+//! the table skipped it: Postgres does not say which, so its key is looked for.
+
+use sqlx::postgres::PgConnection;
+
+use super::insert::column;
+use super::row::Row;
+use super::{copy, insert};
+use crate::labels::WriteMethod;
+
+/// How a row ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum RowOutcome {
+    /// It is a new row.
+    Stored,
+    /// Its event was a row already, or another row of the batch is the same event.
+    Duplicate,
+    /// It is no row, and no error: a trigger of the table skipped it.
+    Skipped,
+    /// Postgres refuses it; the words say why.
+    Rejected(String),
+}
+
+/// Writes rows by one statement, and says how each ended; none of them is rejected.
+///
+/// # Errors
+/// What sqlx says. Then none of them is there, unless only the search for those that were not stored failed.
+pub async fn write_rows(
+    connection: &mut PgConnection,
+    rows: &[Row<'_>],
+    method: WriteMethod,
+) -> Result<Vec<RowOutcome>, sqlx::Error> {
+    let mut outcomes = vec![RowOutcome::Stored; rows.len()];
+    let unknown: Vec<usize> = match method {
+        WriteMethod::Copy => {
+            let is_complete = copy::copy(connection, rows).await? == rows.len() as u64;
+            let all = 0..rows.len();
+            all.filter(|_| !is_complete).collect()
+        }
+        WriteMethod::Insert => {
+            let new = insert::insert(connection, rows).await?;
+            let all = 0..rows.len();
+            all.filter(|i| !new[*i]).collect()
+        }
+    };
+    if unknown.is_empty() {
+        return Ok(outcomes);
+    }
+    let missing: Vec<Row<'_>> = unknown.iter().map(|i| rows[*i]).collect();
+    let there = find(connection, &missing).await?;
+    for (i, there) in unknown.into_iter().zip(there) {
+        outcomes[i] = match there {
+            None => RowOutcome::Skipped,
+            // `COPY` says of none whether it stored it. Another message's row was there before.
+            Some(sequence)
+                if method == WriteMethod::Copy && sequence == rows[i].stream_seq_i64() =>
+            {
+                RowOutcome::Stored
+            }
+            Some(_) => RowOutcome::Duplicate,
+        };
+    }
+    Ok(outcomes)
+}
+
+/// For each row the sequence of the message whose row has its key, if there is one. The rows are in write
+/// order, so that the first and the last one bound the partitions that are looked into.
+async fn find(
+    connection: &mut PgConnection,
+    rows: &[Row<'_>],
+) -> Result<Vec<Option<i64>>, sqlx::Error> {
+    // LIMIT: one search of the index for each key, whatever the planner knows of the table.
+    let statement = "SELECT place, sequence \
+         FROM unnest($1::text[], $2::text[], $3::timestamptz[]) \
+              WITH ORDINALITY AS key (id, source, time, place), \
+              LATERAL (SELECT coalesce(stream_seq, 0) AS sequence FROM events \
+                       WHERE id = key.id AND source = key.source AND time = key.time \
+                       AND time BETWEEN $4 AND $5 LIMIT 1) AS there";
+    let found: Vec<(i64, i64)> = sqlx::query_as(statement)
+        .bind(column(rows, |row| row.event.id.as_str()))
+        .bind(column(rows, |row| row.event.source.as_str()))
+        .bind(column(rows, |row| row.event.time))
+        .bind(rows.first().map(|row| row.event.time))
+        .bind(rows.last().map(|row| row.event.time))
+        // The plan then knows the times, and locks only the partitions that can hold them.
+        .persistent(false)
+        .fetch_all(connection)
+        .await?;
+    let mut sequences = vec![None; rows.len()];
+    for (place, sequence) in found {
+        let index = usize::try_from(place - 1).expect("ordinality counts from 1");
+        sequences[index] = Some(sequence);
+    }
+    Ok(sequences)
+}
