@@ -8,6 +8,14 @@ use crate::support::reads::{ago, assert_newest, latest, latest_by_cache, of};
 use crate::support::servers::Server;
 use crate::support::{Ganesh, Stack, eventually};
 
+/// `ganesh serve` that uses the cache by now: before that it stores all the same.
+async fn serve(stack: &Stack, settings: &[(&str, &str)]) -> Ganesh {
+    let ganesh = stack.serve(settings).await;
+    let cache = "ganesh_dependency_up{dependency=\"cache\"}";
+    ganesh.wait_for_metric(cache, 1.0).await;
+    ganesh
+}
+
 /// Publishes in a batch of its own, and waits until that is acknowledged.
 async fn store(stack: &Stack, events: &[Event]) {
     publish(&stack.jetstream().await, events).await;
@@ -24,7 +32,7 @@ async fn hit(ganesh: &Ganesh, subject: &str) -> Option<String> {
 #[tokio::test]
 async fn the_first_read_fills_the_cache_and_all_processes_read_it_there() {
     let stack = Stack::start().await;
-    let (one, two) = (stack.serve(&[]).await, stack.serve(&[]).await);
+    let (one, two) = (serve(&stack, &[]).await, serve(&stack, &[]).await);
     let subjects = ["a".to_owned(), "b/ü%".to_owned()];
     store(&stack, &[of("a", "a1", ago(10)), of("b/ü%", "b1", ago(10))]).await;
     let first = latest_by_cache(&one, "a").await;
@@ -44,7 +52,7 @@ async fn the_first_read_fills_the_cache_and_all_processes_read_it_there() {
 #[tokio::test]
 async fn an_older_event_that_comes_later_replaces_nothing() {
     let stack = Stack::start().await;
-    let (one, two) = (stack.serve(&[]).await, stack.serve(&[]).await);
+    let (one, two) = (serve(&stack, &[]).await, serve(&stack, &[]).await);
     for (warm, subject) in [(true, "warm"), (false, "cold")] {
         store(&stack, &[of(subject, "second", ago(2_000))]).await;
         if warm {
@@ -69,7 +77,7 @@ async fn an_older_event_that_comes_later_replaces_nothing() {
 #[tokio::test]
 async fn of_equal_times_the_later_in_the_stream_is_the_newest() {
     let stack = Stack::start().await;
-    let ganesh = stack.serve(&[]).await;
+    let ganesh = serve(&stack, &[]).await;
     let time = Timestamp::now();
     store(&stack, &[of("s", "z", time)]).await;
     latest_by_cache(&ganesh, "s").await;
@@ -86,7 +94,7 @@ async fn of_equal_times_the_later_in_the_stream_is_the_newest() {
 #[tokio::test]
 async fn duplicates_of_older_events_change_no_newest_state() {
     let stack = Stack::start().await;
-    let (one, two) = (stack.serve(&[]).await, stack.serve(&[]).await);
+    let (one, two) = (serve(&stack, &[]).await, serve(&stack, &[]).await);
     let time = ago(100);
     // The row keeps its place in the stream: "b" stays the newest although "a" comes again later.
     let (a, b) = (of("s", "a", time), of("s", "b", time));
@@ -102,7 +110,7 @@ async fn duplicates_of_older_events_change_no_newest_state() {
 #[tokio::test]
 async fn an_expired_state_is_not_followed_by_an_older_one() {
     let stack = Stack::start().await;
-    let ganesh = stack.serve(&[("GANESH_CACHE_TTL_SECS", "1")]).await;
+    let ganesh = serve(&stack, &[("GANESH_CACHE_TTL_SECS", "1")]).await;
     store(&stack, &[of("s", "new", ago(1_000))]).await;
     latest_by_cache(&ganesh, "s").await;
     assert_eq!(keys_of(&stack.cache, "s").await.len(), 1);
@@ -119,7 +127,7 @@ async fn an_expired_state_is_not_followed_by_an_older_one() {
 #[tokio::test]
 async fn a_state_that_is_written_but_not_read_expires_all_the_same() {
     let stack = Stack::start().await;
-    let ganesh = stack.serve(&[("GANESH_CACHE_TTL_SECS", "2")]).await;
+    let ganesh = serve(&stack, &[("GANESH_CACHE_TTL_SECS", "2")]).await;
     store(&stack, &[of("s", "0", Timestamp::now())]).await;
     latest_by_cache(&ganesh, "s").await;
     let key = keys_of(&stack.cache, "s").await.remove(0);
@@ -135,7 +143,7 @@ async fn a_state_that_is_written_but_not_read_expires_all_the_same() {
 async fn an_evicted_state_is_not_followed_by_an_older_one() {
     let mut stack = Stack::start().await;
     stack.cache = Server::start("dragonfly", &[("MAXMEMORY", "3mb")]);
-    let (one, two) = (stack.serve(&[]).await, stack.serve(&[]).await);
+    let (one, two) = (serve(&stack, &[]).await, serve(&stack, &[]).await);
     let subjects: Vec<String> = (0..300).map(|i| format!("s{i}")).collect();
     let large = |i: usize, id: &str, millis: i64| Event {
         data: Data::Json(format!("\"{}\"", "x".repeat(20_000)).into()),
@@ -164,7 +172,7 @@ fn with_ids(mut events: Vec<Event>) -> Vec<Event> {
 #[tokio::test]
 async fn a_flush_in_the_middle_of_load_changes_no_answer() {
     let stack = Stack::start().await;
-    let (one, two) = (stack.serve(&[]).await, stack.serve(&[]).await);
+    let (one, two) = (serve(&stack, &[]).await, serve(&stack, &[]).await);
     let jetstream = stack.jetstream().await;
     let subjects: Vec<String> = (0..20).map(|i| format!("s{i}")).collect();
     for round in 0..20 {
