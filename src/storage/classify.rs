@@ -4,6 +4,9 @@ use sqlx::postgres::PgDatabaseError;
 
 use crate::error::{Class, Code, Dependency, Error};
 
+/// Stands for a name.
+const HIDDEN: &str = "[redacted]";
+
 pub(crate) fn classify(error: &sqlx::Error) -> Error {
     let (class, code) = match error {
         sqlx::Error::Database(database) => {
@@ -59,30 +62,33 @@ fn describe(error: &sqlx::Error) -> String {
 
 /// A server's message, without the user and the database of `POSTGRES_URL`, which it may name.
 fn without_credentials(state: &str, message: &str) -> String {
-    if state == "28P01" {
-        return "password authentication failed for the user of POSTGRES_URL".to_owned();
+    let class = state.get(..2).unwrap_or("");
+    if !matches!(class, "08" | "28" | "3D" | "42" | "53" | "55" | "57") {
+        return message.to_owned();
     }
-    match state.get(..2).unwrap_or("") {
-        "28" => "the server does not let the user of POSTGRES_URL in: its log says why".to_owned(),
-        "3D" => "the database of POSTGRES_URL does not exist".to_owned(),
-        "08" | "42" | "53" | "55" | "57" => without_names(message),
-        _ => message.to_owned(),
+    let shown = without_names(message);
+    // In another language, names stand elsewhere.
+    let others = shown.replace(HIDDEN, "");
+    if matches!(class, "28" | "3D") && (others.contains('"') || !others.is_ascii()) {
+        return "the server refuses the user or the database of POSTGRES_URL".to_owned();
     }
+    shown
 }
 
 fn without_names(message: &str) -> String {
     let mut shown = message.to_owned();
-    for before in ["user \"", "role \"", "database \""] {
+    for before in ["host \"", "user \"", "role \"", "database \""] {
         if let Some((start, rest)) = shown.split_once(before)
             && let Some((_, end)) = rest.split_once('"')
         {
-            shown = format!("{start}{before}[redacted]\"{end}");
+            let before = before.trim_end_matches('"');
+            shown = format!("{start}{before}{HIDDEN}{end}");
         }
     }
     // As poolers have it.
     for before in ["no such user: ", "no such database: "] {
         if let Some((start, _)) = shown.split_once(before) {
-            shown = format!("{start}{before}[redacted]");
+            shown = format!("{start}{before}{HIDDEN}");
         }
     }
     shown
@@ -98,4 +104,55 @@ pub(crate) fn copy_line(error: &sqlx::Error) -> Option<usize> {
     let (_, after) = database.r#where()?.rsplit_once("COPY events, line ")?;
     let digits: String = after.chars().take_while(char::is_ascii_digit).collect();
     digits.parse::<usize>().ok()?.checked_sub(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::without_credentials;
+
+    #[test]
+    fn a_refusal_names_neither_user_nor_database_in_any_language() {
+        for (state, message, shown) in [
+            ("28000", "mend me", "mend me"),
+            (
+                "28P01",
+                "password authentication failed for user \"u\"",
+                "password authentication failed for user [redacted]",
+            ),
+            (
+                "3D000",
+                "database \"d\" does not exist",
+                "database [redacted] does not exist",
+            ),
+            (
+                "28000",
+                "no pg_hba.conf entry for host \"h\", user \"u\", database \"d\"",
+                "no pg_hba.conf entry for host [redacted], user [redacted], database [redacted]",
+            ),
+            (
+                "28P01",
+                "autenticazione fallita per l'utente \"u\"",
+                "the server refuses the user or the database of POSTGRES_URL",
+            ),
+            (
+                "28P01",
+                "Passwort-Authentifizierung für Benutzer »u« fehlgeschlagen",
+                "the server refuses the user or the database of POSTGRES_URL",
+            ),
+            (
+                "53300",
+                "too many connections for role \"u\"",
+                "too many connections for role [redacted]",
+            ),
+            ("08P01", "no such user: u", "no such user: [redacted]"),
+            (
+                "42P01",
+                "relation \"events\" does not exist",
+                "relation \"events\" does not exist",
+            ),
+            ("P0001", "unknown user \"bob\"", "unknown user \"bob\""),
+        ] {
+            assert_eq!(without_credentials(state, message), shown);
+        }
+    }
 }
