@@ -19,8 +19,8 @@ use crate::event::Timestamp;
 const WIDTH: usize = 20;
 /// `V`, time and sequence: what two values are compared by.
 pub(super) const ORDER_BYTES: usize = 1 + 2 * WIDTH;
-/// An event whose JSON is larger is answered from Postgres and not kept in the cache.
-const STATE_MAX_BYTES: usize = 256 * 1024;
+/// A larger value is not kept: its state is read from Postgres, where few reads run at the same time.
+pub(super) const VALUE_MAX_BYTES: usize = 256 * 1024;
 /// Where the event begins.
 const HEAD_BYTES: usize = ORDER_BYTES + WIDTH;
 
@@ -35,7 +35,7 @@ pub(super) fn lease() -> String {
 
 /// Encodes a state; empty if it is too large to be kept.
 pub(super) fn value(time: Timestamp, stream_seq: u64, now: Timestamp, event: &[u8]) -> Vec<u8> {
-    if event.len() > STATE_MAX_BYTES {
+    if HEAD_BYTES + event.len() > VALUE_MAX_BYTES {
         return Vec::new();
     }
     // Flipping the sign bit keeps the order and leaves no negative numbers.

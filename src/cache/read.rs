@@ -24,8 +24,6 @@ const READ_LIMIT: Duration = Duration::from_millis(100);
 const LEASE: Duration = Duration::from_secs(2);
 /// How long a reader waits for what another is fetching.
 const WAIT_LIMIT: Duration = Duration::from_millis(250);
-/// A larger state is read from Postgres, where few reads run at the same time.
-const STATE_MAX_BYTES: usize = 256 * 1_024;
 /// How often it looks meanwhile.
 const WAIT_INTERVAL: Duration = Duration::from_millis(10);
 
@@ -141,9 +139,6 @@ impl Cache {
         if let Ok(Some(found)) = &found {
             let json = to_json(&found.event);
             value = keys::value(found.event.time, found.stream_seq, Timestamp::now(), &json);
-            if value.len() > STATE_MAX_BYTES {
-                value.clear();
-            }
             event = Some(json);
         }
         let stored = self.settle(connection, key, lease, &value).await;
@@ -188,12 +183,12 @@ async fn meet(
     lease: &str,
 ) -> Result<Option<CachedEntry>, CacheFailure> {
     let mut connection = connection.redis.clone();
-    let most = isize::try_from(STATE_MAX_BYTES).expect("256 KiB");
+    let most = isize::try_from(keys::VALUE_MAX_BYTES).expect("256 KiB");
     // Up to one byte too many, which tells.
     let stored = redis::Cmd::getrange(key, 0, most);
     let stored = stored.query_async::<Vec<u8>>(&mut connection);
     let stored = within(READ_LIMIT, "reading a state", stored).await?;
-    if stored.len() > STATE_MAX_BYTES {
+    if stored.len() > keys::VALUE_MAX_BYTES {
         return Ok(Some(CachedEntry::Large));
     }
     // Nothing is stored empty.
