@@ -63,8 +63,8 @@ fn kept(criterion: &mut Criterion) {
             let marks = [
                 delivery.timings.taken_at(),
                 delivery.timings.decoded_at(),
-                batch.taken,
-                batch.durable,
+                batch.taken_at,
+                batch.durable_at,
                 cached.ended,
                 moment.monotonic(),
             ];

@@ -58,7 +58,7 @@ fn decode(subject: &str, headers: &HeaderMap, payload: &Bytes) -> Option<Event> 
         payload,
         stream: "EVENTS",
         stream_sequence: 1,
-        stored_at: Timestamp::from_micros(1_700_000_000_000_000),
+        published_at: Timestamp::from_micros(1_700_000_000_000_000),
     };
     event::decode(&message, true).ok()
 }

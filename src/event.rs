@@ -141,7 +141,7 @@ pub struct Message<'a> {
     /// Its sequence in that stream.
     pub stream_sequence: u64,
     /// When the stream stored it: the same at every delivery.
-    pub stored_at: Timestamp,
+    pub published_at: Timestamp,
 }
 
 /// Reads the event of a message: structured when the content type says so, binary when there is a
@@ -154,11 +154,11 @@ pub struct Message<'a> {
 pub fn decode(message: &Message<'_>, accept_plain: bool) -> Result<Event, DecodeError> {
     attributes::check_nats_subject(message.subject)?;
     let headers = headers::Headers::scan(message.headers);
-    let first = replay::read(&headers, message.stored_at)?;
+    let first = replay::read(&headers, message.published_at)?;
     let message = &match first {
         None => *message,
         Some(first) => Message {
-            stored_at: first.seen,
+            published_at: first.seen,
             stream_sequence: first.sequence,
             ..*message
         },

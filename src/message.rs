@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  Delivery ─ decode ─▶ Decoded ─ queue ─▶ Batch ─ store ─▶ StoredBatch ─ cache, settle ─▶ acknowledged
-//!      │ not an event                        │ RefusedRow
+//!      │ not an event                        │ RejectedRow
 //!      └──────────▶ DeadLetter ◀─────────────┘
 //! ```
 
@@ -38,8 +38,8 @@ pub struct Delivery {
     pub(crate) trace_id: TraceId,
     /// When it was where.
     pub timings: Timings,
-    pub(crate) reply: Subject,
-    pub(crate) hold: Hold,
+    pub(crate) ack_subject: Subject,
+    pub(crate) guard: InFlightGuard,
 }
 
 impl Delivery {
@@ -49,24 +49,24 @@ impl Delivery {
 
     /// Returns whether the consumer that delivered it can still take its acknowledgement.
     pub(crate) fn is_ours(&self) -> bool {
-        self.hold.generation == self.hold.releases.generation()
+        self.guard.consumer_generation == self.guard.releases.consumer_generation()
     }
 }
 
 /// A delivery's place in the register `messaging::in_flight`.
-pub struct Hold {
+pub struct InFlightGuard {
     id: InFlightId,
-    generation: u64,
+    consumer_generation: u64,
     releases: Arc<Releases>,
     is_settled: bool,
 }
 
-impl Hold {
+impl InFlightGuard {
     /// The place with this id, of a delivery of the consumer of this generation.
-    pub(crate) fn new(id: InFlightId, generation: u64, releases: &Arc<Releases>) -> Self {
+    pub(crate) fn new(id: InFlightId, consumer_generation: u64, releases: &Arc<Releases>) -> Self {
         Self {
             id,
-            generation,
+            consumer_generation,
             releases: releases.clone(),
             is_settled: false,
         }
@@ -79,7 +79,7 @@ impl Hold {
     }
 }
 
-impl Drop for Hold {
+impl Drop for InFlightGuard {
     fn drop(&mut self) {
         if !self.is_settled {
             // Nobody listens when the process ends: the server delivers again after ack_wait.
@@ -95,25 +95,25 @@ pub(crate) struct Releases {
     ids: UnboundedSender<InFlightId>,
     /// Counts consumers. A recreated consumer would apply an old acknowledgement to its own delivery with
     /// the same numbers.
-    generation: AtomicU64,
+    consumer_generation: AtomicU64,
 }
 
 impl Releases {
     pub(crate) fn new(ids: UnboundedSender<InFlightId>) -> Self {
         Self {
             ids,
-            generation: AtomicU64::new(0),
+            consumer_generation: AtomicU64::new(0),
         }
     }
 
     /// The number of the consumer that delivers now.
-    pub(crate) fn generation(&self) -> u64 {
-        self.generation.load(Ordering::Relaxed)
+    pub(crate) fn consumer_generation(&self) -> u64 {
+        self.consumer_generation.load(Ordering::Relaxed)
     }
 
     /// Another consumer delivers from now on.
-    pub(crate) fn begin_generation(&self) {
-        self.generation.fetch_add(1, Ordering::Relaxed);
+    pub(crate) fn begin_consumer_generation(&self) {
+        self.consumer_generation.fetch_add(1, Ordering::Relaxed);
     }
 }
 
@@ -130,7 +130,7 @@ pub(crate) struct Batch {
     /// In the order in which they arrived.
     pub(crate) messages: Vec<Decoded>,
     /// When a writer took it (nanoseconds of [`timings::now_nanos`]).
-    pub(crate) taken: u64,
+    pub(crate) taken_at: u64,
     pub(crate) failures: Failures,
 }
 
@@ -147,7 +147,7 @@ impl Batch {
 /// A batch whose rows are committed. Messages stay in the batch until they are settled: moving them costs a
 /// tenth of the processor time.
 pub struct StoredBatch {
-    /// Its messages, without those whose row Postgres refused.
+    /// Its messages, without those whose row Postgres rejected.
     pub messages: Vec<Decoded>,
     /// For each of them [`Outcome::Stored`], [`Outcome::Duplicate`] or [`Outcome::Skipped`].
     pub outcomes: Vec<Outcome>,
@@ -161,9 +161,9 @@ pub struct StoredBatch {
 #[derive(Debug)]
 pub struct BatchTimings {
     /// When a writer took it first.
-    pub taken: u64,
-    /// When every row of it was decided: committed, or refused.
-    pub durable: u64,
+    pub taken_at: u64,
+    /// When every row of it was decided: committed, or rejected.
+    pub durable_at: u64,
     /// Its messages.
     pub events: usize,
     /// The method that succeeded.
@@ -174,7 +174,7 @@ pub struct BatchTimings {
     pub observed: OnceLock<Arc<dyn Any + Send + Sync>>,
 }
 
-pub(crate) struct RefusedRow {
+pub(crate) struct RejectedRow {
     pub(crate) decoded: Decoded,
     /// SQLSTATE and message.
     pub(crate) detail: String,

@@ -137,7 +137,7 @@ impl Observer {
         let decision = self.observe(&message, message.has_failed());
         self.tallies.add_to(&self.shared);
         if let Some(batch) = message.batch {
-            self.observe_stage(Stage::Store, batch.durable - batch.taken, 1);
+            self.observe_stage(Stage::Store, batch.durable_at - batch.taken_at, 1);
         }
         if let Some(settle) = message.times.passed().last() {
             self.observe_stage(Stage::Settle, settle.nanos(), 1);
@@ -159,10 +159,10 @@ impl Observer {
         let StoredBatch {
             timings, outcomes, ..
         } = in_batch.batch;
-        let (durable, cached) = (timings.durable, in_batch.cache.ended);
+        let (durable, cached) = (timings.durable_at, in_batch.cache.ended);
         let settled = in_batch.moment.monotonic();
         let count = outcomes.len() as u64;
-        self.observe_stage(Stage::Store, durable - timings.taken, count);
+        self.observe_stage(Stage::Store, durable - timings.taken_at, count);
         self.observe_stage(Stage::Cache, cached - durable, count);
         self.observe_stage(Stage::Settle, settled - cached, count);
         for outcome in [Outcome::Stored, Outcome::Duplicate, Outcome::Skipped] {

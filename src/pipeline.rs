@@ -2,7 +2,7 @@
 //!
 //! ```text
 //!  source ── decode ──▶ queue ─ parking ─▶ writers: store, cache, settle
-//!     │ no event                               │ refused row
+//!     │ no event                               │ rejected row
 //!     └───────────────▶ dead letters ◀─────────┘
 //! ```
 //!
@@ -52,7 +52,7 @@ use crate::telemetry::{Health, Metrics};
 const EXPORT_EVERY: Duration = Duration::from_secs(1);
 
 /// What the pipeline works with; made by `serve`.
-pub(crate) struct Parts {
+pub(crate) struct Resources {
     pub(crate) config: Config,
     /// Where messages come from.
     pub(crate) event_source: EventSource,
@@ -61,7 +61,7 @@ pub(crate) struct Parts {
     pub(crate) storage: EventWriter,
     pub(crate) reads: Reads,
     pub(crate) cache: Cache,
-    /// Is told that too many rows are refused, and tells when Postgres answers again.
+    /// Is told that too many rows are rejected, and tells when Postgres answers again.
     pub(crate) health: Health,
     pub(crate) metrics: Metrics,
     /// Records each settled message; `None` when telemetry is off.
@@ -70,22 +70,22 @@ pub(crate) struct Parts {
 
 /// Starts every task. After `stop` the tasks end when the last held message is settled. Shutting the set
 /// down aborts them and releases their messages.
-pub(crate) fn spawn(parts: Parts, stop: &CancellationToken) -> JoinSet<Result<(), Error>> {
-    let pipeline = &parts.config.pipeline;
-    let (decoded, queue) = held_queue(&parts, Queue::Writer);
-    let (dead_letters, letters) = held_queue(&parts, Queue::DeadLetter);
+pub(crate) fn spawn(resources: Resources, stop: &CancellationToken) -> JoinSet<Result<(), Error>> {
+    let pipeline = &resources.config.pipeline;
+    let (decoded, queue) = held_queue(&resources, Queue::Writer);
+    let (dead_letters, letters) = held_queue(&resources, Queue::DeadLetter);
     let limits = BatchLimits::of(pipeline);
-    let (health, metrics) = (parts.health.clone(), parts.metrics.clone());
+    let (health, metrics) = (resources.health.clone(), resources.metrics.clone());
     let parking = Arc::new(Parking::new(queue, limits, health, metrics));
-    let (writers, observer) = (pipeline.all_writers(), parts.observer.clone());
-    let writer = writer(&parts, &parking, &dead_letters);
-    let dead_letter_stage = dead_letter_stage(&parts);
+    let (writers, observer) = (pipeline.all_writers(), resources.observer.clone());
+    let writer = writer(&resources, &parking, &dead_letters);
+    let dead_letter_stage = dead_letter_stage(&resources);
     let outputs = Outputs {
         decoded,
         parking,
         dead_letters,
     };
-    let source = source(parts, outputs);
+    let source = source(resources, outputs);
     let mut tasks = JoinSet::new();
     tasks.spawn(source::run(source, stop.clone()));
     for _ in 0..writers {
@@ -98,54 +98,58 @@ pub(crate) fn spawn(parts: Parts, stop: &CancellationToken) -> JoinSet<Result<()
     tasks
 }
 
-fn source(parts: Parts, outputs: Outputs) -> Source {
-    let Parts {
+fn source(resources: Resources, outputs: Outputs) -> Source {
+    let Resources {
         config,
         event_source,
         in_flight,
         metrics,
         ..
-    } = parts;
+    } = resources;
     Source::new(event_source, in_flight, metrics, outputs, config)
 }
 
 /// A queue of messages that are held: it has no more than may be.
-fn held_queue<T>(parts: &Parts, name: Queue) -> (Sender<T>, Receiver<T>) {
+fn held_queue<T>(resources: &Resources, name: Queue) -> (Sender<T>, Receiver<T>) {
     #[allow(clippy::cast_precision_loss, reason = "a gauge")]
-    let capacity = parts.config.pipeline.max_in_flight as f64;
-    parts.metrics.queue_capacity[name].set(capacity);
-    queue::queue(parts.metrics.queue_depth[name].clone())
+    let capacity = resources.config.pipeline.max_in_flight as f64;
+    resources.metrics.queue_capacity[name].set(capacity);
+    queue::queue(resources.metrics.queue_depth[name].clone())
 }
 
-fn dead_letter_stage(parts: &Parts) -> DeadLetterStage {
-    let (nats, jetstream) = (&parts.config.nats, &parts.event_source.jetstream);
+fn dead_letter_stage(resources: &Resources) -> DeadLetterStage {
+    let (nats, jetstream) = (&resources.config.nats, &resources.event_source.jetstream);
     DeadLetterStage {
         stream: nats.stream.clone(),
         bucket: Bucket::new(jetstream.clone(), &nats.dlq_stream),
         client: jetstream.client(),
-        in_flight: parts.in_flight.clone(),
-        observer: parts.observer.clone(),
-        metrics: parts.metrics.clone(),
-        health: parts.health.clone(),
+        in_flight: resources.in_flight.clone(),
+        observer: resources.observer.clone(),
+        metrics: resources.metrics.clone(),
+        health: resources.health.clone(),
         log: RateLimit::default(),
         retries: RateLimit::new(1, Duration::from_secs(1)),
     }
 }
 
-fn writer(parts: &Parts, parking: &Arc<Parking>, dead_letters: &Sender<DeadLetter>) -> Writer {
+fn writer(
+    resources: &Resources,
+    parking: &Arc<Parking>,
+    dead_letters: &Sender<DeadLetter>,
+) -> Writer {
     Writer {
-        store_permits: Arc::new(Semaphore::new(parts.config.pipeline.writers)),
+        store_permits: Arc::new(Semaphore::new(resources.config.pipeline.writers)),
         parking: parking.clone(),
-        storage: parts.storage.clone(),
-        reads: parts.reads.clone(),
-        cache: parts.cache.clone(),
-        client: parts.event_source.jetstream.client(),
-        in_flight: parts.in_flight.clone(),
+        storage: resources.storage.clone(),
+        reads: resources.reads.clone(),
+        cache: resources.cache.clone(),
+        client: resources.event_source.jetstream.client(),
+        in_flight: resources.in_flight.clone(),
         dead_letters: dead_letters.clone(),
-        observer: parts.observer.clone(),
-        health: parts.health.clone(),
-        metrics: parts.metrics.clone(),
-        max_deliveries: parts.config.pipeline.max_deliveries,
+        observer: resources.observer.clone(),
+        health: resources.health.clone(),
+        metrics: resources.metrics.clone(),
+        max_deliveries: resources.config.pipeline.max_deliveries,
         log: Arc::default(),
     }
 }

@@ -110,16 +110,16 @@ impl Buried<'_> {
             .iter()
             .map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap()))
             .collect();
-        let stored_at = Timestamp::from_micros(1_800_000_000_000_000);
+        let published_at = Timestamp::from_micros(1_800_000_000_000_000);
         let original = Original {
             subject: self.subject,
             headers: Some(&headers),
             body: &self.body,
             stream: "EVENTS",
             sequence: self.sequence,
-            stored_at,
+            published_at,
             deliveries: 1,
-            trace_id: TraceId::of_message(None, "EVENTS", self.sequence, stored_at),
+            trace_id: TraceId::of_message(None, "EVENTS", self.sequence, published_at),
         };
         act(&original).await
     }

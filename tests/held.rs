@@ -8,7 +8,7 @@ use async_nats::jetstream::AckKind;
 use async_nats::jetstream::consumer::PullConsumer;
 use futures::StreamExt;
 use ganesh::messaging::InFlight;
-use ganesh::messaging::in_flight::{Arrival, Capacity};
+use ganesh::messaging::in_flight::{Admission, Capacity};
 use ganesh::telemetry::Metrics;
 use sqlx::{Postgres, Transaction};
 
@@ -169,10 +169,13 @@ fn what_a_consumer_delivered_that_was_deleted_is_not_what_its_successor_did() {
     let (in_flight, _releases) = InFlight::new(limits, Duration::from_secs(30), metrics);
     let arrive = |sequence: u64| {
         let reply = format!("$JS.ACK.EVENTS.ganesh.1.{sequence}.1.1764000000000000000.0");
-        let reply = Subject::from(reply);
-        in_flight.hold(
-            std::iter::once(Arrival { reply, bytes: 1 }),
-            in_flight.generation(),
+        let ack_subject = Subject::from(reply);
+        in_flight.admit(
+            std::iter::once(Admission {
+                ack_subject,
+                bytes: 1,
+            }),
+            in_flight.consumer_generation(),
         )
     };
     let _old = arrive(17);

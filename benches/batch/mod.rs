@@ -10,8 +10,8 @@ use ganesh::event::{self, Timestamp};
 use ganesh::labels::{Outcome, WriteMethod};
 use ganesh::message::timings::{Failures, now_nanos};
 use ganesh::message::{BatchTimings, CacheWrite, Decoded, StoredBatch};
-use ganesh::messaging::delivery::Arrived;
-use ganesh::messaging::in_flight::{Arrival, Capacity, InFlight};
+use ganesh::messaging::delivery::ParsedDelivery;
+use ganesh::messaging::in_flight::{Admission, Capacity, InFlight};
 use ganesh::telemetry::Metrics;
 
 /// Messages in it.
@@ -48,13 +48,16 @@ fn message(sequence: u64) -> Message {
 }
 
 fn decoded(in_flight: &Arc<InFlight>, sequence: u64) -> Decoded {
-    let arrived = Arrived::read(message(sequence)).unwrap();
-    let arrival = Arrival {
-        reply: arrived.reply.clone(),
+    let parsed = ParsedDelivery::read(message(sequence)).unwrap();
+    let admission = Admission {
+        ack_subject: parsed.ack_subject.clone(),
         bytes: 300,
     };
-    let place = in_flight.hold(std::iter::once(arrival), 0).pop().unwrap();
-    let mut delivery = arrived.into_delivery("EVENTS", place);
+    let place = in_flight
+        .admit(std::iter::once(admission), 0)
+        .pop()
+        .unwrap();
+    let mut delivery = parsed.into_delivery("EVENTS", place);
     let event = event::decode(
         &event::Message {
             subject: &delivery.message.subject,
@@ -62,7 +65,7 @@ fn decoded(in_flight: &Arc<InFlight>, sequence: u64) -> Decoded {
             payload: &delivery.message.payload,
             stream: "EVENTS",
             stream_sequence: sequence,
-            stored_at: delivery.published_at,
+            published_at: delivery.published_at,
         },
         true,
     )
@@ -79,8 +82,8 @@ pub(crate) fn batch(metrics: &Metrics, config: &Config) -> (StoredBatch, CacheWr
     let messages: Vec<Decoded> = (1..=BATCH).map(|seq| decoded(&in_flight, seq)).collect();
     let outcomes = vec![Outcome::Stored; messages.len()];
     let timings = BatchTimings {
-        taken: now_nanos(),
-        durable: now_nanos(),
+        taken_at: now_nanos(),
+        durable_at: now_nanos(),
         events: messages.len(),
         method: WriteMethod::Copy,
         failures: Failures::default(),

@@ -30,7 +30,7 @@ use crate::messaging::{InFlight, connection, in_flight};
 use crate::observe::Observer;
 use crate::observe::slow_list::SlowList;
 use crate::pipeline::source::EventSource;
-use crate::pipeline::{self, Parts};
+use crate::pipeline::{self, Resources};
 use crate::storage::queries::Reads;
 use crate::storage::{EventWriter, pool, upkeep};
 use crate::telemetry::logs::LogFilter;
@@ -155,7 +155,7 @@ impl Service {
         &self,
         servers: Servers,
         api_listener: TcpListener,
-    ) -> Result<(Parts, BackgroundTasks), Failure> {
+    ) -> Result<(Resources, BackgroundTasks), Failure> {
         let Servers { pool, event_source } = servers;
         let reads = Reads::new(pool.clone(), self.config.postgres.partition_interval);
         let cache = self.start_cache(&reads)?;
@@ -165,7 +165,7 @@ impl Service {
         self.watch_nats(&event_source, &background_tasks.in_flight);
         let (spans, slow) = (self.spans.clone(), self.slow.clone());
         let observer = Observer::new(&self.config, self.metrics.clone(), spans, slow);
-        let parts = Parts {
+        let parts = Resources {
             config: self.config.clone(),
             event_source,
             in_flight: background_tasks.in_flight.clone(),
@@ -254,7 +254,7 @@ impl Service {
     }
 
     /// Until every task has ended; after `stop`, no longer than the grace period allows.
-    async fn run_pipeline(&self, parts: Parts) -> Result<(), Error> {
+    async fn run_pipeline(&self, parts: Resources) -> Result<(), Error> {
         let http = &self.config.http;
         self.health.set_serving();
         tracing::info!(api = %http.api_addr, admin = %http.admin_addr, "serving");

@@ -119,7 +119,7 @@ impl Draft<'_> {
     /// stored.
     pub(super) fn into_event(
         mut self,
-        stored_at: Timestamp,
+        published_at: Timestamp,
         data: Data,
     ) -> Result<Event, DecodeError> {
         check_specversion(self.known[Attribute::Specversion as usize].as_deref())?;
@@ -128,7 +128,7 @@ impl Draft<'_> {
             source: self.required(Attribute::Source)?,
             event_type: self.required(Attribute::Type)?,
             subject: self.optional(Attribute::Subject)?,
-            time: self.time(stored_at)?,
+            time: self.time(published_at)?,
             datacontenttype: self.optional(Attribute::Datacontenttype)?,
             dataschema: self.optional(Attribute::Dataschema)?,
             extensions: self.extensions,
@@ -161,9 +161,9 @@ impl Draft<'_> {
 
     /// Unlike other optional attributes an empty `time` is refused: it is part of what makes an event
     /// the same as another, so a guess could store it twice.
-    fn time(&mut self, stored_at: Timestamp) -> Result<Timestamp, DecodeError> {
+    fn time(&mut self, published_at: Timestamp) -> Result<Timestamp, DecodeError> {
         let Some(text) = self.known[Attribute::Time as usize].take() else {
-            return Ok(stored_at);
+            return Ok(published_at);
         };
         Attribute::Time.check(&text)?;
         Timestamp::parse_rfc3339(&text).ok_or_else(|| {

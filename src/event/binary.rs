@@ -35,7 +35,7 @@ pub(super) fn decode(message: &Message<'_>, headers: &Headers<'_>) -> Result<Eve
             headers.content_type()?.map(Cow::Borrowed);
     }
     let data = Data::of_body(message.payload, draft.content_type())?;
-    draft.into_event(message.stored_at, data)
+    draft.into_event(message.published_at, data)
 }
 
 /// The text of a header's value: a quoted string is unquoted, then one round of percent-decoding.

@@ -29,7 +29,7 @@ pub(super) fn decode(
         source: format!("nats://{}", message.stream),
         event_type: message.subject.to_owned(),
         subject: None,
-        time: message.stored_at,
+        time: message.published_at,
         datacontenttype: content_type.map(str::to_owned),
         dataschema: None,
         extensions: BTreeMap::new(),

@@ -62,15 +62,15 @@ impl<'a> ReplayHeaders<'a> {
 /// headers do not agree, which [`super::decode`] refuses.
 pub(crate) fn first_delivery(
     headers: Option<&HeaderMap>,
-    stored_at: Timestamp,
+    published_at: Timestamp,
 ) -> Option<FirstDelivery<'_>> {
-    read(&Headers::scan(headers), stored_at).ok().flatten()
+    read(&Headers::scan(headers), published_at).ok().flatten()
 }
 
 /// The first delivery, if the message is a replay; only then its `Nats-Msg-Id` counts.
 pub(super) fn read<'a>(
     headers: &Headers<'a>,
-    stored_at: Timestamp,
+    published_at: Timestamp,
 ) -> Result<Option<FirstDelivery<'a>>, DecodeError> {
     let [generation, seen, sequence] = headers.replay.values;
     // A letter that somebody published again as it was has generation 0.
@@ -95,7 +95,7 @@ pub(super) fn read<'a>(
         })?;
     let seen = seen
         .and_then(Timestamp::parse_rfc3339)
-        .filter(|seen| *seen <= stored_at)
+        .filter(|seen| *seen <= published_at)
         .ok_or_else(|| {
             broken(
                 FIRST_SEEN,

@@ -55,7 +55,7 @@ pub(super) fn decode(message: &Message<'_>, headers: &Headers<'_>) -> Result<Eve
         draft.add_extension(name, &canonical(name, raw)?)?;
     }
     let data = data_of(&members, draft.content_type(), message.payload)?;
-    draft.into_event(message.stored_at, data)
+    draft.into_event(message.published_at, data)
 }
 
 /// Returns whether the content type is the JSON format; without a format it is JSON too, the only

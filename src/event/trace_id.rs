@@ -19,7 +19,7 @@ impl TraceId {
         producer: Option<&TraceContext>,
         stream: &str,
         stream_sequence: u64,
-        stored_at: Timestamp,
+        published_at: Timestamp,
     ) -> Self {
         if let Some(context) = producer.filter(|context| context.sampled) {
             return Self(context.trace_id);
@@ -27,7 +27,7 @@ impl TraceId {
         let mut hasher = Xxh3::new();
         hasher.update(stream.as_bytes());
         hasher.update(&stream_sequence.to_le_bytes());
-        hasher.update(&stored_at.micros().to_le_bytes());
+        hasher.update(&published_at.micros().to_le_bytes());
         // W3C trace context forbids the id of zeros.
         Self(hasher.digest128().max(1).to_be_bytes())
     }

@@ -21,12 +21,12 @@ const SUBSCRIPTION_CAPACITY_MESSAGES: usize = 65_536;
 
 /// How often the connection has dropped; changes are seen also when it stands again. What was on
 /// its way at a drop is lost: requests, acknowledgements, and deliveries that nobody has read.
-pub(crate) type Drops = watch::Receiver<u64>;
+pub(crate) type ConnectionDrops = watch::Receiver<u64>;
 
 /// How often the connection's state is polled, in case its event was lost.
 const ASK_STATE_EVERY: Duration = Duration::from_millis(200);
 
-pub(crate) async fn connected(client: &Client, drops: &mut Drops) {
+pub(crate) async fn connected(client: &Client, drops: &mut ConnectionDrops) {
     while client.connection_state() != State::Connected {
         // A closed client sends no event any more; then its state is asked all the same.
         let _ = tokio::time::timeout(ASK_STATE_EVERY, drops.changed()).await;
@@ -34,7 +34,7 @@ pub(crate) async fn connected(client: &Client, drops: &mut Drops) {
 }
 
 /// Waits until the connection has dropped more than `seen` times.
-pub(crate) async fn dropped(drops: &mut Drops, seen: u64) {
+pub(crate) async fn dropped(drops: &mut ConnectionDrops, seen: u64) {
     if drops.wait_for(|drops| *drops > seen).await.is_err() {
         // The client is gone, and with it whoever waits for it.
         std::future::pending::<()>().await;
@@ -44,13 +44,13 @@ pub(crate) async fn dropped(drops: &mut Drops, seen: u64) {
 /// Waits until the client has broken down. It reconnects by itself, but not after a panic, as on a
 /// header value with a carriage return in it: async-nats 0.51 asserts there, and
 /// <https://github.com/nats-io/nats.rs/pull/1612>, which makes that an error, is not released.
-pub(crate) async fn lost(mut drops: Drops) {
+pub(crate) async fn lost(mut drops: ConnectionDrops) {
     while drops.changed().await.is_ok() {}
 }
 
 /// Waits until the connection has dropped more than `seen` times and stands again; says how
 /// often it has.
-pub(crate) async fn restored(client: &Client, drops: &mut Drops, seen: u64) -> u64 {
+pub(crate) async fn restored(client: &Client, drops: &mut ConnectionDrops, seen: u64) -> u64 {
     dropped(drops, seen).await;
     connected(client, drops).await;
     *drops.borrow()
@@ -66,7 +66,7 @@ pub(crate) async fn connect(
     max_in_flight: usize,
     health: &Health,
     metrics: &Metrics,
-) -> Result<(Client, Drops), Error> {
+) -> Result<(Client, ConnectionDrops), Error> {
     let (told, drops) = watch::channel(0);
     let observer = Arc::new(EventObserver {
         health: health.clone(),

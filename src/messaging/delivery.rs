@@ -4,7 +4,7 @@ use async_nats::{Message, Subject};
 
 use crate::event::{self, Timestamp, TraceId};
 use crate::message::timings::Timings;
-use crate::message::{Delivery, Hold};
+use crate::message::{Delivery, InFlightGuard};
 
 /// The parsed ack subject of a delivery (NATS ADR-15).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,14 +40,14 @@ impl Metadata {
 }
 
 /// A message that is a delivery of a consumer, not held yet.
-pub struct Arrived {
+pub struct ParsedDelivery {
     pub(crate) message: Message,
     /// The ack subject.
-    pub reply: Subject,
+    pub ack_subject: Subject,
     pub(crate) metadata: Metadata,
 }
 
-impl Arrived {
+impl ParsedDelivery {
     /// Reads where the message came from.
     ///
     /// # Errors
@@ -56,9 +56,9 @@ impl Arrived {
         let reply = message.reply.clone();
         let found = reply.and_then(|reply| Some((Metadata::parse(&reply)?, reply)));
         match found {
-            Some((metadata, reply)) => Ok(Self {
+            Some((metadata, ack_subject)) => Ok(Self {
                 message,
-                reply,
+                ack_subject,
                 metadata,
             }),
             None => Err(message.subject.to_string()),
@@ -66,7 +66,7 @@ impl Arrived {
     }
 
     /// The delivery that has this place in the register.
-    pub fn into_delivery(self, stream: &str, hold: Hold) -> Delivery {
+    pub fn into_delivery(self, stream: &str, guard: InFlightGuard) -> Delivery {
         let Metadata {
             stream_sequence,
             delivered,
@@ -81,8 +81,8 @@ impl Arrived {
             published_at,
             timings: Timings::received(),
             message: self.message,
-            reply: self.reply,
-            hold,
+            ack_subject: self.ack_subject,
+            guard,
         }
     }
 }

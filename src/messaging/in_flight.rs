@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::delivery::Metadata;
 use crate::config::PipelineConfig;
-use crate::message::{Delivery, Hold, InFlightId, Releases};
+use crate::message::{Delivery, InFlightGuard, InFlightId, Releases};
 use crate::telemetry::Metrics;
 
 /// The most that the server counts for a message's subjects, beside headers and body.
@@ -54,9 +54,9 @@ impl SubAssign for Capacity {
 }
 
 /// One delivery to be held.
-pub struct Arrival {
+pub struct Admission {
     /// The ack subject.
-    pub reply: Subject,
+    pub ack_subject: Subject,
     /// Counts against the limit: at least its size as delivered.
     pub bytes: usize,
 }
@@ -82,12 +82,12 @@ struct Register {
 }
 
 struct InFlightDelivery {
-    reply: Subject,
+    ack_subject: Subject,
     bytes: usize,
     /// When it was delivered, or progress was last acknowledged.
     alive_at: Instant,
     /// The consumer that delivered it.
-    generation: u64,
+    consumer_generation: u64,
     /// Whether `ack_wait` passed in between: another replica may hold it by now.
     is_maybe_elsewhere: bool,
 }
@@ -160,37 +160,41 @@ impl InFlight {
 
     /// The stream sequences of what is held of the consumer as it is now.
     pub fn sequences(&self) -> HashSet<u64> {
-        let (generation, register) = (self.generation(), self.register());
+        let (consumer_generation, register) = (self.consumer_generation(), self.register());
         let entries = register.entries.iter().map(|(_, entry)| entry);
-        let ours = entries.filter(|entry| entry.generation == generation);
-        let metadata = ours.filter_map(|entry| Metadata::parse(&entry.reply));
+        let ours = entries.filter(|entry| entry.consumer_generation == consumer_generation);
+        let metadata = ours.filter_map(|entry| Metadata::parse(&entry.ack_subject));
         metadata.map(|metadata| metadata.stream_sequence).collect()
     }
 
     /// Takes deliveries of the consumer of this generation into the register.
-    pub fn hold(&self, arrivals: impl Iterator<Item = Arrival>, generation: u64) -> Vec<Hold> {
+    pub fn admit(
+        &self,
+        admissions: impl Iterator<Item = Admission>,
+        consumer_generation: u64,
+    ) -> Vec<InFlightGuard> {
         let now = Instant::now();
         let mut register = self.register();
-        let holds = arrivals
-            .map(|Arrival { reply, bytes }| {
+        let guards = admissions
+            .map(|Admission { ack_subject, bytes }| {
                 register.bytes += bytes;
                 let id = register.entries.insert(InFlightDelivery {
-                    reply,
+                    ack_subject,
                     bytes,
                     alive_at: now,
-                    generation,
+                    consumer_generation,
                     is_maybe_elsewhere: false,
                 });
-                Hold::new(id, generation, &self.releases)
+                InFlightGuard::new(id, consumer_generation, &self.releases)
             })
             .collect();
         self.export(&register);
-        holds
+        guards
     }
 
     /// Removes acknowledged deliveries, under one lock.
     pub(crate) fn settle(&self, deliveries: impl Iterator<Item = Delivery>) {
-        let ids: Vec<InFlightId> = deliveries.map(|delivery| delivery.hold.settle()).collect();
+        let ids: Vec<InFlightId> = deliveries.map(|delivery| delivery.guard.settle()).collect();
         self.forget(ids.into_iter());
     }
 
@@ -214,24 +218,26 @@ impl InFlight {
     pub(super) fn nak_subject(&self, id: InFlightId) -> Option<Subject> {
         let register = self.register();
         let entry = register.entries.get(id)?;
-        let is_ours = entry.generation == self.generation()
+        let is_ours = entry.consumer_generation == self.consumer_generation()
             && !entry.is_maybe_elsewhere
             && entry.alive_at.elapsed() < self.ack_wait;
-        is_ours.then(|| entry.reply.clone())
+        is_ours.then(|| entry.ack_subject.clone())
     }
 
     /// At most `limit` deliveries without progress since `before`; they count as alive from now on.
     pub(super) fn take_overdue(&self, before: Instant, limit: usize) -> Vec<Subject> {
-        let (now, generation) = (Instant::now(), self.generation());
+        let (now, consumer_generation) = (Instant::now(), self.consumer_generation());
         let mut register = self.register();
         let overdue = register.entries.iter_mut().map(|(_, entry)| entry);
         let overdue = overdue
-            .filter(|entry| entry.generation == generation && entry.alive_at <= before)
+            .filter(|entry| {
+                entry.consumer_generation == consumer_generation && entry.alive_at <= before
+            })
             .take(limit);
         let replies = overdue.map(|entry| {
             entry.is_maybe_elsewhere |= now.duration_since(entry.alive_at) >= self.ack_wait;
             entry.alive_at = now;
-            entry.reply.clone()
+            entry.ack_subject.clone()
         });
         replies.collect()
     }
@@ -239,12 +245,12 @@ impl InFlight {
     /// The consumer is another one: what was held until now is stored all the same, but neither
     /// acknowledged nor released, and the new one delivers it again.
     pub fn disown(&self) {
-        self.releases.begin_generation();
+        self.releases.begin_consumer_generation();
     }
 
     /// The number of the consumer that delivers now.
-    pub fn generation(&self) -> u64 {
-        self.releases.generation()
+    pub fn consumer_generation(&self) -> u64 {
+        self.releases.consumer_generation()
     }
 
     /// Messages held now.

@@ -10,7 +10,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::connection::{Drops, restored};
+use super::connection::{ConnectionDrops, restored};
 use super::in_flight::InFlight;
 use crate::labels::Outcome;
 use crate::message::InFlightId;
@@ -32,7 +32,7 @@ pub(crate) struct Keepalive {
     /// Ids to be released.
     pub(crate) releases: UnboundedReceiver<InFlightId>,
     pub(crate) client: Client,
-    pub(crate) drops: Drops,
+    pub(crate) drops: ConnectionDrops,
     pub(crate) metrics: Metrics,
 }
 
@@ -80,10 +80,10 @@ impl Keepalive {
     async fn acknowledge_since(&self, before: Instant) {
         loop {
             let overdue = self.in_flight.take_overdue(before, PROGRESS_MAX_AT_ONCE);
-            for reply in &overdue {
+            for ack_subject in &overdue {
                 let sent = self
                     .client
-                    .publish(reply.clone(), Bytes::from_static(PROGRESS))
+                    .publish(ack_subject.clone(), Bytes::from_static(PROGRESS))
                     .await;
                 if sent.is_ok() {
                     self.metrics.progress_acks.increment(1);
@@ -97,9 +97,12 @@ impl Keepalive {
 
     async fn release(&self, ids: &mut Vec<InFlightId>) {
         for id in ids.iter() {
-            if let Some(reply) = self.in_flight.nak_subject(*id) {
+            if let Some(ack_subject) = self.in_flight.nak_subject(*id) {
                 // A connection that is gone makes this fail; then ack_wait does the same, later.
-                let _ = self.client.publish(reply, Bytes::from_static(NAK)).await;
+                let _ = self
+                    .client
+                    .publish(ack_subject, Bytes::from_static(NAK))
+                    .await;
             }
         }
         self.metrics.settled[Outcome::Released].increment(ids.len() as u64);

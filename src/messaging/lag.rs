@@ -128,8 +128,8 @@ impl Lag {
             .await;
         match oldest {
             Ok(message) => {
-                let stored_at = Timestamp::from_nanos(message.time.unix_timestamp_nanos());
-                let micros = Timestamp::now().micros() - stored_at.micros();
+                let published_at = Timestamp::from_nanos(message.time.unix_timestamp_nanos());
+                let micros = Timestamp::now().micros() - published_at.micros();
                 // The clocks of two hosts differ: an age is never negative.
                 #[allow(clippy::cast_precision_loss, reason = "centuries of microseconds fit")]
                 Ok(micros.max(0) as f64 / 1e6)

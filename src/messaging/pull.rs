@@ -48,8 +48,8 @@ pub(crate) struct Pulls {
 /// A request that the server may still answer.
 struct Pull {
     messages: ReadyChunks<Subscriber>,
-    /// The consumer that it was sent to ([`InFlight::generation`]).
-    generation: u64,
+    /// The consumer that it was sent to ([`InFlight::consumer_generation`]).
+    consumer_generation: u64,
     asked: Capacity,
     /// The room that it may still fill.
     left: Capacity,
@@ -62,11 +62,11 @@ struct Pull {
     next_after: Instant,
 }
 
-/// The arrivals of one request.
-pub(crate) struct Arrivals {
+/// The messages that one request brought, and how it ended.
+pub(crate) struct Pulled {
     pub(crate) messages: Vec<Message>,
-    /// The consumer that delivered them ([`InFlight::generation`]).
-    pub(crate) generation: u64,
+    /// The consumer that delivered them ([`InFlight::consumer_generation`]).
+    pub(crate) consumer_generation: u64,
     /// The end of the request, if it ended.
     pub(crate) end: Option<PullEnd>,
 }
@@ -124,14 +124,14 @@ impl Pulls {
         let reply = Subject::from(self.client.new_inbox());
         let subscription = self.client.subscribe(reply.clone()).await;
         let subscription = subscription.map_err(|error| api_error(&error.to_string()))?;
-        let generation = self.in_flight.generation();
+        let consumer_generation = self.in_flight.consumer_generation();
         let sent = self.consumer.request_batch(request, reply).await;
         sent.map_err(|error| api_error(&error.to_string()))?;
         self.in_flight.reserve(room);
         let now = Instant::now();
         self.requests.push(Pull {
             messages: subscription.ready_chunks(CHUNK_MAX_MESSAGES),
-            generation,
+            consumer_generation,
             asked: room,
             left: room,
             has_brought: false,
@@ -142,9 +142,9 @@ impl Pulls {
         Ok(())
     }
 
-    /// Returns the next arrivals; `None` when the client is closed. Cancel safe. The caller
+    /// Returns the next messages; `None` when the client is closed. Cancel safe. The caller
     /// registers the messages before it asks for room again.
-    pub(crate) async fn next(&mut self) -> Option<Arrivals> {
+    pub(crate) async fn next(&mut self) -> Option<Pulled> {
         let (place, chunk) = poll_fn(|context| {
             for (place, pull) in self.requests.iter_mut().enumerate() {
                 if let Poll::Ready(chunk) = pull.messages.poll_next_unpin(context) {
@@ -155,12 +155,12 @@ impl Pulls {
         })
         .await;
         let pull = &mut self.requests[place];
-        let (arrivals, mut freed) = pull.take(chunk?);
+        let (pulled, mut freed) = pull.take(chunk?);
         if pull.left.messages == 0 {
             freed += self.requests.remove(place).left;
         }
         self.in_flight.unreserve(freed);
-        Some(arrivals)
+        Some(pulled)
     }
 
     /// Call after a reconnect: nobody knows which requests arrived. Those that did expire soon.
@@ -196,10 +196,10 @@ impl Pulls {
 
 impl Pull {
     /// Takes the arrived messages. Returns them and the reserved capacity that they free.
-    fn take(&mut self, chunk: Vec<Message>) -> (Arrivals, Capacity) {
-        let mut arrivals = Arrivals {
+    fn take(&mut self, chunk: Vec<Message>) -> (Pulled, Capacity) {
+        let mut pulled = Pulled {
             messages: Vec::with_capacity(chunk.len()),
-            generation: self.generation,
+            consumer_generation: self.consumer_generation,
             end: None,
         };
         let mut freed = Capacity::default();
@@ -208,15 +208,15 @@ impl Pull {
                 // A message with a reply subject is a delivery, even if it has a status.
                 Some(status) if message.reply.is_none() => {
                     freed += self.end(&message);
-                    arrivals.end = Some(self.meaning(status, message.description.as_deref()));
+                    pulled.end = Some(self.meaning(status, message.description.as_deref()));
                 }
                 _ => {
                     freed += self.fill(message.length);
-                    arrivals.messages.push(message);
+                    pulled.messages.push(message);
                 }
             }
         }
-        (arrivals, freed)
+        (pulled, freed)
     }
 
     fn fill(&mut self, bytes: usize) -> Capacity {

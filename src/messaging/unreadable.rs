@@ -26,7 +26,7 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::InFlight;
-use super::delivery::Arrived;
+use super::delivery::ParsedDelivery;
 use super::letters::HEADERS_BASE64;
 use super::streams::api_error;
 use crate::error::Error;
@@ -49,7 +49,7 @@ pub(crate) struct Search {
 /// A message that cannot be read, as one that can: its headers are in [`HEADERS_BASE64`], and what is
 /// no text in its subject is replaced.
 pub(crate) struct Unreadable {
-    pub(crate) arrived: Arrived,
+    pub(crate) parsed: ParsedDelivery,
     /// What the client library cannot parse.
     pub(crate) why: &'static str,
 }
@@ -188,8 +188,8 @@ fn unreadable(
         status: None,
         description: None,
     };
-    let arrived = Arrived::read(message).expect("its reply subject is one of a delivery");
-    Ok(Some(Unreadable { arrived, why }))
+    let parsed = ParsedDelivery::read(message).expect("its reply subject is one of a delivery");
+    Ok(Some(Unreadable { parsed, why }))
 }
 
 /// Says what async-nats cannot parse in a message with this subject (as JSON has it; `is_text`

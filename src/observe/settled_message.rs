@@ -99,8 +99,8 @@ impl<'a> SettledBatch<'a> {
         let marks: Marks = [
             delivery.timings.taken_at(),
             delivery.timings.decoded_at(),
-            batch.taken,
-            batch.durable,
+            batch.taken_at,
+            batch.durable_at,
             self.cache.ended,
             self.moment.monotonic(),
         ];
@@ -132,8 +132,8 @@ impl<'a> SettledMessage<'a> {
         let marks: Marks = [
             delivery.timings.taken_at(),
             delivery.timings.decoded_at(),
-            batch.map_or(0, |batch| batch.taken),
-            batch.map_or(0, |batch| batch.durable),
+            batch.map_or(0, |batch| batch.taken_at),
+            batch.map_or(0, |batch| batch.durable_at),
             0,
             moment.monotonic(),
         ];

@@ -182,8 +182,8 @@ pub fn batch_span(batch: &BatchTimings, moment: &Moment) -> SpanData {
             WriteMethod::Copy => "COPY events",
             WriteMethod::Insert => "INSERT events",
         },
-        moment.unix_nanos(batch.taken),
-        moment.unix_nanos(batch.durable),
+        moment.unix_nanos(batch.taken_at),
+        moment.unix_nanos(batch.durable_at),
     );
     span.span_kind = SpanKind::Client;
     span.attributes = database_attributes();

@@ -41,9 +41,9 @@ impl Passed {
 impl StageTimes {
     /// Converts marks by `moment`. The first stage begins when the stream stored the message; if
     /// the stream's clock is ahead, when the source received it.
-    pub fn new(stored_at: Timestamp, marks: &Marks, moment: &Moment) -> Self {
+    pub fn new(published_at: Timestamp, marks: &Marks, moment: &Moment) -> Self {
         let received = moment.unix_nanos(marks[Stage::Stream as usize]);
-        let began = unix_nanos(stored_at).min(received);
+        let began = unix_nanos(published_at).min(received);
         let mut ends = [0; Stage::VARIANTS.len()];
         let mut last = began;
         for (end, mark) in ends.iter_mut().zip(marks) {
@@ -95,8 +95,8 @@ impl StageTimes {
 }
 
 /// Nanoseconds by which the stream's clock was ahead when a message arrived.
-pub(crate) fn skew_nanos(stored_at: Timestamp, received_mark: u64, moment: &Moment) -> u64 {
-    unix_nanos(stored_at).saturating_sub(moment.unix_nanos(received_mark))
+pub(crate) fn skew_nanos(published_at: Timestamp, received_mark: u64, moment: &Moment) -> u64 {
+    unix_nanos(published_at).saturating_sub(moment.unix_nanos(received_mark))
 }
 
 #[allow(clippy::cast_precision_loss, reason = "nanoseconds of 100 days fit")]
@@ -136,12 +136,12 @@ mod tests {
                 let passed = i == 0 || i == 5 || !skipped[i - 1];
                 marks[i] = if passed { mark } else { 0 };
             }
-            let stored_at = if ahead {
+            let published_at = if ahead {
                 Timestamp::from_micros(Timestamp::now().micros() + 3_600_000_000)
             } else {
                 in_the_past(&moment, waited)
             };
-            let times = StageTimes::new(stored_at, &marks, &moment);
+            let times = StageTimes::new(published_at, &marks, &moment);
             let passed: Vec<Passed> = times.passed().collect();
             prop_assert_eq!(passed[0].began, times.began());
             prop_assert_eq!(passed[passed.len() - 1].ended, times.ended());

@@ -113,7 +113,7 @@ impl DeadLetterStage {
             body: &delivery.message.payload,
             stream: &self.stream,
             sequence: delivery.stream_sequence,
-            stored_at: delivery.published_at,
+            published_at: delivery.published_at,
             deliveries: delivery.delivered,
             trace_id: delivery.trace_id,
         };

@@ -12,9 +12,9 @@ use crate::event;
 use crate::labels::Reason;
 use crate::message::timings::now_nanos;
 use crate::message::{DeadLetter, Decoded, Delivery};
-use crate::messaging::delivery::Arrived;
-use crate::messaging::in_flight::{Arrival, InFlight};
-use crate::messaging::pull::{Arrivals, PullEnd, Pulls};
+use crate::messaging::delivery::ParsedDelivery;
+use crate::messaging::in_flight::{Admission, InFlight};
+use crate::messaging::pull::{PullEnd, Pulled, Pulls};
 use crate::telemetry::Metrics;
 use crate::telemetry::logs::RateLimit;
 
@@ -66,8 +66,8 @@ impl Intake {
             let overdue_at = self.pulls.expires();
             tokio::select! {
                 done = &mut other => return Ok(done),
-                arrivals = self.pulls.next() => {
-                    self.accept(arrivals.ok_or(ClientClosed)?);
+                pulled = self.pulls.next() => {
+                    self.accept(pulled.ok_or(ClientClosed)?);
                 }
                 // `other` may wait for the capacity that this frees.
                 () = sleep_until_or_never(overdue_at) => {
@@ -78,12 +78,12 @@ impl Intake {
     }
 
     /// Takes messages into the register, decodes them, and hands them on. Returns how their pull ended.
-    pub(crate) fn accept(&self, arrivals: Arrivals) -> Option<PullEnd> {
-        let arrived: Vec<Arrived> = arrivals
+    pub(crate) fn accept(&self, pulled: Pulled) -> Option<PullEnd> {
+        let parsed: Vec<ParsedDelivery> = pulled
             .messages
             .into_iter()
-            .filter_map(|message| match Arrived::read(message) {
-                Ok(arrived) => Some(arrived),
+            .filter_map(|message| match ParsedDelivery::read(message) {
+                Ok(parsed) => Some(parsed),
                 Err(subject) => {
                     if let Some(suppressed) = self.invalid_deliveries.allow() {
                         tracing::warn!(subject, suppressed, "not a delivery of a consumer");
@@ -92,19 +92,19 @@ impl Intake {
                 }
             })
             .collect();
-        let redelivered = arrived.iter().filter(|a| a.metadata.delivered > 1).count();
-        self.metrics.received.increment(arrived.len() as u64);
+        let redelivered = parsed.iter().filter(|a| a.metadata.delivered > 1).count();
+        self.metrics.received.increment(parsed.len() as u64);
         self.metrics.redelivered.increment(redelivered as u64);
-        let places = arrived.iter().map(|arrived| Arrival {
-            reply: arrived.reply.clone(),
-            bytes: bytes_in_memory(&arrived.message),
+        let places = parsed.iter().map(|parsed| Admission {
+            ack_subject: parsed.ack_subject.clone(),
+            bytes: bytes_in_memory(&parsed.message),
         });
-        let holds = self.in_flight.hold(places, arrivals.generation);
+        let guards = self.in_flight.admit(places, pulled.consumer_generation);
         let nats = &self.config.nats;
-        let deliveries = holds
+        let deliveries = guards
             .into_iter()
-            .zip(arrived)
-            .map(|(hold, arrived)| arrived.into_delivery(&nats.stream, hold))
+            .zip(parsed)
+            .map(|(guard, parsed)| parsed.into_delivery(&nats.stream, guard))
             .collect();
         let pipeline = &self.config.pipeline;
         let (mut decoded, letters) = decode(&nats.stream, pipeline.accept_plain, deliveries);
@@ -115,7 +115,7 @@ impl Intake {
             self.outputs.parking.park_alone(alone);
         }
         self.outputs.decoded.send(decoded);
-        arrivals.end
+        pulled.end
     }
 }
 
@@ -160,7 +160,7 @@ fn decode_one(
         payload: &delivery.message.payload,
         stream,
         stream_sequence: delivery.stream_sequence,
-        stored_at: delivery.published_at,
+        published_at: delivery.published_at,
     };
     let result = event::decode(&message, accept_plain);
     delivery.timings.mark_decoded(now_nanos());

@@ -4,15 +4,15 @@
 //! its batch is stored. Only this is parked:
 //!
 //! ```text
-//!            queue                     parked: ├ the refused rows of a batch, during a pause
+//!            queue                     parked: ├ the rejected rows of a batch, during a pause
 //!              │                               ├ a batch that failed for an unknown cause
 //!              ▼ a batch        ◀── again ──   └ delivered too often: written alone
-//!            store ─▶ refused ─▶ decided: dead letter, or parked
+//!            store ─▶ rejected ─▶ decided: dead letter, or parked
 //! ```
 //!
-//! - A pause: half of the last 1,000 rows were refused, so the schema or a release is wrong, not the
+//! - A pause: half of the last 1,000 rows were rejected, so the schema or a release is wrong, not the
 //!   messages. Dead letters would then empty the stream. The writers try one batch every 10 s, until
-//!   less than half of it is refused. Then they try the parked rows again. Those that are refused
+//!   less than half of it is rejected. Then they try the parked rows again. Those that are rejected
 //!   again become dead letters.
 //! - An unknown cause: the SQLSTATE does not say whether the rows or the server are to blame. The
 //!   batch is tried again. Once other rows were stored meanwhile, its rows are to blame.
@@ -20,42 +20,39 @@
 //! Parked messages stay held: they are kept alive, count against the limits, and are released
 //! when they are dropped. So a pause needs no signal to the source: it finds no room and stops pulling.
 
+mod state;
 #[cfg(test)]
 mod tests;
 mod window;
 
-use std::collections::VecDeque;
 use std::future::pending;
 use std::sync::{Arc, Mutex, MutexGuard};
-use std::time::Duration;
 
 use tokio::sync::{Mutex as AsyncMutex, Notify, OwnedMutexGuard};
 use tokio::time::{Instant, sleep_until};
 
+use self::state::{Next, Parked, ParkingState};
 use self::window::log_pause;
 pub use self::window::{Attempt, PROBE_EVERY, RejectionWindow, WINDOW_ROWS};
 use super::queue::{BatchLimits, Receiver};
 use crate::message::timings::{Failures, now_nanos};
-use crate::message::{Batch, Decoded, RefusedRow};
+use crate::message::{Batch, Decoded, RejectedRow};
 use crate::telemetry::{Health, Metrics};
-
-/// Waits of a batch that is refused for an unknown cause: the first and the longest, doubling in between.
-const RETRY_AFTER: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
 /// The batch that a writer writes next.
 pub(crate) struct NextBatch {
     /// Its messages.
     pub(crate) batch: Batch,
     /// To be given back with what became of it.
-    pub(crate) ticket: Ticket,
+    pub(crate) history: BatchHistory,
 }
 
 /// Why a batch is written, and what was seen of it before.
-pub(crate) struct Ticket {
+pub(crate) struct BatchHistory {
     attempt: Attempt,
-    /// Number of the last attempt that refused every row for an unknown cause
+    /// Number of the last attempt that rejected every row for an unknown cause
     /// ([`crate::storage::EventWriter::has_succeeded_since`]).
-    pub(crate) refused_in_attempt: Option<u64>,
+    pub(crate) rejected_in_attempt: Option<u64>,
     /// It was parked before, and may have been written without our hearing of it.
     pub(crate) was_parked: bool,
     /// A probe holds the queue until its rows are decided, so that only one probe runs.
@@ -72,38 +69,6 @@ pub(crate) struct Parking {
     wake: Notify,
     health: Health,
     metrics: Metrics,
-}
-
-/// Bounded by what may be held, as everything that carries a delivery.
-#[derive(Default)]
-struct ParkingState {
-    window: RejectionWindow,
-    parked: VecDeque<Parked>,
-    /// A writer has a parked batch; others take fresh ones meanwhile.
-    parked_in_progress: bool,
-    /// The last batch was parked, so a fresh one is next.
-    last_was_parked: bool,
-    /// The last probe had only duplicates: probe a parked batch at once.
-    probe_parked_at_once: bool,
-    /// Attempts in a row without an outcome.
-    unexplained: u32,
-}
-
-struct Parked {
-    batch: Batch,
-    due: Instant,
-    attempt: Attempt,
-    refused_in_attempt: Option<u64>,
-}
-
-/// What the writer whose turn it is does next.
-enum Next {
-    /// Tries a parked batch.
-    Parked(NextBatch),
-    /// Waits until one batch may be tried.
-    Probe(Instant),
-    /// Waits for a fresh batch, or until a parked one is due.
-    Fresh(Option<Instant>),
 }
 
 impl Parking {
@@ -166,9 +131,9 @@ impl Parking {
         self.state().last_was_parked = false;
         NextBatch {
             batch: self.batch(messages),
-            ticket: Ticket {
+            history: BatchHistory {
                 attempt: Attempt::Fresh,
-                refused_in_attempt: None,
+                rejected_in_attempt: None,
                 was_parked: false,
                 queue_lock: None,
             },
@@ -178,7 +143,7 @@ impl Parking {
     fn batch(&self, messages: Vec<Decoded>) -> Batch {
         let batch = Batch {
             messages,
-            taken: now_nanos(),
+            taken_at: now_nanos(),
             failures: Failures::default(),
         };
         #[allow(clippy::cast_precision_loss, reason = "a batch is far below 2^53")]
@@ -222,8 +187,8 @@ impl Parking {
                 () = is_due => {}
             }
         };
-        next.ticket.attempt = Attempt::Probe;
-        next.ticket.queue_lock = Some(queue_lock);
+        next.history.attempt = Attempt::Probe;
+        next.history.queue_lock = Some(queue_lock);
         Some(next)
     }
 
@@ -238,21 +203,26 @@ impl Parking {
             batch: self.batch(vec![decoded]),
             due,
             attempt: Attempt::Fresh,
-            refused_in_attempt: None,
+            rejected_in_attempt: None,
         });
         self.state().parked.extend(parked);
         self.wake.notify_one();
     }
 
-    /// Parks a batch that has no outcome yet. With `refused_in_attempt`, that attempt refused every row for an
-    /// unknown cause; a probe then counts all its rows as refused. Without it, a parked batch failed and
+    /// Parks a batch that has no outcome yet. With `rejected_in_attempt`, that attempt rejected every row for an
+    /// unknown cause; a probe then counts all its rows as rejected. Without it, a parked batch failed and
     /// nobody is to blame, so others go first.
-    #[allow(clippy::needless_pass_by_value, reason = "the ticket is spent")]
-    pub(crate) fn park_again(&self, batch: Batch, ticket: Ticket, refused_in_attempt: Option<u64>) {
+    #[allow(clippy::needless_pass_by_value, reason = "the history is spent")]
+    pub(crate) fn park_again(
+        &self,
+        batch: Batch,
+        history: BatchHistory,
+        rejected_in_attempt: Option<u64>,
+    ) {
         let mut state = self.state();
-        state.parked_in_progress &= !ticket.was_parked;
-        let is_probe = ticket.attempt == Attempt::Probe;
-        if is_probe && refused_in_attempt.is_some() {
+        state.parked_in_progress &= !history.was_parked;
+        let is_probe = history.attempt == Attempt::Probe;
+        if is_probe && rejected_in_attempt.is_some() {
             let rows = vec![true; batch.messages.len()];
             state.window.note(Attempt::Probe, &rows, Instant::now());
         }
@@ -263,43 +233,43 @@ impl Parking {
             attempt: if is_probe {
                 Attempt::Again
             } else {
-                ticket.attempt
+                history.attempt
             },
-            refused_in_attempt: refused_in_attempt
-                .or(ticket.refused_in_attempt)
+            rejected_in_attempt: rejected_in_attempt
+                .or(history.rejected_in_attempt)
                 .filter(|_| !is_probe),
         });
         drop(state);
         self.wake.notify_one();
     }
 
-    /// Records the outcome of a batch. Returns the refused rows that become dead letters, and parks the
-    /// others. `rows`: for each row that Postgres tried, whether it was refused.
-    #[allow(clippy::needless_pass_by_value, reason = "the ticket is spent")]
+    /// Records the outcome of a batch. Returns the rejected rows that become dead letters, and parks the
+    /// others. `rows`: for each row that Postgres tried, whether it was rejected.
+    #[allow(clippy::needless_pass_by_value, reason = "the history is spent")]
     pub(crate) fn record_outcome(
         &self,
-        ticket: Ticket,
+        history: BatchHistory,
         rows: &[bool],
-        refused: Vec<RefusedRow>,
-        taken: u64,
-    ) -> Vec<RefusedRow> {
-        let example = refused.first().map(|refused| refused.detail.clone());
-        let count = refused.len();
+        rejected: Vec<RejectedRow>,
+        taken_at: u64,
+    ) -> Vec<RejectedRow> {
+        let example = rejected.first().map(|rejected| rejected.detail.clone());
+        let count = rejected.len();
         let (was_paused, is_paused, letters) = {
             let mut state = self.state();
-            if ticket.was_parked {
+            if history.was_parked {
                 state.parked_in_progress = false;
                 // This parked batch has an outcome, so the next one may, too: restart the waits.
-                state.unexplained = 0;
+                state.undecided_attempts = 0;
             }
             let was_paused = state.window.is_paused();
-            let park = state.window.note(ticket.attempt, rows, Instant::now());
-            state.probe_parked_at_once = ticket.attempt == Attempt::Probe && rows.is_empty();
-            let letters = if park && !refused.is_empty() {
-                state.park_refused(refused, taken);
+            let park = state.window.note(history.attempt, rows, Instant::now());
+            state.probe_parked_at_once = history.attempt == Attempt::Probe && rows.is_empty();
+            let letters = if park && !rejected.is_empty() {
+                state.park_rejected(rejected, taken_at);
                 Vec::new()
             } else {
-                refused
+                rejected
             };
             (was_paused, state.window.is_paused(), letters)
         };
@@ -308,90 +278,12 @@ impl Parking {
             self.health.set_rejection_pause(is_paused);
         }
         log_pause(
-            ticket.attempt,
+            history.attempt,
             (was_paused, is_paused),
             count,
             rows.len(),
             &example.unwrap_or_default(),
         );
         letters
-    }
-}
-
-impl ParkingState {
-    fn is_turn_of_fresh(&self) -> bool {
-        self.last_was_parked && !self.window.is_paused()
-    }
-
-    /// When a batch is tried again that says nothing.
-    fn next_try(&mut self) -> Instant {
-        let doublings = 1 << self.unexplained.min(10);
-        self.unexplained += 1;
-        Instant::now() + (RETRY_AFTER.0 * doublings).min(RETRY_AFTER.1)
-    }
-
-    fn next(&mut self, now: Instant) -> Next {
-        if let Some(at) = self.window.probe_at() {
-            return Next::Probe(at);
-        }
-        match self.due() {
-            Some(due) if due <= now => match self.take_parked() {
-                Some(work) => Next::Parked(work),
-                None => Next::Fresh(None),
-            },
-            due => Next::Fresh(due),
-        }
-    }
-
-    /// When a parked batch may be tried: one at a time.
-    fn due(&self) -> Option<Instant> {
-        let due = self.parked.iter().map(|parked| parked.due).min();
-        due.filter(|_| !self.parked_in_progress)
-    }
-
-    /// The same for a probe, which is due at `at` unless what is parked has to show more.
-    fn probe_due(&mut self, at: Instant) -> Option<Instant> {
-        let is_at_once = std::mem::take(&mut self.probe_parked_at_once);
-        let due = self.due()?;
-        Some(if is_at_once { due } else { due.max(at) })
-    }
-
-    /// The parked batch that is due first, unless one is being tried.
-    fn take_parked(&mut self) -> Option<NextBatch> {
-        if self.parked_in_progress {
-            return None;
-        }
-        let places = 0..self.parked.len();
-        let first = places.min_by_key(|place| self.parked[*place].due)?;
-        let Parked {
-            batch,
-            attempt,
-            refused_in_attempt,
-            ..
-        } = self.parked.remove(first)?;
-        (self.parked_in_progress, self.last_was_parked) = (true, true);
-        Some(NextBatch {
-            batch,
-            ticket: Ticket {
-                attempt,
-                refused_in_attempt,
-                was_parked: true,
-                queue_lock: None,
-            },
-        })
-    }
-
-    fn park_refused(&mut self, refused: Vec<RefusedRow>, taken: u64) {
-        let messages = refused.into_iter().map(|refused| refused.decoded).collect();
-        self.parked.push_back(Parked {
-            batch: Batch {
-                messages,
-                taken,
-                failures: Failures::default(),
-            },
-            due: Instant::now(),
-            attempt: Attempt::Again,
-            refused_in_attempt: None,
-        });
     }
 }

@@ -43,6 +43,6 @@ async fn acknowledge(client: &Client, delivery: &Delivery) {
     if delivery.is_ours() {
         // Fails only when the client is closed, at the very end.
         let ack = Bytes::from_static(ACK);
-        let _ = client.publish(delivery.reply.clone(), ack).await;
+        let _ = client.publish(delivery.ack_subject.clone(), ack).await;
     }
 }

@@ -18,7 +18,7 @@ use super::unreadable::Unreadables;
 use crate::backoff::Backoff;
 use crate::config::Config;
 use crate::error::{Class, Code, Dependency, Error};
-use crate::messaging::connection::{self, Drops};
+use crate::messaging::connection::{self, ConnectionDrops};
 use crate::messaging::consumer::{self, ConsumerWatch, Restored};
 use crate::messaging::in_flight::{Capacity, InFlight, SUBJECTS_MAX_BYTES};
 use crate::messaging::pull::{PULL_END_GRACE, PULL_EXPIRES, PullEnd, Pulls};
@@ -37,7 +37,7 @@ pub(crate) struct EventSource {
     /// JetStream.
     pub(crate) jetstream: Context,
     /// The drops of its connection.
-    pub(crate) drops: Drops,
+    pub(crate) drops: ConnectionDrops,
     /// The durable consumer.
     pub(crate) consumer: PullConsumer,
     pub(crate) consumer_watch: Arc<ConsumerWatch>,
@@ -138,8 +138,8 @@ impl Source {
         let drops = self.drops_seen;
         let free = tokio::select! {
             biased; // what arrived before a drop is read before it
-            arrivals = self.intake.pulls.next() => {
-                let end = self.intake.accept(arrivals.ok_or(ClientClosed)?);
+            pulled = self.intake.pulls.next() => {
+                let end = self.intake.accept(pulled.ok_or(ClientClosed)?);
                 return Ok(self.ended(end).await);
             }
             () = connection::dropped(&mut self.origin.drops, drops) => return Ok(Ok(())),
@@ -285,8 +285,8 @@ impl Source {
             while self.intake.pulls.are_under_way() {
                 let overdue_at = self.intake.pulls.expires();
                 tokio::select! {
-                    arrivals = self.intake.pulls.next() => match arrivals {
-                        Some(arrivals) => self.intake.accept(arrivals),
+                    pulled = self.intake.pulls.next() => match pulled {
+                        Some(pulled) => self.intake.accept(pulled),
                         None => return,
                     },
                     () = sleep_until_or_never(overdue_at) => {

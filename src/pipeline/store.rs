@@ -2,14 +2,14 @@
 
 use std::sync::Arc;
 
-use super::parking::{NextBatch, Ticket};
+use super::parking::{BatchHistory, NextBatch};
 use super::writer::Writer;
 use crate::backoff::Backoff;
 use crate::error::{Class, Dependency, Error};
 use crate::event::Event;
 use crate::labels::{Outcome, Reason, WriteMethod};
 use crate::message::timings::{Failures, now_nanos};
-use crate::message::{Batch, BatchTimings, DeadLetter, Decoded, RefusedRow, StoredBatch};
+use crate::message::{Batch, BatchTimings, DeadLetter, Decoded, RejectedRow, StoredBatch};
 use crate::storage::{Row, RowOutcome, WriteError, WriteOptions};
 
 /// Writes a batch. Gives back the messages that have a row or need none, and the dead letters; `None` when the
@@ -21,39 +21,39 @@ pub(crate) async fn store(
     writer: &Writer,
     next: NextBatch,
 ) -> Result<Option<(StoredBatch, Vec<DeadLetter>)>, Error> {
-    let NextBatch { mut batch, ticket } = next;
+    let NextBatch { mut batch, history } = next;
     if batch.messages.iter().any(|d| writer.is_exhausted(d)) {
         writer
             .parking
-            .record_outcome(ticket, &[], Vec::new(), batch.taken);
+            .record_outcome(history, &[], Vec::new(), batch.taken_at);
         return decide_exhausted(writer, batch).await.map(Some);
     }
     let options = WriteOptions {
-        expect_duplicates: ticket.was_parked
+        expect_duplicates: history.was_parked
             || batch.messages.iter().any(|d| d.delivery.is_redelivered()),
         advance_epoch: !writer.cache.is_usable(),
         others_succeed: false,
     };
-    let (outcomes, method) = match write_until_durable(writer, &mut batch, &ticket, options).await?
-    {
-        Written::Decided(outcomes, method) => (outcomes, method),
-        Written::UnknownCause(attempt) => {
-            writer.parking.park_again(batch, ticket, Some(attempt));
-            return Ok(None);
-        }
-        Written::RetryLater => {
-            writer.parking.park_again(batch, ticket, None);
-            return Ok(None);
-        }
-    };
+    let (outcomes, method) =
+        match write_until_durable(writer, &mut batch, &history, options).await? {
+            Written::Decided(outcomes, method) => (outcomes, method),
+            Written::UnknownCause(attempt) => {
+                writer.parking.park_again(batch, history, Some(attempt));
+                return Ok(None);
+            }
+            Written::RetryLater => {
+                writer.parking.park_again(batch, history, None);
+                return Ok(None);
+            }
+        };
     let timings = timings(&mut batch, method);
-    let refused = take_refused(&mut batch.messages, &outcomes);
-    let rows: Vec<bool> = outcomes.iter().filter_map(was_refused).collect();
+    let rejected = take_rejected(&mut batch.messages, &outcomes);
+    let rows: Vec<bool> = outcomes.iter().filter_map(was_rejected).collect();
     let blamed = writer
         .parking
-        .record_outcome(ticket, &rows, refused, batch.taken);
-    let letters = blamed.into_iter().map(|refused| {
-        let RefusedRow { decoded, detail } = refused;
+        .record_outcome(history, &rows, rejected, batch.taken_at);
+    let letters = blamed.into_iter().map(|rejected| {
+        let RejectedRow { decoded, detail } = rejected;
         letter(decoded, Reason::RejectedRow, detail, &timings)
     });
     let letters = letters.collect();
@@ -70,19 +70,19 @@ pub(crate) async fn store(
 enum Written {
     /// Every row is decided.
     Decided(Vec<RowOutcome>, WriteMethod),
-    /// Every row was refused for an unknown cause, first in the attempt of this number.
+    /// Every row was rejected for an unknown cause, first in the attempt of this number.
     UnknownCause(u64),
     /// It was parked, and failed with nobody to blame.
     RetryLater,
 }
 
 /// Retries until every row has an outcome, and the stored ones are committed. Meanwhile the keepalive
-/// keeps the messages, and the source pauses for lack of capacity. Returns early if all rows are refused
+/// keeps the messages, and the source pauses for lack of capacity. Returns early if all rows are rejected
 /// for an unknown cause, or if a parked batch fails.
 async fn write_until_durable(
     writer: &Writer,
     batch: &mut Batch,
-    ticket: &Ticket,
+    history: &BatchHistory,
     mut options: WriteOptions,
 ) -> Result<Written, Error> {
     let (rows, order) = rows_in_write_order(&batch.messages);
@@ -91,11 +91,12 @@ async fn write_until_durable(
     loop {
         let recovery = writer.health.recovery(Dependency::Postgres);
         let since = |attempt| writer.storage.has_succeeded_since(attempt);
-        options.others_succeed = ticket.refused_in_attempt.is_some_and(since);
-        let (error, unexplained) = match writer.storage.write(&rows, &mut outcomes, options).await {
+        options.others_succeed = history.rejected_in_attempt.is_some_and(since);
+        let (error, unknown_cause) = match writer.storage.write(&rows, &mut outcomes, options).await
+        {
             Ok(method) => return Ok(Written::Decided(in_batch_order(outcomes, &order), method)),
             Err(WriteError::Failed(error)) => (error, None),
-            Err(WriteError::Unexplained { error, attempt }) => (error, Some(attempt)),
+            Err(WriteError::UnknownCause { error, attempt }) => (error, Some(attempt)),
         };
         writer.metrics.dependency_error(&error);
         if error.class == Class::Fatal {
@@ -108,10 +109,10 @@ async fn write_until_durable(
             tracing::warn!(%error, events, suppressed, "a batch was not stored; trying again");
         }
         batch.failures.add(&error);
-        if let Some(attempt) = unexplained {
+        if let Some(attempt) = unknown_cause {
             return Ok(Written::UnknownCause(attempt));
         }
-        if ticket.was_parked {
+        if history.was_parked {
             return Ok(Written::RetryLater);
         }
         // The failed attempt may have committed.
@@ -184,8 +185,8 @@ async fn find_row(writer: &Writer, event: &Event, failures: &mut Failures) -> Re
 /// Of a batch whose rows are all decided by now.
 fn timings(batch: &mut Batch, method: WriteMethod) -> Arc<BatchTimings> {
     Arc::new(BatchTimings {
-        taken: batch.taken,
-        durable: now_nanos(),
+        taken_at: batch.taken_at,
+        durable_at: now_nanos(),
         events: batch.messages.len(),
         method,
         failures: std::mem::take(&mut batch.failures),
@@ -194,7 +195,7 @@ fn timings(batch: &mut Batch, method: WriteMethod) -> Arc<BatchTimings> {
 }
 
 /// `None` for a duplicate or a skipped row, which says nothing: Postgres did not try it.
-fn was_refused(outcome: &RowOutcome) -> Option<bool> {
+fn was_rejected(outcome: &RowOutcome) -> Option<bool> {
     match outcome {
         RowOutcome::Stored => Some(false),
         RowOutcome::Duplicate | RowOutcome::Skipped => None,
@@ -239,8 +240,8 @@ fn durable_outcome(outcome: &RowOutcome) -> Option<Outcome> {
     }
 }
 
-/// Takes the messages out of the batch that Postgres refused; the others keep their order.
-fn take_refused(batch: &mut Vec<Decoded>, outcomes: &[RowOutcome]) -> Vec<RefusedRow> {
+/// Takes the messages out of the batch that Postgres rejected; the others keep their order.
+fn take_rejected(batch: &mut Vec<Decoded>, outcomes: &[RowOutcome]) -> Vec<RejectedRow> {
     let mut details = outcomes.iter().map(|outcome| match outcome {
         RowOutcome::Rejected(detail) => Some(detail),
         RowOutcome::Stored | RowOutcome::Duplicate | RowOutcome::Skipped => None,
@@ -248,14 +249,14 @@ fn take_refused(batch: &mut Vec<Decoded>, outcomes: &[RowOutcome]) -> Vec<Refuse
     if details.clone().all(|detail| detail.is_none()) {
         return Vec::new();
     }
-    let mut refused = Vec::new();
+    let mut rejected = Vec::new();
     for (decoded, detail) in std::mem::take(batch).into_iter().zip(&mut details) {
         match detail.cloned() {
             None => batch.push(decoded),
-            Some(detail) => refused.push(RefusedRow { decoded, detail }),
+            Some(detail) => rejected.push(RejectedRow { decoded, detail }),
         }
     }
-    refused
+    rejected
 }
 
 fn letter(

@@ -13,7 +13,7 @@ use crate::error::Error;
 use crate::labels::Reason;
 use crate::message::DeadLetter;
 use crate::messaging::InFlight;
-use crate::messaging::in_flight::{Arrival, Capacity};
+use crate::messaging::in_flight::{Admission, Capacity};
 use crate::messaging::unreadable::{Search, Unreadable};
 
 /// Messages that are read at the same time: each may be as large as the server allows.
@@ -117,20 +117,22 @@ impl Unreadables {
     }
 
     async fn hand_on(&self, unreadable: Unreadable) {
-        let Unreadable { arrived, why } = unreadable;
-        let bytes = arrived.message.length;
+        let Unreadable { parsed, why } = unreadable;
+        let bytes = parsed.message.length;
         self.in_flight.room(Capacity { messages: 1, bytes }).await;
-        let arrival = Arrival {
-            reply: arrived.reply.clone(),
+        let admission = Admission {
+            ack_subject: parsed.ack_subject.clone(),
             bytes,
         };
-        let generation = self.in_flight.generation();
-        let holds = self.in_flight.hold(std::iter::once(arrival), generation);
-        let Some(hold) = holds.into_iter().next() else {
+        let consumer_generation = self.in_flight.consumer_generation();
+        let guards = self
+            .in_flight
+            .admit(std::iter::once(admission), consumer_generation);
+        let Some(guard) = guards.into_iter().next() else {
             return;
         };
         let letter = DeadLetter {
-            delivery: arrived.into_delivery(&self.stream, hold),
+            delivery: parsed.into_delivery(&self.stream, guard),
             reason: Reason::Unreadable,
             detail: why.to_owned(),
             event: None,

@@ -38,7 +38,7 @@ pub(crate) struct Writer {
     pub(crate) client: async_nats::Client,
     /// The register of what is held.
     pub(crate) in_flight: Arc<InFlight>,
-    /// Where refused rows go.
+    /// Where rejected rows go.
     pub(crate) dead_letters: Sender<DeadLetter>,
     /// Records each settled message; `None` when telemetry is off.
     pub(crate) observer: Option<Observer>,

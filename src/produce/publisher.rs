@@ -35,7 +35,7 @@ use super::report::{self, Counts, Report};
 use super::trace::{SendSpans, Sending};
 use crate::error::Error;
 use crate::event::Timestamp;
-use crate::messaging::connection::{Drops, connection_error};
+use crate::messaging::connection::{ConnectionDrops, connection_error};
 
 const RETRY_TICK: Duration = Duration::from_millis(250);
 /// Acknowledgements settled under one lock, at most.
@@ -57,7 +57,7 @@ struct Ledger {
 #[derive(Debug)]
 pub(super) struct Publisher {
     client: Client,
-    drops: Drops,
+    drops: ConnectionDrops,
     writer: MessageWriter,
     plan: Plan,
     /// Subject of the acknowledgements, up to the message's number.
@@ -74,7 +74,7 @@ pub(super) struct Publisher {
 impl Publisher {
     /// A publisher and the subscription that [`Self::settle_all`] reads.
     pub(super) async fn new(
-        (client, drops): (Client, Drops),
+        (client, drops): (Client, ConnectionDrops),
         writer: MessageWriter,
         plan: Plan,
         options: &Options,

@@ -1,8 +1,8 @@
-//! Which parts of a refused batch are tried next, until each row is written or found guilty.
+//! Which parts of a rejected batch are tried next, until each row is written or found guilty.
 
 use std::ops::Range;
 
-/// The parts that are left to try. A part that is refused makes smaller ones, so that k bad rows
+/// The parts that are left to try. A part that is rejected makes smaller ones, so that k bad rows
 /// of n cost O(k log n) statements.
 pub(super) struct Bisection {
     left: Vec<Range<usize>>,
@@ -23,7 +23,7 @@ impl Bisection {
         None
     }
 
-    /// A part of several rows was refused: around the row that the error names, or in halves.
+    /// A part of several rows was rejected: around the row that the error names, or in halves.
     pub(super) fn narrow(&mut self, part: &Range<usize>, line: Option<usize>) {
         match line.map(|line| part.start + line) {
             Some(guilty) if part.contains(&guilty) => {
@@ -79,18 +79,18 @@ mod tests {
         ) {
             let bad: BTreeSet<usize> = bad.into_iter().filter(|row| *row < rows).collect();
             let mut server = Server { bad: bad.clone(), names_lines, statements: 0 };
-            let (mut bisection, mut written, mut refused) = (Bisection::new(rows), Vec::new(), BTreeSet::new());
+            let (mut bisection, mut written, mut rejected) = (Bisection::new(rows), Vec::new(), BTreeSet::new());
             while let Some(part) = bisection.next_part() {
                 match server.write(&part) {
                     Ok(()) => written.extend(part),
                     Err(_) if part.len() == 1 => {
-                        refused.insert(part.start);
+                        rejected.insert(part.start);
                     }
                     Err(line) => bisection.narrow(&part, line),
                 }
             }
-            prop_assert_eq!(&refused, &bad);
-            written.extend(refused);
+            prop_assert_eq!(&rejected, &bad);
+            written.extend(rejected);
             written.sort_unstable();
             prop_assert_eq!(written, (0..rows).collect::<Vec<_>>(), "each row once");
             let halvings = rows.next_power_of_two().ilog2() as usize;

@@ -17,7 +17,7 @@ pub enum RowOutcome {
     Duplicate,
     /// It is no row, and no error: a trigger of the table skipped it.
     Skipped,
-    /// Postgres refuses it; the words say why.
+    /// Postgres rejects it; the words say why.
     Rejected(String),
 }
 

@@ -1,5 +1,5 @@
 //! Writes a batch: an optimistic `COPY`, an `INSERT` when events may be rows
-//! already, and row by row only what Postgres refuses.
+//! already, and row by row only what Postgres rejects.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -74,7 +74,7 @@ impl EventWriter {
     /// same `outcomes`: what was decided stays decided.
     ///
     /// # Errors
-    /// A refused row is none, unless every row is refused and nobody knows who is to blame.
+    /// A rejected row is none, unless every row is rejected and nobody knows who is to blame.
     pub async fn write(
         &self,
         rows: &[Row<'_>],
@@ -113,9 +113,9 @@ impl EventWriter {
     ) -> Result<WriteMethod, WriteError> {
         let pending: Vec<Row<'_>> = round.iter().map(|i| rows[*i]).collect();
         let mut bisection = Bisection::new(pending.len());
-        let mut unexplained = Vec::new();
+        let mut unknown_cause = Vec::new();
         let mut inspected = false;
-        let mut first_refused = None;
+        let mut first_rejected = None;
         let mut method = WriteMethod::Insert;
         while let Some(range) = bisection.next_part() {
             match self.write_range(&pending[range.clone()], options).await {
@@ -125,37 +125,37 @@ impl EventWriter {
                         outcomes[*row] = Some(outcome);
                     }
                 }
-                Err(refused) if refused.error.class != Class::Poison => {
-                    return Err(WriteError::Failed(refused.error));
+                Err(failed) if failed.error.class != Class::Poison => {
+                    return Err(WriteError::Failed(failed.error));
                 }
-                Err(refused) if range.len() > 1 => {
-                    first_refused.get_or_insert(refused.attempt);
+                Err(failed) if range.len() > 1 => {
+                    first_rejected.get_or_insert(failed.attempt);
                     let searched = std::mem::replace(&mut inspected, true);
                     let places = &round[range.clone()];
-                    if refused.error.code == Code::RejectedRow
+                    if failed.error.code == Code::RejectedRow
                         && !searched
                         && self.reject_invalid_json(rows, places, outcomes).await
                     {
                         // The rest makes the next round, without them.
                         return Ok(method);
                     }
-                    bisection.narrow(&range, refused.line);
+                    bisection.narrow(&range, failed.line);
                 }
-                Err(refused) if refused.error.code == Code::RejectedRow => {
-                    let rejected = RowOutcome::Rejected(refused.error.detail);
+                Err(failed) if failed.error.code == Code::RejectedRow => {
+                    let rejected = RowOutcome::Rejected(failed.error.detail);
                     outcomes[round[range.start]] = Some(rejected);
                 }
-                Err(refused) => {
-                    first_refused.get_or_insert(refused.attempt);
-                    unexplained.push((round[range.start], refused.error));
+                Err(failed) => {
+                    first_rejected.get_or_insert(failed.attempt);
+                    unknown_cause.push((round[range.start], failed.error));
                 }
             }
         }
-        blame(unexplained, outcomes, options.others_succeed)
+        blame(unknown_cause, outcomes, options.others_succeed)
             .map(|()| method)
-            .map_err(|error| WriteError::Unexplained {
+            .map_err(|error| WriteError::UnknownCause {
                 error,
-                attempt: first_refused.unwrap_or_default(),
+                attempt: first_rejected.unwrap_or_default(),
             })
     }
 
@@ -187,11 +187,11 @@ impl EventWriter {
         &self,
         rows: &[Row<'_>],
         options: WriteOptions,
-    ) -> Result<(Vec<RowOutcome>, WriteMethod), Refused> {
+    ) -> Result<(Vec<RowOutcome>, WriteMethod), AttemptError> {
         let is_large = rows.len() >= COPY_MIN_ROWS;
         if is_large && !options.expect_duplicates && !self.take_insert() {
             match self.attempt(rows, WriteMethod::Copy, options).await {
-                Err(refused) if refused.error.code == Code::Duplicate => {}
+                Err(failed) if failed.error.code == Code::Duplicate => {}
                 result => return result.map(|written| (written, WriteMethod::Copy)),
             }
         }
@@ -218,9 +218,9 @@ impl EventWriter {
         rows: &[Row<'_>],
         method: WriteMethod,
         options: WriteOptions,
-    ) -> Result<Vec<RowOutcome>, Refused> {
+    ) -> Result<Vec<RowOutcome>, AttemptError> {
         let acquired = self.pool.acquire().await;
-        let mut connection = acquired.map_err(|error| Refused::by(&error, 0))?;
+        let mut connection = acquired.map_err(|error| AttemptError::by(&error, 0))?;
         let number = self.attempts.fetch_add(1, Ordering::Relaxed) + 1;
         self.metrics.batch_writes[method].increment(1);
         let write = write_once(&mut connection, rows, method, options.advance_epoch);
@@ -233,15 +233,15 @@ impl EventWriter {
                 Ok(written)
             }
             Ok(Err(error)) => {
-                let refused = Refused::by(&error, number).at(method);
-                if needs_new_connection(&error, &refused.error) {
+                let failed = AttemptError::by(&error, number).at(method);
+                if needs_new_connection(&error, &failed.error) {
                     drop(connection.detach());
                 }
-                Err(refused)
+                Err(failed)
             }
             Err(_) => {
                 drop(connection.detach());
-                Err(Refused {
+                Err(AttemptError {
                     error: Error::timeout(Dependency::Postgres, "writing a batch"),
                     line: None,
                     attempt: number,
@@ -257,22 +257,22 @@ pub enum WriteError {
     /// Retry, or fatal.
     Failed(Error),
     /// Postgres rejected every row for an unknown reason: the rows or the server may be to blame.
-    Unexplained {
+    UnknownCause {
         /// The server's error for the first row.
         error: Error,
-        /// The number of the first attempt that it refused: [`EventWriter::has_succeeded_since`].
+        /// The number of the first attempt that it rejected: [`EventWriter::has_succeeded_since`].
         attempt: u64,
     },
 }
 
 /// An error, the row that it names, and the number of the attempt.
-struct Refused {
+struct AttemptError {
     error: Error,
     line: Option<usize>,
     attempt: u64,
 }
 
-impl Refused {
+impl AttemptError {
     fn by(error: &sqlx::Error, attempt: u64) -> Self {
         Self {
             error: classify(error),
@@ -319,7 +319,7 @@ fn needs_new_connection(error: &sqlx::Error, ours: &Error) -> bool {
 }
 
 /// The rows to write next: of rows that are the same event, the first that Postgres
-/// has not refused or skipped. Once one of them is there, the others are duplicates.
+/// has not rejected or skipped. Once one of them is there, the others are duplicates.
 fn next_round(rows: &[Row<'_>], outcomes: &mut [Option<RowOutcome>]) -> Vec<usize> {
     let mut round = Vec::new();
     let (mut present, mut chosen) = (false, false);
@@ -344,7 +344,7 @@ fn next_round(rows: &[Row<'_>], outcomes: &mut [Option<RowOutcome>]) -> Vec<usiz
 /// A state that our table does not know: the row is to blame only if it failed
 /// alone while others succeeded; otherwise the server may be.
 fn blame(
-    unexplained: Vec<(usize, Error)>,
+    unknown_cause: Vec<(usize, Error)>,
     outcomes: &mut [Option<RowOutcome>],
     others_succeed: bool,
 ) -> Result<(), Error> {
@@ -352,7 +352,7 @@ fn blame(
         || outcomes
             .iter()
             .any(|outcome| matches!(outcome, Some(RowOutcome::Stored)));
-    for (row, error) in unexplained {
+    for (row, error) in unknown_cause {
         if !others_succeed {
             return Err(error);
         }

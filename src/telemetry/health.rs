@@ -143,7 +143,7 @@ impl Health {
             reasons.push("postgres does not answer");
         }
         if self.0.rejection_pause.load(Ordering::Relaxed) {
-            reasons.push("pausing: postgres refused half of the last 1000 rows");
+            reasons.push("pausing: postgres rejected half of the last 1000 rows");
         }
         if self.0.letters_refused.load(Ordering::Relaxed) > 0 {
             reasons.push("the dead-letter stream does not take letters: it is full or gone");

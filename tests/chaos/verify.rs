@@ -190,8 +190,8 @@ async fn expected(jetstream: &Context, unreadable: &[u64]) -> Expected {
     while let Some(message) = stored.next().await {
         let info = message.info().unwrap();
         let sequence = info.stream_sequence;
-        let stored_at = Timestamp::from_nanos(info.published.unix_timestamp_nanos());
-        match decoded(&message, sequence, stored_at) {
+        let published_at = Timestamp::from_nanos(info.published.unix_timestamp_nanos());
+        match decoded(&message, sequence, published_at) {
             Some(key) => expected.rows.insert(key),
             None => expected.letters.insert(sequence),
         };
@@ -200,7 +200,7 @@ async fn expected(jetstream: &Context, unreadable: &[u64]) -> Expected {
 }
 
 /// None: it has to become a letter.
-fn decoded(message: &jetstream::Message, sequence: u64, stored_at: Timestamp) -> Option<Key> {
+fn decoded(message: &jetstream::Message, sequence: u64, published_at: Timestamp) -> Option<Key> {
     let event = event::decode(
         &event::Message {
             subject: &message.subject,
@@ -208,7 +208,7 @@ fn decoded(message: &jetstream::Message, sequence: u64, stored_at: Timestamp) ->
             payload: &message.payload,
             stream: "EVENTS",
             stream_sequence: sequence,
-            stored_at,
+            published_at,
         },
         true,
     )

@@ -18,7 +18,7 @@ fn decode(headers: &[(&str, &str)]) -> Result<Event, DecodeError> {
         payload: &Bytes::from_static(b"{}"),
         stream: "EVENTS",
         stream_sequence: 90,
-        stored_at: REPLAYED,
+        published_at: REPLAYED,
     };
     event::decode(&message, true)
 }

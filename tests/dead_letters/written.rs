@@ -47,18 +47,18 @@ async fn a_letter_says_why_when_and_how_often_and_keeps_the_message() {
     assert_eq!(header(&letter, "ganesh-dlq-deliveries"), "1");
     assert_eq!(header(&letter, "ganesh-dlq-generation"), "0");
     let events = jetstream.get_stream("EVENTS").await.unwrap();
-    let stored_at = events.get_raw_message(1).await.unwrap().time;
-    let stored_at = Timestamp::from_nanos(stored_at.unix_timestamp_nanos());
+    let published_at = events.get_raw_message(1).await.unwrap().time;
+    let published_at = Timestamp::from_nanos(published_at.unix_timestamp_nanos());
     assert_eq!(
         header(&letter, "ganesh-dlq-first-seen"),
-        stored_at.to_string()
+        published_at.to_string()
     );
     assert_eq!(
         header(&letter, "Nats-Msg-Id"),
-        format!("EVENTS:1:{stored_at}")
+        format!("EVENTS:1:{published_at}")
     );
     let last_seen = Timestamp::parse_rfc3339(&header(&letter, "ganesh-dlq-last-seen")).unwrap();
-    assert!(last_seen >= stored_at);
+    assert!(last_seen >= published_at);
     let trace_id = header(&letter, "ganesh-dlq-trace-id");
     assert!(trace_id.len() == 32 && trace_id.bytes().all(|b| b.is_ascii_hexdigit()));
 }

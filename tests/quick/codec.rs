@@ -16,7 +16,7 @@ use bytes::Bytes;
 use ganesh::event::{Data, DecodeError, DecodeReason, Event, Message, Timestamp, decode};
 use serde_json::json;
 
-const STORED_AT: Timestamp = Timestamp::from_micros(1_700_000_000_123_456);
+const PUBLISHED_AT: Timestamp = Timestamp::from_micros(1_700_000_000_123_456);
 const STRUCTURED: &[(&str, &str)] = &[("content-type", "application/cloudevents+json")];
 const BINARY: &[(&str, &str)] = &[
     ("ce-specversion", "1.0"),
@@ -44,7 +44,7 @@ fn decode_map(
         payload,
         stream: "EVENTS",
         stream_sequence: 42,
-        stored_at: STORED_AT,
+        published_at: PUBLISHED_AT,
     };
     decode(&message, accept_plain)
 }
@@ -100,7 +100,7 @@ fn a_message_without_the_marks_of_an_event_is_plain() {
         source: "nats://EVENTS".into(),
         event_type: "events.orders".into(),
         subject: None,
-        time: STORED_AT,
+        time: PUBLISHED_AT,
         datacontenttype: None,
         dataschema: None,
         extensions: std::collections::BTreeMap::new(),
@@ -133,10 +133,10 @@ fn a_structured_body_without_its_content_type_falls_to_plain() {
 
 #[test]
 fn an_event_without_time_gets_the_time_at_which_the_stream_stored_it() {
-    assert_eq!(decode_binary(&[], "").unwrap().time, STORED_AT);
+    assert_eq!(decode_binary(&[], "").unwrap().time, PUBLISHED_AT);
     assert_eq!(
         decode_structured(&json!({"time": null})).unwrap().time,
-        STORED_AT
+        PUBLISHED_AT
     );
 }
 

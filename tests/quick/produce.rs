@@ -134,7 +134,7 @@ fn decoded(message: &OutgoingMessage) -> Result<ganesh::event::Event, DecodeReas
         payload: &message.payload,
         stream: "EVENTS",
         stream_sequence: 1,
-        stored_at: at(1_800_000_000),
+        published_at: at(1_800_000_000),
     };
     decode(&message, true).map_err(|error| error.reason())
 }

@@ -64,7 +64,7 @@ fn a_batch_is_tried_every_ten_seconds_until_less_than_half_of_one_is_refused() {
     let probe_at = window.probe_at();
     assert!(window.note(Attempt::Probe, &[], now + PROBE_EVERY));
     assert_eq!(window.probe_at(), probe_at);
-    // Its refused rows are held as well: they get a second try like the others.
+    // Its rejected rows are held as well: they get a second try like the others.
     assert!(window.note(Attempt::Probe, &batch(10, 4), now));
     assert_eq!(window.probe_at(), None);
     // Nothing of before counts.
@@ -102,7 +102,7 @@ proptest! {
         // How many were refused of the first n rows.
         let (mut window, mut refused_of) = (RejectionWindow::default(), vec![0]);
         for (rows, percent, salt) in batches {
-            // Refused rows anywhere in the batch.
+            // Rejected rows anywhere in the batch.
             let refused = |row: usize| (row * 37 + usize::from(salt)) % 100 < usize::from(percent);
             let batch: Vec<bool> = (0..rows).map(refused).collect();
             if window.is_paused() {

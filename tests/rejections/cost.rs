@@ -27,7 +27,7 @@ async fn refuse_type(stack: &Stack) {
     sqlx::query(&refuse).execute(&stack.pool).await.unwrap();
 }
 
-/// So many refused rows, spread over a batch.
+/// So many rejected rows, spread over a batch.
 fn batch(prefix: &str, bad: usize) -> Vec<Event> {
     let mut batch = events(prefix, ROWS);
     for i in 0..bad {

@@ -71,7 +71,7 @@ async fn a_broken_schema_empties_nothing_into_the_dead_letters_and_loses_nothing
     let (status, body) = ganesh.admin("/readyz").await;
     assert_eq!(status, 503);
     assert!(
-        body.contains("postgres refused half of the last 1000 rows"),
+        body.contains("postgres rejected half of the last 1000 rows"),
         "{body}"
     );
     // Longer than the server waits before it delivers again.
@@ -111,7 +111,7 @@ async fn while_it_pauses_one_batch_is_tried_every_ten_seconds() {
     assert!(waited < Duration::from_secs(16), "tried after {waited:?}");
     assert_eq!(ganesh.log().matches(STILL).count(), 1);
     assert!(ganesh.metric(COPIES).await > writes);
-    // Its refused rows are held.
+    // Its rejected rows are held.
     assert_eq!(stack.backlog().await, settled);
 }
 

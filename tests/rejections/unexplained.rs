@@ -175,7 +175,7 @@ async fn after_a_pause_that_they_made_they_become_letters_and_no_second_pause() 
     assert_eq!(
         ganesh
             .log()
-            .matches("Postgres refused half of the last")
+            .matches("Postgres rejected half of the last")
             .count(),
         1
     );

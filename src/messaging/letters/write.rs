@@ -36,7 +36,7 @@ pub struct Original<'a> {
     /// Its sequence there.
     pub sequence: u64,
     /// When that stream stored it.
-    pub stored_at: Timestamp,
+    pub published_at: Timestamp,
     /// How often it was delivered.
     pub deliveries: u64,
     /// The id that leads to its trace.
@@ -119,20 +119,20 @@ pub(crate) fn content(original: &Original<'_>, reason: &str) -> Content {
 /// A name for the object of a letter, which no other one has. It is a token of a subject.
 pub(super) fn object_name(original: &Original<'_>) -> String {
     let (stream, sequence) = (original.stream, original.sequence);
-    let (micros, random) = (original.stored_at.micros(), rand::random::<u32>());
+    let (micros, random) = (original.published_at.micros(), rand::random::<u32>());
     format!("{stream}:{sequence}:{micros}:{random:08x}")
 }
 
 /// The `Nats-Msg-Id` of a letter: a message becomes one letter.
 fn letter_id(original: &Original<'_>) -> String {
     let (stream, sequence) = (original.stream, original.sequence);
-    format!("{stream}:{sequence}:{}", original.stored_at)
+    format!("{stream}:{sequence}:{}", original.published_at)
 }
 
 /// The headers that say why, when and how often.
 fn own_headers(original: &Original<'_>, reason: &str, detail: &str) -> HeaderMap {
-    let first = replay::first_delivery(original.headers, original.stored_at);
-    let first_seen = first.map_or(original.stored_at, |first| first.seen);
+    let first = replay::first_delivery(original.headers, original.published_at);
+    let first_seen = first.map_or(original.published_at, |first| first.seen);
     let first_sequence = first.map_or(original.sequence, |first| first.sequence);
     let mut headers = HeaderMap::new();
     let mut put = |name: &'static str, value: &str| headers.insert(name, on_one_line(value));

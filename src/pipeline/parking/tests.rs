@@ -4,12 +4,15 @@ use async_nats::{Message, Subject};
 use bytes::Bytes;
 use tokio::sync::mpsc::UnboundedReceiver;
 
+use std::time::Duration;
+
+use super::state::RETRY_AFTER;
 use super::*;
 use crate::event::{self, Timestamp};
 use crate::message::InFlightId;
 use crate::messaging::InFlight;
-use crate::messaging::delivery::Arrived;
-use crate::messaging::in_flight::{self, Arrival};
+use crate::messaging::delivery::ParsedDelivery;
+use crate::messaging::in_flight::{self, Admission};
 use crate::pipeline::queue::{Sender, queue};
 
 struct Scene {
@@ -48,20 +51,20 @@ impl Scene {
             description: None,
             length: 100,
         };
-        let arrived = Arrived::read(message).expect("it is a delivery");
-        let (reply, bytes) = (arrived.reply.clone(), 100);
-        let holds = self
+        let parsed = ParsedDelivery::read(message).expect("it is a delivery");
+        let (ack_subject, bytes) = (parsed.ack_subject.clone(), 100);
+        let guards = self
             .in_flight
-            .hold(std::iter::once(Arrival { reply, bytes }), 0);
-        let hold = holds.into_iter().next().expect("one was held");
-        let delivery = arrived.into_delivery("EVENTS", hold);
+            .admit(std::iter::once(Admission { ack_subject, bytes }), 0);
+        let guard = guards.into_iter().next().expect("one was held");
+        let delivery = parsed.into_delivery("EVENTS", guard);
         let message = event::Message {
             subject: "events.test",
             headers: None,
             payload: &delivery.message.payload,
             stream: "EVENTS",
             stream_sequence: sequence,
-            stored_at: Timestamp::from_micros(1),
+            published_at: Timestamp::from_micros(1),
         };
         let event = event::decode(&message, true).expect("it is a plain event");
         Decoded { delivery, event }
@@ -77,22 +80,25 @@ impl Scene {
     async fn next(&self) -> (u64, Attempt, NextBatch) {
         let work = self.parking.next_batch().await.expect("there are more");
         let sequence = work.batch.messages[0].delivery.stream_sequence;
-        (sequence, work.ticket.attempt, work)
+        (sequence, work.history.attempt, work)
     }
 
-    /// So many rows were refused that a pause begins; this message is parked.
+    /// So many rows were rejected that a pause begins; this message is parked.
     async fn pause(&self, sequence: u64) {
         self.send(sequence..=sequence);
         let (_, _, work) = self.next().await;
         let mut messages = work.batch.messages;
-        let refused = messages.drain(..).map(|decoded| RefusedRow {
+        let rejected = messages.drain(..).map(|decoded| RejectedRow {
             decoded,
             detail: "not today".to_owned(),
         });
         let rows = vec![true; WINDOW_ROWS / 2];
-        let letters =
-            self.parking
-                .record_outcome(work.ticket, &rows, refused.collect(), work.batch.taken);
+        let letters = self.parking.record_outcome(
+            work.history,
+            &rows,
+            rejected.collect(),
+            work.batch.taken_at,
+        );
         assert!(letters.is_empty(), "it is parked");
     }
 }
@@ -108,13 +114,13 @@ async fn after_a_probe_of_duplicates_alone_what_is_parked_is_tried_at_once() {
     assert!(began.elapsed() >= PROBE_EVERY);
     scene
         .parking
-        .record_outcome(work.ticket, &[], Vec::new(), 1);
+        .record_outcome(work.history, &[], Vec::new(), 1);
     let (sequence, attempt, work) = scene.next().await;
     assert_eq!((sequence, attempt), (1, Attempt::Probe));
     assert!(began.elapsed() < PROBE_EVERY * 2, "at once");
     scene
         .parking
-        .record_outcome(work.ticket, &[false], Vec::new(), 1);
+        .record_outcome(work.history, &[false], Vec::new(), 1);
     let (sequence, attempt, _) = scene.next().await;
     assert_eq!((sequence, attempt), (3, Attempt::Fresh));
 }
@@ -132,7 +138,7 @@ async fn a_single_writer_takes_turns_between_what_is_parked_and_what_is_fresh() 
         order.push(sequence);
         scene
             .parking
-            .record_outcome(work.ticket, &[false], Vec::new(), 1);
+            .record_outcome(work.history, &[false], Vec::new(), 1);
     }
     assert_eq!(order, [11, 1, 12, 2]);
 }
@@ -151,17 +157,17 @@ async fn one_parked_batch_is_tried_at_a_time_and_an_unexplained_one_later() {
         fresh, 1,
         "another writer does not try the other one meanwhile"
     );
-    scene.parking.park_again(work.batch, work.ticket, Some(7));
+    scene.parking.park_again(work.batch, work.history, Some(7));
     let (other, _, work) = scene.next().await;
     assert_eq!(other, 12);
     scene
         .parking
-        .record_outcome(work.ticket, &[false], Vec::new(), 1);
+        .record_outcome(work.history, &[false], Vec::new(), 1);
     let began = Instant::now();
     let (again, attempt, work) = scene.next().await;
     assert_eq!((again, attempt), (11, Attempt::Fresh));
     assert!(began.elapsed() >= RETRY_AFTER.0);
-    assert_eq!(work.ticket.refused_in_attempt, Some(7));
+    assert_eq!(work.history.rejected_in_attempt, Some(7));
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,46 +5,46 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-/// Rows that are remembered; half of them refused is too many.
+/// Rows that are remembered; half of them rejected is too many.
 pub const WINDOW_ROWS: usize = 1_000;
-/// How often a batch is tried while too many are refused.
+/// How often a batch is tried while too many are rejected.
 pub const PROBE_EVERY: Duration = Duration::from_secs(10);
 
-/// Why a batch is written, which decides what its refused rows mean.
+/// Why a batch is written, which decides what its rejected rows mean.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Attempt {
     /// Its rows have not been tried.
     Fresh,
-    /// Too many rows are refused, and it shows whether they still are.
+    /// Too many rows are rejected, and it shows whether they still are.
     Probe,
-    /// Its rows were refused while too many were.
+    /// Its rows were rejected while too many were.
     Again,
 }
 
-/// The last rows, and whether too many of them were refused. Pure: it is told the time.
+/// The last rows, and whether too many of them were rejected. Pure: it is told the time.
 #[derive(Debug, Default)]
 pub struct RejectionWindow {
-    /// Whether each of the last rows was refused, the oldest first.
+    /// Whether each of the last rows was rejected, the oldest first.
     rows: VecDeque<bool>,
-    refused: usize,
-    /// While too many are refused: when the next batch may be tried.
+    rejected: usize,
+    /// While too many are rejected: when the next batch may be tried.
     probe_at: Option<Instant>,
 }
 
 impl RejectionWindow {
-    /// Notes how the rows of a batch ended: `true` is refused. Says whether those that were
+    /// Notes how the rows of a batch ended: `true` is rejected. Says whether those that were
     /// are to be parked.
     pub fn note(&mut self, attempt: Attempt, batch: &[bool], now: Instant) -> bool {
-        let refused = batch.iter().filter(|refused| **refused).count();
+        let rejected = batch.iter().filter(|rejected| **rejected).count();
         match (attempt, self.is_paused()) {
             // Only duplicates: Postgres tried no row, so probe again at once.
             (Attempt::Probe, _) if batch.is_empty() => {}
-            (Attempt::Probe, _) if refused * 2 < batch.len() => *self = Self::default(),
+            (Attempt::Probe, _) if rejected * 2 < batch.len() => *self = Self::default(),
             (Attempt::Probe, _) => self.probe_at = Some(now + PROBE_EVERY),
             (Attempt::Fresh, false) => {
-                for refused in batch {
-                    self.push(*refused);
-                    if self.refused * 2 >= WINDOW_ROWS {
+                for rejected in batch {
+                    self.push(*rejected);
+                    if self.rejected * 2 >= WINDOW_ROWS {
                         self.probe_at = Some(now + PROBE_EVERY);
                     }
                 }
@@ -52,19 +52,19 @@ impl RejectionWindow {
             // `Fresh`: begun before the pause. `Again`: counted at its first refusal.
             (Attempt::Fresh, true) | (Attempt::Again, _) => {}
         }
-        // Rows that the last probe refused are parked, too: they get a second try.
+        // Rows that the last probe rejected are parked, too: they get a second try.
         self.is_paused() || attempt == Attempt::Probe
     }
 
-    fn push(&mut self, refused: bool) {
+    fn push(&mut self, rejected: bool) {
         if self.rows.len() == WINDOW_ROWS && self.rows.pop_front() == Some(true) {
-            self.refused -= 1;
+            self.rejected -= 1;
         }
-        self.rows.push_back(refused);
-        self.refused += usize::from(refused);
+        self.rows.push_back(rejected);
+        self.rejected += usize::from(rejected);
     }
 
-    /// Whether too many rows are refused.
+    /// Whether too many rows are rejected.
     pub fn is_paused(&self) -> bool {
         self.probe_at.is_some()
     }
@@ -79,26 +79,26 @@ impl RejectionWindow {
 pub(super) fn log_pause(
     attempt: Attempt,
     paused: (bool, bool),
-    refused: usize,
+    rejected: usize,
     rows: usize,
     example: &str,
 ) {
     match paused {
         (false, true) => tracing::error!(
             example,
-            "Postgres refused half of the last {WINDOW_ROWS} rows: pausing. Refused rows are parked, \
+            "Postgres rejected half of the last {WINDOW_ROWS} rows: pausing. Rejected rows are parked, \
              and a batch is tried every {} s. Look for a change of the schema, of ganesh or of a \
              producer",
             PROBE_EVERY.as_secs()
         ),
         (true, true) if attempt == Attempt::Probe => tracing::warn!(
-            refused,
+            rejected,
             rows,
             example,
             "still pausing: Postgres refuses half of a batch or more"
         ),
         (true, false) => tracing::info!(
-            refused,
+            rejected,
             rows,
             "Postgres takes most rows of a batch again: going on"
         ),

@@ -11,7 +11,7 @@ use serde_json::json;
 use strum::VariantArray as _;
 
 use super::{
-    BINARY, STORED_AT, STRUCTURED, decode_map, decode_message, decode_structured, header_map,
+    BINARY, PUBLISHED_AT, STRUCTURED, decode_map, decode_message, decode_structured, header_map,
     refused_binary, refused_structured,
 };
 
@@ -88,7 +88,7 @@ fn plain_messages_are_refused_where_they_are_not_accepted() {
         payload: &payload,
         stream: "EVENTS",
         stream_sequence: 1,
-        stored_at: STORED_AT,
+        published_at: PUBLISHED_AT,
     };
     assert!(decode(&message, false).is_err());
     assert_eq!(decode(&message, true).unwrap().id, "EVENTS:1");
@@ -153,7 +153,7 @@ fn a_nats_subject_longer_than_its_limit_is_refused_in_every_mode() {
                 payload: &payload,
                 stream: "EVENTS",
                 stream_sequence: 42,
-                stored_at: STORED_AT,
+                published_at: PUBLISHED_AT,
             };
             decode(&message, true)
         };
