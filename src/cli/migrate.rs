@@ -3,7 +3,7 @@
 use clap::Command;
 
 use super::startup::{StartDeadline, wait_for_postgres};
-use super::{Failure, TELEMETRY_SETTINGS, say};
+use super::{Failure, TELEMETRY_SETTINGS, print_line};
 use crate::config::{Config, flags};
 use crate::storage::{classify, partitions, pool, schema};
 
@@ -29,7 +29,7 @@ pub(super) async fn run(config: Config) -> Result<(), Failure> {
         .map_err(schema::migrate_error)?;
     let made = partitions::upkeep(&pool, &config.postgres).await;
     made.map_err(|error| classify(&error))?;
-    say(format_args!(
+    print_line(format_args!(
         "{missing} migrations applied; the schema is up to date"
     ));
     pool.close().await;
