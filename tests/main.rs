@@ -37,6 +37,7 @@ mod roles;
 mod rules;
 mod secrets;
 mod schema;
+mod sessions;
 mod shutdown;
 mod skipped;
 mod startup;

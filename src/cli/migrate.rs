@@ -22,7 +22,7 @@ pub(super) fn command() -> Command {
 }
 
 pub(super) async fn run(config: Config) -> Result<(), Failure> {
-    let pool = pool::lazy(&config.postgres, 1)?;
+    let pool = pool::lazy(&config.postgres, 1, |_| {})?;
     let deadline = StartDeadline::after(config.startup_timeout);
     wait_for_postgres(&config.postgres, deadline).await?;
     let missing = schema::missing_migrations(&pool).await;

@@ -11,7 +11,7 @@ pub(super) async fn check(config: &Config, findings: &mut Findings) {
     match tokio::time::timeout(ANSWER_TIMEOUT, ask(config, findings)).await {
         Ok(Ok(())) => {}
         Ok(Err(error @ sqlx::Error::Configuration(_))) => {
-            findings.failed(classify(&error).detail);
+            findings.failed(format_args!("POSTGRES_URL: {}", classify(&error).detail));
         }
         Ok(Err(error)) => {
             let detail = classify(&error).detail;
@@ -45,19 +45,14 @@ async fn ask(config: &Config, findings: &mut Findings) -> Result<(), sqlx::Error
     let options = pool::options(&config.postgres)?;
     let mut connection = session::open(&options, schema).await?;
     let facts = schema::facts(&mut connection).await?;
+    session::refuse_shared_sessions(&mut connection, &options, schema).await?;
     let foreign = ownership::violation(&mut connection, schema).await?;
     connection.close().await?;
-    let violations = facts.violations();
-    if violations.is_empty() {
-        let (major, minor) = (facts.version_num / 10_000, facts.version_num % 10_000);
-        findings.ok(format_args!(
-            "server {major}.{minor} at {}",
-            config.postgres.url
-        ));
-    }
-    for violation in violations {
-        findings.failed(violation);
-    }
+    let (major, minor) = (facts.version_num / 10_000, facts.version_num % 10_000);
+    findings.ok(format_args!(
+        "server {major}.{minor} at {}",
+        config.postgres.url
+    ));
     if facts.read_only {
         findings
             .failed("the server is a standby and refuses writes: name the primary in POSTGRES_URL");
@@ -66,7 +61,7 @@ async fn ask(config: &Config, findings: &mut Findings) -> Result<(), sqlx::Error
         findings
             .warning("full_page_writes is off: a power failure can corrupt pages; set it to on");
     }
-    let pool = pool::lazy(&config.postgres, 1)?;
+    let pool = pool::lazy(&config.postgres, 1, |_| {})?;
     match foreign {
         Some(foreign) => findings.failed(foreign),
         None => check_schema(&pool, schema, findings).await?,
