@@ -4,6 +4,7 @@ mod admin_client;
 pub(crate) mod dlq;
 mod doctor;
 mod dotenv;
+mod forget;
 mod shutdown;
 mod healthcheck;
 mod log_level;
@@ -76,6 +77,7 @@ pub fn command() -> Command {
         .subcommand(produce::command())
         .subcommand(migrate::command())
         .subcommand(dlq::command())
+        .subcommand(forget::command())
         .subcommand(doctor::command())
         .subcommand(healthcheck::command())
         .subcommand(log_level::command())
@@ -100,6 +102,7 @@ enum Job<'a> {
     Produce(Options),
     Migrate,
     Dlq(&'a ArgMatches),
+    Forget(Option<String>),
     Doctor,
     Healthcheck,
     LogLevel(Option<LevelChange>),
@@ -175,6 +178,7 @@ fn run(name: &str, matches: &ArgMatches) -> Result<(), Failure> {
             Job::Produce(options) => Box::pin(produce::run(config, options, spans)).await,
             Job::Migrate => migrate::run(config).await,
             Job::Dlq(matches) => Box::pin(dlq::run(config, matches)).await,
+            Job::Forget(subject) => forget::run(config, subject).await,
             Job::Doctor => doctor::run(config).await,
             Job::Healthcheck => healthcheck::run(config).await,
             Job::LogLevel(change) => log_level::run(config, change).await,
@@ -205,7 +209,10 @@ fn read_settings<'a>(
         reader.set_default("OTEL_SERVICE_NAME", "ganesh-produce");
     }
     // What they find is their output; the way there is not.
-    let asks = matches!(name, "dlq" | "doctor" | "healthcheck" | "log-level");
+    let asks = matches!(
+        name,
+        "dlq" | "forget" | "doctor" | "healthcheck" | "log-level"
+    );
     if asks {
         reader.set_default("GANESH_LOG", "error");
     }
@@ -221,6 +228,7 @@ fn read_settings<'a>(
         "produce" => Job::Produce(Options::read(&mut reader)),
         "migrate" => Job::Migrate,
         "dlq" => Job::Dlq(matches),
+        "forget" => Job::Forget(forget::subject(&mut reader)),
         "doctor" => Job::Doctor,
         "healthcheck" => Job::Healthcheck,
         "log-level" => Job::LogLevel(log_level::change(&mut reader, matches)),

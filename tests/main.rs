@@ -19,6 +19,7 @@ mod doctor;
 mod encodings;
 mod exactly_once;
 mod held;
+mod forgetting;
 mod hostile;
 mod http;
 mod infrastructure;

@@ -1,5 +1,6 @@
 //! Times at the edges: every event lands somewhere, and is found there.
 
+mod last_word;
 mod upkeep;
 
 use std::time::{Duration, Instant};

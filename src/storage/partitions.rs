@@ -149,26 +149,28 @@ pub(super) async fn is_attached(
 /// partition, and ingestion would wait behind it; `ATTACH` does not.
 ///
 /// Rows of its time that wait in the default partition are copied first, without holding
-/// anything up; only then is the default partition locked, for what came meanwhile. Who dies
+/// anything up; only then is the default partition locked, for what came or changed meanwhile. Who dies
 /// in the middle leaves a table that is no partition, which the next one begins anew.
 async fn make(pool: &PgPool, partition: &Partition) -> Result<Upkeep, sqlx::Error> {
-    let are_waiting = default_rows::are_waiting(pool, partition).await?;
+    let mut connection = pool.acquire().await?;
+    let are_waiting = default_rows::are_waiting(&mut *connection, partition).await?;
     if are_waiting {
-        match default_rows::copy_to_new_table(pool, partition).await? {
+        connection.close_on_drop();
+        match default_rows::copy_to_new_table(&mut connection, partition).await? {
             Copying::Done => {}
             Copying::Needless => return Ok(Upkeep::Done),
             Copying::LeftToAnother => return Ok(Upkeep::LeftToAnother),
         }
     }
     let Partition { name, from, to } = partition;
-    let mut transaction = begin_upkeep(pool).await?;
+    let mut transaction = begin_upkeep(&mut *connection).await?;
     if is_attached(&mut transaction, name).await?
         || !are_waiting && !make_table(&mut transaction, name).await?
     {
         transaction.rollback().await?;
         return Ok(Upkeep::Done);
     }
-    default_rows::take_over(&mut transaction, partition).await?;
+    default_rows::take_over(&mut transaction, partition, are_waiting).await?;
     let attach = format!(
         "ALTER TABLE events ATTACH PARTITION {name} FOR VALUES FROM ('{from}') TO ('{to}'); \
          COMMENT ON TABLE {name} IS NULL"

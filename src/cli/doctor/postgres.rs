@@ -126,6 +126,7 @@ async fn check_permissions(
                 has_table_privilege('cache_epoch', 'INSERT') AND \
                 has_table_privilege('cache_epoch', 'UPDATE'), \
                 pg_has_role(c.relowner, 'USAGE') AND \
+                has_database_privilege(current_database(), 'TEMPORARY') AND \
                 has_schema_privilege(c.relnamespace, 'CREATE') \
          FROM pg_class c WHERE c.oid = 'events'::regclass",
     )
@@ -137,7 +138,7 @@ async fn check_permissions(
         );
     } else if !may_partition {
         findings.failed(format_args!(
-            "this role cannot make partitions: ALTER TABLE events OWNER TO it, and GRANT CREATE ON SCHEMA {schema} TO it"
+            "this role cannot make partitions: ALTER TABLE events OWNER TO it, GRANT CREATE ON SCHEMA {schema} and TEMPORARY on the database TO it"
         ));
     } else {
         findings.ok("the schema is up to date, and this role may use it");
