@@ -25,6 +25,7 @@ mod http;
 mod infrastructure;
 mod lag;
 mod logs;
+mod many_partitions;
 mod nats_cluster;
 mod nats_faults;
 mod newest;

@@ -1,5 +1,6 @@
 //! Times at the edges: every event lands somewhere, and is found there.
 
+mod large_default;
 mod last_word;
 mod upkeep;
 

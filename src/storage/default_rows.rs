@@ -17,13 +17,15 @@ use sqlx::{Connection, Executor};
 
 use super::partitions::{Partition, begin_upkeep, is_attached, make_table};
 
-/// The advisory lock of the replica that copies ("ganesi" in ASCII).
-const COPY_LOCK: i64 = 0x6761_6e65_7369;
+/// The advisory lock of the replica that moves rows ("ganesi" in ASCII).
+const MOVE_LOCK: i64 = 0x6761_6e65_7369;
 /// Pages of 8 KiB that one statement copies from: some 50,000 small rows.
 const COPIED_AT_ONCE_PAGES: i64 = 2_048;
 /// For each statement while the default partition is locked. It is given up beyond that: the
 /// rows stay where they are, where they are found as before.
 const LOCKED_TIMEOUT: Duration = Duration::from_secs(5);
+/// For `ATTACH`, which looks through the default partition: some ten million rows.
+const ATTACH_TIMEOUT: Duration = Duration::from_secs(20);
 
 fn range(partition: &Partition) -> String {
     let Partition { from, to, .. } = partition;
@@ -36,8 +38,6 @@ pub(super) enum Copying {
     Done,
     /// It is a partition by now, or its name is taken.
     Needless,
-    /// Another replica copies.
-    LeftToAnother,
 }
 
 /// Returns whether there are any.
@@ -53,20 +53,21 @@ pub(super) async fn are_waiting(
     .await
 }
 
+/// Takes the lock of who moves rows, until the session ends. Returns `false` where another replica has it.
+pub(super) async fn is_mine_to_move(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar("SELECT pg_try_advisory_lock($1)")
+        .bind(MOVE_LOCK)
+        .fetch_one(connection)
+        .await
+}
+
 /// Makes the table and copies them there, each part in a transaction of its own. The session has to be
-/// closed in the end, whatever happens: the lock of who copies and the notes for [`take_over`] end with it.
+/// closed in the end, whatever happens: the notes for [`take_over`] end with it.
 pub(super) async fn copy_to_new_table(
     connection: &mut PgConnection,
     partition: &Partition,
 ) -> Result<Copying, sqlx::Error> {
     let name = &partition.name;
-    let is_mine: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock($1)")
-        .bind(COPY_LOCK)
-        .fetch_one(&mut *connection)
-        .await?;
-    if !is_mine {
-        return Ok(Copying::LeftToAnother);
-    }
     let mut transaction = begin_upkeep(&mut *connection).await?;
     if is_attached(&mut transaction, name).await? || !make_table(&mut transaction, name).await? {
         transaction.rollback().await?;
@@ -76,6 +77,9 @@ pub(super) async fn copy_to_new_table(
          SELECT ctid AS place, xmin AS version, id, source, time FROM events_default WITH NO DATA";
     transaction.execute(notes).await?;
     transaction.commit().await?;
+    // Statistics, here and below: what reads pages must not go by the index, and what runs under the lock
+    // must not take long.
+    connection.execute("ANALYZE events_default").await?;
     let pages: i64 = sqlx::query_scalar(
         "SELECT pg_relation_size('events_default') / current_setting('block_size')::bigint + 1",
     )
@@ -86,7 +90,8 @@ pub(super) async fn copy_to_new_table(
         copy_pages(connection, partition, first).await?;
         first += COPIED_AT_ONCE_PAGES;
     }
-    connection.execute("ANALYZE pg_temp.copied").await?;
+    let analyze = format!("ANALYZE pg_temp.copied; ANALYZE {name}");
+    connection.execute(analyze.as_str()).await?;
     Ok(Copying::Done)
 }
 
@@ -151,7 +156,9 @@ pub(super) async fn take_over(
         "INSERT INTO {name} SELECT * FROM events_default AS late WHERE {range} AND NOT EXISTS \
              (SELECT FROM {name} AS copied WHERE copied.id = late.id \
               AND copied.source = late.source AND copied.time = late.time); \
-         DELETE FROM events_default WHERE {range}"
+         DELETE FROM events_default WHERE {range}; \
+         SET LOCAL statement_timeout = '{attach}ms'",
+        attach = ATTACH_TIMEOUT.as_millis()
     );
     transaction.execute(take_over.as_str()).await?;
     Ok(())

@@ -1,5 +1,6 @@
 //! Rows move to their partition while others change and delete them: the last word is theirs.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use ganesh::config::PartitionInterval;
@@ -26,14 +27,14 @@ async fn waiting_rows(stack: &Stack) -> String {
 }
 
 /// The SQLSTATE with which it fails: for want of a lock, or of time on a busy machine.
-async fn make(pool: &PgPool) -> Option<String> {
+pub async fn make(pool: &PgPool) -> Option<String> {
     let made = make_ahead(pool, PartitionInterval::Day, next_week()).await;
     let error = made.err()?.into_database_error().unwrap();
-    error.code().map(|code| code.into_owned())
+    error.code().map(Cow::into_owned)
 }
 
 /// Moves them as upkeep does, in rounds.
-fn begin_to_move(stack: &Stack) -> JoinHandle<()> {
+pub fn begin_to_move(stack: &Stack) -> JoinHandle<()> {
     let pool = stack.pool.clone();
     tokio::spawn(async move {
         for _ in 0..10 {
@@ -136,15 +137,14 @@ async fn operate(pool: PgPool, first: i64, step: i64, moving: AbortHandle) -> [V
     let (mut changed, mut deleted) = (Vec::new(), Vec::new());
     let mut number = first;
     while number <= rows() && !moving.is_finished() {
-        match changed.len() % 2 {
-            0 => assert_eq!(change(&pool, number).await, 1, "UPDATE of {number}"),
-            _ => {
-                let mut connection = pool.acquire().await.unwrap();
-                let mut own = connection.begin().await.unwrap();
-                assert!(lock_row(&mut *own, number).await, "FOR UPDATE of {number}");
-                assert_eq!(change(&mut *own, number).await, 1, "UPDATE of {number}");
-                own.commit().await.unwrap();
-            }
+        if changed.len() % 2 == 0 {
+            assert_eq!(change(&pool, number).await, 1, "UPDATE of {number}");
+        } else {
+            let mut connection = pool.acquire().await.unwrap();
+            let mut own = connection.begin().await.unwrap();
+            assert!(lock_row(&mut *own, number).await, "FOR UPDATE of {number}");
+            assert_eq!(change(&mut *own, number).await, 1, "UPDATE of {number}");
+            own.commit().await.unwrap();
         }
         changed.push(number);
         let next = number + step / 2;

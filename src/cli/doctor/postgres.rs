@@ -77,7 +77,10 @@ async fn check_schema(
     findings: &mut Findings,
 ) -> Result<(), sqlx::Error> {
     match schema::missing_migrations(pool).await? {
-        0 => check_permissions(pool, schema, findings).await,
+        0 => {
+            check_permissions(pool, schema, findings).await?;
+            check_locks(pool, findings).await
+        }
         missing => say_missing_migrations(missing, pool, schema, findings).await,
     }
 }
@@ -142,6 +145,26 @@ async fn check_permissions(
         ));
     } else {
         findings.ok("the schema is up to date, and this role may use it");
+    }
+    Ok(())
+}
+
+/// A statement takes a lock for each partition that it touches, and for each of its indexes.
+async fn check_locks(pool: &PgPool, findings: &mut Findings) -> Result<(), sqlx::Error> {
+    let (partitions, locks, room): (i64, i64, i64) = sqlx::query_as(
+        "SELECT count(*), \
+             count(*) * (1 + (SELECT count(*) FROM pg_index WHERE indrelid = 'events'::regclass)), \
+             current_setting('max_locks_per_transaction')::bigint \
+             * (current_setting('max_connections')::bigint \
+                + current_setting('max_prepared_transactions')::bigint) \
+         FROM pg_inherits WHERE inhparent = 'events'::regclass",
+    )
+    .fetch_one(pool)
+    .await?;
+    if locks * 2 > room {
+        findings.warning(format_args!(
+            "a statement of yours that touches all {partitions} partitions takes {locks} locks, and the server has room for {room}: raise max_locks_per_transaction, or have fewer partitions (GANESH_PARTITION_INTERVAL=day, GANESH_RETENTION_DAYS)"
+        ));
     }
     Ok(())
 }
