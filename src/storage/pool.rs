@@ -1,46 +1,61 @@
 //! The one pool of the process, and what a server must be for it.
 
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
+use super::session;
 use crate::config::PostgresConfig;
 use crate::labels::ConnectionState;
 use crate::telemetry::Metrics;
 
-/// A statement that takes longer is cancelled by the server.
-pub(crate) const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Waiting longer than this for a free connection is an error.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Connections beside the writers': reads, upkeep of partitions, the epoch.
 const CONNECTIONS_BESIDE_WRITERS: u32 = 6;
 
-/// A pool that connects when it is first used.
+/// How to connect. A connection that is not the pool's is opened by [`session::open`].
 ///
 /// # Errors
 /// When the URL cannot be parsed.
-pub(crate) fn lazy(config: &PostgresConfig, writers: usize) -> Result<PgPool, sqlx::Error> {
-    let options = PgConnectOptions::from_str(config.url.expose())?
+pub(crate) fn options(config: &PostgresConfig) -> Result<PgConnectOptions, sqlx::Error> {
+    // What a session needs is set by statements, and poolers refuse options that they do not know.
+    Ok(PgConnectOptions::from_str(config.url.expose())?
         .application_name("ganesh")
-        .options([
-            ("synchronous_commit", "on"),
-            ("timezone", "UTC"),
-            // A statement that nobody waits for any more ends, and its server process with it.
-            ("client_connection_check_interval", "1s"),
-            (
-                "statement_timeout",
-                STATEMENT_TIMEOUT.as_millis().to_string().as_str(),
-            ),
-        ]);
+        .extra_float_digits(None))
+}
+
+/// A pool that connects when it is first used, and hands in why a server or a session is refused.
+///
+/// # Errors
+/// When the URL cannot be parsed.
+pub(crate) fn lazy(
+    config: &PostgresConfig,
+    writers: usize,
+    refused: impl Fn(&str) + Clone + Send + Sync + 'static,
+) -> Result<PgPool, sqlx::Error> {
+    let options = options(config)?;
+    let schema: Arc<str> = config.schema.as_str().into();
     Ok(PgPoolOptions::new()
         .max_connections(max_connections(writers))
         .acquire_timeout(ACQUIRE_TIMEOUT)
         // A ping before each use costs a round trip a batch; a connection that
         // broke shows at its first statement, which is then repeated.
         .test_before_acquire(false)
+        .after_connect(move |connection, _| {
+            let (schema, refused) = (schema.clone(), refused.clone());
+            Box::pin(async move {
+                let prepared = session::prepare(connection, &schema).await;
+                if let Err(sqlx::Error::Configuration(why)) = &prepared {
+                    refused(&why.to_string());
+                }
+                prepared
+            })
+        })
         .connect_lazy_with(options))
 }
 
