@@ -4,6 +4,7 @@
 
 mod constraints;
 mod cost;
+mod passing;
 mod pause;
 mod poison;
 mod unexplained;

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use super::parking::{BatchHistory, NextBatch};
+use super::attempt::{self, Undecided, Written};
+use super::parking::{Attempt, NextBatch};
 use super::writer::Writer;
 use crate::backoff::Backoff;
 use crate::error::{Class, Dependency, Error};
@@ -10,7 +11,7 @@ use crate::event::Event;
 use crate::labels::{Outcome, Reason, WriteMethod};
 use crate::message::timings::{Failures, now_nanos};
 use crate::message::{Batch, BatchTimings, DeadLetter, Decoded, RejectedRow, StoredBatch};
-use crate::storage::{Row, RowOutcome, WriteError, WriteOptions};
+use crate::storage::{RowOutcome, WriteOptions};
 
 /// Writes a batch. Gives back the messages that have a row or need none, and the dead letters; `None` when the
 /// batch was parked.
@@ -32,23 +33,40 @@ pub(crate) async fn store(
         expect_duplicates: history.was_parked
             || batch.messages.iter().any(|d| d.delivery.is_redelivered()),
         advance_epoch: !writer.cache.is_usable(),
-        others_succeed: false,
+        ..WriteOptions::default()
     };
-    let (outcomes, method) =
-        match write_until_durable(writer, &mut batch, &history, options).await? {
-            Written::Decided(outcomes, method) => (outcomes, method),
-            Written::UnknownCause(attempt) => {
-                writer.parking.park_again(batch, history, Some(attempt));
-                return Ok(None);
-            }
-            Written::RetryLater => {
-                writer.parking.park_again(batch, history, None);
-                return Ok(None);
-            }
-        };
+    let Written {
+        outcomes,
+        method,
+        undecided,
+    } = attempt::write(writer, &mut batch, &history, options).await?;
+    let mut undecided_rows = 0;
+    let outcomes = if let Some(undecided) = undecided {
+        let outcomes_before = outcomes.len();
+        let (outcomes, rest) = take_undecided(&mut batch, outcomes, &undecided.failed_alone);
+        let Undecided {
+            failures,
+            is_refused,
+            ..
+        } = undecided;
+        if outcomes.is_empty() {
+            writer
+                .parking
+                .park_again(rest, history, failures, is_refused);
+            return Ok(None);
+        }
+        undecided_rows = outcomes_before - outcomes.len();
+        writer.parking.park_rest(rest, &history, failures);
+        outcomes
+    } else {
+        outcomes.into_iter().flatten().collect()
+    };
     let timings = timings(&mut batch, method);
     let rejected = take_rejected(&mut batch.messages, &outcomes);
-    let rows: Vec<bool> = outcomes.iter().filter_map(was_rejected).collect();
+    let mut rows: Vec<bool> = outcomes.iter().filter_map(was_rejected).collect();
+    if history.attempt == Attempt::Probe {
+        rows.extend(std::iter::repeat_n(true, undecided_rows));
+    }
     let blamed = writer
         .parking
         .record_outcome(history, &rows, rejected, batch.taken_at);
@@ -66,59 +84,34 @@ pub(crate) async fn store(
     Ok(Some((stored, letters)))
 }
 
-/// How an attempt to write a batch ended.
-enum Written {
-    /// Every row is decided.
-    Decided(Vec<RowOutcome>, WriteMethod),
-    /// Every row was rejected for an unknown cause, first in the attempt of this number.
-    UnknownCause(u64),
-    /// It was parked, and failed with nobody to blame.
-    RetryLater,
-}
-
-/// Retries until every row has an outcome, and the stored ones are committed. Meanwhile the keepalive
-/// keeps the messages, and the source pauses for lack of capacity. Returns early if all rows are rejected
-/// for an unknown cause, or if a parked batch fails.
-async fn write_until_durable(
-    writer: &Writer,
+/// Takes the undecided messages out of the batch: those whose row failed alone, and the others, each as a
+/// batch. Gives back the outcomes of what stays.
+fn take_undecided(
     batch: &mut Batch,
-    history: &BatchHistory,
-    mut options: WriteOptions,
-) -> Result<Written, Error> {
-    let (rows, order) = rows_in_write_order(&batch.messages);
-    let mut outcomes = vec![None; rows.len()];
-    let mut backoff = Backoff::new();
-    loop {
-        let recovery = writer.health.recovery(Dependency::Postgres);
-        let since = |attempt| writer.storage.has_succeeded_since(attempt);
-        options.others_succeed = history.rejected_in_attempt.is_some_and(since);
-        let (error, unknown_cause) = match writer.storage.write(&rows, &mut outcomes, options).await
-        {
-            Ok(method) => return Ok(Written::Decided(in_batch_order(outcomes, &order), method)),
-            Err(WriteError::Failed(error)) => (error, None),
-            Err(WriteError::UnknownCause { error, attempt }) => (error, Some(attempt)),
-        };
-        writer.metrics.dependency_error(&error);
-        if error.class == Class::Fatal {
-            tracing::error!(%error, "Postgres refuses what we do; stopping");
-            return Err(error);
+    outcomes: Vec<Option<RowOutcome>>,
+    failed_alone: &[bool],
+) -> (Vec<RowOutcome>, Vec<Batch>) {
+    let mut decided = Vec::new();
+    let (mut stay, mut alone, mut others) = (Vec::new(), Vec::new(), Vec::new());
+    let messages = std::mem::take(&mut batch.messages).into_iter();
+    for ((message, outcome), failed_alone) in messages.zip(outcomes).zip(failed_alone) {
+        match outcome {
+            Some(outcome) => {
+                stay.push(message);
+                decided.push(outcome);
+            }
+            None if *failed_alone => alone.push(message),
+            None => others.push(message),
         }
-        // Each held message can be a batch of its own: limit the line.
-        if let Some(suppressed) = writer.log.allow() {
-            let events = rows.len();
-            tracing::warn!(%error, events, suppressed, "a batch was not stored; trying again");
-        }
-        batch.failures.add(&error);
-        if let Some(attempt) = unknown_cause {
-            return Ok(Written::UnknownCause(attempt));
-        }
-        if history.was_parked {
-            return Ok(Written::RetryLater);
-        }
-        // The failed attempt may have committed.
-        options.expect_duplicates = true;
-        backoff.wait_or(recovery).await;
     }
+    batch.messages = stay;
+    let rest = [alone, others].into_iter().filter(|part| !part.is_empty());
+    let rest = rest.map(|messages| Batch {
+        messages,
+        taken_at: batch.taken_at,
+        failures: batch.failures.clone(),
+    });
+    (decided, rest.collect())
 }
 
 impl Writer {
@@ -200,34 +193,6 @@ fn was_rejected(outcome: &RowOutcome) -> Option<bool> {
         RowOutcome::Stored => Some(false),
         RowOutcome::Duplicate | RowOutcome::Skipped => None,
         RowOutcome::Rejected(_) => Some(true),
-    }
-}
-
-/// The batch's rows as they are written, and for each its place in the batch.
-fn rows_in_write_order(batch: &[Decoded]) -> (Vec<Row<'_>>, Vec<usize>) {
-    let rows: Vec<Row<'_>> = batch.iter().map(row).collect();
-    let mut order: Vec<usize> = (0..rows.len()).collect();
-    order.sort_unstable_by(|a, b| rows[*a].write_order(&rows[*b]));
-    let sorted = order.iter().map(|i| rows[*i]).collect();
-    (sorted, order)
-}
-
-fn in_batch_order(outcomes: Vec<Option<RowOutcome>>, order: &[usize]) -> Vec<RowOutcome> {
-    let mut in_order = vec![RowOutcome::Duplicate; outcomes.len()];
-    for (outcome, place) in outcomes.into_iter().zip(order) {
-        in_order[*place] = outcome.expect("a write without error decides every row");
-    }
-    in_order
-}
-
-fn row(decoded: &Decoded) -> Row<'_> {
-    let Decoded { delivery, event } = decoded;
-    Row {
-        event,
-        nats_subject: &delivery.message.subject,
-        stream_seq: delivery.stream_sequence,
-        published_at: delivery.published_at,
-        trace_id: delivery.trace_id,
     }
 }
 

@@ -55,7 +55,7 @@ async fn ask(config: &Config, findings: &mut Findings) -> Result<(), sqlx::Error
     }
     if facts.read_only {
         findings
-            .failed("the server is a standby and refuses writes: name the primary in POSTGRES_URL");
+            .failed("the server refuses writes: name the primary in POSTGRES_URL if it is a standby, or reset default_transaction_read_only");
     }
     if !facts.full_page_writes {
         findings
