@@ -4,6 +4,7 @@
 
 mod constraints;
 mod cost;
+mod methods;
 mod passing;
 mod pause;
 mod poison;

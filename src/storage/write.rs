@@ -2,14 +2,14 @@
 //! already, and row by row only what Postgres rejects.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use sqlx::Connection;
 use sqlx::postgres::{PgConnection, PgPool};
 use strum::VariantArray as _;
 
-use super::classify::{classify, copy_line};
+use super::classify::{classify, copy_line, sqlstate};
 use super::deadline::{Deadline, LentConnection};
 use super::outcome::{RowOutcome, write_rows};
 use super::row::Row;
@@ -36,6 +36,8 @@ pub struct EventWriter {
     pool: PgPool,
     metrics: Metrics,
     inserts_left: Arc<AtomicU32>,
+    /// `COPY` is refused whatever the rows are: row-level security applies to our role.
+    copy_is_refused: Arc<AtomicBool>,
     attempts: Arc<AtomicU64>,
     /// For each method the newest attempt that stored a row.
     newest_success: Arc<[AtomicU64; WriteMethod::VARIANTS.len()]>,
@@ -74,6 +76,7 @@ impl EventWriter {
             pool,
             metrics,
             inserts_left: Arc::default(),
+            copy_is_refused: Arc::default(),
             attempts: Arc::default(),
             newest_success: Arc::default(),
         }
@@ -162,6 +165,7 @@ impl EventWriter {
         if self.is_copied_first(is_large, options) {
             match self.attempt(rows, WriteMethod::Copy, options).await {
                 Err(failed) if failed.error.code == Code::Duplicate => {}
+                Err(failed) if failed.is_unsupported => self.give_up_copy(&failed.error),
                 result => return result.map(|written| (written, WriteMethod::Copy)),
             }
         }
@@ -174,9 +178,22 @@ impl EventWriter {
     }
 
     fn is_copied_first(&self, is_large: bool, options: WriteOptions) -> bool {
+        if self.copy_is_refused.load(Ordering::Relaxed) {
+            return false;
+        }
         // Where others were stored by COPY alone, an INSERT that fails blames nobody.
         options.others_succeed == Some(WriteMethod::Copy)
             || is_large && !options.expect_duplicates && !self.take_insert()
+    }
+
+    fn give_up_copy(&self, error: &Error) {
+        if !self.copy_is_refused.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                %error,
+                "Postgres refuses COPY, as it does under row-level security: all rows are inserted from now \
+                 on, which costs about 40 % more"
+            );
+        }
     }
 
     /// Returns whether the last duplicates are so recent that `INSERT` comes first.
@@ -223,6 +240,7 @@ impl EventWriter {
                     attempt: number,
                     method,
                     is_answer: false,
+                    is_unsupported: false,
                 })
             }
         }
@@ -260,6 +278,8 @@ pub(super) struct AttemptError {
     pub(super) method: WriteMethod,
     /// The server answered the statement.
     pub(super) is_answer: bool,
+    /// The server cannot do this at all (0A000).
+    is_unsupported: bool,
 }
 
 impl AttemptError {
@@ -278,6 +298,7 @@ impl AttemptError {
             attempt,
             method,
             is_answer: matches!(error, sqlx::Error::Database(_)),
+            is_unsupported: sqlstate(error).is_some_and(|state| state == "0A000"),
         };
         // `INSERT` passes over what our key has, so a key that is there already is another index's, and the
         // row is to blame. `COPY` names the index of a partition, which anybody may have named: `INSERT`
