@@ -16,6 +16,7 @@ pub(crate) mod queue;
 pub(crate) mod source;
 
 mod attempt;
+mod fate;
 mod held;
 mod intake;
 mod passing;

@@ -5,6 +5,7 @@ pub(crate) mod classify;
 mod copy;
 mod default_rows;
 pub mod epoch;
+mod fates;
 mod insert;
 mod inspect;
 pub(crate) mod deadline;
@@ -20,6 +21,7 @@ pub(crate) mod upkeep;
 pub(crate) mod write;
 
 pub(crate) use classify::classify;
+pub use fates::MessageFate;
 pub use outcome::{RowOutcome, write_rows};
 pub use row::Row;
 pub use write::{EventWriter, FailureCause, Passing, WriteFailure, WriteOptions};

@@ -154,7 +154,7 @@ fn in_batch_order(outcomes: Vec<Option<RowOutcome>>, order: &[usize]) -> Vec<Opt
     in_order
 }
 
-fn row(decoded: &Decoded) -> Row<'_> {
+pub(crate) fn row(decoded: &Decoded) -> Row<'_> {
     let Decoded { delivery, event } = decoded;
     Row {
         event,

@@ -253,6 +253,17 @@ impl Parking {
         self.wake.notify_one();
     }
 
+    /// Parks messages on which nothing can be decided yet.
+    pub(crate) fn park_for_later(&self, messages: Vec<Decoded>) {
+        if messages.is_empty() {
+            return;
+        }
+        let batch = self.batch(messages);
+        self.state()
+            .park(vec![batch], Attempt::Fresh, SeenFailures::default());
+        self.wake.notify_one();
+    }
+
     /// Records the outcome of a batch. Returns the rejected rows that become dead letters, and parks the
     /// others. `rows`: for each row that Postgres tried, whether it was rejected.
     #[allow(clippy::needless_pass_by_value, reason = "the history is spent")]

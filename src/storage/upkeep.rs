@@ -6,6 +6,7 @@ use sqlx::postgres::PgPool;
 use tracing::Instrument;
 
 use super::classify;
+use super::fates;
 use super::partitions::{self, Upkeep};
 use crate::backoff::Backoff;
 use crate::config::PostgresConfig;
@@ -61,7 +62,11 @@ pub(crate) async fn round(
     metrics: &Metrics,
     limit: Duration,
 ) -> Result<Upkeep, Error> {
-    let upkeep = partitions::upkeep(pool, config);
+    let upkeep = async {
+        let forgotten = fates::forget_old(pool).await;
+        let upkeep = partitions::upkeep(pool, config).await?;
+        forgotten.map(|()| upkeep)
+    };
     let error = match tokio::time::timeout(limit.min(ROUND_LIMIT), upkeep).await {
         Ok(Ok(Upkeep::Done)) => {
             metrics.partition_upkeep_failures.set(0.0);

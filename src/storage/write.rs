@@ -1,6 +1,7 @@
 //! Writes a batch: an optimistic `COPY`, an `INSERT` when events may be rows
 //! already, and row by row only what Postgres rejects.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
@@ -11,6 +12,7 @@ use strum::VariantArray as _;
 
 use super::classify::{classify, copy_line, sqlstate};
 use super::deadline::{Deadline, LentConnection};
+use super::fates::MAY_BE_DECIDED;
 use super::outcome::{RowOutcome, write_rows};
 use super::row::Row;
 use super::{epoch, inspect};
@@ -27,8 +29,10 @@ const INSERTS_AFTER_DUPLICATES: u32 = 16;
 /// Medians of `cargo bench --bench writing` on two cores, `COPY` and `INSERT`: 1 row 0.51 and 0.46 ms,
 /// 16 rows 0.78 and 0.82, 128 rows 2.5 and 3.7, 1,024 rows 12.6 and 18.2.
 const COPY_MIN_ROWS: usize = 16;
+/// feature_not_supported.
+const UNSUPPORTED: &str = "0A000";
 /// Longer than the server's own statement timeout, which answers more clearly.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(35);
+pub(super) const WRITE_TIMEOUT: Duration = Duration::from_secs(35);
 
 /// Writes batches. Cloned into every writer.
 #[derive(Clone)]
@@ -80,6 +84,10 @@ impl EventWriter {
             attempts: Arc::default(),
             newest_success: Arc::default(),
         }
+    }
+
+    pub(super) fn pool(&self) -> &PgPool {
+        &self.pool
     }
 
     /// The number of the newest attempt of any writer.
@@ -165,7 +173,8 @@ impl EventWriter {
         if self.is_copied_first(is_large, options) {
             match self.attempt(rows, WriteMethod::Copy, options).await {
                 Err(failed) if failed.error.code == Code::Duplicate => {}
-                Err(failed) if failed.is_unsupported => self.give_up_copy(&failed.error),
+                Err(failed) if failed.is(MAY_BE_DECIDED) => {}
+                Err(failed) if failed.is(UNSUPPORTED) => self.give_up_copy(&failed.error),
                 result => return result.map(|written| (written, WriteMethod::Copy)),
             }
         }
@@ -240,7 +249,7 @@ impl EventWriter {
                     attempt: number,
                     method,
                     is_answer: false,
-                    is_unsupported: false,
+                    sqlstate: None,
                 })
             }
         }
@@ -278,8 +287,7 @@ pub(super) struct AttemptError {
     pub(super) method: WriteMethod,
     /// The server answered the statement.
     pub(super) is_answer: bool,
-    /// The server cannot do this at all (0A000).
-    is_unsupported: bool,
+    sqlstate: Option<String>,
 }
 
 impl AttemptError {
@@ -298,7 +306,7 @@ impl AttemptError {
             attempt,
             method,
             is_answer: matches!(error, sqlx::Error::Database(_)),
-            is_unsupported: sqlstate(error).is_some_and(|state| state == "0A000"),
+            sqlstate: sqlstate(error).map(Cow::into_owned),
         };
         // `INSERT` passes over what our key has, so a key that is there already is another index's, and the
         // row is to blame. `COPY` names the index of a partition, which anybody may have named: `INSERT`
@@ -308,6 +316,10 @@ impl AttemptError {
             failed.error.code = Code::RejectedRow;
         }
         failed
+    }
+
+    fn is(&self, sqlstate: &str) -> bool {
+        self.sqlstate.as_deref() == Some(sqlstate)
     }
 
     /// The statement ran into the server's time limit or ours: a smaller one may not.
@@ -353,7 +365,7 @@ fn next_round(rows: &[Row<'_>], outcomes: &mut [Option<RowOutcome>]) -> Vec<usiz
         }
         match &outcomes[i] {
             Some(RowOutcome::Stored | RowOutcome::Duplicate) => present = true,
-            Some(RowOutcome::Skipped | RowOutcome::Rejected(_)) => {}
+            Some(RowOutcome::Skipped | RowOutcome::Rejected(_) | RowOutcome::DeadLetter(..)) => {}
             None if present => outcomes[i] = Some(RowOutcome::Duplicate),
             None if chosen => {}
             None => {

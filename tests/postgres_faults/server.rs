@@ -180,6 +180,7 @@ async fn limited_role(stack: &Stack) -> (String, String) {
         format!("GRANT SELECT, INSERT ON events TO {role}"),
         format!("GRANT SELECT ON _sqlx_migrations TO {role}"),
         format!("GRANT SELECT, INSERT, UPDATE ON cache_epoch TO {role}"),
+        format!("GRANT SELECT, INSERT, DELETE ON fates TO {role}"),
     ] {
         execute(&stack.pool, &statement).await;
     }

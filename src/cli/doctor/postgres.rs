@@ -28,7 +28,7 @@ fn fix(error: &sqlx::Error) -> &'static str {
         .unwrap_or_default();
     match state.as_ref() {
         "42501" => {
-            "GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO this role, or name the tables' owner in POSTGRES_URL"
+            "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO this role, or name the tables' owner in POSTGRES_URL"
         }
         state if state.starts_with("28") => "correct user and password in POSTGRES_URL",
         state if state.starts_with("3D") => "CREATE DATABASE, or correct POSTGRES_URL",
@@ -100,7 +100,10 @@ async fn check_permissions(pool: &PgPool, findings: &mut Findings) -> Result<(),
                 has_table_privilege('events', 'INSERT') AND \
                 has_table_privilege('cache_epoch', 'SELECT') AND \
                 has_table_privilege('cache_epoch', 'INSERT') AND \
-                has_table_privilege('cache_epoch', 'UPDATE'), \
+                has_table_privilege('cache_epoch', 'UPDATE') AND \
+                has_table_privilege('fates', 'SELECT') AND \
+                has_table_privilege('fates', 'INSERT') AND \
+                has_table_privilege('fates', 'DELETE'), \
                 pg_has_role(c.relowner, 'USAGE') AND \
                 has_schema_privilege(c.relnamespace, 'CREATE') \
          FROM pg_class c WHERE c.oid = 'events'::regclass",
@@ -109,7 +112,7 @@ async fn check_permissions(pool: &PgPool, findings: &mut Findings) -> Result<(),
     .await?;
     if !may_write {
         findings.failed(
-            "this role may not read and write events and cache_epoch: GRANT SELECT, INSERT, UPDATE ON them TO it",
+            "this role may not read and write events, cache_epoch and fates: GRANT SELECT, INSERT, UPDATE, DELETE ON them TO it",
         );
     } else if !may_partition {
         findings.failed(
