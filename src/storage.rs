@@ -10,6 +10,7 @@ mod insert;
 mod inspect;
 pub(crate) mod deadline;
 mod outcome;
+mod part_limit;
 pub mod partitions;
 pub(crate) mod pool;
 pub mod queries;

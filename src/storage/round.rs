@@ -2,6 +2,7 @@
 //! smaller ones, where a row of it may be to blame.
 
 use std::ops::Range;
+use std::time::Instant;
 
 use strum::VariantArray as _;
 
@@ -41,12 +42,15 @@ impl EventWriter {
         options: WriteOptions,
     ) -> Result<WriteMethod, WriteFailure> {
         let pending: Vec<Row<'_>> = places.iter().map(|i| rows[*i]).collect();
-        let mut round = Round::new(pending.len(), options);
+        let bisection = Bisection::new(pending.len(), self.part_limit().rows());
+        let mut round = Round::new(bisection, options);
         let mut method = WriteMethod::Insert;
         while let Some(part) = round.bisection.next_part() {
+            let began = Instant::now();
             let failed = match self.write_range(&pending[part.clone()], options).await {
                 Ok((written, by)) => {
                     method = by;
+                    self.part_limit().stored(part.len(), began.elapsed());
                     round.stored(by, &written);
                     for (row, outcome) in places[part].iter().zip(written) {
                         outcomes[*row] = Some(outcome);
@@ -55,6 +59,9 @@ impl EventWriter {
                 }
                 Err(failed) => failed,
             };
+            if part.len() > 1 && failed.error.code == Code::Timeout && failed.attempt > 0 {
+                self.part_limit().late(part.len());
+            }
             if !round.says_something_of_rows(&failed) {
                 return Err(WriteFailure::of_the_whole(failed));
             }
@@ -69,8 +76,13 @@ impl EventWriter {
             if failed.error.code == Code::RejectedRow && part.len() == 1 {
                 let rejected = RowOutcome::Rejected(failed.error.detail);
                 outcomes[places[part.start]] = Some(rejected);
-            } else if round.narrow(&part, failed) == Narrowed::GivenUp {
-                break;
+            } else {
+                if failed.is_late() && part.len() > 1 {
+                    self.say_late(&failed.error, part.len());
+                }
+                if round.narrow(&part, failed) == Narrowed::GivenUp {
+                    break;
+                }
             }
         }
         round.blame(places, outcomes).map(|()| method)
@@ -85,10 +97,10 @@ enum Narrowed {
 }
 
 impl Round {
-    fn new(rows: usize, options: WriteOptions) -> Self {
+    fn new(bisection: Bisection, options: WriteOptions) -> Self {
         Self {
             options,
-            bisection: Bisection::new(rows),
+            bisection,
             is_inspected: false,
             first_refused: None,
             alone: Vec::new(),

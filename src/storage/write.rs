@@ -14,6 +14,7 @@ use super::classify::{classify, copy_line, sqlstate};
 use super::deadline::{Deadline, LentConnection};
 use super::fates::MAY_BE_DECIDED;
 use super::outcome::{RowOutcome, write_rows};
+use super::part_limit::PartLimit;
 use super::row::Row;
 use super::{epoch, inspect};
 use crate::error::{Class, Code, Dependency, Error};
@@ -40,6 +41,8 @@ pub struct EventWriter {
     pool: PgPool,
     metrics: Metrics,
     inserts_left: Arc<AtomicU32>,
+    /// Where rows are slow.
+    part_limit: Arc<PartLimit>,
     /// `COPY` is refused whatever the rows are: row-level security applies to our role.
     copy_is_refused: Arc<AtomicBool>,
     attempts: Arc<AtomicU64>,
@@ -80,10 +83,15 @@ impl EventWriter {
             pool,
             metrics,
             inserts_left: Arc::default(),
+            part_limit: Arc::default(),
             copy_is_refused: Arc::default(),
             attempts: Arc::default(),
             newest_success: Arc::default(),
         }
+    }
+
+    pub(super) fn part_limit(&self) -> &PartLimit {
+        &self.part_limit
     }
 
     pub(super) fn pool(&self) -> &PgPool {
@@ -193,6 +201,12 @@ impl EventWriter {
         // Where others were stored by COPY alone, an INSERT that fails blames nobody.
         options.others_succeed == Some(WriteMethod::Copy)
             || is_large && !options.expect_duplicates && !self.take_insert()
+    }
+
+    /// Each takes as long as the time limit, so these lines are few.
+    pub(super) fn say_late(&self, error: &Error, rows: usize) {
+        self.metrics.dependency_error(error);
+        tracing::warn!(%error, rows, "a statement took too long; its rows are written in halves");
     }
 
     fn give_up_copy(&self, error: &Error) {
@@ -322,9 +336,9 @@ impl AttemptError {
         self.sqlstate.as_deref() == Some(sqlstate)
     }
 
-    /// The statement ran into the server's time limit or ours: a smaller one may not.
+    /// The statement ran into the server's time limit: a smaller one may not.
     pub(super) fn is_late(&self) -> bool {
-        self.error.code == Code::Timeout && self.attempt > 0
+        self.error.code == Code::Timeout && self.is_answer
     }
 }
 
