@@ -17,10 +17,7 @@ CREATE FUNCTION refuse_copy_of_decided() RETURNS trigger LANGUAGE plpgsql AS $$
 DECLARE
     sequences text[];
 BEGIN
-    IF current_query() NOT LIKE 'COPY %' THEN
-        RETURN NULL;
-    END IF;
-    sequences := regexp_match(right(current_query(), 60), '/\* (\d+) to (\d+) \*/$');
+    sequences := regexp_match(right(current_query(), 60), '/\* (\d+) to (\d+) \*/;?$');
     IF sequences IS NOT NULL AND EXISTS (
         SELECT FROM fates WHERE stream_seq BETWEEN sequences[1]::bigint AND sequences[2]::bigint
     ) THEN
@@ -30,4 +27,4 @@ BEGIN
 END $$;
 
 CREATE TRIGGER refuse_copy_of_decided BEFORE INSERT ON events
-    FOR EACH STATEMENT EXECUTE FUNCTION refuse_copy_of_decided();
+    FOR EACH STATEMENT WHEN (current_query() LIKE 'COPY %') EXECUTE FUNCTION refuse_copy_of_decided();
