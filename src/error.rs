@@ -55,7 +55,7 @@ pub enum Code {
 }
 
 /// An error of a dependency.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Error {
     pub(crate) dependency: Dependency,
     pub(crate) class: Class,

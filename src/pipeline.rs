@@ -20,7 +20,11 @@ pub mod parking;
 pub(crate) mod queue;
 pub(crate) mod source;
 
+mod attempt;
+mod fate;
+mod held;
 mod intake;
+mod passing;
 mod settle;
 mod store;
 mod unreadable;
@@ -90,8 +94,11 @@ pub(crate) fn spawn(resources: Resources, stop: &CancellationToken) -> JoinSet<R
         parking,
         dead_letters,
     };
+    let (in_flight, health) = (resources.in_flight.clone(), resources.health.clone());
+    let held = held::watch(in_flight, health, resources.metrics.clone(), stop.clone());
     let source = source(resources, outputs);
     let mut tasks = JoinSet::new();
+    tasks.spawn(held);
     tasks.spawn(source::run(source, stop.clone()));
     for _ in 0..writers {
         tasks.spawn(writer::run(writer.clone()));

@@ -96,7 +96,7 @@ async fn doctor_says_what_serve_will_make() {
     assert_line(
         &said,
         "warning",
-        &["2 migrations are missing: run `ganesh migrate`"],
+        &["3 migrations are missing: run `ganesh migrate`"],
     );
 }
 
@@ -162,14 +162,14 @@ async fn doctor_fails_for_a_role_that_lacks_a_permission_and_says_which() {
     let steps = [
         (
             "SELECT 1".to_owned(),
-            "GRANT SELECT, INSERT, UPDATE ON ALL TABLES",
+            "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES",
         ),
         (
             format!("GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}"),
             "may not read and write events",
         ),
         (
-            format!("GRANT INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO {role}"),
+            format!("GRANT INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {role}"),
             "cannot make partitions",
         ),
         (

@@ -14,9 +14,10 @@ use sqlx::{Postgres, Transaction};
 
 use crate::support::events::{event, events, publish};
 use crate::support::proxy::{Manner, Proxy, Way};
-use crate::support::{Ganesh, Stack};
+use crate::support::{Ganesh, Stack, eventually};
 
 const HELD: &str = "ganesh_in_flight_messages";
+const OLDEST_HELD: &str = "ganesh_oldest_held_seconds";
 const REDELIVERED: &str = "ganesh_messages_redelivered_total";
 
 /// All are stored when the lock goes, and none was delivered again until then.
@@ -84,6 +85,37 @@ async fn progress_that_was_lost_with_the_connection_is_sent_again_at_once() {
     stack.wait_until_drained().await;
     assert_eq!(stack.rows().await, 100);
     assert!(ganesh.metric(REDELIVERED).await < f64::EPSILON);
+}
+
+/// P12, and nothing else says it: Postgres answers, and nobody refuses anything.
+#[tokio::test]
+async fn messages_that_are_held_while_nothing_is_settled_make_it_not_ready() {
+    let stack = Stack::start().await;
+    let ganesh = stack.serve(&[]).await;
+    let lock = stack.lock("events", "ACCESS EXCLUSIVE").await;
+    publish(&stack.jetstream().await, &events("e", 10)).await;
+    ganesh.wait_for_metric(OLDEST_HELD, 5.0).await;
+    assert_eq!(ganesh.admin("/readyz").await.0, 200);
+    tokio::time::sleep(Duration::from_secs(50)).await;
+    eventually("it is not ready", || async {
+        ganesh.admin("/readyz").await.0 == 503
+    })
+    .await;
+    assert!(ganesh.metric(OLDEST_HELD).await > 60.0);
+    let (_, body) = ganesh.admin("/readyz").await;
+    let reasons =
+        "[\"messages are held for more than 60 s and none is settled: the log says why\"]";
+    assert!(body.contains(reasons), "{body}");
+    let postgres = ganesh
+        .metric("ganesh_dependency_up{dependency=\"postgres\"}")
+        .await;
+    assert!((postgres - 1.0).abs() < f64::EPSILON);
+    assert_stored_once(&stack, &ganesh, lock, 10).await;
+    ganesh.wait_until_ready().await;
+    eventually("nothing is held", || async {
+        ganesh.metric(OLDEST_HELD).await < f64::EPSILON
+    })
+    .await;
 }
 
 /// Has the oldest message delivered so often to somebody who gives it back.

@@ -18,6 +18,7 @@ mod descriptors;
 mod doctor;
 mod encodings;
 mod exactly_once;
+mod fates;
 mod held;
 mod forgetting;
 mod hostile;

@@ -2,7 +2,7 @@
 //! and what was held meanwhile is delivered once.
 
 mod answers;
-mod connections;
+pub mod connections;
 mod disk;
 mod server;
 

@@ -4,6 +4,8 @@
 
 mod constraints;
 mod cost;
+mod methods;
+mod passing;
 mod pause;
 mod poison;
 mod unexplained;

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use ganesh::event::{Data, Event, Timestamp, TraceId};
 use ganesh::labels::WriteMethod;
-use ganesh::storage::{EventWriter, Row, RowOutcome, WriteOptions, write_rows};
+use ganesh::storage::{EventWriter, Passing, Row, RowOutcome, WriteOptions, write_rows};
 use ganesh::telemetry::Metrics;
 
 use crate::support::Stack;
@@ -16,7 +16,8 @@ use crate::support::keys::{hold_key, wait_until_so_many_wait};
 const COPY_FIRST: WriteOptions = WriteOptions {
     expect_duplicates: false,
     advance_epoch: false,
-    others_succeed: false,
+    others_succeed: None,
+    passing: Passing::Retry,
 };
 
 fn rows(events: &[Event]) -> Vec<Row<'_>> {

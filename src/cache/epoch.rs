@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::time::MissedTickBehavior;
 
 use super::Cache;
-use crate::error::{Dependency, Error};
+use crate::error::Error;
 use crate::storage::deadline::{Deadline, LentConnection};
 use crate::storage::epoch::{self, EpochRow};
 
@@ -67,7 +67,7 @@ impl Cache {
             match self.read_epoch(POLL_LIMIT).await {
                 Ok(row) => {
                     failures = 0;
-                    self.0.health.set(Dependency::Postgres, true);
+                    self.0.health.set_postgres_answers(row.is_read_only);
                     self.learn(row, asked);
                 }
                 // Reads go to Postgres themselves now and say what they meet.
@@ -76,7 +76,7 @@ impl Cache {
                     tracing::debug!(%error, "cache epoch not read");
                     failures += 1;
                     if failures == FAILURES_OF_AN_OUTAGE {
-                        self.0.health.set(Dependency::Postgres, false);
+                        self.0.health.set_postgres_silent();
                     }
                 }
             }
@@ -87,7 +87,10 @@ impl Cache {
         let read = async {
             let mut lent = LentConnection::of(self.0.reads.pool()).await?;
             let row = epoch::read(&mut *lent.connection).await?;
-            lent.give_back();
+            // A new connection may lead to a new primary.
+            if !row.is_read_only {
+                lent.give_back();
+            }
             Ok(row)
         };
         let deadline = Deadline::new(limit, "read of the cache epoch");

@@ -61,6 +61,15 @@ pub struct Admission {
     pub bytes: usize,
 }
 
+/// How long what is held has been held.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct HeldFor {
+    /// The oldest message; zero when there is none.
+    pub oldest: Duration,
+    /// For how long none of those that were held was settled.
+    pub none_settled: Duration,
+}
+
 /// The register of held deliveries.
 pub struct InFlight {
     limits: Capacity,
@@ -73,10 +82,11 @@ pub struct InFlight {
 
 /// A slab that never shrinks; a hash map costs 5 % more processor time. A slot is reused only after its
 /// delivery has left.
-#[derive(Default)]
 struct Register {
     entries: Slab<InFlightDelivery>,
     bytes: usize,
+    /// When a message was last settled.
+    settled_at: Instant,
     /// The room of pulls under way.
     reserved: Capacity,
 }
@@ -84,6 +94,8 @@ struct Register {
 struct InFlightDelivery {
     ack_subject: Subject,
     bytes: usize,
+    /// When it was delivered.
+    since: Instant,
     /// When it was delivered, or progress was last acknowledged.
     alive_at: Instant,
     /// The consumer that delivered it.
@@ -108,7 +120,12 @@ impl InFlight {
         let in_flight = Self {
             limits,
             ack_wait,
-            register: Mutex::default(),
+            register: Mutex::new(Register {
+                entries: Slab::new(),
+                bytes: 0,
+                settled_at: Instant::now(),
+                reserved: Capacity::default(),
+            }),
             freed: Notify::new(),
             releases: Arc::new(Releases::new(releases)),
             metrics,
@@ -181,6 +198,7 @@ impl InFlight {
                 let id = register.entries.insert(InFlightDelivery {
                     ack_subject,
                     bytes,
+                    since: now,
                     alive_at: now,
                     consumer_generation,
                     is_maybe_elsewhere: false,
@@ -195,6 +213,7 @@ impl InFlight {
     /// Removes acknowledged deliveries, under one lock.
     pub(crate) fn settle(&self, deliveries: impl Iterator<Item = Delivery>) {
         let ids: Vec<InFlightId> = deliveries.map(|delivery| delivery.guard.settle()).collect();
+        self.register().settled_at = Instant::now();
         self.forget(ids.into_iter());
     }
 
@@ -251,6 +270,19 @@ impl InFlight {
     /// The number of the consumer that delivers now.
     pub fn consumer_generation(&self) -> u64 {
         self.releases.consumer_generation()
+    }
+
+    /// For how long messages have been held, and none of them settled.
+    pub fn held_for(&self) -> HeldFor {
+        let register = self.register();
+        let entries = register.entries.iter().map(|(_, entry)| entry.since);
+        let oldest = entries
+            .min()
+            .map_or(Duration::ZERO, |since| since.elapsed());
+        HeldFor {
+            oldest,
+            none_settled: oldest.min(register.settled_at.elapsed()),
+        }
     }
 
     /// Messages held now.

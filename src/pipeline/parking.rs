@@ -5,7 +5,7 @@
 //!
 //! ```text
 //!            queue                     parked: ├ the rejected rows of a batch, during a pause
-//!              │                               ├ a batch that failed for an unknown cause
+//!              │                               ├ rows that failed, and may be to blame
 //!              ▼ a batch        ◀── again ──   └ delivered too often: written alone
 //!            store ─▶ rejected ─▶ decided: dead letter, or parked
 //! ```
@@ -16,6 +16,7 @@
 //!   again become dead letters.
 //! - An unknown cause: the SQLSTATE does not say whether the rows or the server are to blame. The
 //!   batch is tried again. Once other rows were stored meanwhile, its rows are to blame.
+//! - A code that passes by itself elsewhere: others get the writer. See [`PassingFailures`].
 //!
 //! Parked messages stay held: they are kept alive, count against the limits, and are released
 //! when they are dropped. So a pause needs no signal to the source: it finds no room and stops pulling.
@@ -34,6 +35,7 @@ use tokio::time::{Instant, sleep_until};
 use self::state::{Next, Parked, ParkingState};
 use self::window::log_pause;
 pub use self::window::{Attempt, PROBE_EVERY, RejectionWindow, WINDOW_ROWS};
+use super::passing::PassingFailures;
 use super::queue::{BatchLimits, Receiver};
 use crate::message::timings::{Failures, now_nanos};
 use crate::message::{Batch, Decoded, RejectedRow};
@@ -49,14 +51,23 @@ pub(crate) struct NextBatch {
 
 /// Why a batch is written, and what was seen of it before.
 pub(crate) struct BatchHistory {
-    attempt: Attempt,
-    /// Number of the last attempt that rejected every row for an unknown cause
-    /// ([`crate::storage::EventWriter::has_succeeded_since`]).
-    pub(crate) rejected_in_attempt: Option<u64>,
+    pub(crate) attempt: Attempt,
+    /// What its failures say so far.
+    pub(crate) failures: SeenFailures,
     /// It was parked before, and may have been written without our hearing of it.
     pub(crate) was_parked: bool,
     /// A probe holds the queue until its rows are decided, so that only one probe runs.
     queue_lock: Option<OwnedMutexGuard<Receiver<Decoded>>>,
+}
+
+/// What the failed attempts at a batch say of its rows.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct SeenFailures {
+    /// Number of the last attempt that rejected every row for an unknown cause
+    /// ([`crate::storage::EventWriter::evidence_since`]).
+    pub(crate) rejected_in_attempt: Option<u64>,
+    /// Those with a code that passes by itself elsewhere.
+    pub(crate) passing: PassingFailures,
 }
 
 /// What all writers share.
@@ -133,7 +144,7 @@ impl Parking {
             batch: self.batch(messages),
             history: BatchHistory {
                 attempt: Attempt::Fresh,
-                rejected_in_attempt: None,
+                failures: SeenFailures::default(),
                 was_parked: false,
                 queue_lock: None,
             },
@@ -203,43 +214,53 @@ impl Parking {
             batch: self.batch(vec![decoded]),
             due,
             attempt: Attempt::Fresh,
-            rejected_in_attempt: None,
+            failures: SeenFailures::default(),
         });
         self.state().parked.extend(parked);
         self.wake.notify_one();
     }
 
-    /// Parks a batch that has no outcome yet. With `rejected_in_attempt`, that attempt rejected every row for an
-    /// unknown cause; a probe then counts all its rows as rejected. Without it, a parked batch failed and
-    /// nobody is to blame, so others go first.
+    /// Parks what has no outcome yet of a batch of which nothing is decided. `is_refused`: Postgres
+    /// answered, so in a probe all its rows count as rejected. Otherwise nobody is to blame.
     #[allow(clippy::needless_pass_by_value, reason = "the history is spent")]
     pub(crate) fn park_again(
         &self,
-        batch: Batch,
+        batches: Vec<Batch>,
         history: BatchHistory,
-        rejected_in_attempt: Option<u64>,
+        failures: SeenFailures,
+        is_refused: bool,
     ) {
         let mut state = self.state();
         state.parked_in_progress &= !history.was_parked;
-        let is_probe = history.attempt == Attempt::Probe;
-        if is_probe && rejected_in_attempt.is_some() {
-            let rows = vec![true; batch.messages.len()];
+        if history.attempt == Attempt::Probe && is_refused {
+            let count = batches.iter().map(|batch| batch.messages.len()).sum();
+            let rows = vec![true; count];
             state.window.note(Attempt::Probe, &rows, Instant::now());
         }
-        let due = state.next_try();
-        state.parked.push_back(Parked {
-            batch,
-            due,
-            attempt: if is_probe {
-                Attempt::Again
-            } else {
-                history.attempt
-            },
-            rejected_in_attempt: rejected_in_attempt
-                .or(history.rejected_in_attempt)
-                .filter(|_| !is_probe),
-        });
+        state.park(batches, history.attempt, failures);
         drop(state);
+        self.wake.notify_one();
+    }
+
+    /// Parks the rest of a batch whose other rows are decided, and recorded next.
+    pub(crate) fn park_rest(
+        &self,
+        batches: Vec<Batch>,
+        history: &BatchHistory,
+        failures: SeenFailures,
+    ) {
+        self.state().park(batches, history.attempt, failures);
+        self.wake.notify_one();
+    }
+
+    /// Parks messages on which nothing can be decided yet.
+    pub(crate) fn park_for_later(&self, messages: Vec<Decoded>) {
+        if messages.is_empty() {
+            return;
+        }
+        let batch = self.batch(messages);
+        self.state()
+            .park(vec![batch], Attempt::Fresh, SeenFailures::default());
         self.wake.notify_one();
     }
 

@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use super::parking::{BatchHistory, NextBatch};
+use super::attempt::{self, Undecided, Written};
+use super::fate::{self, Ends, Proposal};
+use super::parking::{Attempt, NextBatch};
 use super::writer::Writer;
-use crate::backoff::Backoff;
-use crate::error::{Class, Dependency, Error};
-use crate::event::Event;
+use crate::error::Error;
 use crate::labels::{Outcome, Reason, WriteMethod};
-use crate::message::timings::{Failures, now_nanos};
+use crate::message::timings::now_nanos;
 use crate::message::{Batch, BatchTimings, DeadLetter, Decoded, RejectedRow, StoredBatch};
-use crate::storage::{Row, RowOutcome, WriteError, WriteOptions};
+use crate::storage::{MessageFate, RowOutcome, WriteOptions};
 
 /// Writes a batch. Gives back the messages that have a row or need none, and the dead letters; `None` when the
 /// batch was parked.
@@ -32,93 +32,103 @@ pub(crate) async fn store(
         expect_duplicates: history.was_parked
             || batch.messages.iter().any(|d| d.delivery.is_redelivered()),
         advance_epoch: !writer.cache.is_usable(),
-        others_succeed: false,
+        ..WriteOptions::default()
     };
-    let (outcomes, method) =
-        match write_until_durable(writer, &mut batch, &history, options).await? {
-            Written::Decided(outcomes, method) => (outcomes, method),
-            Written::UnknownCause(attempt) => {
-                writer.parking.park_again(batch, history, Some(attempt));
-                return Ok(None);
-            }
-            Written::RetryLater => {
-                writer.parking.park_again(batch, history, None);
-                return Ok(None);
-            }
-        };
-    let timings = timings(&mut batch, method);
-    let rejected = take_rejected(&mut batch.messages, &outcomes);
-    let rows: Vec<bool> = outcomes.iter().filter_map(was_rejected).collect();
+    let Written {
+        outcomes,
+        method,
+        undecided,
+    } = attempt::write(writer, &mut batch, &history, options).await?;
+    let mut undecided_rows = 0;
+    let outcomes = if let Some(undecided) = undecided {
+        let outcomes_before = outcomes.len();
+        let (outcomes, rest) = take_undecided(&mut batch, outcomes, &undecided.failed_alone);
+        let Undecided {
+            failures,
+            is_refused,
+            ..
+        } = undecided;
+        if outcomes.is_empty() {
+            writer
+                .parking
+                .park_again(rest, history, failures, is_refused);
+            return Ok(None);
+        }
+        undecided_rows = outcomes_before - outcomes.len();
+        writer.parking.park_rest(rest, &history, failures);
+        outcomes
+    } else {
+        outcomes.into_iter().flatten().collect()
+    };
+    let events = outcomes.len();
+    let mut rows: Vec<bool> = outcomes.iter().filter_map(was_rejected).collect();
+    if history.attempt == Attempt::Probe {
+        rows.extend(std::iter::repeat_n(true, undecided_rows));
+    }
+    let Sorted {
+        outcomes,
+        rejected,
+        mut proposals,
+    } = take_rowless(&mut batch.messages, outcomes);
     let blamed = writer
         .parking
         .record_outcome(history, &rows, rejected, batch.taken_at);
-    let letters = blamed.into_iter().map(|rejected| {
-        let RejectedRow { decoded, detail } = rejected;
-        letter(decoded, Reason::RejectedRow, detail, &timings)
-    });
-    let letters = letters.collect();
+    proposals.extend(blamed.into_iter().map(|RejectedRow { decoded, detail }| {
+        let fate = MessageFate::DeadLetter(Reason::RejectedRow, detail);
+        Proposal { decoded, fate }
+    }));
+    let ends = fate::decide(writer, proposals, &mut batch.failures).await?;
     let stored = StoredBatch {
+        timings: timings(&mut batch, events, method),
         messages: batch.messages,
-        outcomes: outcomes.iter().filter_map(durable_outcome).collect(),
+        outcomes,
         epoch_advanced: options.advance_epoch,
-        timings,
     };
-    Ok(Some((stored, letters)))
+    Ok(Some(finish(writer, stored, ends)))
 }
 
-/// How an attempt to write a batch ended.
-enum Written {
-    /// Every row is decided.
-    Decided(Vec<RowOutcome>, WriteMethod),
-    /// Every row was rejected for an unknown cause, first in the attempt of this number.
-    UnknownCause(u64),
-    /// It was parked, and failed with nobody to blame.
-    RetryLater,
-}
-
-/// Retries until every row has an outcome, and the stored ones are committed. Meanwhile the keepalive
-/// keeps the messages, and the source pauses for lack of capacity. Returns early if all rows are rejected
-/// for an unknown cause, or if a parked batch fails.
-async fn write_until_durable(
-    writer: &Writer,
-    batch: &mut Batch,
-    history: &BatchHistory,
-    mut options: WriteOptions,
-) -> Result<Written, Error> {
-    let (rows, order) = rows_in_write_order(&batch.messages);
-    let mut outcomes = vec![None; rows.len()];
-    let mut backoff = Backoff::new();
-    loop {
-        let recovery = writer.health.recovery(Dependency::Postgres);
-        let since = |attempt| writer.storage.has_succeeded_since(attempt);
-        options.others_succeed = history.rejected_in_attempt.is_some_and(since);
-        let (error, unknown_cause) = match writer.storage.write(&rows, &mut outcomes, options).await
-        {
-            Ok(method) => return Ok(Written::Decided(in_batch_order(outcomes, &order), method)),
-            Err(WriteError::Failed(error)) => (error, None),
-            Err(WriteError::UnknownCause { error, attempt }) => (error, Some(attempt)),
-        };
-        writer.metrics.dependency_error(&error);
-        if error.class == Class::Fatal {
-            tracing::error!(%error, "Postgres refuses what we do; stopping");
-            return Err(error);
-        }
-        // Each held message can be a batch of its own: limit the line.
-        if let Some(suppressed) = writer.log.allow() {
-            let events = rows.len();
-            tracing::warn!(%error, events, suppressed, "a batch was not stored; trying again");
-        }
-        batch.failures.add(&error);
-        if let Some(attempt) = unknown_cause {
-            return Ok(Written::UnknownCause(attempt));
-        }
-        if history.was_parked {
-            return Ok(Written::RetryLater);
-        }
-        // The failed attempt may have committed.
-        options.expect_duplicates = true;
-        backoff.wait_or(recovery).await;
+/// Adds messages that need no letter to those with rows, and makes the letters.
+fn finish(writer: &Writer, mut stored: StoredBatch, ends: Ends) -> (StoredBatch, Vec<DeadLetter>) {
+    for (decoded, outcome) in ends.settled {
+        stored.messages.push(decoded);
+        stored.outcomes.push(outcome);
     }
+    writer.parking.park_for_later(ends.later);
+    let letters = ends.letters.into_iter();
+    let letters =
+        letters.map(|(decoded, reason, detail)| letter(decoded, reason, detail, &stored.timings));
+    let letters = letters.collect();
+    (stored, letters)
+}
+
+/// Takes the undecided messages out of the batch: those whose row failed alone, and the others, each as a
+/// batch. Gives back the outcomes of what stays.
+fn take_undecided(
+    batch: &mut Batch,
+    outcomes: Vec<Option<RowOutcome>>,
+    failed_alone: &[bool],
+) -> (Vec<RowOutcome>, Vec<Batch>) {
+    let mut decided = Vec::new();
+    let (mut stay, mut alone, mut others) = (Vec::new(), Vec::new(), Vec::new());
+    let messages = std::mem::take(&mut batch.messages).into_iter();
+    for ((message, outcome), failed_alone) in messages.zip(outcomes).zip(failed_alone) {
+        match outcome {
+            Some(outcome) => {
+                stay.push(message);
+                decided.push(outcome);
+            }
+            None if *failed_alone => alone.push(message),
+            None => others.push(message),
+        }
+    }
+    batch.messages = stay;
+    let rest = [alone, others].into_iter().filter(|part| !part.is_empty());
+    let rest = rest.map(|messages| Batch {
+        messages,
+        taken_at: batch.taken_at,
+        failures: batch.failures.clone(),
+    });
+    (decided, rest.collect())
 }
 
 impl Writer {
@@ -130,133 +140,113 @@ impl Writer {
 }
 
 /// Decides messages that were delivered too often, without another write. If the event has a row, the
-/// message is a duplicate whose acknowledgement was lost. Otherwise it becomes a dead letter.
+/// message is a duplicate whose acknowledgement was lost. Otherwise it becomes a dead letter, unless a
+/// trigger skipped its row.
 async fn decide_exhausted(
     writer: &Writer,
     mut batch: Batch,
 ) -> Result<(StoredBatch, Vec<DeadLetter>), Error> {
-    let mut has_row = Vec::with_capacity(batch.messages.len());
-    for decoded in &batch.messages {
-        has_row.push(find_row(writer, &decoded.event, &mut batch.failures).await?);
-    }
-    let mut stored = StoredBatch {
-        messages: Vec::new(),
-        outcomes: Vec::new(),
-        epoch_advanced: false,
-        timings: timings(&mut batch, WriteMethod::Insert),
-    };
-    let mut letters = Vec::new();
-    for (decoded, has_row) in batch.messages.into_iter().zip(has_row) {
+    let events = batch.messages.len();
+    let have_rows = fate::have_rows(writer, &batch.messages, &mut batch.failures).await?;
+    let (mut duplicates, mut proposals) = (Vec::new(), Vec::new());
+    for (decoded, has_row) in batch.messages.drain(..).zip(have_rows) {
         if has_row {
-            stored.messages.push(decoded);
-            stored.outcomes.push(Outcome::Duplicate);
+            duplicates.push((decoded, Outcome::Duplicate));
         } else {
             let detail = format!(
                 "delivered {} times, more than twice GANESH_MAX_DELIVERIES, and it has no row",
                 decoded.delivery.delivered
             );
-            let reason = Reason::MaxDeliveries;
-            letters.push(letter(decoded, reason, detail, &stored.timings));
+            let fate = MessageFate::DeadLetter(Reason::MaxDeliveries, detail);
+            proposals.push(Proposal { decoded, fate });
         }
     }
-    Ok((stored, letters))
-}
-
-/// Asks until Postgres answers.
-async fn find_row(writer: &Writer, event: &Event, failures: &mut Failures) -> Result<bool, Error> {
-    let mut backoff = Backoff::new();
-    loop {
-        let recovery = writer.health.recovery(Dependency::Postgres);
-        let error = match writer.reads.has_event(event).await {
-            Ok(has_row) => return Ok(has_row),
-            Err(error) => error,
-        };
-        writer.metrics.dependency_error(&error);
-        if error.class == Class::Fatal {
-            tracing::error!(%error, "Postgres refuses what we ask; stopping");
-            return Err(error);
-        }
-        tracing::warn!(%error, "cannot ask whether an event has a row; trying again");
-        failures.add(&error);
-        backoff.wait_or(recovery).await;
-    }
+    let mut ends = fate::decide(writer, proposals, &mut batch.failures).await?;
+    ends.settled.append(&mut duplicates);
+    let stored = StoredBatch {
+        messages: Vec::new(),
+        outcomes: Vec::new(),
+        epoch_advanced: false,
+        timings: timings(&mut batch, events, WriteMethod::Insert),
+    };
+    Ok(finish(writer, stored, ends))
 }
 
 /// Of a batch whose rows are all decided by now.
-fn timings(batch: &mut Batch, method: WriteMethod) -> Arc<BatchTimings> {
+fn timings(batch: &mut Batch, events: usize, method: WriteMethod) -> Arc<BatchTimings> {
     Arc::new(BatchTimings {
         taken_at: batch.taken_at,
         durable_at: now_nanos(),
-        events: batch.messages.len(),
+        events,
         method,
         failures: std::mem::take(&mut batch.failures),
         observed: std::sync::OnceLock::new(),
     })
 }
 
-/// `None` for a duplicate or a skipped row, which says nothing: Postgres did not try it.
+/// `None` for a row that Postgres did not try, which says nothing.
 fn was_rejected(outcome: &RowOutcome) -> Option<bool> {
     match outcome {
         RowOutcome::Stored => Some(false),
-        RowOutcome::Duplicate | RowOutcome::Skipped => None,
+        RowOutcome::Duplicate | RowOutcome::Skipped | RowOutcome::DeadLetter(..) => None,
         RowOutcome::Rejected(_) => Some(true),
     }
 }
 
-/// The batch's rows as they are written, and for each its place in the batch.
-fn rows_in_write_order(batch: &[Decoded]) -> (Vec<Row<'_>>, Vec<usize>) {
-    let rows: Vec<Row<'_>> = batch.iter().map(row).collect();
-    let mut order: Vec<usize> = (0..rows.len()).collect();
-    order.sort_unstable_by(|a, b| rows[*a].write_order(&rows[*b]));
-    let sorted = order.iter().map(|i| rows[*i]).collect();
-    (sorted, order)
+/// What becomes of the decided messages of a batch.
+struct Sorted {
+    /// Of those that stay in the batch.
+    outcomes: Vec<Outcome>,
+    rejected: Vec<RejectedRow>,
+    proposals: Vec<Proposal>,
 }
 
-fn in_batch_order(outcomes: Vec<Option<RowOutcome>>, order: &[usize]) -> Vec<RowOutcome> {
-    let mut in_order = vec![RowOutcome::Duplicate; outcomes.len()];
-    for (outcome, place) in outcomes.into_iter().zip(order) {
-        in_order[*place] = outcome.expect("a write without error decides every row");
-    }
-    in_order
-}
-
-fn row(decoded: &Decoded) -> Row<'_> {
-    let Decoded { delivery, event } = decoded;
-    Row {
-        event,
-        nats_subject: &delivery.message.subject,
-        stream_seq: delivery.stream_sequence,
-        published_at: delivery.published_at,
-        trace_id: delivery.trace_id,
-    }
-}
-
-fn durable_outcome(outcome: &RowOutcome) -> Option<Outcome> {
-    match outcome {
-        RowOutcome::Stored => Some(Outcome::Stored),
-        RowOutcome::Duplicate => Some(Outcome::Duplicate),
-        RowOutcome::Skipped => Some(Outcome::Skipped),
-        RowOutcome::Rejected(_) => None,
-    }
-}
-
-/// Takes the messages out of the batch that Postgres rejected; the others keep their order.
-fn take_rejected(batch: &mut Vec<Decoded>, outcomes: &[RowOutcome]) -> Vec<RejectedRow> {
-    let mut details = outcomes.iter().map(|outcome| match outcome {
-        RowOutcome::Rejected(detail) => Some(detail),
-        RowOutcome::Stored | RowOutcome::Duplicate | RowOutcome::Skipped => None,
-    });
-    if details.clone().all(|detail| detail.is_none()) {
-        return Vec::new();
-    }
-    let mut rejected = Vec::new();
-    for (decoded, detail) in std::mem::take(batch).into_iter().zip(&mut details) {
-        match detail.cloned() {
-            None => batch.push(decoded),
-            Some(detail) => rejected.push(RejectedRow { decoded, detail }),
+/// Takes the messages out of the batch whose end is to be decided; the others keep their order. A
+/// redelivered message that a trigger skipped may be on its way to too many deliveries.
+fn take_rowless(batch: &mut Vec<Decoded>, outcomes: Vec<RowOutcome>) -> Sorted {
+    let mut sorted = Sorted {
+        outcomes: Vec::with_capacity(outcomes.len()),
+        rejected: Vec::new(),
+        proposals: Vec::new(),
+    };
+    let is_with_row = |outcome| matches!(outcome, &RowOutcome::Stored | &RowOutcome::Duplicate);
+    let messages = if outcomes.iter().all(is_with_row) {
+        Vec::new()
+    } else {
+        std::mem::take(batch)
+    };
+    let mut messages = messages.into_iter();
+    for outcome in outcomes {
+        let message = messages.next();
+        let is_redelivered = message
+            .as_ref()
+            .is_some_and(|m| m.delivery.is_redelivered());
+        let (stays, fate) = match outcome {
+            RowOutcome::Stored => (Outcome::Stored, None),
+            RowOutcome::Duplicate => (Outcome::Duplicate, None),
+            RowOutcome::Skipped => (
+                Outcome::Skipped,
+                is_redelivered.then_some(MessageFate::Skipped),
+            ),
+            RowOutcome::DeadLetter(reason, detail) => {
+                let fate = MessageFate::DeadLetter(reason, detail);
+                (Outcome::DeadLettered, Some(fate))
+            }
+            RowOutcome::Rejected(detail) => {
+                let decoded = message.expect("not all have rows");
+                sorted.rejected.push(RejectedRow { decoded, detail });
+                continue;
+            }
+        };
+        match (message, fate) {
+            (Some(decoded), Some(fate)) => sorted.proposals.push(Proposal { decoded, fate }),
+            (message, _) => {
+                batch.extend(message);
+                sorted.outcomes.push(stays);
+            }
         }
     }
-    rejected
+    sorted
 }
 
 fn letter(

@@ -9,9 +9,12 @@ pub(super) struct Bisection {
 }
 
 impl Bisection {
-    pub(super) fn new(rows: usize) -> Self {
-        let all = 0..rows;
-        Self { left: vec![all] }
+    /// Begins with parts of at most `part_max` rows.
+    pub(super) fn new(rows: usize, part_max: usize) -> Self {
+        let starts = (0..rows).step_by(part_max);
+        let parts = starts.map(|start| start..rows.min(start.saturating_add(part_max)));
+        let left = parts.collect();
+        Self { left }
     }
 
     pub(super) fn next_part(&mut self) -> Option<Range<usize>> {
@@ -76,10 +79,11 @@ mod tests {
             rows in 1usize..2_000,
             bad in prop::collection::btree_set(0usize..2_000, 0..60),
             names_lines in any::<bool>(),
+            part_max in prop_oneof![Just(usize::MAX), 1usize..500],
         ) {
             let bad: BTreeSet<usize> = bad.into_iter().filter(|row| *row < rows).collect();
             let mut server = Server { bad: bad.clone(), names_lines, statements: 0 };
-            let (mut bisection, mut written, mut rejected) = (Bisection::new(rows), Vec::new(), BTreeSet::new());
+            let (mut bisection, mut written, mut rejected) = (Bisection::new(rows, part_max), Vec::new(), BTreeSet::new());
             while let Some(part) = bisection.next_part() {
                 match server.write(&part) {
                     Ok(()) => written.extend(part),
@@ -94,7 +98,8 @@ mod tests {
             written.sort_unstable();
             prop_assert_eq!(written, (0..rows).collect::<Vec<_>>(), "each row once");
             let halvings = rows.next_power_of_two().ilog2() as usize;
-            prop_assert!(server.statements <= 2 * bad.len() * (halvings + 1) + 1);
+            let parts = rows.div_ceil(part_max);
+            prop_assert!(server.statements <= 2 * bad.len() * (halvings + 1) + parts);
         }
     }
 }

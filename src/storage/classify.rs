@@ -1,5 +1,7 @@
 //! What an error of Postgres means here, by SQLSTATE (the class decides, the code labels).
 
+use std::borrow::Cow;
+
 use sqlx::postgres::PgDatabaseError;
 
 use super::exclusion;
@@ -27,6 +29,10 @@ pub(crate) fn classify(error: &sqlx::Error) -> Error {
         _ => (Class::Transient, Code::Response),
     };
     Error::new(Dependency::Postgres, class, code, describe(error))
+}
+
+pub(crate) fn sqlstate(error: &sqlx::Error) -> Option<Cow<'_, str>> {
+    error.as_database_error()?.code()
 }
 
 /// Appendix A of Postgres's manual, by the first two characters of the state.

@@ -21,7 +21,12 @@ pub(super) async fn copy(
     connection: &mut PgConnection,
     rows: &[Row<'_>],
 ) -> Result<u64, sqlx::Error> {
-    let statement = format!("COPY events ({COLUMNS}) FROM STDIN (FORMAT binary)");
+    // The trigger refuse_copy_of_decided reads the sequences.
+    let sequences = || rows.iter().map(Row::stream_seq_i64);
+    let (first, last) = (sequences().min(), sequences().max());
+    let (first, last) = (first.unwrap_or_default(), last.unwrap_or_default());
+    let statement =
+        format!("COPY events ({COLUMNS}) FROM STDIN (FORMAT binary) /* {first} to {last} */");
     let mut copy = connection.copy_in_raw(&statement).await?;
     copy.send(encode(rows)).await?;
     copy.finish().await

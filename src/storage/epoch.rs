@@ -6,7 +6,9 @@
 
 use sqlx::postgres::{PgConnection, PgExecutor};
 
-const READ: &str = "SELECT epoch, server FROM cache_epoch";
+/// A standby's transactions are read-only, too.
+const READ: &str = "SELECT epoch, server, current_setting('transaction_read_only')::bool AS is_read_only \
+    FROM cache_epoch";
 
 /// Makes the row too, if it was deleted.
 const ADVANCE: &str = "\
@@ -31,6 +33,8 @@ pub struct EpochRow {
     /// The process of the cache server that the epoch belongs to, as that server names itself;
     /// `None` before the first one was seen.
     pub(crate) server: Option<String>,
+    /// The session that read it cannot write.
+    pub(crate) is_read_only: bool,
 }
 
 /// Reads the row. A missing row belongs to no server, so nobody uses the cache by it.
@@ -42,6 +46,7 @@ pub async fn read(executor: impl PgExecutor<'_>) -> Result<EpochRow, sqlx::Error
     Ok(row.unwrap_or(EpochRow {
         epoch: 0,
         server: None,
+        is_read_only: false,
     }))
 }
 

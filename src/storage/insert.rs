@@ -7,7 +7,7 @@ use sqlx::postgres::PgConnection;
 
 use super::row::{COLUMNS, Row};
 
-/// Writes the rows whose event is no row yet. Atomic. `true` for each row that is new. Only our key makes a
+/// Writes the rows whose event is no row yet, and whose message has no other fate. Atomic. `true` for each row that is new. Only our key makes a
 /// duplicate: a row that violates another constraint is an error.
 ///
 /// The rows are in write order and hold no event twice, so a sequence names one of them; two, where the
@@ -24,6 +24,8 @@ pub(super) async fn insert(
          FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::text[], $5::text[], $6::text[], \
                      $7::text[], $8::text[], $9::bytea[], $10::text[], $11::text[], \
                      $12::bigint[], $13::timestamptz[], $14::text[]) AS new ({COLUMNS}) \
+         WHERE NOT EXISTS (SELECT FROM fates WHERE fates.stream_seq = new.stream_seq \
+                           AND fates.published_at = new.published_at) \
          ON CONFLICT (id, source, time) DO NOTHING RETURNING stream_seq"
     );
     let inserted: Vec<i64> = sqlx::query_scalar(&statement)

@@ -3,10 +3,11 @@
 
 use sqlx::postgres::PgConnection;
 
+use super::fates::{self, MessageFate};
 use super::insert::column;
 use super::row::Row;
 use super::{copy, insert};
-use crate::labels::WriteMethod;
+use crate::labels::{Reason, WriteMethod};
 
 /// How a row ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +20,8 @@ pub enum RowOutcome {
     Skipped,
     /// Postgres rejects it; the words say why.
     Rejected(String),
+    /// Another replica has decided that its message becomes a dead letter.
+    DeadLetter(Reason, String),
 }
 
 /// Writes rows by one statement, and says how each ended; none of them is rejected.
@@ -48,9 +51,19 @@ pub async fn write_rows(
     }
     let missing: Vec<Row<'_>> = unknown.iter().map(|i| rows[*i]).collect();
     let there = find(connection, &missing).await?;
-    for (i, there) in unknown.into_iter().zip(there) {
+    let fates = if there.contains(&None) {
+        fates::read(connection, &missing).await?
+    } else {
+        vec![None; missing.len()]
+    };
+    for ((i, there), fate) in unknown.into_iter().zip(there).zip(fates) {
         outcomes[i] = match there {
-            None => RowOutcome::Skipped,
+            None => match fate {
+                Some(MessageFate::DeadLetter(reason, detail)) => {
+                    RowOutcome::DeadLetter(reason, detail)
+                }
+                Some(MessageFate::Skipped) | None => RowOutcome::Skipped,
+            },
             // `COPY` says of none whether it stored it. Another message's row was there before.
             Some(sequence)
                 if method == WriteMethod::Copy && sequence == rows[i].stream_seq_i64() =>

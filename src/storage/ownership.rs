@@ -8,7 +8,7 @@ use super::schema::MIGRATIONS;
 use super::session::quoted;
 
 /// The tables that the migrations make.
-const TABLES: [&str; 3] = ["events", "events_default", "cache_epoch"];
+const TABLES: [&str; 4] = ["events", "events_default", "cache_epoch", "fates"];
 
 /// The columns of `events` that ganesh writes and reads, and their types.
 const COLUMNS: [(&str, &str); 15] = [

@@ -69,8 +69,15 @@ const OTHERS_BY_ID: &str = concat!(
     "ORDER BY time DESC, source LIMIT $7"
 );
 
-const HAS_EVENT: &str =
-    "SELECT EXISTS (SELECT 1 FROM events WHERE id = $1 AND source = $2 AND time = $3)";
+// LIMIT: one search of the index for each key, whatever the planner knows of the table.
+const HAVE_ROWS: &str = "\
+    SELECT there.found IS NOT NULL \
+    FROM unnest($1::text[], $2::text[], $3::timestamptz[]) \
+         WITH ORDINALITY AS key (id, source, time, place) \
+         LEFT JOIN LATERAL (SELECT true AS found FROM events \
+                            WHERE id = key.id AND source = key.source AND time = key.time \
+                            AND time BETWEEN $4 AND $5 LIMIT 1) AS there ON true \
+    ORDER BY place";
 
 /// An event as its row holds it.
 #[derive(Debug, Clone, PartialEq)]
@@ -188,19 +195,25 @@ impl Reads {
         .await
     }
 
-    /// Whether an event has a row.
+    /// Whether each of these events has a row.
     ///
     /// # Errors
     /// When Postgres does not answer within [`READ_LIMIT`], or with an error.
-    pub async fn has_event(&self, event: &Event) -> Result<bool, Error> {
-        let deadline = Deadline::new(READ_LIMIT, "whether an event has a row");
+    pub async fn have_rows(&self, events: &[&Event]) -> Result<Vec<bool>, Error> {
+        let deadline = Deadline::new(READ_LIMIT, "whether events have rows");
+        let ids: Vec<&str> = events.iter().map(|event| event.id.as_str()).collect();
+        let sources: Vec<&str> = events.iter().map(|event| event.source.as_str()).collect();
+        let times: Vec<Timestamp> = events.iter().map(|event| event.time).collect();
+        let (ids, sources, times) = (&ids, &sources, &times);
         self.read_until_it_stands(deadline, |mut lent, _| async move {
-            let found = sqlx::query_scalar(HAS_EVENT)
-                .bind(&event.id)
-                .bind(&event.source)
-                .bind(event.time)
+            let found = sqlx::query_scalar(HAVE_ROWS)
+                .bind(ids)
+                .bind(sources)
+                .bind(times)
+                .bind(times.iter().min().copied())
+                .bind(times.iter().max().copied())
                 .persistent(false)
-                .fetch_one(&mut *lent.connection)
+                .fetch_all(&mut *lent.connection)
                 .await?;
             Ok((lent, found, 1))
         })

@@ -15,14 +15,14 @@ pub(crate) struct ServerFacts {
     /// `server_version_num`, such as 170010.
     pub(crate) version_num: i32,
     pub(crate) full_page_writes: bool,
-    /// Whether it refuses writes: a standby.
+    /// Whether it refuses writes: a standby, or a read-only database.
     pub(crate) read_only: bool,
 }
 
 pub(crate) async fn facts(connection: &mut PgConnection) -> Result<ServerFacts, sqlx::Error> {
     let facts = "SELECT current_setting('server_version_num')::int AS version_num, \
                         current_setting('full_page_writes')::bool AS full_page_writes, \
-                        pg_is_in_recovery() AS read_only";
+                        current_setting('transaction_read_only')::bool AS read_only";
     sqlx::query_as(facts).fetch_one(connection).await
 }
 

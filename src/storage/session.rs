@@ -2,6 +2,7 @@
 //! pooler may drop what a connection asks for at its start, and a role may have settings of its own.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{ConnectOptions, Connection, Executor, Row};
@@ -9,10 +10,14 @@ use sqlx::{ConnectOptions, Connection, Executor, Row};
 /// The oldest version that the tests run against.
 pub(crate) const POSTGRES_MIN_MAJOR_VERSION: i32 = 17;
 
+/// How long the server lets a statement run.
+pub(super) const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
+
 /// What a session has to have. The first value is set; the others are as good.
 const SETTINGS: [(&str, &[&str]); 11] = [
     // A commit is durable when it is answered.
     ("synchronous_commit", &["on", "remote_apply"]),
+    // STATEMENT_TIMEOUT, as Postgres shows it.
     ("statement_timeout", &["30s"]),
     // A statement that nobody waits for any more ends, and its server process with it.
     ("client_connection_check_interval", &["1s"]),

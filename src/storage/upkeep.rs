@@ -7,6 +7,7 @@ use tokio::time::{Instant, sleep_until};
 use tracing::Instrument;
 
 use super::deadline::{Deadline, LentConnection};
+use super::fates;
 use super::partitions::{self, Upkeep};
 use super::{classify, ownership};
 use crate::backoff::Backoff;
@@ -84,7 +85,11 @@ pub(crate) async fn round(
     metrics: &Metrics,
     limit: Duration,
 ) -> Result<Upkeep, Error> {
-    let upkeep = partitions::upkeep(pool, config);
+    let upkeep = async {
+        let forgotten = fates::forget_old(pool).await;
+        let upkeep = partitions::upkeep(pool, config).await?;
+        forgotten.map(|()| upkeep)
+    };
     let error = match tokio::time::timeout(limit.min(ROUND_LIMIT), upkeep).await {
         Ok(Ok(Upkeep::Done)) => {
             metrics.partition_upkeep_failures.set(0.0);

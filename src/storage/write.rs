@@ -1,17 +1,20 @@
 //! Writes a batch: an optimistic `COPY`, an `INSERT` when events may be rows
 //! already, and row by row only what Postgres rejects.
 
+use std::borrow::Cow;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::time::Duration;
 
 use sqlx::Connection;
 use sqlx::postgres::{PgConnection, PgPool};
+use strum::VariantArray as _;
 
-use super::bisection::Bisection;
-use super::classify::{classify, copy_line};
+use super::classify::{classify, copy_line, sqlstate};
 use super::deadline::{Deadline, LentConnection};
+use super::fates::MAY_BE_DECIDED;
 use super::outcome::{RowOutcome, write_rows};
+use super::part_limit::PartLimit;
 use super::row::Row;
 use super::{epoch, inspect};
 use crate::error::{Class, Code, Dependency, Error};
@@ -27,8 +30,10 @@ const INSERTS_AFTER_DUPLICATES: u32 = 16;
 /// Medians of `cargo bench --bench writing` on two cores, `COPY` and `INSERT`: 1 row 0.51 and 0.46 ms,
 /// 16 rows 0.78 and 0.82, 128 rows 2.5 and 3.7, 1,024 rows 12.6 and 18.2.
 const COPY_MIN_ROWS: usize = 16;
+/// feature_not_supported.
+const UNSUPPORTED: &str = "0A000";
 /// Longer than the server's own statement timeout, which answers more clearly.
-const WRITE_TIMEOUT: Duration = Duration::from_secs(35);
+pub(super) const WRITE_TIMEOUT: Duration = Duration::from_secs(35);
 
 /// Writes batches. Cloned into every writer.
 #[derive(Clone)]
@@ -36,8 +41,13 @@ pub struct EventWriter {
     pool: PgPool,
     metrics: Metrics,
     inserts_left: Arc<AtomicU32>,
+    /// Where rows are slow.
+    part_limit: Arc<PartLimit>,
+    /// `COPY` is refused whatever the rows are: row-level security applies to our role.
+    copy_is_refused: Arc<AtomicBool>,
     attempts: Arc<AtomicU64>,
-    newest_success: Arc<AtomicU64>,
+    /// For each method the newest attempt that stored a row.
+    newest_success: Arc<[AtomicU64; WriteMethod::VARIANTS.len()]>,
 }
 
 /// How to write one batch.
@@ -47,9 +57,23 @@ pub struct WriteOptions {
     pub expect_duplicates: bool,
     /// Advance the cache's epoch in the batch's own transaction.
     pub advance_epoch: bool,
-    /// Other batches succeeded since this one failed ([`EventWriter::has_succeeded_since`]): rows
-    /// rejected for an unknown reason are then to blame themselves.
-    pub others_succeed: bool,
+    /// Others were stored by this method since this batch failed ([`EventWriter::evidence_since`]): a row
+    /// that fails alone by the same method is then to blame itself.
+    pub others_succeed: Option<WriteMethod>,
+    /// What an answer means whose code passes by itself elsewhere.
+    pub passing: Passing,
+}
+
+/// What an answer with a transient code means for the rows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Passing {
+    /// Nothing: the same rows are tried again.
+    #[default]
+    Retry,
+    /// Some of the rows may be to blame: each part is tried, and those that fail alone stay undecided.
+    Search,
+    /// The same, and those that fail alone are to blame, if others were stored.
+    Blame,
 }
 
 impl EventWriter {
@@ -59,14 +83,35 @@ impl EventWriter {
             pool,
             metrics,
             inserts_left: Arc::default(),
+            part_limit: Arc::default(),
+            copy_is_refused: Arc::default(),
             attempts: Arc::default(),
             newest_success: Arc::default(),
         }
     }
 
-    /// Returns whether an attempt that began later, at any rows, has stored one.
-    pub(crate) fn has_succeeded_since(&self, attempt: u64) -> bool {
-        self.newest_success.load(Ordering::Relaxed) > attempt
+    pub(super) fn part_limit(&self) -> &PartLimit {
+        &self.part_limit
+    }
+
+    pub(super) fn pool(&self) -> &PgPool {
+        &self.pool
+    }
+
+    /// The number of the newest attempt of any writer.
+    pub(crate) fn newest_attempt(&self) -> u64 {
+        self.attempts.load(Ordering::Relaxed)
+    }
+
+    /// The method by which an attempt that began later, at any rows, has stored one. `INSERT` before
+    /// `COPY`, if both have.
+    pub(crate) fn evidence_since(&self, attempt: u64) -> Option<WriteMethod> {
+        let newest =
+            |method: &WriteMethod| self.newest_success[*method as usize].load(Ordering::Relaxed);
+        let by_preference = [WriteMethod::Insert, WriteMethod::Copy];
+        by_preference
+            .into_iter()
+            .find(|method| newest(method) > attempt)
     }
 
     /// Writes the rows that have no outcome yet, and notes how each ended. `rows`
@@ -74,13 +119,13 @@ impl EventWriter {
     /// same `outcomes`: what was decided stays decided.
     ///
     /// # Errors
-    /// A rejected row is none, unless every row is rejected and nobody knows who is to blame.
+    /// A rejected row is none, unless nobody knows who is to blame.
     pub async fn write(
         &self,
         rows: &[Row<'_>],
         outcomes: &mut [Option<RowOutcome>],
         options: WriteOptions,
-    ) -> Result<WriteMethod, WriteError> {
+    ) -> Result<WriteMethod, WriteFailure> {
         self.reject_suspects(rows, outcomes).await;
         let mut method = WriteMethod::Insert;
         loop {
@@ -103,65 +148,9 @@ impl EventWriter {
         }
     }
 
-    /// Writes these rows, no two of which are the same event, and decides them all.
-    async fn write_round(
-        &self,
-        rows: &[Row<'_>],
-        round: &[usize],
-        outcomes: &mut [Option<RowOutcome>],
-        options: WriteOptions,
-    ) -> Result<WriteMethod, WriteError> {
-        let pending: Vec<Row<'_>> = round.iter().map(|i| rows[*i]).collect();
-        let mut bisection = Bisection::new(pending.len());
-        let mut unknown_cause = Vec::new();
-        let mut inspected = false;
-        let mut first_rejected = None;
-        let mut method = WriteMethod::Insert;
-        while let Some(range) = bisection.next_part() {
-            match self.write_range(&pending[range.clone()], options).await {
-                Ok((written, by)) => {
-                    method = by;
-                    for (row, outcome) in round[range].iter().zip(written) {
-                        outcomes[*row] = Some(outcome);
-                    }
-                }
-                Err(failed) if failed.error.class != Class::Poison => {
-                    return Err(WriteError::Failed(failed.error));
-                }
-                Err(failed) if range.len() > 1 => {
-                    first_rejected.get_or_insert(failed.attempt);
-                    let searched = std::mem::replace(&mut inspected, true);
-                    let places = &round[range.clone()];
-                    if failed.error.code == Code::RejectedRow
-                        && !searched
-                        && self.reject_invalid_json(rows, places, outcomes).await
-                    {
-                        // The rest makes the next round, without them.
-                        return Ok(method);
-                    }
-                    bisection.narrow(&range, failed.line);
-                }
-                Err(failed) if failed.error.code == Code::RejectedRow => {
-                    let rejected = RowOutcome::Rejected(failed.error.detail);
-                    outcomes[round[range.start]] = Some(rejected);
-                }
-                Err(failed) => {
-                    first_rejected.get_or_insert(failed.attempt);
-                    unknown_cause.push((round[range.start], failed.error));
-                }
-            }
-        }
-        blame(unknown_cause, outcomes, options.others_succeed)
-            .map(|()| method)
-            .map_err(|error| WriteError::UnknownCause {
-                error,
-                attempt: first_rejected.unwrap_or_default(),
-            })
-    }
-
     /// Rejects what can be found at once. False when that is nothing, or when the search itself
     /// fails: then halves are tried.
-    async fn reject_invalid_json(
+    pub(super) async fn reject_invalid_json(
         &self,
         rows: &[Row<'_>],
         places: &[usize],
@@ -183,15 +172,17 @@ impl EventWriter {
         found
     }
 
-    async fn write_range(
+    pub(super) async fn write_range(
         &self,
         rows: &[Row<'_>],
         options: WriteOptions,
     ) -> Result<(Vec<RowOutcome>, WriteMethod), AttemptError> {
         let is_large = rows.len() >= COPY_MIN_ROWS;
-        if is_large && !options.expect_duplicates && !self.take_insert() {
+        if self.is_copied_first(is_large, options) {
             match self.attempt(rows, WriteMethod::Copy, options).await {
                 Err(failed) if failed.error.code == Code::Duplicate => {}
+                Err(failed) if failed.is(MAY_BE_DECIDED) => {}
+                Err(failed) if failed.is(UNSUPPORTED) => self.give_up_copy(&failed.error),
                 result => return result.map(|written| (written, WriteMethod::Copy)),
             }
         }
@@ -201,6 +192,31 @@ impl EventWriter {
                 .store(INSERTS_AFTER_DUPLICATES, Ordering::Relaxed);
         }
         Ok((written, WriteMethod::Insert))
+    }
+
+    fn is_copied_first(&self, is_large: bool, options: WriteOptions) -> bool {
+        if self.copy_is_refused.load(Ordering::Relaxed) {
+            return false;
+        }
+        // Where others were stored by COPY alone, an INSERT that fails blames nobody.
+        options.others_succeed == Some(WriteMethod::Copy)
+            || is_large && !options.expect_duplicates && !self.take_insert()
+    }
+
+    /// Each takes as long as the time limit, so these lines are few.
+    pub(super) fn say_late(&self, error: &Error, rows: usize) {
+        self.metrics.dependency_error(error);
+        tracing::warn!(%error, rows, "a statement took too long; its rows are written in halves");
+    }
+
+    fn give_up_copy(&self, error: &Error) {
+        if !self.copy_is_refused.swap(true, Ordering::Relaxed) {
+            tracing::warn!(
+                %error,
+                "Postgres refuses COPY, as it does under row-level security: all rows are inserted from now \
+                 on, which costs about 40 % more"
+            );
+        }
     }
 
     /// Returns whether the last duplicates are so recent that `INSERT` comes first.
@@ -220,7 +236,7 @@ impl EventWriter {
         options: WriteOptions,
     ) -> Result<Vec<RowOutcome>, AttemptError> {
         let acquired = self.pool.acquire().await;
-        let mut connection = acquired.map_err(|error| AttemptError::by(&error, 0))?;
+        let mut connection = acquired.map_err(|error| AttemptError::without(&error, method))?;
         let number = self.attempts.fetch_add(1, Ordering::Relaxed) + 1;
         self.metrics.batch_writes[method].increment(1);
         let write = write_once(&mut connection, rows, method, options.advance_epoch);
@@ -228,12 +244,12 @@ impl EventWriter {
             Ok(Ok(written)) => {
                 // Rows that are there already or skipped prove nothing: Postgres does not even try them.
                 if written.contains(&RowOutcome::Stored) {
-                    self.newest_success.fetch_max(number, Ordering::Relaxed);
+                    self.newest_success[method as usize].fetch_max(number, Ordering::Relaxed);
                 }
                 Ok(written)
             }
             Ok(Err(error)) => {
-                let failed = AttemptError::by(&error, number).at(method);
+                let failed = AttemptError::by(&error, number, method);
                 if needs_new_connection(&error, &failed.error) {
                     drop(connection.detach());
                 }
@@ -245,6 +261,9 @@ impl EventWriter {
                     error: Error::timeout(Dependency::Postgres, "writing a batch"),
                     line: None,
                     attempt: number,
+                    method,
+                    is_answer: false,
+                    sqlstate: None,
                 })
             }
         }
@@ -253,42 +272,73 @@ impl EventWriter {
 
 /// Why rows of a batch are undecided.
 #[derive(Debug)]
-pub enum WriteError {
-    /// Retry, or fatal.
-    Failed(Error),
-    /// Postgres rejected every row for an unknown reason: the rows or the server may be to blame.
-    UnknownCause {
-        /// The server's error for the first row.
-        error: Error,
-        /// The number of the first attempt that it rejected: [`EventWriter::has_succeeded_since`].
-        attempt: u64,
-    },
+pub struct WriteFailure {
+    /// Of the first row that failed alone, or of the whole.
+    pub error: Error,
+    /// What the error says of who is to blame.
+    pub cause: FailureCause,
+    /// Places of rows that failed alone. Other undecided rows were not tried alone.
+    pub failed_alone: Vec<usize>,
 }
 
-/// An error, the row that it names, and the number of the attempt.
-struct AttemptError {
-    error: Error,
-    line: Option<usize>,
-    attempt: u64,
+/// What a failure says of who is to blame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FailureCause {
+    /// Nothing: the server did not answer, or the error is fatal.
+    NoAnswer,
+    /// The server answered with a code that passes by itself elsewhere.
+    Passing,
+    /// The code says nothing: the rows or the server may be to blame. The number of the first attempt that
+    /// was refused: [`EventWriter::evidence_since`].
+    Unknown(u64),
+}
+
+/// An error, the row that it names, and the attempt.
+pub(super) struct AttemptError {
+    pub(super) error: Error,
+    pub(super) line: Option<usize>,
+    pub(super) attempt: u64,
+    pub(super) method: WriteMethod,
+    /// The server answered the statement.
+    pub(super) is_answer: bool,
+    sqlstate: Option<String>,
 }
 
 impl AttemptError {
-    fn by(error: &sqlx::Error, attempt: u64) -> Self {
+    /// There was no connection to be had.
+    fn without(error: &sqlx::Error, method: WriteMethod) -> Self {
         Self {
-            error: classify(error),
-            line: copy_line(error),
-            attempt,
+            is_answer: false,
+            ..Self::by(error, 0, method)
         }
     }
 
-    /// `INSERT` passes over what our key has, so a key that is there already is another index's, and the
-    /// row is to blame. `COPY` names the index of a partition, which anybody may have named: `INSERT` decides.
-    fn at(mut self, method: WriteMethod) -> Self {
-        if method == WriteMethod::Insert && self.error.code == Code::Duplicate {
-            self.error.class = Class::Poison;
-            self.error.code = Code::RejectedRow;
+    fn by(error: &sqlx::Error, attempt: u64, method: WriteMethod) -> Self {
+        let mut failed = Self {
+            error: classify(error),
+            line: copy_line(error),
+            attempt,
+            method,
+            is_answer: matches!(error, sqlx::Error::Database(_)),
+            sqlstate: sqlstate(error).map(Cow::into_owned),
+        };
+        // `INSERT` passes over what our key has, so a key that is there already is another index's, and the
+        // row is to blame. `COPY` names the index of a partition, which anybody may have named: `INSERT`
+        // decides.
+        if method == WriteMethod::Insert && failed.error.code == Code::Duplicate {
+            failed.error.class = Class::Poison;
+            failed.error.code = Code::RejectedRow;
         }
-        self
+        failed
+    }
+
+    fn is(&self, sqlstate: &str) -> bool {
+        self.sqlstate.as_deref() == Some(sqlstate)
+    }
+
+    /// The statement ran into the server's time limit: a smaller one may not.
+    pub(super) fn is_late(&self) -> bool {
+        self.error.code == Code::Timeout && self.is_answer
     }
 }
 
@@ -329,7 +379,7 @@ fn next_round(rows: &[Row<'_>], outcomes: &mut [Option<RowOutcome>]) -> Vec<usiz
         }
         match &outcomes[i] {
             Some(RowOutcome::Stored | RowOutcome::Duplicate) => present = true,
-            Some(RowOutcome::Skipped | RowOutcome::Rejected(_)) => {}
+            Some(RowOutcome::Skipped | RowOutcome::Rejected(_) | RowOutcome::DeadLetter(..)) => {}
             None if present => outcomes[i] = Some(RowOutcome::Duplicate),
             None if chosen => {}
             None => {
@@ -339,24 +389,4 @@ fn next_round(rows: &[Row<'_>], outcomes: &mut [Option<RowOutcome>]) -> Vec<usiz
         }
     }
     round
-}
-
-/// A state that our table does not know: the row is to blame only if it failed
-/// alone while others succeeded; otherwise the server may be.
-fn blame(
-    unknown_cause: Vec<(usize, Error)>,
-    outcomes: &mut [Option<RowOutcome>],
-    others_succeed: bool,
-) -> Result<(), Error> {
-    let others_succeed = others_succeed
-        || outcomes
-            .iter()
-            .any(|outcome| matches!(outcome, Some(RowOutcome::Stored)));
-    for (row, error) in unknown_cause {
-        if !others_succeed {
-            return Err(error);
-        }
-        outcomes[row] = Some(RowOutcome::Rejected(error.detail));
-    }
-    Ok(())
 }

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use strum::VariantArray as _;
 use tokio::sync::Notify;
@@ -11,6 +12,8 @@ use super::Metrics;
 use crate::error::Dependency;
 
 const REFUSAL_PROOF: &str = "nothing panics under this lock";
+/// Messages may be held for so long without one of them being settled.
+pub(crate) const NONE_SETTLED_LIMIT: Duration = Duration::from_mins(1);
 
 /// The answer of `/readyz`. Cloning clones an `Arc`.
 #[derive(Clone)]
@@ -26,6 +29,8 @@ struct HealthState {
     letters_refused: AtomicUsize,
     pulls_fail: AtomicBool,
     database_refusal: Mutex<Option<String>>,
+    postgres_read_only: AtomicBool,
+    none_settled: AtomicBool,
     metrics: Metrics,
 }
 
@@ -42,12 +47,33 @@ impl Health {
             letters_refused: AtomicUsize::new(0),
             pulls_fail: AtomicBool::new(false),
             database_refusal: Mutex::default(),
+            postgres_read_only: AtomicBool::new(false),
+            none_settled: AtomicBool::new(false),
             metrics,
         }))
     }
 
-    /// Sets whether a dependency answers; logs a change.
+    /// Sets whether a dependency does what is needed of it: it answers. Logs a change.
     pub(crate) fn set(&self, dependency: Dependency, up: bool) {
+        self.set_up(dependency, up, "dependency does not answer");
+    }
+
+    /// Sets that Postgres answers; it is up if it takes writes. Logs a change.
+    pub(crate) fn set_postgres_answers(&self, is_read_only: bool) {
+        let state = &self.0.postgres_read_only;
+        state.store(is_read_only, Ordering::Relaxed);
+        let why_down = "dependency is read-only: nothing is stored until it takes writes";
+        self.set_up(Dependency::Postgres, !is_read_only, why_down);
+    }
+
+    /// Sets that Postgres does not answer. Logs a change.
+    pub(crate) fn set_postgres_silent(&self) {
+        let state = &self.0.postgres_read_only;
+        state.store(false, Ordering::Relaxed);
+        self.set(Dependency::Postgres, false);
+    }
+
+    fn set_up(&self, dependency: Dependency, up: bool, why_down: &'static str) {
         self.0.metrics.dependency_up[dependency].set(f64::from(up));
         if self.0.up[dependency as usize].swap(up, Ordering::Relaxed) != up {
             let name = dependency.into_str();
@@ -55,7 +81,7 @@ impl Health {
                 tracing::info!(dependency = name, "dependency answers");
                 self.0.recovered[dependency as usize].notify_waiters();
             } else {
-                tracing::warn!(dependency = name, "dependency does not answer");
+                tracing::warn!(dependency = name, "{why_down}");
             }
         }
     }
@@ -148,6 +174,22 @@ impl Health {
         current.clone()
     }
 
+    /// Sets whether messages are held for longer than [`NONE_SETTLED_LIMIT`] and none of them is settled;
+    /// logs a change.
+    pub(crate) fn set_none_settled(&self, none_settled: bool) {
+        if self.0.none_settled.swap(none_settled, Ordering::Relaxed) != none_settled {
+            if none_settled {
+                tracing::error!(
+                    "messages are held for more than {} s, and none of them is settled: the lines before \
+                     say why, or a lock in Postgres is waited for (pg_stat_activity)",
+                    NONE_SETTLED_LIMIT.as_secs()
+                );
+            } else {
+                tracing::info!("messages are settled again");
+            }
+        }
+    }
+
     /// Reasons why this process is not ready; empty when it is. The cache does not count: without
     /// it reads are only slower.
     pub(crate) fn not_ready_because(&self) -> Vec<&'static str> {
@@ -163,7 +205,9 @@ impl Health {
         if self.0.stream_gone.load(Ordering::Relaxed) {
             reasons.push("the stream was deleted: make it again, or restart ganesh, which does");
         }
-        if !self.is_up(Dependency::Postgres) {
+        if self.0.postgres_read_only.load(Ordering::Relaxed) {
+            reasons.push("postgres is read-only");
+        } else if !self.is_up(Dependency::Postgres) {
             reasons.push("postgres does not answer");
         }
         if self.0.rejection_pause.load(Ordering::Relaxed) {
@@ -174,6 +218,10 @@ impl Health {
         }
         if self.0.pulls_fail.load(Ordering::Relaxed) {
             reasons.push("pulling messages fails again and again: the log says why");
+        }
+        if self.0.none_settled.load(Ordering::Relaxed) {
+            reasons
+                .push("messages are held for more than 60 s and none is settled: the log says why");
         }
         reasons
     }

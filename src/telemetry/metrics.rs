@@ -102,6 +102,9 @@ table! {
     /// Bytes that may be held (GANESH_MAX_IN_FLIGHT_BYTES).
     in_flight_bytes_limit: Gauge = "ganesh_in_flight_bytes_limit";
 
+    /// Age of the oldest message held, since it was delivered here; 0 when none is held.
+    oldest_held: Gauge = "ganesh_oldest_held_seconds";
+
     /// Entries waiting in a queue, by what reads it: messages, or spans (export).
     queue_depth: Gauge = "ganesh_queue_depth" [queue: Queue];
 
@@ -130,7 +133,8 @@ table! {
     /// last 10 s, 0 when it was never ahead.
     clock_skew: Gauge = "ganesh_clock_skew_seconds";
 
-    /// 1 while the dependency answers, 0 while it does not.
+    /// 1 while the dependency does what is needed of it, 0 while it does not: it does not answer, or
+    /// Postgres is read-only.
     dependency_up: Gauge = "ganesh_dependency_up" [dependency: Dependency];
 
     /// Errors that a dependency answered with, or that kept it from answering.

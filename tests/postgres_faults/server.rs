@@ -11,6 +11,8 @@ use crate::support::ledger::assert_each_is_one_row_or_one_letter;
 use crate::support::stack::kill_sessions;
 use crate::support::{Ganesh, Stack, eventually};
 
+const POSTGRES_UP: &str = "ganesh_dependency_up{dependency=\"postgres\"}";
+
 pub fn errors(code: &str) -> String {
     format!("ganesh_dependency_errors_total{{dependency=\"postgres\",code=\"{code}\"}}")
 }
@@ -72,6 +74,13 @@ async fn a_read_only_server_is_left_for_a_new_connection() {
         ganesh.log().contains("SQLSTATE 25006")
     })
     .await;
+    // Up means that it does what we need.
+    eventually("it is said", || async {
+        let (status, body) = ganesh.admin("/readyz").await;
+        status == 503 && body.contains("postgres is read-only")
+    })
+    .await;
+    assert!(ganesh.metric(POSTGRES_UP).await < f64::EPSILON);
     let mut writable = stack.pool.acquire().await.unwrap();
     let reset = format!("ALTER DATABASE \"{database}\" RESET default_transaction_read_only");
     writable.execute(reset.as_str()).await.unwrap();
@@ -80,6 +89,8 @@ async fn a_read_only_server_is_left_for_a_new_connection() {
     assert_eq!(stack.rows().await, 100);
     assert_eq!(stack.dead_letters().await, 0);
     assert!(ganesh.metric(REDELIVERED).await < f64::EPSILON);
+    ganesh.wait_for_metric(POSTGRES_UP, 1.0).await;
+    ganesh.wait_until_ready().await;
 }
 
 /// From now on a trigger raises this at every insert, in the place of the server itself.
@@ -169,6 +180,7 @@ async fn limited_role(stack: &Stack) -> (String, String) {
         format!("GRANT SELECT, INSERT ON events TO {role}"),
         format!("GRANT SELECT ON _sqlx_migrations TO {role}"),
         format!("GRANT SELECT, INSERT, UPDATE ON cache_epoch TO {role}"),
+        format!("GRANT SELECT, INSERT, DELETE ON fates TO {role}"),
     ] {
         execute(&stack.pool, &statement).await;
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Attempt, BatchHistory, NextBatch, RejectionWindow};
+use super::{Attempt, BatchHistory, NextBatch, RejectionWindow, SeenFailures};
 use crate::message::timings::Failures;
 use crate::message::{Batch, RejectedRow};
 
@@ -32,7 +32,7 @@ pub(super) struct Parked {
     pub(super) batch: Batch,
     pub(super) due: Instant,
     pub(super) attempt: Attempt,
-    pub(super) rejected_in_attempt: Option<u64>,
+    pub(super) failures: SeenFailures,
 }
 
 /// What the writer whose turn it is does next.
@@ -93,7 +93,7 @@ impl ParkingState {
         let Parked {
             batch,
             attempt,
-            rejected_in_attempt,
+            failures,
             ..
         } = self.parked.remove(first)?;
         (self.parked_in_progress, self.last_was_parked) = (true, true);
@@ -101,11 +101,29 @@ impl ParkingState {
             batch,
             history: BatchHistory {
                 attempt,
-                rejected_in_attempt,
+                failures,
                 was_parked: true,
                 queue_lock: None,
             },
         })
+    }
+
+    /// Parks batches without an outcome, all for the same time.
+    pub(super) fn park(&mut self, batches: Vec<Batch>, attempt: Attempt, failures: SeenFailures) {
+        let due = self.next_try();
+        let is_probe = attempt == Attempt::Probe;
+        let parked = batches.into_iter().map(|batch| Parked {
+            batch,
+            due,
+            attempt: if is_probe { Attempt::Again } else { attempt },
+            // What was stored before the pause is no evidence after it.
+            failures: if is_probe {
+                SeenFailures::default()
+            } else {
+                failures
+            },
+        });
+        self.parked.extend(parked);
     }
 
     pub(super) fn park_rejected(&mut self, rejected: Vec<RejectedRow>, taken_at: u64) {
@@ -121,7 +139,7 @@ impl ParkingState {
             },
             due: Instant::now(),
             attempt: Attempt::Again,
-            rejected_in_attempt: None,
+            failures: SeenFailures::default(),
         });
     }
 }

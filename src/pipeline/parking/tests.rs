@@ -157,7 +157,14 @@ async fn one_parked_batch_is_tried_at_a_time_and_an_unexplained_one_later() {
         fresh, 1,
         "another writer does not try the other one meanwhile"
     );
-    scene.parking.park_again(work.batch, work.history, Some(7));
+    let failures = SeenFailures {
+        rejected_in_attempt: Some(7),
+        ..SeenFailures::default()
+    };
+    let batches = vec![work.batch];
+    scene
+        .parking
+        .park_again(batches, work.history, failures, true);
     let (other, _, work) = scene.next().await;
     assert_eq!(other, 12);
     scene
@@ -167,7 +174,7 @@ async fn one_parked_batch_is_tried_at_a_time_and_an_unexplained_one_later() {
     let (again, attempt, work) = scene.next().await;
     assert_eq!((again, attempt), (11, Attempt::Fresh));
     assert!(began.elapsed() >= RETRY_AFTER.0);
-    assert_eq!(work.history.rejected_in_attempt, Some(7));
+    assert_eq!(work.history.failures.rejected_in_attempt, Some(7));
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,0 +1,166 @@
+//! Attempts at one batch, until its rows are decided, or others get the writer.
+
+use super::parking::{BatchHistory, SeenFailures};
+use super::writer::Writer;
+use crate::backoff::Backoff;
+use crate::error::{Class, Dependency, Error};
+use crate::labels::WriteMethod;
+use crate::message::{Batch, Decoded};
+use crate::storage::{FailureCause, Passing, Row, RowOutcome, WriteFailure, WriteOptions};
+
+/// What became of a batch.
+pub(crate) struct Written {
+    /// For each of its messages in their order; `None` is undecided.
+    pub(crate) outcomes: Vec<Option<RowOutcome>>,
+    /// The method that succeeded last.
+    pub(crate) method: WriteMethod,
+    /// Why some are undecided.
+    pub(crate) undecided: Option<Undecided>,
+}
+
+/// Why rows are undecided, and what to do with them.
+pub(crate) struct Undecided {
+    /// For each message of the batch whether its row failed alone.
+    pub(crate) failed_alone: Vec<bool>,
+    pub(crate) failures: SeenFailures,
+    /// Postgres answered.
+    pub(crate) is_refused: bool,
+}
+
+/// Retries until every row has an outcome, and the stored ones are committed. Meanwhile the keepalive
+/// keeps the messages, and the source pauses for lack of capacity. Returns early if nobody knows who is to
+/// blame, if a code comes back that should have passed, or if a parked batch fails.
+///
+/// # Errors
+/// Fatal ones of Postgres.
+pub(crate) async fn write(
+    writer: &Writer,
+    batch: &mut Batch,
+    history: &BatchHistory,
+    mut options: WriteOptions,
+) -> Result<Written, Error> {
+    let (rows, order) = rows_in_write_order(&batch.messages);
+    let mut outcomes = vec![None; rows.len()];
+    let mut failures = history.failures;
+    let mut backoff = Backoff::new();
+    let undecided = loop {
+        let recovery = writer.health.recovery(Dependency::Postgres);
+        failures.guide(writer, &mut options);
+        let failure = match writer.storage.write(&rows, &mut outcomes, options).await {
+            Ok(method) => {
+                return Ok(Written {
+                    outcomes: in_batch_order(outcomes, &order),
+                    method,
+                    undecided: None,
+                });
+            }
+            Err(failure) => failure,
+        };
+        report(writer, &failure.error, rows.len())?;
+        batch.failures.add(&failure.error);
+        failures.add(writer, &failure);
+        if history.was_parked || failures.is_for_later(writer, &failure) {
+            break failure;
+        }
+        // The failed attempt may have committed.
+        options.expect_duplicates = true;
+        backoff.wait_or(recovery).await;
+    };
+    let mut failed_alone = vec![false; rows.len()];
+    for place in undecided.failed_alone {
+        failed_alone[order[place]] = true;
+    }
+    Ok(Written {
+        outcomes: in_batch_order(outcomes, &order),
+        method: WriteMethod::Insert,
+        undecided: Some(Undecided {
+            failed_alone,
+            failures,
+            is_refused: undecided.cause != FailureCause::NoAnswer,
+        }),
+    })
+}
+
+impl SeenFailures {
+    /// What the next attempt may conclude.
+    fn guide(&self, writer: &Writer, options: &mut WriteOptions) {
+        let evidence = |attempt| writer.storage.evidence_since(attempt);
+        options.passing = self.passing.next_attempt(self.others_stored(writer));
+        options.others_succeed = match options.passing {
+            Passing::Blame => self.passing.first().and_then(evidence),
+            Passing::Retry | Passing::Search => self.rejected_in_attempt.and_then(evidence),
+        };
+    }
+
+    fn add(&mut self, writer: &Writer, failure: &WriteFailure) {
+        match failure.cause {
+            FailureCause::NoAnswer => {}
+            FailureCause::Passing => {
+                let (newest, others_stored) =
+                    (writer.storage.newest_attempt(), self.others_stored(writer));
+                self.passing.add(failure.error.code, newest, others_stored);
+            }
+            FailureCause::Unknown(attempt) => self.rejected_in_attempt = Some(attempt),
+        }
+    }
+
+    /// Whether others get the writer now.
+    fn is_for_later(&self, writer: &Writer, failure: &WriteFailure) -> bool {
+        match failure.cause {
+            FailureCause::NoAnswer => false,
+            FailureCause::Unknown(_) => true,
+            FailureCause::Passing => {
+                !failure.failed_alone.is_empty()
+                    || self.passing.is_to_be_parked(self.others_stored(writer))
+            }
+        }
+    }
+
+    /// Since the last failure with a passing code.
+    fn others_stored(&self, writer: &Writer) -> bool {
+        let last = self.passing.last();
+        writer.storage.evidence_since(last).is_some()
+    }
+}
+
+/// Counts and logs a failed attempt.
+fn report(writer: &Writer, error: &Error, events: usize) -> Result<(), Error> {
+    writer.metrics.dependency_error(error);
+    if error.class == Class::Fatal {
+        tracing::error!(%error, "Postgres refuses what we do; stopping");
+        return Err(error.clone());
+    }
+    // Each held message can be a batch of its own: limit the line.
+    if let Some(suppressed) = writer.log.allow() {
+        tracing::warn!(%error, events, suppressed, "a batch was not stored; trying again");
+    }
+    Ok(())
+}
+
+/// The batch's rows as they are written, and for each its place in the batch.
+fn rows_in_write_order(batch: &[Decoded]) -> (Vec<Row<'_>>, Vec<usize>) {
+    let rows: Vec<Row<'_>> = batch.iter().map(row).collect();
+    let mut order: Vec<usize> = (0..rows.len()).collect();
+    order.sort_unstable_by(|a, b| rows[*a].write_order(&rows[*b]));
+    let sorted = order.iter().map(|i| rows[*i]).collect();
+    (sorted, order)
+}
+
+fn in_batch_order(outcomes: Vec<Option<RowOutcome>>, order: &[usize]) -> Vec<Option<RowOutcome>> {
+    let mut in_order = vec![None; outcomes.len()];
+    for (outcome, place) in outcomes.into_iter().zip(order) {
+        in_order[*place] = outcome;
+    }
+    in_order
+}
+
+pub(crate) fn row(decoded: &Decoded) -> Row<'_> {
+    let Decoded { delivery, event } = decoded;
+    Row {
+        event,
+        nats_subject: &delivery.message.subject,
+        stream_seq: delivery.stream_sequence,
+        published_at: delivery.published_at,
+        trace_id: delivery.trace_id,
+    }
+}

@@ -1,0 +1,108 @@
+//! Answers of Postgres with a code that passes by itself elsewhere: a statement that took too long, a
+//! conflict, no partition, no room. They are retried. When one comes back for the same rows, again and
+//! again, while others are stored, the rows are to blame. Pure.
+
+use crate::error::Code;
+use crate::storage::Passing;
+
+/// Attempts in a row by the writer that has the batch. Then the batch is parked, so that others get the
+/// writer.
+const ATTEMPTS_IN_PLACE: u32 = 3;
+/// Rows are not blamed before so many attempts at them have failed: some 20 s, or minutes where each one
+/// runs into the time limit.
+const ATTEMPTS_MIN: u32 = 10;
+/// Nor before others were stored so often between two attempts. Once may be the end of one outage before
+/// the next one.
+const OTHERS_STORED_MIN: u32 = 2;
+
+/// What the attempts at a batch showed that failed with such a code.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct PassingFailures {
+    attempts: u32,
+    /// After how many of them others were stored.
+    others_stored: u32,
+    /// The newest attempt of any writer when the first one of these and the last one had failed.
+    first: u64,
+    last: u64,
+    /// Its code usually says something of the rows: a part of them may pass.
+    is_about_rows: bool,
+}
+
+impl PassingFailures {
+    /// Notes a failed attempt. `newest`: the newest attempt of any writer; `others_stored`: whether one
+    /// since [`Self::last`] has stored a row.
+    pub(crate) fn add(&mut self, code: Code, newest: u64, others_stored: bool) {
+        if self.attempts == 0 {
+            self.first = newest;
+        } else {
+            self.others_stored += u32::from(others_stored);
+        }
+        self.attempts = self.attempts.saturating_add(1);
+        self.last = newest;
+        self.is_about_rows = matches!(code, Code::Conflict | Code::Timeout);
+    }
+
+    /// Evidence that others are stored is asked for since this attempt.
+    pub(crate) fn first(&self) -> Option<u64> {
+        (self.attempts > 0).then_some(self.first)
+    }
+
+    /// The same since the last failure.
+    pub(crate) fn last(&self) -> u64 {
+        self.last
+    }
+
+    /// How the next attempt takes such an answer.
+    pub(crate) fn next_attempt(&self, others_stored: bool) -> Passing {
+        let others_stored = self.others_stored + u32::from(others_stored);
+        if self.attempts >= ATTEMPTS_MIN && others_stored >= OTHERS_STORED_MIN {
+            Passing::Blame
+        } else if self.attempts == ATTEMPTS_IN_PLACE && (self.is_about_rows || others_stored > 0) {
+            Passing::Search
+        } else {
+            Passing::Retry
+        }
+    }
+
+    /// Whether the writer goes on to others.
+    pub(crate) fn is_to_be_parked(&self, others_stored: bool) -> bool {
+        self.attempts >= ATTEMPTS_IN_PLACE && self.next_attempt(others_stored) == Passing::Retry
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failed(attempts: u32, code: Code, others_stored: bool) -> PassingFailures {
+        let mut failures = PassingFailures::default();
+        for newest in 1..=attempts {
+            failures.add(code, newest.into(), others_stored);
+        }
+        failures
+    }
+
+    #[test]
+    fn rows_are_searched_once_and_blamed_after_ten_attempts_between_which_others_were_stored() {
+        for (attempts, others_stored, next) in [
+            (0, false, Passing::Retry),
+            (2, true, Passing::Retry),
+            (3, false, Passing::Search),
+            (4, true, Passing::Retry),
+            (9, true, Passing::Retry),
+            (10, true, Passing::Blame),
+            (1_000, false, Passing::Retry),
+        ] {
+            let failures = failed(attempts, Code::Conflict, others_stored);
+            assert_eq!(failures.next_attempt(false), next, "{attempts}");
+        }
+    }
+
+    #[test]
+    fn a_server_that_is_short_of_something_is_not_asked_for_each_row() {
+        let failures = failed(3, Code::Resources, false);
+        assert_eq!(failures.next_attempt(false), Passing::Retry);
+        assert!(failures.is_to_be_parked(false));
+        assert_eq!(failures.next_attempt(true), Passing::Search);
+    }
+}

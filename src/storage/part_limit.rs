@@ -1,0 +1,63 @@
+//! How many rows a statement may have, where rows are slow: otherwise each batch of a backlog would run
+//! into the time limit before it is halved.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
+
+use super::session::STATEMENT_TIMEOUT;
+
+/// Twice as many rows take less than a quarter of the time limit then.
+const FAST: Duration = STATEMENT_TIMEOUT.checked_div(8).expect("8 is not 0");
+
+/// Learned from statements, by all writers.
+#[derive(Debug, Default)]
+pub(super) struct PartLimit {
+    /// 0: no limit.
+    rows: AtomicUsize,
+}
+
+impl PartLimit {
+    /// Rows of a statement at most.
+    pub(super) fn rows(&self) -> usize {
+        match self.rows.load(Ordering::Relaxed) {
+            0 => usize::MAX,
+            rows => rows,
+        }
+    }
+
+    /// A statement with so many rows took too long.
+    pub(super) fn late(&self, rows: usize) {
+        let limit = self.rows().min(rows / 2).max(1);
+        self.rows.store(limit, Ordering::Relaxed);
+    }
+
+    /// A statement with so many rows took that long.
+    pub(super) fn stored(&self, rows: usize, took: Duration) {
+        let limit = self.rows();
+        if rows >= limit && took < FAST {
+            self.rows.store(limit.saturating_mul(2), Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn it_halves_with_late_statements_and_doubles_with_fast_ones_that_are_full() {
+        let limit = PartLimit::default();
+        assert_eq!(limit.rows(), usize::MAX);
+        limit.stored(2_000, Duration::ZERO);
+        assert_eq!(limit.rows(), usize::MAX);
+        limit.late(2_000);
+        assert_eq!(limit.rows(), 1_000);
+        limit.stored(1_000, Duration::from_secs(20));
+        limit.stored(999, Duration::ZERO);
+        assert_eq!(limit.rows(), 1_000);
+        limit.stored(1_000, Duration::from_secs(1));
+        assert_eq!(limit.rows(), 2_000);
+        limit.late(1);
+        assert_eq!(limit.rows(), 1);
+    }
+}

@@ -1,0 +1,200 @@
+//! One round of a write: decides rows of which no two are the same event. A part that fails is tried in
+//! smaller ones, where a row of it may be to blame.
+
+use std::ops::Range;
+use std::time::Instant;
+
+use strum::VariantArray as _;
+
+use super::bisection::Bisection;
+use super::outcome::RowOutcome;
+use super::row::Row;
+use super::write::{AttemptError, EventWriter, FailureCause, Passing, WriteFailure, WriteOptions};
+use crate::error::{Class, Code};
+use crate::labels::WriteMethod;
+
+/// Rows that run into the time limit alone, one after the other without a stored one between them. Then
+/// the rest is not tried: where everybody waits for a lock, each part would take the whole limit.
+const LATE_ALONE_MAX: usize = 2;
+
+/// What a round has seen.
+struct Round {
+    options: WriteOptions,
+    bisection: Bisection,
+    /// Bad JSON was looked for.
+    is_inspected: bool,
+    /// The number of the first attempt that was refused.
+    first_refused: Option<u64>,
+    /// Rows that failed alone: the place in the round, and why.
+    alone: Vec<(usize, AttemptError)>,
+    late_alone: usize,
+    /// Methods by which a row was stored.
+    stored_by: [bool; WriteMethod::VARIANTS.len()],
+}
+
+impl EventWriter {
+    /// Writes these rows, and decides them all.
+    pub(super) async fn write_round(
+        &self,
+        rows: &[Row<'_>],
+        places: &[usize],
+        outcomes: &mut [Option<RowOutcome>],
+        options: WriteOptions,
+    ) -> Result<WriteMethod, WriteFailure> {
+        let pending: Vec<Row<'_>> = places.iter().map(|i| rows[*i]).collect();
+        let bisection = Bisection::new(pending.len(), self.part_limit().rows());
+        let mut round = Round::new(bisection, options);
+        let mut method = WriteMethod::Insert;
+        while let Some(part) = round.bisection.next_part() {
+            let began = Instant::now();
+            let failed = match self.write_range(&pending[part.clone()], options).await {
+                Ok((written, by)) => {
+                    method = by;
+                    self.part_limit().stored(part.len(), began.elapsed());
+                    round.stored(by, &written);
+                    for (row, outcome) in places[part].iter().zip(written) {
+                        outcomes[*row] = Some(outcome);
+                    }
+                    continue;
+                }
+                Err(failed) => failed,
+            };
+            if part.len() > 1 && failed.error.code == Code::Timeout && failed.attempt > 0 {
+                self.part_limit().late(part.len());
+            }
+            if !round.says_something_of_rows(&failed) {
+                return Err(WriteFailure::of_the_whole(failed));
+            }
+            if round.is_json_to_be_looked_at(&part, &failed)
+                && self
+                    .reject_invalid_json(rows, &places[part.clone()], outcomes)
+                    .await
+            {
+                // The rest makes the next round, without them.
+                return Ok(method);
+            }
+            if failed.error.code == Code::RejectedRow && part.len() == 1 {
+                let rejected = RowOutcome::Rejected(failed.error.detail);
+                outcomes[places[part.start]] = Some(rejected);
+            } else {
+                if failed.is_late() && part.len() > 1 {
+                    self.say_late(&failed.error, part.len());
+                }
+                if round.narrow(&part, failed) == Narrowed::GivenUp {
+                    break;
+                }
+            }
+        }
+        round.blame(places, outcomes).map(|()| method)
+    }
+}
+
+#[derive(PartialEq, Eq)]
+enum Narrowed {
+    /// There is more to be tried.
+    GoOn,
+    GivenUp,
+}
+
+impl Round {
+    fn new(bisection: Bisection, options: WriteOptions) -> Self {
+        Self {
+            options,
+            bisection,
+            is_inspected: false,
+            first_refused: None,
+            alone: Vec::new(),
+            late_alone: 0,
+            stored_by: Default::default(),
+        }
+    }
+
+    fn stored(&mut self, method: WriteMethod, written: &[RowOutcome]) {
+        self.late_alone = 0;
+        self.stored_by[method as usize] |= written.contains(&RowOutcome::Stored);
+    }
+
+    /// Whether a smaller part can tell more.
+    fn says_something_of_rows(&self, failed: &AttemptError) -> bool {
+        match failed.error.class {
+            Class::Poison => true,
+            Class::Transient => {
+                failed.is_late() || failed.is_answer && self.options.passing != Passing::Retry
+            }
+            Class::Fatal => false,
+        }
+    }
+
+    /// Once for a round, when several rows were refused.
+    fn is_json_to_be_looked_at(&mut self, part: &Range<usize>, failed: &AttemptError) -> bool {
+        part.len() > 1
+            && !std::mem::replace(&mut self.is_inspected, true)
+            && failed.error.code == Code::RejectedRow
+    }
+
+    /// Smaller parts of this one are tried next; a row that failed alone is put aside.
+    fn narrow(&mut self, part: &Range<usize>, failed: AttemptError) -> Narrowed {
+        self.first_refused.get_or_insert(failed.attempt);
+        if part.len() > 1 {
+            let line = failed.line.filter(|_| !failed.is_late());
+            self.bisection.narrow(part, line);
+            return Narrowed::GoOn;
+        }
+        self.late_alone += usize::from(failed.is_late());
+        self.alone.push((part.start, failed));
+        if self.late_alone >= LATE_ALONE_MAX {
+            Narrowed::GivenUp
+        } else {
+            Narrowed::GoOn
+        }
+    }
+
+    /// Rejects the rows that failed alone while others were stored by the same method. Before an outage
+    /// ends, rows fail alone, too: those with a passing code are blamed by what was stored before only.
+    fn blame(
+        self,
+        places: &[usize],
+        outcomes: &mut [Option<RowOutcome>],
+    ) -> Result<(), WriteFailure> {
+        let mut undecided: Option<WriteFailure> = None;
+        for (row, failed) in self.alone {
+            let others_succeed = self.options.others_succeed == Some(failed.method);
+            let is_unknown = failed.error.class == Class::Poison;
+            let is_to_blame = if is_unknown {
+                others_succeed || self.stored_by[failed.method as usize]
+            } else {
+                others_succeed && self.options.passing == Passing::Blame
+            };
+            if is_to_blame {
+                outcomes[places[row]] = Some(RowOutcome::Rejected(failed.error.detail));
+                continue;
+            }
+            let cause = if is_unknown {
+                FailureCause::Unknown(self.first_refused.unwrap_or_default())
+            } else {
+                FailureCause::Passing
+            };
+            let failure = undecided.get_or_insert_with(|| WriteFailure {
+                error: failed.error,
+                cause,
+                failed_alone: Vec::new(),
+            });
+            failure.failed_alone.push(places[row]);
+        }
+        undecided.map_or(Ok(()), Err)
+    }
+}
+
+impl WriteFailure {
+    fn of_the_whole(failed: AttemptError) -> Self {
+        Self {
+            cause: if failed.is_answer && failed.error.class == Class::Transient {
+                FailureCause::Passing
+            } else {
+                FailureCause::NoAnswer
+            },
+            error: failed.error,
+            failed_alone: Vec::new(),
+        }
+    }
+}
