@@ -232,7 +232,6 @@ impl Service {
     fn watch_nats(&self, event_source: &EventSource, in_flight: &Arc<InFlight>) {
         let lag = Lag {
             jetstream: event_source.jetstream.clone(),
-            consumer: event_source.consumer.clone(),
             consumer_watch: event_source.consumer_watch.clone(),
             in_flight: in_flight.clone(),
             metrics: self.metrics.clone(),
