@@ -36,6 +36,7 @@ mod rejections;
 mod roles;
 mod rules;
 mod secrets;
+mod schema;
 mod shutdown;
 mod skipped;
 mod startup;

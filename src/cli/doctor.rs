@@ -27,6 +27,7 @@ pub(super) fn command() -> Command {
             "GANESH_MAX_IN_FLIGHT",
             "GANESH_MAX_IN_FLIGHT_BYTES",
             "GANESH_WRITERS",
+            "GANESH_POSTGRES_SCHEMA",
             "GANESH_PARTITION_INTERVAL",
             "GANESH_RETENTION_DAYS",
         ]))

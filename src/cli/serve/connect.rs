@@ -34,7 +34,7 @@ async fn connect_postgres(
     deadline: StartDeadline,
 ) -> Result<PgPool, Failure> {
     let pool = pool::lazy(&config.postgres, config.pipeline.all_writers())?;
-    wait_for_schema(&pool, config.postgres.migrate_on_start, deadline).await?;
+    wait_for_schema(&pool, &config.postgres, deadline).await?;
     // Before the first event, or it would land in the default partition.
     let _ = upkeep::round(&config.postgres, &pool, metrics, deadline.left()).await;
     Ok(pool)
