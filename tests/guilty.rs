@@ -66,6 +66,7 @@ async fn shown(prometheus: &Prometheus, title: &str, time: (f64, f64)) -> Vec<Sh
     let mut all = Vec::new();
     for target in list(&panel["targets"]) {
         let expr = word(&target["expr"]).replace("$__rate_interval", "4s");
+        let expr = expr.replace("$__interval", "1s");
         let expr = expr.replace("$job", ".+").replace("$instance", ".+");
         for (labels, values) in prometheus.range(&expr, time).await {
             let name = name_of(word(&target["legendFormat"]), &labels);
@@ -258,4 +259,24 @@ async fn a_stuck_replica_is_blamed_by_its_name() {
     ganesh.wait_for_metric(OLDEST, 5.0).await;
     let expected = format!("replica {}", hung.admin_address());
     assert_eq!(blamed(&prometheus, since).await, expected);
+}
+
+#[tokio::test]
+async fn the_bars_of_dead_letters_add_up_to_the_letters_of_the_stream() {
+    let stack = Stack::start().await;
+    let ganesh = stack.serve(&[]).await;
+    let prometheus = Prometheus::start(&ganesh.admin_address()).await;
+    scraped(&prometheus).await;
+    let since = unix_seconds();
+    let flood = Load::start(&stack, &["--rate", "300", "--invalid", "50"]);
+    let bad = "ganesh_messages_settled_total{outcome=\"dead_lettered\"}";
+    ganesh.wait_for_metric(bad, 300.0).await;
+    drop(flood);
+    stack.wait_until_drained().await;
+    scraped(&prometheus).await;
+    let bars = shown(&prometheus, "Dead letters", (since, unix_seconds())).await;
+    let sum: f64 = bars.iter().flat_map(|reason| &reason.values).sum();
+    #[allow(clippy::cast_precision_loss, reason = "hundreds")]
+    let letters = stack.dead_letters().await as f64;
+    assert!((sum - letters).abs() < 0.5, "{sum} of {letters}");
 }

@@ -31,6 +31,7 @@ async fn read(api: String) {
 /// As Grafana fills it in, with everything chosen.
 fn filled(expr: &str) -> String {
     let expr = expr.replace("$__rate_interval", "15s");
+    let expr = expr.replace("$__interval", "5s");
     expr.replace("$job", ".+").replace("$instance", ".+")
 }
 

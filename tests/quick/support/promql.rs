@@ -98,6 +98,10 @@ pub fn read(text: &str) -> Expression {
             input.next();
             take_while(input, |c| c != '"');
             input.next();
+        } else if c == '$' {
+            // A variable of Grafana in place of a duration.
+            input.next();
+            take_while(input, is_name);
         } else if c.is_ascii_digit() {
             // With the unit of a duration.
             take_while(input, is_name);
