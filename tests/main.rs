@@ -18,6 +18,7 @@ mod descriptors;
 mod doctor;
 mod encodings;
 mod exactly_once;
+mod guilty;
 mod held;
 mod hostile;
 mod http;
