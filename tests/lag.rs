@@ -218,3 +218,34 @@ async fn the_oldest_message_is_asked_for_every_two_seconds_at_most() {
     assert!((1..=4).contains(&during), "{during} in 7 s");
     lock.rollback().await.unwrap();
 }
+
+#[tokio::test]
+async fn the_stream_and_its_limits_are_exported_as_the_server_has_them() {
+    let stack = Stack::start().await;
+    let settings = [
+        ("GANESH_STREAM_MAX_BYTES", "64MiB"),
+        ("GANESH_STREAM_MAX_AGE", "2h"),
+    ];
+    let ganesh = stack.serve(&settings).await;
+    publish(&stack.jetstream().await, &events("kept", 30)).await;
+    stack.wait_until_drained().await;
+    ganesh.wait_for_metric("ganesh_stream_messages", 30.0).await;
+    let stream = stack.jetstream().await.get_stream("EVENTS").await.unwrap();
+    let state = stream.cached_info().state.clone();
+    #[allow(clippy::cast_precision_loss, reason = "a few")]
+    let (bytes, messages) = (state.bytes as f64, state.messages as f64);
+    let limit = f64::from(64 * 1_024 * 1_024);
+    for (metric, expected) in [
+        ("ganesh_stream_bytes", bytes),
+        ("ganesh_stream_bytes_limit", limit),
+        ("ganesh_stream_messages", messages),
+        ("ganesh_stream_messages_limit", 0.0),
+        ("ganesh_stream_age_limit_seconds", 7_200.0),
+    ] {
+        let exported = ganesh.metric(metric).await;
+        assert!((exported - expected).abs() < 0.5, "{metric}: {exported}");
+    }
+    ganesh
+        .wait_for_metric("ganesh_stream_age_seconds", 2.0)
+        .await;
+}

@@ -11,7 +11,7 @@ use tokio_util::sync::CancellationToken;
 use super::InFlight;
 use super::consumer::{self, ConsumerWatch};
 use super::removed::{Positions, Removed};
-use super::reported::{self, ReportedConsumer};
+use super::reported::{self, ReportedConsumer, ReportedStream};
 use super::requirements::filters;
 use super::streams::api_error;
 use crate::config::Config;
@@ -102,6 +102,21 @@ impl Lag {
         Ok(())
     }
 
+    /// What the stream holds, and the limits at which it removes its oldest messages.
+    #[allow(clippy::cast_precision_loss, reason = "gauges")]
+    fn export_stream(&self, stream: &ReportedStream) {
+        let (metrics, config, state) = (&self.metrics, &stream.config, &stream.state);
+        let limit = |name: &str| config.number(name).max(0) as f64;
+        metrics.stream_bytes.set(state.bytes as f64);
+        metrics.stream_bytes_limit.set(limit("max_bytes"));
+        metrics.stream_messages.set(state.messages as f64);
+        metrics.stream_messages_limit.set(limit("max_msgs"));
+        let oldest = Timestamp::parse_rfc3339(&state.first_time).filter(|_| state.messages > 0);
+        metrics.stream_age.set(oldest.map_or(0.0, seconds_since));
+        let age_limit = config.duration("max_age").as_secs_f64();
+        metrics.stream_age_limit.set(age_limit);
+    }
+
     async fn count_removed(
         &self,
         info: &ReportedConsumer,
@@ -111,6 +126,7 @@ impl Lag {
         let stream = reported::stream(&self.jetstream, name).await;
         let stream = stream.map_err(|error| error.detail)?;
         let stream = stream.ok_or("the stream is gone")?;
+        self.export_stream(&stream);
         let filters = filters(&info.config);
         let more = answers.removed.note(Positions {
             first_sequence: stream.state.first_sequence,
@@ -143,10 +159,7 @@ impl Lag {
         let Some((_, published_at)) = oldest else {
             return Ok(0.0);
         };
-        let micros = Timestamp::now().micros() - published_at.micros();
-        // The clocks of two hosts differ: an age is never negative.
-        #[allow(clippy::cast_precision_loss, reason = "centuries of microseconds fit")]
-        Ok(micros.max(0) as f64 / 1e6)
+        Ok(seconds_since(published_at))
     }
 
     /// The first message from this sequence on that the consumer takes.
@@ -190,4 +203,12 @@ impl Lag {
 fn is_filtered(info: &ReportedConsumer) -> bool {
     let filters = filters(&info.config);
     !filters.is_empty() && !filters.contains(&ANY_SUBJECT)
+}
+
+/// Seconds since a time that the server said. The clocks of two hosts differ: never negative.
+fn seconds_since(time: Timestamp) -> f64 {
+    let micros = Timestamp::now().micros() - time.micros();
+    #[allow(clippy::cast_precision_loss, reason = "centuries of microseconds fit")]
+    let seconds = micros.max(0) as f64 / 1e6;
+    seconds
 }

@@ -28,6 +28,11 @@ pub(crate) struct ReportedStream {
 pub(crate) struct ReportedState {
     #[serde(rename = "first_seq")]
     pub(super) first_sequence: u64,
+    /// When its first message was stored (RFC 3339).
+    #[serde(rename = "first_ts")]
+    pub(super) first_time: String,
+    pub(super) messages: u64,
+    pub(super) bytes: u64,
 }
 
 #[derive(Debug, Deserialize)]

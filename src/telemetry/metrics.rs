@@ -126,6 +126,24 @@ table! {
     /// not stored. Every replica exports what it has seen.
     consumer_removed: Counter = "ganesh_consumer_removed_messages_total";
 
+    /// Bytes that the stream holds, stored ones included.
+    stream_bytes: Gauge = "ganesh_stream_bytes";
+
+    /// Bytes at which the stream removes its oldest messages; 0 without limit.
+    stream_bytes_limit: Gauge = "ganesh_stream_bytes_limit";
+
+    /// Messages that the stream holds, stored ones included.
+    stream_messages: Gauge = "ganesh_stream_messages";
+
+    /// Messages at which the stream removes its oldest ones; 0 without limit.
+    stream_messages_limit: Gauge = "ganesh_stream_messages_limit";
+
+    /// Age of the oldest message that the stream holds, stored ones included; 0 when it is empty.
+    stream_age: Gauge = "ganesh_stream_age_seconds";
+
+    /// Age at which the stream removes a message; 0 without limit.
+    stream_age_limit: Gauge = "ganesh_stream_age_limit_seconds";
+
     /// How far the stream's timestamp of a message was ahead of this process's clock: the most in the
     /// last 10 s, 0 when it was never ahead.
     clock_skew: Gauge = "ganesh_clock_skew_seconds";

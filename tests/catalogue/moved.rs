@@ -19,10 +19,11 @@ use crate::support::servers::send_signal;
 use crate::support::{Ganesh, PATIENCE, Stack};
 
 /// Fixed from the start of the process to its end, which is held too.
-const FIXED: [&str; 7] = [
+const FIXED: [&str; 8] = [
     "ganesh_in_flight_limit",
     "ganesh_in_flight_bytes_limit",
     "ganesh_queue_capacity",
+    "ganesh_stream_messages_limit",
     "ganesh_build_info",
     "process_max_fds",
     "process_virtual_memory_max_bytes",

@@ -33,6 +33,8 @@ pub struct Expression {
     pub selectors: Vec<Selector>,
     /// Labels of `by`, `without`, `on`, `ignoring`, `group_left` and `group_right`.
     pub grouping: BTreeSet<String>,
+    /// Arguments in quotes, such as the labels that `label_replace` makes.
+    pub quoted: BTreeSet<String>,
 }
 
 const GROUPING: [&str; 6] = [
@@ -94,9 +96,8 @@ pub fn read(text: &str) -> Expression {
                 expression.selectors.push(selector);
             }
         } else if c == '"' {
-            // An argument, such as a label of `label_replace`.
             input.next();
-            take_while(input, |c| c != '"');
+            expression.quoted.insert(take_while(input, |c| c != '"'));
             input.next();
         } else if c == '$' {
             // A variable of Grafana in place of a duration.
