@@ -34,6 +34,7 @@ mod partitions;
 mod produce_one;
 mod postgres_faults;
 mod rejections;
+mod reopened;
 mod roles;
 mod rules;
 mod secrets;

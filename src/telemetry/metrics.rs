@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::histogram::Histogram;
 use crate::error::{Code, Dependency, Error};
 use crate::labels::{
-    BusyWorker, CacheRequest, ConnectionState, Decision, HttpRoute, Outcome, Queue, Reason,
+    BusyWorker, CacheRequest, ConnectionEvent, ConnectionState, Decision, HttpRoute, Outcome, Queue, Reason,
     SpanResult, Stage, StatusClass, WriteMethod,
 };
 pub(super) use table::Reading;
@@ -154,6 +154,11 @@ table! {
     /// Errors that a dependency answered with, or that kept it from answering.
     dependency_errors: Counter = "ganesh_dependency_errors_total"
         [dependency, code: Both<Dependency, Code>];
+
+    /// Connections by what became of them: opened, the first one too; closed (lost, given up because an
+    /// answer was late, or renewed by the Postgres pool).
+    connection_events: Counter = "ganesh_connection_events_total"
+        [dependency, event: Both<Dependency, ConnectionEvent>];
 
     /// Cache operations: read (hit, miss, wait, bypass), fill (stored, voided, error), write (ok,
     /// skipped, error).

@@ -57,7 +57,7 @@ const BY_CHANCE: [(&str, &str); 6] = [
     ),
 ];
 /// What the test makes happen, beyond one series of each metric.
-const MOVED: [&str; 16] = [
+const MOVED: [&str; 18] = [
     "ganesh_messages_settled_total{outcome=\"stored\"}",
     "ganesh_messages_settled_total{outcome=\"duplicate\"}",
     "ganesh_messages_settled_total{outcome=\"dead_lettered\"}",
@@ -74,6 +74,8 @@ const MOVED: [&str; 16] = [
     "ganesh_cache_requests_total{operation=\"read\",result=\"miss\"}",
     "ganesh_cache_requests_total{operation=\"write\",result=\"ok\"}",
     "ganesh_messages_redelivered_total",
+    "ganesh_connection_events_total{dependency=\"cache\",event=\"opened\"}",
+    "ganesh_connection_events_total{dependency=\"cache\",event=\"closed\"}",
 ];
 
 /// The series of one scrape with their values.

@@ -33,7 +33,7 @@ async fn connect_postgres(
     metrics: &Metrics,
     deadline: StartDeadline,
 ) -> Result<PgPool, Failure> {
-    let pool = pool::lazy(&config.postgres, config.pipeline.all_writers())?;
+    let pool = pool::lazy(&config.postgres, config.pipeline.all_writers(), metrics)?;
     wait_for_schema(&pool, &config.postgres, deadline).await?;
     // Before the first event, or it would land in the default partition.
     let _ = upkeep::round(&config.postgres, &pool, metrics, deadline.left()).await;
