@@ -10,8 +10,8 @@ use std::sync::Arc;
 use super::histogram::Histogram;
 use crate::error::{Code, Dependency, Error};
 use crate::labels::{
-    BusyWorker, CacheRequest, ConnectionEvent, ConnectionState, Decision, HttpRoute, Outcome, Queue, Reason,
-    SpanResult, Stage, StatusClass, WriteMethod,
+    BusyWorker, CacheRequest, ConnectionEvent, ConnectionState, Decision, HttpRoute, Outcome,
+    Queue, Reason, SpanResult, Stage, StatusClass, WriteMethod,
 };
 pub(super) use table::Reading;
 pub use table::{Both, Counter, Family, Gauge, Kind, Metric};
@@ -26,6 +26,10 @@ const END_TO_END_SECONDS: &[f64] = &[
 pub const STAGE_SECONDS: &[f64] = &[
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
     5.0, 10.0, 30.0, 60.0,
+];
+/// From an answer of the cache to the limit of an answer, 5 s.
+const HTTP_REQUEST_SECONDS: &[f64] = &[
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 ];
 /// From one event to far more than a batch has by default.
 const BATCH_EVENTS: &[f64] = &[
@@ -167,8 +171,8 @@ table! {
     /// Connections of the Postgres pool: idle, used.
     connections: Gauge = "ganesh_postgres_connections" [state: ConnectionState];
 
-    /// Requests answered by the API, by route and class of status.
-    http_requests: Counter = "ganesh_http_requests_total"
+    /// Time in which the API answered a request, by route template and class of status.
+    http_request_seconds: Histogram(HTTP_REQUEST_SECONDS) = "ganesh_http_request_seconds"
         [route, status: Both<HttpRoute, StatusClass>];
 
     /// Settled messages, by the first that applies. Kept as a trace: failed, redelivered, slow,
