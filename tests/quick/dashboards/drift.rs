@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use ganesh::telemetry::metrics::{Kind, Metric, TABLE};
 
-use crate::support::monitoring::{list, names, queries, rules, text, word, yaml};
+use crate::support::monitoring::{annotations, list, names, queries, rules, text, word, yaml};
 use crate::support::promql::{self, Expression};
 
 /// Exported, and in no dashboard or rule.
@@ -49,6 +49,7 @@ fn has_label(series: &str, metric: &Metric, label: &str) -> bool {
 fn expressions() -> Vec<(String, Expression)> {
     let mut all: Vec<_> = queries()
         .into_iter()
+        .chain(annotations())
         .map(|q| (q.place, promql::read(&q.expr)))
         .collect();
     for rule in rules() {
