@@ -1,5 +1,5 @@
-//! What an operator who looks at the first screen of the dashboard `ganesh` would blame: by the queries,
-//! names and colours of its own panels, on a real Prometheus that scrapes a real ganesh while
+//! What an operator who looks at the first screen of the dashboard `ganesh` would blame: by the queries
+//! and names of its own panels, on a real Prometheus that scrapes a real ganesh while
 //! something goes wrong.
 
 use std::sync::Arc;
@@ -30,7 +30,6 @@ fn unix_seconds() -> f64 {
 #[derive(Debug)]
 struct Shown {
     name: String,
-    is_grey: bool,
     values: Vec<f64>,
 }
 
@@ -38,14 +37,6 @@ impl Shown {
     fn max(&self) -> f64 {
         self.values.iter().copied().fold(0.0, f64::max)
     }
-}
-
-/// Red, green and blue are nearly the same.
-fn is_grey(color: &str) -> bool {
-    let channel = |at: usize| u8::from_str_radix(color.get(at..at + 2)?, 16).ok();
-    let channels = color.starts_with('#').then(|| [1, 3, 5].map(channel));
-    let channels: Option<Vec<u8>> = channels.and_then(|c| c.into_iter().collect());
-    channels.is_some_and(|c| c.iter().max().unwrap() - c.iter().min().unwrap() < 0x20)
 }
 
 /// The legend's name of a series: `{{label}}` is the label's value.
@@ -62,7 +53,6 @@ async fn shown(prometheus: &Prometheus, title: &str, time: (f64, f64)) -> Vec<Sh
     let (_, board) = dashboards().swap_remove(1);
     let panel = panels(&board).find(|panel| panel["title"] == title);
     let panel = panel.unwrap_or_else(|| panic!("no panel {title}"));
-    let overrides = list(&panel["fieldConfig"]["overrides"]);
     let mut all = Vec::new();
     for target in list(&panel["targets"]) {
         let expr = word(&target["expr"]).replace("$__rate_interval", "4s");
@@ -70,15 +60,7 @@ async fn shown(prometheus: &Prometheus, title: &str, time: (f64, f64)) -> Vec<Sh
         let expr = expr.replace("$job", ".+").replace("$instance", ".+");
         for (labels, values) in prometheus.range(&expr, time).await {
             let name = name_of(word(&target["legendFormat"]), &labels);
-            let own = overrides.iter().filter(|o| o["matcher"]["options"] == name);
-            let mut properties = own.flat_map(|own| list(&own["properties"]));
-            let color = properties.find(|property| property["id"] == "color");
-            let color = color.map_or("", |color| word(&color["value"]["fixedColor"]));
-            all.push(Shown {
-                is_grey: is_grey(color),
-                name,
-                values,
-            });
+            all.push(Shown { name, values });
         }
     }
     all
@@ -89,7 +71,7 @@ fn is_bad(value: f64) -> bool {
     value < 0.5 || (1.5..2.5).contains(&value)
 }
 
-/// First what is not green, then dead letters, then the largest band that is not grey.
+/// First what is not green, then dead letters, then the largest band of the stages at work.
 async fn blamed(prometheus: &Prometheus, since: f64) -> String {
     let time = (since, unix_seconds());
     let rows = shown(prometheus, "Up or down", time).await;
@@ -110,8 +92,7 @@ async fn blamed(prometheus: &Prometheus, since: f64) -> String {
         return "dead letters".to_owned();
     }
     let stages = shown(prometheus, "Mean time by stage", time).await;
-    let coloured = stages.iter().filter(|stage| !stage.is_grey);
-    let largest = coloured.max_by(|a, b| a.max().total_cmp(&b.max()));
+    let largest = stages.iter().max_by(|a, b| a.max().total_cmp(&b.max()));
     largest.expect("messages are settled").name.clone()
 }
 

@@ -99,6 +99,7 @@ fn the_first_screen_answers_whether_all_is_well_and_nothing_else() {
         "Lag in seconds",
         "End-to-end latency",
         "Mean time by stage",
+        "Mean time waiting",
     ];
     assert_eq!(above, expected);
     for title in expected {
