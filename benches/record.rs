@@ -18,7 +18,7 @@ use ganesh::message::timings::{Moment, Timings, now_nanos};
 use ganesh::observe::Observer;
 use ganesh::observe::settled_message::SettledMessage;
 use ganesh::observe::slow_list::SlowList;
-use ganesh::observe::spans::{MessageSpans, batch_span};
+use ganesh::observe::spans::MessageSpans;
 use ganesh::observe::stage_times::StageTimes;
 use ganesh::telemetry::Metrics;
 
@@ -54,7 +54,7 @@ fn kept(criterion: &mut Criterion) {
     let config = config(&[]);
     let metrics = Metrics::default();
     let (batch, cached) = batch(&metrics, &config);
-    let spans = MessageSpans::new(&config.nats);
+    let spans = MessageSpans::new(&config);
     let Decoded { delivery, event } = &batch.messages[0];
     let batch = &batch.timings;
     criterion.bench_function("spans of a kept message", |bencher| {
@@ -83,7 +83,7 @@ fn kept(criterion: &mut Criterion) {
         });
     });
     criterion.bench_function("span of a batch", |bencher| {
-        bencher.iter(|| black_box(batch_span(batch, &Moment::now())));
+        bencher.iter(|| black_box(spans.of_batch(batch, &Moment::now())));
     });
 }
 

@@ -137,6 +137,14 @@ pub enum ConnectionState {
     Used,
 }
 
+/// What became of a connection to a dependency: the label `event`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case", const_into_str)]
+pub enum ConnectionEvent {
+    Opened,
+    Closed,
+}
+
 /// Routes of the API: the label `route`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case", const_into_str)]

@@ -11,6 +11,7 @@ pub mod letters;
 pub(crate) mod pull;
 mod removed;
 pub mod streams;
+pub(crate) mod reported;
 pub(crate) mod requirements;
 pub(crate) mod unreadable;
 

@@ -14,8 +14,8 @@ use strum::VariantArray as _;
 use self::keeping::{Facts, TailSampler, is_kept};
 use self::settled_message::{SettledBatch, SettledMessage};
 use self::slow_list::SlowList;
-use self::spans::{MessageSpans, batch_span};
-use self::stage_times::{Passed, seconds, skew_nanos};
+use self::spans::MessageSpans;
+use self::stage_times::{seconds, skew_nanos};
 use crate::config::Config;
 use crate::event::Timestamp;
 use crate::labels::{Decision, Outcome, Stage};
@@ -89,7 +89,7 @@ impl Observer {
                 skew_nanos: AtomicU64::new(0),
                 skew_by_second: Mutex::default(),
                 slow,
-                spans: MessageSpans::new(&config.nats),
+                spans: MessageSpans::new(config),
                 queue,
                 log: RateLimit::new(LINES_MAX_PER_SECOND, Duration::from_secs(1)),
             }),
@@ -203,7 +203,7 @@ impl ObserverParts {
         let Some(suppressed) = self.log.allow() else {
             return;
         };
-        let longest = message.times.passed().max_by_key(Passed::nanos);
+        let longest = message.times.longest();
         let longest = longest.map_or("", |passed| passed.stage.into_str());
         tracing::info!(
             trace_id = %message.delivery.trace_id,
@@ -222,7 +222,7 @@ impl ObserverParts {
         };
         let batch = message
             .batch
-            .map(|batch| span_of_batch(queue, batch, &message.moment));
+            .map(|batch| self.span_of_batch(queue, batch, &message.moment));
         let context = batch.as_ref().map(|batch| batch.context());
         queue.offer(Trace {
             spans: self.spans.build(message, reason, context),
@@ -230,15 +230,20 @@ impl ObserverParts {
             exemplars: exemplars(message),
         });
     }
-}
 
-/// The batch's span: built for the first of its messages that is kept, the same one for the others.
-fn span_of_batch(queue: &SpanQueue, batch: &BatchTimings, moment: &Moment) -> Arc<BatchSpan> {
-    let span = batch
-        .observed
-        .get_or_init(|| Arc::new(queue.batch_span(batch_span(batch, moment))));
-    let span = span.clone().downcast();
-    span.expect("nothing else is put there")
+    /// The batch's span: built for the first of its messages that is kept, the same one for the others.
+    fn span_of_batch(
+        &self,
+        queue: &SpanQueue,
+        batch: &BatchTimings,
+        moment: &Moment,
+    ) -> Arc<BatchSpan> {
+        let span = batch
+            .observed
+            .get_or_init(|| Arc::new(queue.batch_span(self.spans.of_batch(batch, moment))));
+        let span = span.clone().downcast();
+        span.expect("nothing else is put there")
+    }
 }
 
 /// The exemplars of a message.

@@ -25,7 +25,7 @@ mod timestamp;
 pub(crate) mod upkeep;
 pub(crate) mod write;
 
-pub(crate) use classify::classify;
+pub(crate) use classify::{classify, sqlstate_in};
 pub use fates::MessageFate;
 pub use outcome::{RowOutcome, write_rows};
 pub use row::Row;

@@ -6,11 +6,14 @@ mod existing_letters;
 mod made;
 mod refusals;
 mod waiting;
+mod warned;
 
 use async_nats::jetstream;
 use async_nats::jetstream::consumer::PullConsumer;
 use futures::TryStreamExt;
+use serde_json::Value;
 
+use crate::support::ganesh::run;
 use crate::support::{Ganesh, Stack};
 
 /// Starts `serve`, which must refuse with exit code 2. What it said.
@@ -25,6 +28,30 @@ async fn ended_with(code: i32, stack: &Stack, settings: &[(&str, &str)]) -> Stri
     let log = ganesh.log();
     assert_eq!(status.code(), Some(code), "{log}");
     log
+}
+
+/// A request to JetStream's API that succeeds.
+async fn ask(jetstream: &jetstream::Context, request: &str, body: &Value) -> Value {
+    let answer: Value = jetstream.request(request.to_owned(), body).await.unwrap();
+    assert!(answer.get("error").is_none(), "{request}: {answer}");
+    answer
+}
+
+/// What `doctor` prints, and its exit code.
+fn doctor(stack: &Stack, settings: &[(&str, &str)]) -> (Option<i32>, String) {
+    let output = run(Some(stack), &["doctor"], settings);
+    let said = String::from_utf8_lossy(&output.stdout).into_owned();
+    (output.status.code(), said)
+}
+
+/// Runs `doctor`, one line of which must be a failure with these words.
+fn assert_doctor_fails(stack: &Stack, settings: &[(&str, &str)], words: &[&str]) {
+    let (code, said) = doctor(stack, settings);
+    let fits = |line: &str| line.starts_with("FAILED") && words.iter().all(|w| line.contains(w));
+    assert!(
+        code == Some(1) && said.lines().any(fits),
+        "{words:?}: {said}"
+    );
 }
 
 /// Settings, time of creation and name of everything in JetStream: equal before and after

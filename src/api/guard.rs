@@ -1,7 +1,7 @@
-//! What every request of the API passes through: a span, a count, and limits before the work.
+//! What every request of the API passes through: a span, a time, and limits before the work.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use axum::extract::{MatchedPath, Request, State};
 use axum::http::header::AUTHORIZATION;
@@ -58,11 +58,12 @@ impl Guard {
     }
 }
 
-/// The middleware: answers within limits, counts the answer, and makes the request's span.
+/// The middleware: answers within limits, times the answer, and makes the request's span.
 pub(super) async fn pass(State(guard): State<Guard>, request: Request, next: Next) -> Response {
     let route = request.extensions().get::<MatchedPath>().cloned();
     let route = route.as_ref().map_or("other", MatchedPath::as_str);
     let span = span(&request, route);
+    let began = Instant::now();
     let answer = answer(&guard, request, next).instrument(span.clone()).await;
     let response = answer.into_response();
     let status = response.status().as_u16();
@@ -72,7 +73,8 @@ pub(super) async fn pass(State(guard): State<Guard>, request: Request, next: Nex
         span.record(semconv::ERROR_TYPE, status);
     }
     let labels = Both(HttpRoute::of(route), StatusClass::of(status));
-    guard.metrics.http_requests[labels].increment(1);
+    let seconds = began.elapsed().as_secs_f64();
+    guard.metrics.http_request_seconds[labels].record(seconds);
     response
 }
 

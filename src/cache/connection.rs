@@ -20,8 +20,10 @@ use super::epoch::Asked;
 use super::failure::{CacheFailure, FailureKind, cache_error, classify, within};
 use crate::backoff::Backoff;
 use crate::error::{Code, Dependency, Error};
+use crate::labels::ConnectionEvent;
 use crate::storage::deadline::{Deadline, LentConnection};
 use crate::storage::epoch;
+use crate::telemetry::metrics::Both;
 
 /// Reads in a row without an answer in time, after which the connection is given up.
 const LATE_READS_MAX: u32 = 3;
@@ -49,7 +51,10 @@ impl Cache {
             let (failure, lived) = match self.connect().await {
                 Ok(connection) => {
                     let since = Instant::now();
-                    (self.watch(connection).await, since.elapsed())
+                    self.count_connection(ConnectionEvent::Opened);
+                    let failure = self.watch(connection).await;
+                    self.count_connection(ConnectionEvent::Closed);
+                    (failure, since.elapsed())
                 }
                 Err(error) => {
                     self.0.metrics.dependency_error(&error);
@@ -65,6 +70,10 @@ impl Cache {
             }
             backoff.wait().await;
         }
+    }
+
+    fn count_connection(&self, event: ConnectionEvent) {
+        self.0.metrics.connection_events[Both(Dependency::Cache, event)].increment(1);
     }
 
     /// A connection whose server holds nothing older than the epoch.

@@ -8,6 +8,7 @@ use crate::config::{Config, Group, Reader, flags, group_flags};
 use crate::error::{Class, Error};
 use crate::storage::queries::Reads;
 use crate::storage::{classify, epoch, pool, session};
+use crate::telemetry::Metrics;
 use crate::text;
 
 pub(super) fn command() -> Command {
@@ -52,7 +53,9 @@ async fn forget(config: &Config, subject: &str) -> Result<(), Error> {
     };
     advance.await.map_err(|error| classify(&error))?;
     print_line("the cache is forgotten: within a second, every read asks Postgres again");
-    let pool = pool::lazy(&config.postgres, 1, |_| {}).map_err(|error| classify(&error))?;
+    let metrics = Metrics::default();
+    let pool =
+        pool::lazy(&config.postgres, 1, &metrics, |_| {}).map_err(|error| classify(&error))?;
     let reads = Reads::new(pool, config.postgres.partition_interval);
     let shown = text::quoted(subject);
     match reads.newest_of_subject(subject).await? {

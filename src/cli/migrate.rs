@@ -7,6 +7,7 @@ use super::{Failure, TELEMETRY_SETTINGS, print_line};
 use crate::config::{Config, flags};
 use crate::error::Class;
 use crate::storage::{classify, partitions, pool, schema};
+use crate::telemetry::Metrics;
 
 pub(super) fn command() -> Command {
     Command::new("migrate")
@@ -22,7 +23,7 @@ pub(super) fn command() -> Command {
 }
 
 pub(super) async fn run(config: Config) -> Result<(), Failure> {
-    let pool = pool::lazy(&config.postgres, 1, |_| {})?;
+    let pool = pool::lazy(&config.postgres, 1, &Metrics::default(), |_| {})?;
     let deadline = StartDeadline::after(config.startup_timeout);
     wait_for_postgres(&config.postgres, deadline).await?;
     let missing = schema::missing_migrations(&pool).await;

@@ -233,7 +233,6 @@ impl Service {
     fn start_nats_tasks(&self, event_source: &EventSource, in_flight: &Arc<InFlight>) {
         let lag = Lag {
             jetstream: event_source.jetstream.clone(),
-            consumer: event_source.consumer.clone(),
             consumer_watch: event_source.consumer_watch.clone(),
             in_flight: in_flight.clone(),
             metrics: self.metrics.clone(),

@@ -11,7 +11,9 @@ use url::Url;
 
 use crate::config::{NatsConfig, SecretUrl};
 use crate::error::{Class, Code, Dependency, Error};
+use crate::labels::ConnectionEvent;
 use crate::telemetry::logs::RateLimit;
+use crate::telemetry::metrics::Both;
 use crate::telemetry::{Health, Metrics};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
@@ -144,13 +146,19 @@ struct EventObserver {
 }
 
 impl EventObserver {
+    fn count(&self, event: ConnectionEvent) {
+        self.metrics.connection_events[Both(Dependency::Nats, event)].increment(1);
+    }
+
     fn observe(&self, event: &Event) {
         match event {
             Event::Connected => {
+                self.count(ConnectionEvent::Opened);
                 self.health.set(Dependency::Nats, true);
                 self.drops.send_modify(|_| ());
             }
             Event::Disconnected => {
+                self.count(ConnectionEvent::Closed);
                 self.health.set(Dependency::Nats, false);
                 self.drops.send_modify(|drops| *drops += 1);
                 self.metrics
@@ -196,7 +204,6 @@ pub(crate) fn connection_error(detail: &str) -> Error {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::telemetry::metrics::Both;
 
     #[test]
     fn messages_that_the_client_drops_are_an_error_of_resources_and_no_outage() {

@@ -1,19 +1,15 @@
 //! The durable pull consumer: made when missing, checked when it exists, never changed.
 
-use std::fmt::Display;
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_nats::jetstream::Context;
-use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, Info, PullConsumer, pull};
-use async_nats::jetstream::context::ConsumerInfoErrorKind;
-use async_nats::jetstream::stream::{
-    ConsumerCreateStrictErrorKind, Info as StreamInfo, RetentionPolicy,
-};
-use time::OffsetDateTime;
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
+use async_nats::jetstream::stream::ConsumerCreateStrictErrorKind;
 use tokio::sync::SetOnce;
 
 use super::connection::setup_error;
-use super::requirements::{Existing, consumer_violations, max_ack_pending};
+use super::reported::{self, ReportedConsumer, ReportedStream};
+use super::requirements::{self, Existing, max_ack_pending};
 use super::streams::{self, api_error, bucket_stream, creation_error, dlq_stream, event_stream};
 use crate::config::{NatsConfig, PipelineConfig};
 use crate::error::Error;
@@ -29,8 +25,9 @@ pub(crate) async fn ensure(
     pipeline: &PipelineConfig,
 ) -> Result<Result<(PullConsumer, Arc<ConsumerWatch>), Vec<String>>, Error> {
     let existing = Existing::find(jetstream, nats).await?;
-    let verdicts = existing.verdicts(nats, pipeline).into_iter();
-    let violations: Vec<String> = verdicts.flat_map(|verdict| verdict.violations).collect();
+    let verdicts = existing.verdicts(nats, pipeline);
+    let violations = verdicts.iter().flat_map(|verdict| &verdict.violations);
+    let violations: Vec<String> = violations.cloned().collect();
     if !violations.is_empty() {
         return Ok(Err(violations));
     }
@@ -41,7 +38,10 @@ pub(crate) async fn ensure(
         streams::create(jetstream, dlq_stream(nats)).await?;
     }
     if existing.bucket.is_none() {
-        let letters = existing.letters.unwrap_or_else(|| dlq_stream(nats));
+        let mut letters = dlq_stream(nats);
+        if let Some(existing) = &existing.letters {
+            letters.num_replicas = usize::try_from(existing.number("num_replicas")).unwrap_or(1);
+        }
         streams::create(jetstream, bucket_stream(&letters)).await?;
     }
     if existing.consumer.is_none() {
@@ -51,8 +51,15 @@ pub(crate) async fn ensure(
         .get_consumer_from_stream(&nats.consumer, &nats.stream)
         .await
         .map_err(|error| api_error(&format!("consumer {}: {error}", nats.consumer)))?;
-    let stream = streams::info(jetstream, &nats.stream).await?;
-    let watch = ConsumerWatch::new(stream.as_ref(), consumer.cached_info());
+    let stream = reported::stream(jetstream, &nats.stream).await?;
+    let Some(info) = info(jetstream, nats).await? else {
+        return Err(api_error("the consumer was deleted again"));
+    };
+    let watch = ConsumerWatch::new(stream.as_ref(), &info);
+    for warning in verdicts.iter().flat_map(|verdict| &verdict.warnings) {
+        tracing::warn!("{warning}");
+        watch.has_said(warning);
+    }
     Ok(Ok((consumer, Arc::new(watch))))
 }
 
@@ -61,33 +68,59 @@ pub(crate) async fn ensure(
 pub(crate) struct ConsumerWatch {
     position: Mutex<Position>,
     violation: SetOnce<String>,
+    /// The warnings that stand, each logged once.
+    warnings: Mutex<Vec<String>>,
 }
 
 struct Position {
     /// When the stream was made; a later one begins its sequences again.
-    stream_created: Option<OffsetDateTime>,
-    consumer_created: OffsetDateTime,
+    stream_created: Option<String>,
+    consumer_created: String,
     /// All up to this sequence of the stream was acknowledged.
     ack_floor: u64,
 }
 
 impl ConsumerWatch {
-    fn new(stream: Option<&StreamInfo>, consumer: &Info) -> Self {
+    fn new(stream: Option<&ReportedStream>, consumer: &ReportedConsumer) -> Self {
         Self {
             position: Mutex::new(Position {
-                stream_created: stream.map(|stream| stream.created),
-                consumer_created: consumer.created,
-                ack_floor: consumer.ack_floor.stream_sequence,
+                stream_created: stream.map(|stream| stream.created.clone()),
+                consumer_created: consumer.created.clone(),
+                ack_floor: consumer.ack_floor.stream,
             }),
             violation: SetOnce::new(),
+            warnings: Mutex::default(),
         }
     }
 
-    /// Notes the consumer's first setting that breaks a promise, if one does.
-    pub(super) fn check(&self, consumer: &Info, nats: &NatsConfig, pipeline: &PipelineConfig) {
-        if let Some(violation) = consumer_violations(&consumer.config, nats, pipeline).pop() {
+    /// Notes the consumer's first setting that breaks a promise, if one does, and logs new warnings.
+    pub(super) fn check(
+        &self,
+        consumer: &ReportedConsumer,
+        nats: &NatsConfig,
+        pipeline: &PipelineConfig,
+    ) {
+        let verdict = requirements::of_consumer(&consumer.config, nats, pipeline);
+        let mut said = self.warnings();
+        for warning in &verdict.warnings {
+            if !said.contains(warning) {
+                tracing::warn!("{warning}");
+            }
+        }
+        *said = verdict.warnings;
+        if let Some(violation) = verdict.violations.into_iter().next() {
             let _ = self.violation.set(violation); // One reason is enough.
         }
+    }
+
+    fn has_said(&self, warning: &str) {
+        self.warnings().push(warning.to_owned());
+    }
+
+    fn warnings(&self) -> MutexGuard<'_, Vec<String>> {
+        self.warnings
+            .lock()
+            .expect("nothing panics while it holds this lock")
     }
 
     /// Waits until the consumer breaks a promise.
@@ -110,26 +143,26 @@ impl ConsumerWatch {
     }
 
     /// Notes the consumer's state. Returns whether it is another consumer than before.
-    pub(crate) fn note(&self, info: &Info) -> bool {
+    pub(super) fn note(&self, info: &ReportedConsumer) -> bool {
         let mut position = self.position();
         let is_other = position.consumer_created != info.created;
-        position.consumer_created = info.created;
-        position.ack_floor = info.ack_floor.stream_sequence;
+        position.consumer_created.clone_from(&info.created);
+        position.ack_floor = info.ack_floor.stream;
         is_other
     }
 
     /// Where a new consumer begins.
-    fn start(&self, stream: &StreamInfo) -> DeliverPolicy {
+    fn start(&self, stream: &ReportedStream) -> DeliverPolicy {
         let mut position = self.position();
-        if position.stream_created != Some(stream.created) {
+        if position.stream_created.as_ref() != Some(&stream.created) {
             // Another stream: its sequences mean other messages.
-            position.stream_created = Some(stream.created);
+            position.stream_created = Some(stream.created.clone());
             position.ack_floor = 0;
         }
         match position.ack_floor {
             0 => DeliverPolicy::All,
             // It has no other messages than those that nobody acknowledged, and allows nothing else.
-            _ if stream.config.retention == RetentionPolicy::WorkQueue => DeliverPolicy::All,
+            _ if stream.config.text("retention") == "workqueue" => DeliverPolicy::All,
             floor => DeliverPolicy::ByStartSequence {
                 start_sequence: floor + 1,
             },
@@ -157,7 +190,7 @@ pub(crate) async fn restore(
     pipeline: &PipelineConfig,
     watch: &ConsumerWatch,
 ) -> Result<Restored, Error> {
-    let Some(stream) = streams::info(jetstream, &nats.stream).await? else {
+    let Some(stream) = reported::stream(jetstream, &nats.stream).await? else {
         return Ok(Restored::StreamGone);
     };
     if info(jetstream, nats).await?.is_none() {
@@ -183,17 +216,11 @@ pub(crate) async fn restore(
 
 /// # Errors
 /// When JetStream does not answer.
-pub(super) async fn info(jetstream: &Context, nats: &NatsConfig) -> Result<Option<Info>, Error> {
-    let failed = |error: &dyn Display| api_error(&format!("consumer {}: {error}", nats.consumer));
-    let stream = jetstream.get_stream_no_info(&nats.stream).await;
-    let stream = stream.map_err(|error| failed(&error))?;
-    match stream.consumer_info(&nats.consumer).await {
-        Ok(info) => Ok(Some(info)),
-        Err(error) => match error.kind() {
-            ConsumerInfoErrorKind::NotFound | ConsumerInfoErrorKind::StreamNotFound => Ok(None),
-            _ => Err(failed(&error)),
-        },
-    }
+pub(super) async fn info(
+    jetstream: &Context,
+    nats: &NatsConfig,
+) -> Result<Option<ReportedConsumer>, Error> {
+    reported::consumer(jetstream, &nats.stream, &nats.consumer).await
 }
 
 async fn create(

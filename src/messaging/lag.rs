@@ -4,14 +4,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::jetstream::Context;
-use async_nats::jetstream::consumer::{Info, PullConsumer};
 use async_nats::jetstream::stream::{RawMessageErrorKind, Stream};
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
 use super::InFlight;
-use super::consumer::ConsumerWatch;
+use super::consumer::{self, ConsumerWatch};
 use super::removed::{Positions, Removed};
+use super::reported::{self, ReportedConsumer, ReportedStream};
+use super::requirements::filters;
 use super::streams::api_error;
 use crate::config::Config;
 use crate::event::Timestamp;
@@ -27,7 +28,6 @@ const ANY_SUBJECT: &str = ">";
 /// pending message, and how many messages the stream removed before they were delivered.
 pub(crate) struct Lag {
     pub(crate) jetstream: Context,
-    pub(crate) consumer: PullConsumer,
     pub(crate) consumer_watch: Arc<ConsumerWatch>,
     pub(crate) in_flight: Arc<InFlight>,
     pub(crate) metrics: Metrics,
@@ -38,6 +38,8 @@ pub(crate) struct Lag {
 #[derive(Default)]
 struct Answers {
     oldest_asked_at: Option<Instant>,
+    /// The next message of a consumer that takes some subjects alone.
+    next: Option<u64>,
     removed: Removed,
 }
 
@@ -65,12 +67,14 @@ impl Lag {
     }
 
     async fn ask(&self, answers: &mut Answers) -> Result<(), String> {
-        let info = self.consumer.get_info().await.map_err(|e| e.to_string())?;
+        let Config { nats, pipeline, .. } = &self.config;
+        let info = consumer::info(&self.jetstream, nats).await;
+        let info = info.map_err(|error| error.detail)?;
+        let info = info.ok_or("the consumer is gone")?;
         if self.consumer_watch.note(&info) {
             tracing::warn!("the consumer is another one: what is held is delivered again");
             self.in_flight.disown();
         }
-        let Config { nats, pipeline, .. } = &self.config;
         self.consumer_watch.check(&info, nats, pipeline);
         #[allow(clippy::cast_precision_loss, reason = "gauges")]
         {
@@ -80,7 +84,7 @@ impl Lag {
                 .consumer_ack_pending
                 .set(info.num_ack_pending as f64);
         }
-        self.count_removed(&info, &mut answers.removed).await?;
+        self.count_removed(&info, answers).await?;
         if info.num_pending == 0 && info.num_ack_pending == 0 {
             self.metrics.consumer_oldest_pending.set(0.0);
         } else if answers
@@ -90,23 +94,57 @@ impl Lag {
             answers.oldest_asked_at = Some(Instant::now());
             let age_seconds = self.oldest_pending_seconds(&info).await?;
             self.metrics.consumer_oldest_pending.set(age_seconds);
+            if is_filtered(&info) {
+                let next = self.first_from(&info, info.delivered.stream + 1).await?;
+                answers.next = next.map(|(sequence, _)| sequence);
+            }
         }
         Ok(())
     }
 
-    async fn count_removed(&self, info: &Info, removed: &mut Removed) -> Result<(), String> {
-        let stream = self.jetstream.get_stream(&info.stream_name).await;
-        let stream = stream.map_err(|error| error.to_string())?;
-        let more = removed.note(Positions {
-            first_sequence: stream.cached_info().state.first_sequence,
-            delivered_sequence: info.delivered.stream_sequence,
-            deliveries: info.delivered.consumer_sequence,
+    /// What the stream holds, and the limits at which it removes its oldest messages.
+    #[allow(clippy::cast_precision_loss, reason = "gauges")]
+    fn export_stream(&self, stream: &ReportedStream) {
+        let (metrics, config, state) = (&self.metrics, &stream.config, &stream.state);
+        let limit = |name: &str| config.number(name).max(0) as f64;
+        metrics.stream_bytes.set(state.bytes as f64);
+        metrics.stream_bytes_limit.set(limit("max_bytes"));
+        metrics.stream_messages.set(state.messages as f64);
+        metrics.stream_messages_limit.set(limit("max_msgs"));
+        let oldest = Timestamp::parse_rfc3339(&state.first_time).filter(|_| state.messages > 0);
+        metrics.stream_age.set(oldest.map_or(0.0, seconds_since));
+        let age_limit = config.duration("max_age").as_secs_f64();
+        metrics.stream_age_limit.set(age_limit);
+    }
+
+    async fn count_removed(
+        &self,
+        info: &ReportedConsumer,
+        answers: &mut Answers,
+    ) -> Result<(), String> {
+        let name = &self.config.nats.stream;
+        let stream = reported::stream(&self.jetstream, name).await;
+        let stream = stream.map_err(|error| error.detail)?;
+        let stream = stream.ok_or("the stream is gone")?;
+        self.export_stream(&stream);
+        let filters = filters(&info.config);
+        let more = answers.removed.note(Positions {
+            first_sequence: stream.state.first_sequence,
+            delivered_sequence: info.delivered.stream,
+            deliveries: info.delivered.consumer,
+            pending: info.num_pending,
+            filters: if is_filtered(info) {
+                filters.into_iter().map(str::to_owned).collect()
+            } else {
+                Vec::new()
+            },
+            next: answers.next,
         });
         if more > 0 {
             self.metrics.consumer_removed.increment(more);
             tracing::error!(
                 messages = more,
-                stream = info.stream_name,
+                stream = name,
                 "the stream removed messages before they were delivered: they are not stored"
             );
         }
@@ -115,27 +153,62 @@ impl Lag {
 
     /// Seconds since the stream stored the first message after the acknowledgement floor; 0 when
     /// that was the last message, or was settled or removed meanwhile.
-    async fn oldest_pending_seconds(&self, info: &Info) -> Result<f64, String> {
+    async fn oldest_pending_seconds(&self, info: &ReportedConsumer) -> Result<f64, String> {
+        // Limits and purges leave holes: the sequence after the floor may be gone.
+        let oldest = self.first_from(info, info.ack_floor.stream + 1).await?;
+        let Some((_, published_at)) = oldest else {
+            return Ok(0.0);
+        };
+        Ok(seconds_since(published_at))
+    }
+
+    /// The first message from this sequence on that the consumer takes.
+    async fn first_from(
+        &self,
+        info: &ReportedConsumer,
+        sequence: u64,
+    ) -> Result<Option<(u64, Timestamp)>, String> {
         let stream: Stream<()> = self
             .jetstream
-            .get_stream_no_info(&info.stream_name)
+            .get_stream_no_info(&self.config.nats.stream)
             .await
             .map_err(|error| error.to_string())?;
-        // Limits and purges leave holes: the sequence after the floor may be gone.
-        let after_floor = info.ack_floor.stream_sequence + 1;
-        let oldest = stream
-            .get_first_raw_message_by_subject(ANY_SUBJECT, after_floor)
-            .await;
-        match oldest {
-            Ok(message) => {
-                let published_at = Timestamp::from_nanos(message.time.unix_timestamp_nanos());
-                let micros = Timestamp::now().micros() - published_at.micros();
-                // The clocks of two hosts differ: an age is never negative.
-                #[allow(clippy::cast_precision_loss, reason = "centuries of microseconds fit")]
-                Ok(micros.max(0) as f64 / 1e6)
+        let filters = filters(&info.config);
+        let any = [ANY_SUBJECT];
+        let patterns = if filters.is_empty() {
+            &any
+        } else {
+            &filters[..]
+        };
+        let mut first: Option<(u64, Timestamp)> = None;
+        for pattern in patterns {
+            match stream
+                .get_first_raw_message_by_subject(pattern, sequence)
+                .await
+            {
+                Ok(message) => {
+                    let published_at = Timestamp::from_nanos(message.time.unix_timestamp_nanos());
+                    let found = (message.sequence, published_at);
+                    first = Some(first.map_or(found, |first| first.min(found)));
+                }
+                Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => {}
+                Err(error) => return Err(error.to_string()),
             }
-            Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => Ok(0.0),
-            Err(error) => Err(error.to_string()),
         }
+        Ok(first)
     }
+}
+
+/// Whether the consumer takes some subjects alone.
+fn is_filtered(info: &ReportedConsumer) -> bool {
+    let filters = filters(&info.config);
+    !filters.is_empty() && !filters.contains(&ANY_SUBJECT)
+}
+
+/// Seconds since a time that the server said. The clocks of two hosts differ: never negative.
+fn seconds_since(time: Timestamp) -> f64 {
+    let micros = Timestamp::now().micros() - time.micros();
+    #[allow(clippy::cast_precision_loss, reason = "centuries of microseconds fit")]
+    let seconds = micros.max(0) as f64 / 1e6;
+    seconds
 }

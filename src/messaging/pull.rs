@@ -25,7 +25,7 @@ use crate::error::Error;
 /// Messages read at once at most.
 const CHUNK_MAX_MESSAGES: usize = 256;
 /// Requests under way at most, without those whose end is overdue.
-const PULLS_MAX: usize = 2;
+pub(crate) const PULLS_MAX: usize = 2;
 /// An unfilled request ends after this time; a shutdown waits for it.
 pub(crate) const PULL_EXPIRES: Duration = Duration::from_secs(1);
 /// The next request is sent when the last one is this old, so that it arrives before the last one

@@ -2,7 +2,7 @@
 //! purged or deleted. Pure: from what the server says of stream and consumer, once a second.
 
 /// Positions of stream and consumer, as reported by the server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Positions {
     /// First sequence that the stream still has.
     pub(super) first_sequence: u64,
@@ -10,6 +10,12 @@ pub(super) struct Positions {
     pub(super) delivered_sequence: u64,
     /// Deliveries ever, redeliveries included.
     pub(super) deliveries: u64,
+    /// Messages that the stream has, the consumer takes, and did not deliver yet.
+    pub(super) pending: u64,
+    /// The patterns of a consumer that takes some subjects alone; empty if it takes all.
+    pub(super) filters: Vec<String>,
+    /// Sequence of the next message that such a consumer will deliver, if that is known.
+    pub(super) next: Option<u64>,
 }
 
 /// Counts messages that the stream removed undelivered. The server does not tell redeliveries from
@@ -28,16 +34,29 @@ impl Removed {
     pub(super) fn note(&mut self, now: Positions) -> u64 {
         // Sequences go back only where stream or consumer was made anew.
         let is_of_same_consumer = |last: &Positions| {
-            now.delivered_sequence >= last.delivered_sequence && now.deliveries >= last.deliveries
+            now.delivered_sequence >= last.delivered_sequence
+                && now.deliveries >= last.deliveries
+                && now.filters == last.filters
         };
-        if let Some(last) = self.last.filter(is_of_same_consumer) {
+        let last = self.last.take().filter(is_of_same_consumer);
+        let more = if now.filters.is_empty() {
+            self.of_all(last.as_ref(), &now)
+        } else {
+            last.map_or(0, |last| of_some(&last, &now))
+        };
+        self.last = Some(now);
+        more
+    }
+
+    /// Of a consumer that takes all messages: whatever it did not deliver was removed.
+    fn of_all(&mut self, last: Option<&Positions>, now: &Positions) -> u64 {
+        if let Some(last) = last {
             let advanced = now.delivered_sequence - last.delivered_sequence;
             let delivered = now.deliveries - last.deliveries;
             self.passed_over += advanced.saturating_sub(delivered);
         } else {
             (self.passed_over, self.said) = (0, 0);
         }
-        self.last = Some(now);
         // Those that are missing right behind the last delivery will be passed over next.
         let missing = now
             .first_sequence
@@ -49,6 +68,17 @@ impl Removed {
     }
 }
 
+/// Of a consumer that takes some subjects alone: it passes over the others, so only what was pending
+/// and was not delivered counts. New messages hide some of that, but not that the next one is gone.
+fn of_some(last: &Positions, now: &Positions) -> u64 {
+    let delivered = now.deliveries - last.deliveries;
+    let gone = last.pending.saturating_sub(now.pending + delivered);
+    let is_next_gone = last
+        .next
+        .is_some_and(|next| now.delivered_sequence < next && next < now.first_sequence);
+    gone.max(u64::from(is_next_gone))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -58,6 +88,17 @@ mod tests {
             first_sequence,
             delivered_sequence,
             deliveries,
+            pending: 0,
+            filters: Vec::new(),
+            next: None,
+        }
+    }
+
+    fn filtered(delivered_sequence: u64, deliveries: u64, pending: u64) -> Positions {
+        Positions {
+            pending,
+            filters: vec!["events.>".to_owned()],
+            ..at(1, delivered_sequence, deliveries)
         }
     }
 
@@ -91,5 +132,38 @@ mod tests {
         let mut removed = Removed::default();
         removed.note(at(1, 10, 10));
         assert_eq!(removed.note(at(1, 12, 40)), 0);
+    }
+
+    #[test]
+    fn what_a_filter_passes_over_was_not_removed() {
+        let mut removed = Removed::default();
+        removed.note(filtered(10, 10, 0));
+        assert_eq!(removed.note(filtered(1_010, 10, 0)), 0);
+        let purged = Positions {
+            first_sequence: 2_000,
+            ..filtered(1_010, 10, 0)
+        };
+        assert_eq!(removed.note(purged), 0);
+    }
+
+    #[test]
+    fn what_was_pending_for_a_filter_and_is_gone_was_removed() {
+        let mut removed = Removed::default();
+        removed.note(filtered(10, 10, 500));
+        assert_eq!(removed.note(filtered(300, 110, 100)), 300);
+        assert_eq!(removed.note(filtered(400, 210, 0)), 0);
+    }
+
+    #[test]
+    fn new_messages_do_not_hide_that_the_next_one_is_gone() {
+        let mut removed = Removed::default();
+        let next = |first_sequence, next| Positions {
+            first_sequence,
+            next: Some(next),
+            ..filtered(10, 10, 100)
+        };
+        removed.note(next(1, 12));
+        assert_eq!(removed.note(next(12, 12)), 0);
+        assert_eq!(removed.note(next(50, 51)), 1);
     }
 }

@@ -1,27 +1,47 @@
 //! What ganesh requires of streams, bucket and consumer that exist already. None is ever changed.
+//!
+//! Each kind has a list of the settings that are allowed, and of which values. Any other setting that
+//! has a value is refused by name: one that ganesh does not know may break a promise.
+
+mod consumer;
+mod streams;
 
 use std::fmt::Display;
-use std::time::Duration;
 
 use async_nats::jetstream::Context;
-use async_nats::jetstream::consumer::{AckPolicy, Config, DeliverPolicy};
-use async_nats::jetstream::stream::{self, DiscardPolicy, RetentionPolicy, StorageType};
+use serde_json::Value;
 
 use super::letters::bucket;
-use super::streams::{DLQ_DUPLICATE_WINDOW, dlq_stream, existing};
-use crate::config::{DLQ_SUBJECTS, NatsConfig, PipelineConfig, covers};
+use super::reported::{self, ReportedConfig, duration};
+use super::streams::dlq_stream;
+use crate::config::{NatsConfig, PipelineConfig};
 use crate::error::Error;
+use crate::text::{cut, on_one_line};
 
-/// `max_ack_pending` is shared by all replicas, and one that fills it starves the
-/// others: room for this many of them.
-pub(crate) const REPLICAS_WITH_ROOM: usize = 16;
+pub(super) use consumer::{filters, max_ack_pending};
+pub(crate) use streams::limits;
+
+/// A longer value is cut where a person reads it.
+const SHOWN_MAX_BYTES: usize = 200;
+
+/// Settings that are durations.
+const DURATIONS: [&str; 8] = [
+    "ack_wait",
+    "duplicate_window",
+    "idle_heartbeat",
+    "inactive_threshold",
+    "max_age",
+    "max_expires",
+    "priority_timeout",
+    "subject_delete_marker_ttl",
+];
 
 /// What exists of streams, bucket and consumer.
 pub(crate) struct Existing {
-    pub(crate) events: Option<stream::Config>,
-    pub(crate) letters: Option<stream::Config>,
-    pub(crate) bucket: Option<stream::Config>,
-    pub(crate) consumer: Option<Config>,
+    pub(crate) events: Option<ReportedConfig>,
+    pub(crate) letters: Option<ReportedConfig>,
+    pub(crate) bucket: Option<ReportedConfig>,
+    pub(crate) consumer: Option<ReportedConfig>,
 }
 
 /// One of them, judged.
@@ -31,23 +51,30 @@ pub(crate) struct Verdict {
     pub(crate) exists: bool,
     /// Settings that break a promise, each with what to do about it.
     pub(crate) violations: Vec<String>,
+    /// What an operator should know, and ganesh can live with.
+    pub(crate) warnings: Vec<String>,
 }
 
 impl Existing {
     /// # Errors
     /// When JetStream does not answer.
     pub(crate) async fn find(jetstream: &Context, nats: &NatsConfig) -> Result<Self, Error> {
-        let info = super::consumer::info(jetstream, nats).await?;
+        let consumer = reported::consumer(jetstream, &nats.stream, &nats.consumer).await?;
+        let stream = async |name: &str| {
+            let stream = reported::stream(jetstream, name).await?;
+            Ok(stream.map(|stream| stream.config))
+        };
         Ok(Self {
-            events: existing(jetstream, &nats.stream).await?,
-            letters: existing(jetstream, &nats.dlq_stream).await?,
-            bucket: existing(jetstream, &bucket::stream_name(&nats.dlq_stream)).await?,
-            consumer: info.map(|info| info.config),
+            events: stream(&nats.stream).await?,
+            letters: stream(&nats.dlq_stream).await?,
+            bucket: stream(&bucket::stream_name(&nats.dlq_stream)).await?,
+            consumer: consumer.map(|consumer| consumer.config),
         })
     }
 
     pub(crate) fn verdicts(&self, nats: &NatsConfig, pipeline: &PipelineConfig) -> [Verdict; 4] {
-        let letters = self.letters.clone().unwrap_or_else(|| dlq_stream(nats));
+        let made = ReportedConfig::of(&dlq_stream(nats));
+        let letters = self.letters.as_ref().unwrap_or(&made);
         let mut verdicts = [
             Verdict::new("stream", &nats.stream, self.events.is_some()),
             Verdict::new("consumer", &nats.consumer, self.consumer.is_some()),
@@ -66,28 +93,23 @@ impl Existing {
             of_consumer.check_consumer(consumer, nats, pipeline);
         }
         // Also before it is made: its name may be one that no bucket can have.
-        of_letters.check_letters(&letters);
+        of_letters.check_letters(letters);
         if let Some(bucket) = &self.bucket {
-            of_bucket.check_bucket(bucket, &letters);
+            of_bucket.check_bucket(bucket, letters);
         }
         verdicts
     }
 }
 
-/// Returns the settings of an existing consumer that break a promise.
-pub(super) fn consumer_violations(
-    consumer: &Config,
+/// Judges an existing consumer.
+pub(super) fn of_consumer(
+    consumer: &ReportedConfig,
     nats: &NatsConfig,
     pipeline: &PipelineConfig,
-) -> Vec<String> {
+) -> Verdict {
     let mut verdict = Verdict::new("consumer", &nats.consumer, true);
     verdict.check_consumer(consumer, nats, pipeline);
-    verdict.violations
-}
-
-/// The least `max_ack_pending` of the consumer with this configuration.
-pub(super) fn max_ack_pending(pipeline: &PipelineConfig) -> i64 {
-    i64::try_from(pipeline.max_in_flight * REPLICAS_WITH_ROOM).unwrap_or(i64::MAX)
+    verdict
 }
 
 impl Verdict {
@@ -96,6 +118,7 @@ impl Verdict {
             name: format!("{kind} {name}"),
             exists,
             violations: Vec::new(),
+            warnings: Vec::new(),
         }
     }
 
@@ -106,209 +129,31 @@ impl Verdict {
         }
     }
 
-    fn check_events(&mut self, stream: &stream::Config) {
-        self.check(
-            stream.no_ack,
-            "no_ack is true: producers cannot know that an event was stored",
-            "set no_ack to false",
-        );
-        self.check(
-            stream.retention == RetentionPolicy::Interest,
-            "retention is interest: what arrives before the consumer exists is dropped",
-            "use retention limits (or workqueue)",
-        );
+    /// Requires that a setting has a fit value. `why`: what an unfit one does.
+    fn require(&mut self, fit: bool, setting: (&str, &Value), why: &str, fix: impl Display) {
+        let shown = shown(setting);
+        self.check(!fit, format_args!("{shown}: {why}"), fix);
     }
 
-    fn check_letters(&mut self, stream: &stream::Config) {
-        self.check(
-            !bucket::is_name(&stream.name),
-            "its bucket has the same name, and no bucket can have this one",
-            "name another with GANESH_DLQ_STREAM, of letters, digits, - and _",
-        );
-        let mut subjects = stream.subjects.iter();
-        self.check(
-            !subjects.any(|subject| subject == DLQ_SUBJECTS || subject == ">"),
-            format_args!("its subjects are {:?}", stream.subjects),
-            "add the subject dlq.>",
-        );
-        self.check(
-            stream.duplicate_window < DLQ_DUPLICATE_WINDOW,
-            format_args!("duplicate_window is {:?}", stream.duplicate_window),
-            "set duplicate_window to 24h or more",
-        );
-        self.check_loses_nothing(stream);
+    fn refuse_unknown(&mut self, setting: (&str, &Value), fix: &str) {
+        let (name, _) = setting;
+        let why = "ganesh does not know this setting, which may break a promise";
+        self.require(false, setting, why, format_args!("remove {name}, or {fix}"));
     }
 
-    fn check_bucket(&mut self, stream: &stream::Config, letters: &stream::Config) {
-        let wanted = bucket::subjects(&letters.name);
-        let takes = |subject| stream.subjects.contains(subject);
-        self.check(
-            !wanted.iter().all(takes),
-            format_args!("its subjects are {:?}", stream.subjects),
-            format_args!("set them to {}", wanted.join(" and ")),
-        );
-        self.check(
-            stream.max_age > Duration::ZERO,
-            "it has a max_age: letters would lose what they have in it",
-            "remove max_age",
-        );
-        self.check(
-            !stream.allow_rollup || stream.deny_delete || stream.deny_purge || stream.sealed,
-            "it is not open: objects could not be replaced or removed",
-            "set allow_rollup_hdrs to true; if deny_delete, deny_purge or sealed is true, delete the bucket, \
-             or name another with GANESH_DLQ_STREAM",
-        );
-        self.check(
-            stream.num_replicas < letters.num_replicas,
-            format_args!(
-                "num_replicas is {}, and that of {} is {}",
-                stream.num_replicas, letters.name, letters.num_replicas
-            ),
-            "set both to the same number",
-        );
-        self.check_loses_nothing(stream);
+    fn warn(&mut self, concern: impl Display) {
+        self.warnings.push(format!("{}: {concern}", self.name));
     }
+}
 
-    /// For letters and their objects.
-    fn check_loses_nothing(&mut self, stream: &stream::Config) {
-        self.check(
-            stream.retention != RetentionPolicy::Limits,
-            "its retention is not limits: a letter that somebody consumed would be gone",
-            "use retention limits",
-        );
-        self.check(
-            stream.discard != DiscardPolicy::New,
-            "discard is old: when it is full, it would drop the oldest letters",
-            "set discard to new",
-        );
-        self.check(
-            stream.storage == StorageType::Memory,
-            "its storage is memory: a restart of the server would lose every letter",
-            "storage cannot be edited: delete the stream, or name another with GANESH_DLQ_STREAM",
-        );
-        self.check(
-            stream.no_ack,
-            "no_ack is true: nobody would know that a letter is durable",
-            "set no_ack to false",
-        );
-        self.check(
-            stream.max_messages_per_subject > 0 && !stream.discard_new_per_subject,
-            format_args!(
-                "max_msgs_per_subject is {}: more letters of one subject would drop its oldest",
-                stream.max_messages_per_subject
-            ),
-            "remove max_msgs_per_subject",
-        );
-        self.check(
-            stream.max_message_size > 0,
-            format_args!(
-                "max_msg_size is {}: a message whose letter is larger would never be acknowledged",
-                stream.max_message_size
-            ),
-            "remove max_msg_size",
-        );
-    }
-
-    fn check_consumer(&mut self, consumer: &Config, nats: &NatsConfig, pipeline: &PipelineConfig) {
-        self.check_delivery(consumer, nats);
-        self.check_acknowledgement(consumer, nats);
-        self.check_limits(consumer, pipeline);
-    }
-
-    /// Every message of the stream is delivered, whole.
-    fn check_delivery(&mut self, consumer: &Config, nats: &NatsConfig) {
-        self.check(
-            consumer.deliver_subject.is_some(),
-            "it is a push consumer",
-            "delete it, or name another with GANESH_CONSUMER",
-        );
-        let skips = matches!(
-            consumer.deliver_policy,
-            DeliverPolicy::New | DeliverPolicy::Last | DeliverPolicy::LastPerSubject
-        );
-        self.check(
-            skips,
-            format_args!(
-                "deliver_policy is {:?}: messages that the stream has already would never be stored",
-                consumer.deliver_policy
-            ),
-            "deliver_policy cannot be edited: delete the consumer, or name another with GANESH_CONSUMER",
-        );
-        let one = Some(&consumer.filter_subject).filter(|subject| !subject.is_empty());
-        let filters: Vec<&str> = (one.into_iter().chain(&consumer.filter_subjects))
-            .map(String::as_str)
-            .collect();
-        let is_taken = |subject: &String| filters.iter().any(|filter| covers(filter, subject));
-        self.check(
-            !filters.is_empty() && !nats.subjects.iter().all(is_taken),
-            format_args!(
-                "it takes {} alone: other messages of the stream would never be stored",
-                filters.join(", ")
-            ),
-            "remove filter_subject and filter_subjects, or name another consumer with GANESH_CONSUMER",
-        );
-        self.check(
-            consumer.headers_only,
-            "headers_only is true: bodies would be lost",
-            "set headers_only to false",
-        );
-    }
-
-    /// A message is done when its row is committed, and not before.
-    fn check_acknowledgement(&mut self, consumer: &Config, nats: &NatsConfig) {
-        self.check(
-            consumer.ack_policy != AckPolicy::Explicit,
-            format_args!(
-                "ack_policy is {:?}: a message would count as done before its row is committed",
-                consumer.ack_policy
-            ),
-            "ack_policy cannot be edited: delete the consumer, or name another with GANESH_CONSUMER",
-        );
-        self.check(
-            consumer.max_deliver > 0,
-            format_args!(
-                "max_deliver is {}: the server would give up on a message silently",
-                consumer.max_deliver
-            ),
-            "set max_deliver to -1",
-        );
-        self.check(
-            consumer.ack_wait < nats.ack_wait,
-            format_args!(
-                "ack_wait is {:?}, shorter than GANESH_ACK_WAIT={:?}: messages would be delivered again while they are being stored",
-                consumer.ack_wait, nats.ack_wait
-            ),
-            format_args!(
-                "set ack_wait to {:?} or more, or GANESH_ACK_WAIT lower",
-                nats.ack_wait
-            ),
-        );
-        self.check(
-            !consumer.backoff.is_empty(),
-            "it has a backoff, which takes the place of ack_wait",
-            "remove the backoff",
-        );
-    }
-
-    /// Each replica may pull as much as it can hold.
-    fn check_limits(&mut self, consumer: &Config, pipeline: &PipelineConfig) {
-        let wanted = max_ack_pending(pipeline);
-        self.check(
-            consumer.max_ack_pending > 0 && consumer.max_ack_pending < wanted,
-            format_args!(
-                "max_ack_pending is {}: replicas would starve each other",
-                consumer.max_ack_pending
-            ),
-            format_args!(
-                "set max_ack_pending to {wanted} ({REPLICAS_WITH_ROOM} times GANESH_MAX_IN_FLIGHT) or more, or GANESH_MAX_IN_FLIGHT lower"
-            ),
-        );
-        self.check(
-            consumer.max_batch > 0
-                || consumer.max_bytes > 0
-                || consumer.max_expires > Duration::ZERO,
-            "it limits pull requests (max_batch, max_bytes or max_expires), so the server would refuse ours",
-            "remove max_batch, max_bytes and max_expires",
-        );
-    }
+/// `max_deliver is 5`.
+fn shown((name, value): (&str, &Value)) -> String {
+    let value = match value {
+        Value::Null => "not set".to_owned(),
+        Value::String(text) => text.clone(),
+        value if DURATIONS.contains(&name) => format!("{:?}", duration(value)),
+        value => value.to_string(),
+    };
+    let value = on_one_line(cut(&value, SHOWN_MAX_BYTES));
+    format!("{} is {value}", on_one_line(cut(name, SHOWN_MAX_BYTES)))
 }

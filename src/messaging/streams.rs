@@ -3,8 +3,8 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::context::{CreateStreamErrorKind, GetStreamErrorKind};
-use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, RetentionPolicy, StorageType};
+use async_nats::jetstream::context::CreateStreamErrorKind;
+use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
 use async_nats::jetstream::{self, Context, ErrorCode};
 
 use super::connection::setup_error;
@@ -61,28 +61,6 @@ pub fn bucket_stream(letters: &Config) -> Config {
         allow_rollup: true,
         allow_direct: true,
         ..Config::default()
-    }
-}
-
-/// The settings of a stream; `None` when it does not exist.
-///
-/// # Errors
-/// When JetStream does not answer.
-pub(crate) async fn existing(jetstream: &Context, name: &str) -> Result<Option<Config>, Error> {
-    Ok(info(jetstream, name).await?.map(|info| info.config))
-}
-
-pub(super) async fn info(jetstream: &Context, name: &str) -> Result<Option<Info>, Error> {
-    match jetstream.get_stream(name).await {
-        Ok(stream) => Ok(Some(stream.cached_info().clone())),
-        Err(error) => match error.kind() {
-            GetStreamErrorKind::JetStream(error)
-                if error.error_code() == ErrorCode::STREAM_NOT_FOUND =>
-            {
-                Ok(None)
-            }
-            _ => Err(api_error(&format!("stream {name}: {error}"))),
-        },
     }
 }
 

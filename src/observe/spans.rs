@@ -12,19 +12,23 @@
 //!    └ settle
 //! ```
 
+use std::str::FromStr as _;
+
 use opentelemetry::KeyValue;
 use opentelemetry::trace::{
     Event as SpanEvent, Link, SpanContext, SpanId, SpanKind, TraceFlags, TraceState,
 };
 use opentelemetry_sdk::trace::{SpanData, SpanEvents, SpanLinks};
+use sqlx::postgres::PgConnectOptions;
 
 use super::settled_message::SettledMessage;
 use super::stage_times::Passed;
-use crate::config::{NatsConfig, pattern_of};
+use crate::config::{Config, PostgresConfig, pattern_of};
 use crate::event::TraceContext;
 use crate::labels::{Decision, Outcome, Stage, WriteMethod};
 use crate::message::timings::{Failures, Moment};
 use crate::message::{BatchTimings, Delivery};
+use crate::storage::sqlstate_in;
 use crate::telemetry::semconv as name;
 use crate::telemetry::spans::{event_attributes, fail, span, system_time};
 use crate::text::cut;
@@ -39,15 +43,22 @@ pub struct MessageSpans {
     subjects: Vec<String>,
     stream: String,
     consumer: String,
+    /// One in so many ordinary messages is kept.
+    baseline: u32,
+    /// Which database spans of Postgres are about.
+    database: Vec<KeyValue>,
 }
 
 impl MessageSpans {
     /// For messages of the configured stream and consumer.
-    pub fn new(config: &NatsConfig) -> Self {
+    pub fn new(config: &Config) -> Self {
+        let nats = &config.nats;
         Self {
-            subjects: config.subjects.clone(),
-            stream: config.stream.clone(),
-            consumer: config.consumer.clone(),
+            subjects: nats.subjects.clone(),
+            stream: nats.stream.clone(),
+            consumer: nats.consumer.clone(),
+            baseline: config.telemetry.trace_baseline,
+            database: database_attributes(&config.postgres),
         }
     }
 
@@ -65,7 +76,7 @@ impl MessageSpans {
         spans.push(process);
         spans.extend(message.times.passed().map(|passed| {
             let batch = batch.filter(|_| passed.stage == Stage::Store);
-            stage(message, &passed, &parent, batch)
+            self.stage(message, &passed, &parent, batch)
         }));
         spans
     }
@@ -95,6 +106,14 @@ impl MessageSpans {
             KeyValue::new(name::KEEP_REASON, reason.into_str()),
             KeyValue::new(name::OUTCOME, message.outcome.into_str()),
         ]);
+        if reason == Decision::Baseline {
+            let weight = KeyValue::new(name::SAMPLE_WEIGHT, i64::from(self.baseline));
+            span.attributes.push(weight);
+        }
+        if let Some(longest) = message.times.longest() {
+            let stage = KeyValue::new(name::LONGEST_STAGE, longest.stage.into_str());
+            span.attributes.push(stage);
+        }
         if let Some(batch) = message.batch {
             span.attributes
                 .push(KeyValue::new(name::BATCH_EVENTS, number(batch.events)));
@@ -141,65 +160,99 @@ impl MessageSpans {
         }
         attributes
     }
-}
 
-fn stage(
-    message: &SettledMessage<'_>,
-    passed: &Passed,
-    parent: &SpanContext,
-    batch: Option<&SpanContext>,
-) -> SpanData {
-    let mut span = span(
-        parent.trace_id().to_bytes(),
-        passed.stage.into_str(),
-        passed.began,
-        passed.ended,
-    );
-    span.parent_span_id = parent.span_id();
-    if passed.stage == Stage::Store {
+    fn stage(
+        &self,
+        message: &SettledMessage<'_>,
+        passed: &Passed,
+        parent: &SpanContext,
+        batch: Option<&SpanContext>,
+    ) -> SpanData {
+        let mut span = span(
+            parent.trace_id().to_bytes(),
+            passed.stage.into_str(),
+            passed.began,
+            passed.ended,
+        );
+        span.parent_span_id = parent.span_id();
+        if passed.stage == Stage::Store {
+            span.span_kind = SpanKind::Client;
+            span.attributes.clone_from(&self.database);
+            if let Some(batch) = message.batch {
+                span.attributes.push(operation(batch.method));
+            }
+        }
+        if let Some(batch) = batch {
+            span.links = link(batch.clone());
+        }
+        if let Some(failures) = message.failures(passed.stage) {
+            span.events = attempts(failures, &message.moment);
+        }
+        if let Some(failure) = message.failure
+            && failure.stage == passed.stage
+        {
+            fail(&mut span, failure.error_type, failure.detail);
+            if passed.stage == Stage::Store {
+                span.attributes.extend(status_code(failure.detail));
+            }
+        }
+        span
+    }
+
+    /// The span of a batch as a whole, in a trace of its own: from a writer taking it to the commit.
+    pub fn of_batch(&self, batch: &BatchTimings, moment: &Moment) -> SpanData {
+        let mut span = span(
+            rand::random::<u128>().max(1).to_be_bytes(),
+            match batch.method {
+                WriteMethod::Copy => "COPY events",
+                WriteMethod::Insert => "INSERT events",
+            },
+            moment.unix_nanos(batch.taken_at),
+            moment.unix_nanos(batch.durable_at),
+        );
         span.span_kind = SpanKind::Client;
-        span.attributes = database_attributes();
+        span.attributes.clone_from(&self.database);
+        span.attributes.push(operation(batch.method));
+        let mut failed = batch.failures.kept().iter().rev();
+        let last = failed.find_map(|attempt| status_code(&attempt.detail));
+        span.attributes.extend(last);
+        span.attributes.push(KeyValue::new(
+            name::DB_OPERATION_BATCH_SIZE,
+            number(batch.events),
+        ));
+        span.events = attempts(&batch.failures, moment);
+        span
     }
-    if let Some(batch) = batch {
-        span.links = link(batch.clone());
-    }
-    if let Some(failures) = message.failures(passed.stage) {
-        span.events = attempts(failures, &message.moment);
-    }
-    if let Some(failure) = message.failure
-        && failure.stage == passed.stage
-    {
-        fail(&mut span, failure.error_type, failure.detail);
-    }
-    span
 }
 
-/// The span of a batch as a whole, in a trace of its own: from a writer taking it to the commit.
-pub fn batch_span(batch: &BatchTimings, moment: &Moment) -> SpanData {
-    let mut span = span(
-        rand::random::<u128>().max(1).to_be_bytes(),
-        match batch.method {
-            WriteMethod::Copy => "COPY events",
-            WriteMethod::Insert => "INSERT events",
-        },
-        moment.unix_nanos(batch.taken_at),
-        moment.unix_nanos(batch.durable_at),
-    );
-    span.span_kind = SpanKind::Client;
-    span.attributes = database_attributes();
-    span.attributes.push(KeyValue::new(
-        name::DB_OPERATION_BATCH_SIZE,
-        number(batch.events),
-    ));
-    span.events = attempts(&batch.failures, moment);
-    span
-}
-
-fn database_attributes() -> Vec<KeyValue> {
-    vec![
+/// Which database, as far as `POSTGRES_URL` says.
+fn database_attributes(config: &PostgresConfig) -> Vec<KeyValue> {
+    let mut attributes = vec![
         KeyValue::new(name::DB_SYSTEM_NAME, name::POSTGRESQL),
         KeyValue::new(name::DB_COLLECTION_NAME, name::EVENTS_TABLE),
-    ]
+    ];
+    // It was parsed before, when the configuration was read.
+    if let Ok(options) = PgConnectOptions::from_str(config.url.expose()) {
+        let socket = options.get_socket().map(|path| path.display().to_string());
+        let address = socket.unwrap_or_else(|| options.get_host().to_owned());
+        attributes.push(KeyValue::new(name::SERVER_ADDRESS, address));
+        let database = options.get_database().map(str::to_owned);
+        attributes.extend(database.map(|database| KeyValue::new(name::DB_NAMESPACE, database)));
+    }
+    attributes
+}
+
+fn operation(method: WriteMethod) -> KeyValue {
+    let name = match method {
+        WriteMethod::Copy => "COPY",
+        WriteMethod::Insert => "INSERT",
+    };
+    KeyValue::new(name::DB_OPERATION_NAME, name)
+}
+
+fn status_code(detail: &str) -> Option<KeyValue> {
+    let state = sqlstate_in(detail)?.to_owned();
+    Some(KeyValue::new(name::DB_RESPONSE_STATUS_CODE, state))
 }
 
 fn attempts(failures: &Failures, moment: &Moment) -> SpanEvents {
@@ -209,10 +262,11 @@ fn attempts(failures: &Failures, moment: &Moment) -> SpanEvents {
         .kept()
         .iter()
         .map(|attempt| {
-            let attributes = vec![
+            let mut attributes = vec![
                 KeyValue::new(name::ERROR_TYPE, attempt.code.into_str()),
                 KeyValue::new(name::EXCEPTION_MESSAGE, attempt.detail.clone()),
             ];
+            attributes.extend(status_code(&attempt.detail));
             let at = system_time(moment.unix_nanos(attempt.at));
             SpanEvent::new(name::ATTEMPT_FAILED, at, attributes, 0)
         })

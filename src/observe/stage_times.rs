@@ -65,6 +65,10 @@ impl StageTimes {
         self.ends[Stage::Settle as usize]
     }
 
+    pub(crate) fn longest(&self) -> Option<Passed> {
+        self.passed().max_by_key(Passed::nanos)
+    }
+
     /// From the stream's timestamp to the settlement.
     pub(crate) fn total_nanos(&self) -> u64 {
         self.ended().saturating_sub(self.began)

@@ -5,7 +5,7 @@ use async_nats::{Client, Subject, jetstream};
 use crate::config::{NatsConfig, covers};
 use crate::error::{Class, Code, Dependency, Error};
 use crate::messaging::connection::{self, ConnectionDrops};
-use crate::messaging::streams;
+use crate::messaging::reported;
 use crate::telemetry::{Health, Metrics};
 
 /// Connects once. `acks_in_flight` sizes the buffer of the subscription that acknowledgements come
@@ -31,8 +31,11 @@ pub(crate) async fn stream_subjects(
     config: &NatsConfig,
 ) -> Result<Vec<String>, Error> {
     let context = jetstream::new(client.clone());
-    match streams::existing(&context, &config.stream).await? {
-        Some(stream) => Ok(stream.subjects),
+    match reported::stream(&context, &config.stream).await? {
+        Some(stream) => {
+            let subjects = stream.config.texts("subjects").into_iter();
+            Ok(subjects.map(str::to_owned).collect())
+        }
         None => Err(Error::new(
             Dependency::Nats,
             Class::Transient,

@@ -9,6 +9,8 @@ use crate::error::{Class, Code, Dependency, Error};
 
 /// Stands for a name.
 const HIDDEN: &str = "[redacted]";
+/// What stands before the state in an error's detail.
+const BEFORE_STATE: &str = " (SQLSTATE ";
 
 pub(crate) fn classify(error: &sqlx::Error) -> Error {
     let (class, code) = match error {
@@ -64,11 +66,18 @@ fn describe(error: &sqlx::Error) -> String {
             let state = database.code();
             let state = state.as_deref().unwrap_or("none");
             let words = without_credentials(state, database.message());
-            format!("{words} (SQLSTATE {state})")
+            format!("{words}{BEFORE_STATE}{state})")
         }
         sqlx::Error::Configuration(why) => why.to_string(),
         other => other.to_string(),
     }
+}
+
+/// The SQLSTATE in the detail of an error of Postgres.
+pub(crate) fn sqlstate_in(detail: &str) -> Option<&str> {
+    let (_, state) = detail.rsplit_once(BEFORE_STATE)?;
+    let state = state.strip_suffix(')')?;
+    (state.len() == 5).then_some(state)
 }
 
 /// A server's message, without the user and the database of `POSTGRES_URL`, which it may name.

@@ -10,8 +10,10 @@ use tokio_util::sync::CancellationToken;
 
 use super::session;
 use crate::config::PostgresConfig;
-use crate::labels::ConnectionState;
+use crate::error::Dependency;
+use crate::labels::{ConnectionEvent, ConnectionState};
 use crate::telemetry::Metrics;
+use crate::telemetry::metrics::Both;
 
 /// Waiting longer than this for a free connection is an error.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -29,15 +31,18 @@ pub(crate) fn options(config: &PostgresConfig) -> Result<PgConnectOptions, sqlx:
         .extra_float_digits(None))
 }
 
-/// A pool that connects when it is first used, and hands in why a server or a session is refused.
+/// A pool that connects when it is first used, counts that, and hands in why a server or a session is
+/// refused.
 ///
 /// # Errors
 /// When the URL cannot be parsed.
 pub(crate) fn lazy(
     config: &PostgresConfig,
     writers: usize,
+    metrics: &Metrics,
     refused: impl Fn(&str) + Clone + Send + Sync + 'static,
 ) -> Result<PgPool, sqlx::Error> {
+    let metrics = metrics.clone();
     let options = options(config)?;
     let schema: Arc<str> = config.schema.as_str().into();
     Ok(PgPoolOptions::new()
@@ -48,12 +53,15 @@ pub(crate) fn lazy(
         .test_before_acquire(false)
         .after_connect(move |connection, _| {
             let (schema, refused) = (schema.clone(), refused.clone());
+            let metrics = metrics.clone();
             Box::pin(async move {
                 let prepared = session::prepare(connection, &schema).await;
                 if let Err(sqlx::Error::Configuration(why)) = &prepared {
                     refused(&why.to_string());
                 }
-                prepared
+                prepared?;
+                metrics.connection_events[OPENED].increment(1);
+                Ok(())
             })
         })
         .connect_lazy_with(options))
@@ -64,6 +72,10 @@ pub(crate) fn max_connections(writers: usize) -> u32 {
     writers.saturating_add(CONNECTIONS_BESIDE_WRITERS)
 }
 
+const OPENED: Both<Dependency, ConnectionEvent> =
+    Both(Dependency::Postgres, ConnectionEvent::Opened);
+const CLOSED: Both<Dependency, ConnectionEvent> =
+    Both(Dependency::Postgres, ConnectionEvent::Closed);
 const COUNT_EVERY: Duration = Duration::from_secs(1);
 
 pub(crate) async fn watch(pool: PgPool, metrics: Metrics, stop: CancellationToken) {
@@ -78,5 +90,12 @@ pub(crate) async fn watch(pool: PgPool, metrics: Metrics, stop: CancellationToke
         metrics.connections[ConnectionState::Idle].set(f64::from(idle));
         let used = pool.size().saturating_sub(idle);
         metrics.connections[ConnectionState::Used].set(f64::from(used));
+        // The pool tells nobody what it closes: it is what was opened and is not there any more.
+        let (opened, closed) = (
+            &metrics.connection_events[OPENED],
+            &metrics.connection_events[CLOSED],
+        );
+        let gone = opened.get().saturating_sub(u64::from(pool.size()));
+        closed.increment(gone.saturating_sub(closed.get()));
     }
 }

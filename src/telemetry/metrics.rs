@@ -10,8 +10,8 @@ use std::sync::Arc;
 use super::histogram::Histogram;
 use crate::error::{Code, Dependency, Error};
 use crate::labels::{
-    BusyWorker, CacheRequest, ConnectionState, Decision, HttpRoute, Outcome, Queue, Reason,
-    SpanResult, Stage, StatusClass, WriteMethod,
+    BusyWorker, CacheRequest, ConnectionEvent, ConnectionState, Decision, HttpRoute, Outcome,
+    Queue, Reason, SpanResult, Stage, StatusClass, WriteMethod,
 };
 pub(super) use table::Reading;
 pub use table::{Both, Counter, Family, Gauge, Kind, Metric};
@@ -26,6 +26,10 @@ const END_TO_END_SECONDS: &[f64] = &[
 pub const STAGE_SECONDS: &[f64] = &[
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
     5.0, 10.0, 30.0, 60.0,
+];
+/// From an answer of the cache to the limit of an answer, 5 s.
+const HTTP_REQUEST_SECONDS: &[f64] = &[
+    0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
 ];
 /// From one event to far more than a batch has by default.
 const BATCH_EVENTS: &[f64] = &[
@@ -129,6 +133,24 @@ table! {
     /// not stored. Every replica exports what it has seen.
     consumer_removed: Counter = "ganesh_consumer_removed_messages_total";
 
+    /// Bytes that the stream holds, stored ones included.
+    stream_bytes: Gauge = "ganesh_stream_bytes";
+
+    /// Bytes at which the stream removes its oldest messages; 0 without limit.
+    stream_bytes_limit: Gauge = "ganesh_stream_bytes_limit";
+
+    /// Messages that the stream holds, stored ones included.
+    stream_messages: Gauge = "ganesh_stream_messages";
+
+    /// Messages at which the stream removes its oldest ones; 0 without limit.
+    stream_messages_limit: Gauge = "ganesh_stream_messages_limit";
+
+    /// Age of the oldest message that the stream holds, stored ones included; 0 when it is empty.
+    stream_age: Gauge = "ganesh_stream_age_seconds";
+
+    /// Age at which the stream removes a message; 0 without limit.
+    stream_age_limit: Gauge = "ganesh_stream_age_limit_seconds";
+
     /// How far the stream's timestamp of a message was ahead of this process's clock: the most in the
     /// last 10 s, 0 when it was never ahead.
     clock_skew: Gauge = "ganesh_clock_skew_seconds";
@@ -141,6 +163,11 @@ table! {
     dependency_errors: Counter = "ganesh_dependency_errors_total"
         [dependency, code: Both<Dependency, Code>];
 
+    /// Connections by what became of them: opened, the first one too; closed (lost, given up because an
+    /// answer was late, or renewed by the Postgres pool).
+    connection_events: Counter = "ganesh_connection_events_total"
+        [dependency, event: Both<Dependency, ConnectionEvent>];
+
     /// Cache operations: read (hit, miss, wait, bypass), fill (stored, voided, error), write (ok,
     /// skipped, error).
     cache_requests: Counter = "ganesh_cache_requests_total" [operation, result: CacheRequest];
@@ -148,8 +175,8 @@ table! {
     /// Connections of the Postgres pool: idle, used.
     connections: Gauge = "ganesh_postgres_connections" [state: ConnectionState];
 
-    /// Requests answered by the API, by route and class of status.
-    http_requests: Counter = "ganesh_http_requests_total"
+    /// Time in which the API answered a request, by route template and class of status.
+    http_request_seconds: Histogram(HTTP_REQUEST_SECONDS) = "ganesh_http_request_seconds"
         [route, status: Both<HttpRoute, StatusClass>];
 
     /// Settled messages, by the first that applies. Kept as a trace: failed, redelivered, slow,

@@ -26,6 +26,14 @@ pub(crate) const DB_SYSTEM_NAME: &str = "db.system.name";
 pub(crate) const POSTGRESQL: &str = "postgresql";
 pub(crate) const DB_COLLECTION_NAME: &str = "db.collection.name";
 pub(crate) const EVENTS_TABLE: &str = "events";
+/// The database of `POSTGRES_URL`.
+pub(crate) const DB_NAMESPACE: &str = "db.namespace";
+/// `COPY` or `INSERT`.
+pub(crate) const DB_OPERATION_NAME: &str = "db.operation.name";
+/// The SQLSTATE.
+pub(crate) const DB_RESPONSE_STATUS_CODE: &str = "db.response.status_code";
+/// The host of `POSTGRES_URL`, or the folder of its socket.
+pub(crate) const SERVER_ADDRESS: &str = "server.address";
 pub(crate) const DB_OPERATION_BATCH_SIZE: &str = "db.operation.batch.size";
 
 /// The method of an HTTP request, or `_OTHER`.
@@ -40,6 +48,10 @@ pub(crate) const ERROR_TYPE: &str = "error.type";
 pub(crate) const EXCEPTION_MESSAGE: &str = "exception.message";
 
 pub(crate) const KEEP_REASON: &str = "ganesh.keep_reason";
+/// How many messages a baseline trace stands for: N of one in N.
+pub(crate) const SAMPLE_WEIGHT: &str = "ganesh.sample_weight";
+/// The stage that took the longest.
+pub(crate) const LONGEST_STAGE: &str = "ganesh.longest_stage";
 pub(crate) const OUTCOME: &str = "ganesh.outcome";
 pub(crate) const STREAM: &str = "ganesh.stream";
 pub(crate) const STREAM_SEQUENCE: &str = "ganesh.stream_sequence";

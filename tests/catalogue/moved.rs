@@ -19,20 +19,29 @@ use crate::support::servers::send_signal;
 use crate::support::{Ganesh, PATIENCE, Stack};
 
 /// Fixed from the start of the process to its end, which is held too.
-const FIXED: [&str; 7] = [
+const FIXED: [&str; 8] = [
     "ganesh_in_flight_limit",
     "ganesh_in_flight_bytes_limit",
     "ganesh_queue_capacity",
+    "ganesh_stream_messages_limit",
     "ganesh_build_info",
     "process_max_fds",
     "process_virtual_memory_max_bytes",
     "process_start_time_seconds",
 ];
 /// May have moved or not.
-const BY_CHANCE: [(&str, &str); 6] = [
+const BY_CHANCE: [(&str, &str); 8] = [
     (
         "ganesh_partition_upkeep_failures",
         "a round comes once a minute; tests/partitions.rs has one fail",
+    ),
+    (
+        "ganesh_stream_bytes_limit",
+        "is read with the first answer about the stream, before or after it is first read here",
+    ),
+    (
+        "ganesh_stream_age_limit_seconds",
+        "is read with the first answer about the stream, before or after it is first read here",
     ),
     (
         "ganesh_clock_skew_seconds",

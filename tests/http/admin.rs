@@ -8,11 +8,11 @@ use crate::support::monitoring::{rules_that, word};
 use crate::support::{Stack, eventually};
 
 fn series(route: &str, class: &str) -> String {
-    format!("ganesh_http_requests_total{{route=\"{route}\",status=\"{class}\"}}")
+    format!("ganesh_http_request_seconds_count{{route=\"{route}\",status=\"{class}\"}}")
 }
 
 #[tokio::test]
-async fn requests_are_counted_by_route_and_class() {
+async fn requests_are_timed_by_route_and_class() {
     let stack = Stack::start().await;
     let ganesh = stack.serve(&[]).await;
     store(&stack, &[event("e")]).await;
@@ -46,6 +46,9 @@ async fn requests_are_counted_by_route_and_class() {
         let counted = ganesh.metric(&series(route, class)).await;
         assert!((counted - expected).abs() < f64::EPSILON, "{route} {class}");
     }
+    let time = series(by_id, "2xx").replace("_count", "_sum");
+    let seconds = ganesh.metric(&time).await;
+    assert!(seconds > 0.0 && seconds < 5.0, "{seconds}");
 }
 
 #[tokio::test]
@@ -99,7 +102,7 @@ async fn metrics_come_in_prometheus_text_format() {
     let content_type = answer.headers()["content-type"].to_str().unwrap();
     assert_eq!(content_type, "text/plain; version=0.0.4; charset=utf-8");
     let text = answer.text().await.unwrap();
-    let typed = "# TYPE ganesh_http_requests_total counter";
+    let typed = "# TYPE ganesh_http_request_seconds histogram";
     assert!(text.contains(typed), "{text}");
 }
 

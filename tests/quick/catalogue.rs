@@ -84,7 +84,7 @@ fn the_names_and_labels_that_dashboards_rely_on_are_there() {
         ("ganesh_dependency_errors_total", &["dependency", "code"]),
         ("ganesh_cache_requests_total", &["operation", "result"]),
         ("ganesh_postgres_connections", &["state"]),
-        ("ganesh_http_requests_total", &["route", "status"]),
+        ("ganesh_http_request_seconds", &["route", "status"]),
         ("ganesh_build_info", &["version"]),
         ("ganesh_stage_seconds", &["stage"]),
         ("ganesh_batch_events", &[]),

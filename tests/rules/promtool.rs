@@ -5,7 +5,7 @@ use std::process::Command;
 
 use serde_json::json;
 
-use crate::support::monitoring::{at, names, queries};
+use crate::support::monitoring::{annotations, at, names, queries};
 
 /// Runs promtool in the folder of the configuration; panics with what it says when it fails.
 fn promtool(arguments: &[&str]) {
@@ -70,10 +70,11 @@ fn every_alert_fires_when_it_should_and_is_silent_when_it_should_be() {
 
 #[test]
 fn every_expression_of_the_dashboards_is_valid() {
-    let queries = queries().into_iter().enumerate();
+    let queries = queries().into_iter().chain(annotations()).enumerate();
     let rules: Vec<_> = queries
         .map(|(number, query)| {
             let expr = query.expr.replace("$__rate_interval", "1m");
+            let expr = expr.replace("$__interval", "30s");
             json!({ "record": format!("panel:number_{number}"), "expr": expr })
         })
         .collect();

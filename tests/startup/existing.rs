@@ -3,10 +3,12 @@
 
 use std::time::Duration;
 
-use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, pull, push};
-use async_nats::jetstream::stream::{Config, RetentionPolicy};
+use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, ReplayPolicy, pull, push};
+use async_nats::jetstream::stream::{Config, ConsumerLimits, PersistenceMode, RetentionPolicy};
 
-use super::{inventory, refused};
+use serde_json::json;
+
+use super::{ask, assert_doctor_fails, inventory, refused};
 use crate::support::Stack;
 
 pub(super) const MINUTE: Duration = Duration::from_mins(1);
@@ -26,18 +28,18 @@ fn fit_consumer() -> pull::Config {
 }
 
 const ANOTHER: &str = "delete the consumer, or name another with GANESH_CONSUMER";
-const NO_LIMITS: &str = "remove max_batch, max_bytes and max_expires";
+const NO_LIMITS: &str = "remove max_batch and max_bytes";
 const NO_FILTER: &str = "remove filter_subject and filter_subjects";
-const UNFIT_CONSUMERS: [Case<pull::Config>; 15] = [
+const UNFIT_CONSUMERS: [Case<pull::Config>; 18] = [
     (
         "deliver-new",
         |c| c.deliver_policy = DeliverPolicy::New,
-        ["deliver_policy is New", ANOTHER],
+        ["deliver_policy is new", ANOTHER],
     ),
     (
         "deliver-last",
         |c| c.deliver_policy = DeliverPolicy::Last,
-        ["deliver_policy is Last", ANOTHER],
+        ["deliver_policy is last", ANOTHER],
     ),
     (
         "deliver-last-per-subject",
@@ -45,7 +47,7 @@ const UNFIT_CONSUMERS: [Case<pull::Config>; 15] = [
             c.deliver_policy = DeliverPolicy::LastPerSubject;
             c.filter_subject = String::from(">");
         },
-        ["deliver_policy is LastPerSubject", ANOTHER],
+        ["deliver_policy is last_per_subject", ANOTHER],
     ),
     (
         "filter-subject",
@@ -60,12 +62,12 @@ const UNFIT_CONSUMERS: [Case<pull::Config>; 15] = [
     (
         "ack-none",
         |c| c.ack_policy = AckPolicy::None,
-        ["ack_policy is None", ANOTHER],
+        ["ack_policy is none", ANOTHER],
     ),
     (
         "ack-all",
         |c| c.ack_policy = AckPolicy::All,
-        ["ack_policy is All", ANOTHER],
+        ["ack_policy is all", ANOTHER],
     ),
     (
         "max-deliver",
@@ -110,8 +112,23 @@ const UNFIT_CONSUMERS: [Case<pull::Config>; 15] = [
     ),
     (
         "max-expires",
-        |c| c.max_expires = MINUTE,
-        ["it limits pull requests", NO_LIMITS],
+        |c| c.max_expires = MINUTE / 600,
+        ["max_expires is 100ms", "remove max_expires"],
+    ),
+    (
+        "original",
+        |c| c.replay_policy = ReplayPolicy::Original,
+        ["replay_policy is original", ANOTHER],
+    ),
+    (
+        "inactive",
+        |c| c.inactive_threshold = MINUTE,
+        ["inactive_threshold is 60s", "set inactive_threshold to 0"],
+    ),
+    (
+        "max-waiting",
+        |c| c.max_waiting = 2,
+        ["max_waiting is 2", "32 is enough"],
     ),
 ];
 
@@ -164,7 +181,61 @@ async fn an_unfit_consumer_is_refused_with_problem_and_fix_and_left_as_it_is() {
             name == "push" || said.matches("To fix it").count() == 1,
             "{name}: {said}"
         );
+        assert_doctor_fails(&stack, &[("GANESH_CONSUMER", name)], &[problem, fix]);
         assert_eq!(inventory(&jetstream).await, before, "{name}");
+    }
+}
+
+/// The client library knows none of these settings.
+#[tokio::test]
+async fn a_consumer_with_a_priority_policy_is_refused_and_left_as_it_is() {
+    let stack = Stack::start().await;
+    let jetstream = stack.jetstream().await;
+    jetstream
+        .create_stream(stream("EVENTS", "events.>"))
+        .await
+        .unwrap();
+    for policy in ["overflow", "pinned_client", "prioritized"] {
+        let consumer = json!({
+            "stream_name": "EVENTS",
+            "config": {
+                "durable_name": policy,
+                "deliver_policy": "all",
+                "ack_policy": "explicit",
+                "replay_policy": "instant",
+                "max_ack_pending": -1,
+                "priority_policy": policy,
+                "priority_groups": ["jobs"],
+            },
+        });
+        ask(
+            &jetstream,
+            &format!("CONSUMER.CREATE.EVENTS.{policy}"),
+            &consumer,
+        )
+        .await;
+        let before = ask(
+            &jetstream,
+            &format!("CONSUMER.INFO.EVENTS.{policy}"),
+            &json!({}),
+        )
+        .await;
+        let problem = format!("priority_policy is {policy}");
+        let fix = "remove priority_policy and priority_groups";
+        let settings = [("GANESH_CONSUMER", policy)];
+        let said = refused(&stack, &settings).await;
+        assert!(
+            said.contains(&problem) && said.contains(fix) && said.matches("To fix it").count() == 1,
+            "{policy}: {said}"
+        );
+        assert_doctor_fails(&stack, &settings, &[&problem, fix]);
+        let after = ask(
+            &jetstream,
+            &format!("CONSUMER.INFO.EVENTS.{policy}"),
+            &json!({}),
+        )
+        .await;
+        assert_eq!(after["config"], before["config"]);
     }
 }
 
@@ -180,7 +251,7 @@ pub(super) fn stream(name: &str, subjects: &str) -> Config {
 async fn an_unfit_event_stream_is_refused_with_problem_and_fix_and_left_as_it_is() {
     let stack = Stack::start().await;
     let jetstream = stack.jetstream().await;
-    let cases: [Case<Config>; 2] = [
+    let cases: [Case<Config>; 4] = [
         (
             "SILENT",
             |s| s.no_ack = true,
@@ -192,6 +263,27 @@ async fn an_unfit_event_stream_is_refused_with_problem_and_fix_and_left_as_it_is
             [
                 "retention is interest",
                 "use retention limits (or workqueue)",
+            ],
+        ),
+        (
+            "IDLE",
+            |s| {
+                s.consumer_limits = Some(ConsumerLimits {
+                    inactive_threshold: MINUTE,
+                    max_ack_pending: 0,
+                });
+            },
+            [
+                "consumer_limits is {\"inactive_threshold\":60000000000}",
+                "set inactive_threshold of consumer_limits to 0",
+            ],
+        ),
+        (
+            "ASYNC",
+            |s| s.persist_mode = Some(PersistenceMode::Async),
+            [
+                "persist_mode is async",
+                "name another stream with GANESH_STREAM",
             ],
         ),
     ];
@@ -206,6 +298,7 @@ async fn an_unfit_event_stream_is_refused_with_problem_and_fix_and_left_as_it_is
             named && said.contains(problem) && said.contains(fix),
             "{name}: {said}"
         );
+        assert_doctor_fails(&stack, &[("GANESH_STREAM", name)], &[problem, fix]);
         assert_eq!(inventory(&jetstream).await, before, "{name}");
     }
 }

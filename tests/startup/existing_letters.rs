@@ -1,10 +1,12 @@
 //! A dead-letter stream, or its bucket, that exists already.
 
-use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
+use async_nats::jetstream::stream::{
+    Config, DiscardPolicy, PersistenceMode, RetentionPolicy, StorageType, SubjectTransform,
+};
 use ganesh::messaging::streams::bucket_stream;
 
 use super::existing::{Case, MINUTE, stream};
-use super::{inventory, refused};
+use super::{assert_doctor_fails, inventory, refused};
 use crate::support::{Stack, eventually};
 
 /// A dead-letter stream that is fit.
@@ -16,7 +18,7 @@ fn fit_letters() -> Config {
     }
 }
 
-const UNFIT_LETTERS: [Case<Config>; 8] = [
+const UNFIT_LETTERS: [Case<Config>; 11] = [
     (
         "subjects",
         |s| s.subjects = vec!["dlq.events.>".to_owned()],
@@ -33,13 +35,13 @@ const UNFIT_LETTERS: [Case<Config>; 8] = [
     (
         "retention",
         |s| s.retention = RetentionPolicy::WorkQueue,
-        ["its retention is not limits", "use retention limits"],
+        ["retention is workqueue", "use retention limits"],
     ),
     (
         "storage",
         |s| s.storage = StorageType::Memory,
         [
-            "its storage is memory",
+            "storage is memory",
             "delete the stream, or name another with GANESH_DLQ_STREAM",
         ],
     ),
@@ -66,6 +68,32 @@ const UNFIT_LETTERS: [Case<Config>; 8] = [
             "set duplicate_window to 24h or more",
         ],
     ),
+    (
+        "persist_mode",
+        |s| s.persist_mode = Some(PersistenceMode::Async),
+        [
+            "persist_mode is async: a letter would count as stored before it is durable",
+            "name another stream with GANESH_DLQ_STREAM",
+        ],
+    ),
+    (
+        "deny_delete",
+        |s| s.deny_delete = true,
+        [
+            "deny_delete is true: letters that were replayed could not be removed",
+            "name another stream with GANESH_DLQ_STREAM",
+        ],
+    ),
+    (
+        "subject_transform",
+        |s| {
+            s.subject_transform = Some(SubjectTransform {
+                source: "dlq.>".to_owned(),
+                destination: "letters.>".to_owned(),
+            });
+        },
+        ["subject_transform is ", "remove subject_transform"],
+    ),
 ];
 
 #[tokio::test]
@@ -88,6 +116,7 @@ async fn an_unfit_dead_letter_stream_is_refused_with_problem_and_fix_and_left_as
             "{name}: {said}"
         );
         assert_eq!(said.matches("To fix it").count(), 1, "{name}: {said}");
+        assert_doctor_fails(&stack, &[], &[problem, fix]);
         assert_eq!(inventory(&jetstream).await, before, "{name}");
         jetstream.delete_stream("EVENTS_DLQ").await.unwrap();
     }
@@ -102,19 +131,22 @@ const UNFIT_BUCKETS: [Case<Config>; 6] = [
     (
         "max_age",
         |s| s.max_age = MINUTE,
-        ["it has a max_age", "remove max_age"],
+        ["max_age is 60s", "remove max_age"],
     ),
     (
         "rollup",
         |s| s.allow_rollup = false,
-        ["it is not open", "set allow_rollup_hdrs to true"],
+        [
+            "allow_rollup_hdrs is false",
+            "set allow_rollup_hdrs to true",
+        ],
     ),
     (
         "delete",
         |s| s.deny_delete = true,
         [
-            "it is not open",
-            "deny_purge or sealed is true, delete the bucket",
+            "deny_delete is true",
+            "delete the bucket, or name another with GANESH_DLQ_STREAM",
         ],
     ),
     (
@@ -125,7 +157,7 @@ const UNFIT_BUCKETS: [Case<Config>; 6] = [
     (
         "storage",
         |s| s.storage = StorageType::Memory,
-        ["its storage is memory", "delete the stream"],
+        ["storage is memory", "delete the stream"],
     ),
 ];
 
@@ -149,6 +181,7 @@ async fn an_unfit_bucket_is_refused_with_problem_and_fix_and_left_as_it_is() {
             "{name}: {said}"
         );
         assert_eq!(said.matches("To fix it").count(), 1, "{name}: {said}");
+        assert_doctor_fails(&stack, &[], &[problem, fix]);
         assert_eq!(inventory(&jetstream).await, before, "{name}");
         jetstream.delete_stream("OBJ_EVENTS_DLQ").await.unwrap();
     }

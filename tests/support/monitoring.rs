@@ -50,10 +50,24 @@ pub fn dashboards() -> Vec<(String, Value)> {
     names.into_iter().map(read).collect()
 }
 
-/// The panels of a dashboard, without the rows.
+/// The panels of a dashboard, also in collapsed rows, without the rows.
 pub fn panels(dashboard: &Value) -> impl Iterator<Item = &Value> {
-    let all = list(&dashboard["panels"]).iter();
+    let top = list(&dashboard["panels"]).iter();
+    let all = top.flat_map(|panel| std::iter::once(panel).chain(list(&panel["panels"])));
     all.filter(|panel| panel["type"] != "row")
+}
+
+/// What the annotations of the dashboards ask Prometheus.
+pub fn annotations() -> Vec<Query> {
+    let all = dashboards().into_iter();
+    all.flat_map(|(file, dashboard)| {
+        let notes = list(&dashboard["annotations"]["list"]).to_vec();
+        notes.into_iter().map(move |note| Query {
+            place: format!("{file}: {}", word(&note["name"])),
+            expr: word(&note["expr"]).to_owned(),
+        })
+    })
+    .collect()
 }
 
 /// One expression that a panel asks Prometheus.

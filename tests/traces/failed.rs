@@ -65,6 +65,9 @@ async fn every_dead_letter_is_a_trace_with_the_stage_that_refused_it() {
         rejected.stage("store").attribute("error.type"),
         "rejected_row"
     );
+    // untranslatable_character: there is no \u0000 in a jsonb.
+    let state = rejected.stage("store").attribute("db.response.status_code");
+    assert_eq!(state, "22P05");
     assert_eq!(
         rejected.process.attribute("ganesh.outcome"),
         "dead_lettered"

@@ -109,6 +109,9 @@ fn assert_well_formed(whole: &Whole, spans: &[Seen]) {
     for pair in stages.windows(2) {
         assert_eq!(pair[0].end, pair[1].start, "{whole:#?}");
     }
+    let longest = process.attribute("ganesh.longest_stage");
+    let longest = whole.stage(longest).duration();
+    assert_eq!(longest, whole.longest().duration(), "{whole:#?}");
     let sum: u64 = stages.iter().map(Seen::duration).sum();
     assert_eq!(sum, process.duration(), "{whole:#?}");
     for stage in stages {
@@ -124,9 +127,25 @@ fn assert_well_formed(whole: &Whole, spans: &[Seen]) {
     }
 }
 
+/// What the stable conventions of OpenTelemetry ask of a span of a database.
+fn assert_names_the_database(span: &Seen) {
+    assert_eq!(span.attribute("db.system.name"), "postgresql");
+    assert_eq!(span.attribute("db.collection.name"), "events");
+    assert_eq!(span.attribute("server.address"), "127.0.0.1");
+    let database = span.attribute("db.namespace");
+    assert!(
+        ["ganesh", "test_"]
+            .iter()
+            .any(|start| database.starts_with(start)),
+        "{database}"
+    );
+    let operation = span.attribute("db.operation.name");
+    assert!(["COPY", "INSERT"].contains(&operation), "{operation}");
+}
+
 /// The link of a store span leads to the span of its batch.
 fn assert_link_to_batch(store: &Seen, spans: &[Seen]) {
-    assert_eq!(store.attribute("db.system.name"), "postgresql");
+    assert_names_the_database(store);
     let [(trace_id, id)] = store.links.as_slice() else {
         panic!("not one link: {store:#?}");
     };

@@ -138,6 +138,7 @@ async fn what_is_not_slow_is_kept_at_the_rate_of_the_baseline() {
     assert!(
         traces(&collector)
             .iter()
-            .all(|w| w.keep_reason() == "baseline")
+            .all(|w| w.keep_reason() == "baseline"
+                && w.process.attribute("ganesh.sample_weight") == "10")
     );
 }

@@ -1,13 +1,13 @@
 //! NATS: the server, the streams and the consumer.
 
 use std::fmt::Display;
-use std::time::Duration;
 
-use async_nats::jetstream::{self, stream};
+use async_nats::jetstream;
 
 use super::{ANSWER_TIMEOUT, Findings};
 use crate::config::Config;
-use crate::messaging::requirements::Existing;
+use crate::messaging::reported::ReportedConfig;
+use crate::messaging::requirements::{Existing, limits};
 use crate::messaging::{connection, in_flight};
 use crate::telemetry::{Health, Metrics};
 
@@ -58,46 +58,38 @@ fn check_jetstream(existing: &Existing, config: &Config, findings: &mut Findings
         for violation in &verdict.violations {
             findings.failed(violation);
         }
+        for warning in &verdict.warnings {
+            findings.warning(warning);
+        }
         if !verdict.exists {
             findings.ok(format_args!(
                 "{} does not exist yet; serve makes it",
                 verdict.name
             ));
-        } else if verdict.violations.is_empty() {
+        } else if verdict.violations.is_empty() && verdict.warnings.is_empty() {
             findings.ok(format_args!("{} is fit", verdict.name));
         }
     }
-    if let Some(events) = &existing.events {
-        warn_of_limits(events, findings);
-    }
-    for stream in existing.events.iter().chain(&existing.letters) {
-        if stream.storage != stream::StorageType::File {
-            findings.warning(format_args!(
-                "stream {} is in memory: a restart of the server loses it; use file storage",
-                stream.name
-            ));
-        }
+    let Some(events) = &existing.events else {
+        return;
+    };
+    warn_of_limits(events, findings);
+    if events.text("storage") != "file" {
+        findings.warning(format_args!(
+            "stream {} is in memory: a restart of the server loses it; use file storage",
+            config.nats.stream
+        ));
     }
 }
 
 /// The stream's own limits can remove a message before it was stored.
-fn warn_of_limits(stream: &stream::Config, findings: &Findings) {
-    let mut limits = Vec::new();
-    if stream.max_age > Duration::ZERO {
-        limits.push(format!("max_age {:?}", stream.max_age));
-    }
-    let counts = [
-        ("max_bytes", stream.max_bytes),
-        ("max_msgs", stream.max_messages),
-        ("max_msgs_per_subject", stream.max_messages_per_subject),
-    ];
-    let set = counts.into_iter().filter(|(_, limit)| *limit > 0);
-    limits.extend(set.map(|(name, limit)| format!("{name} {limit}")));
+fn warn_of_limits(stream: &ReportedConfig, findings: &Findings) {
+    let limits = limits(stream);
     if !limits.is_empty() {
         findings.warning(format_args!(
             "stream {} drops messages by its limits, stored by us or not ({}): keep the lag \
              below them, or raise them",
-            stream.name,
+            stream.text("name"),
             limits.join(", ")
         ));
     }

@@ -5,6 +5,7 @@ use sqlx::{Connection, PgPool};
 use super::{ANSWER_TIMEOUT, Findings};
 use crate::config::Config;
 use crate::storage::{classify, ownership, pool, schema, session};
+use crate::telemetry::Metrics;
 
 pub(super) async fn check(config: &Config, findings: &mut Findings) {
     let url = &config.postgres.url;
@@ -61,7 +62,7 @@ async fn ask(config: &Config, findings: &mut Findings) -> Result<(), sqlx::Error
         findings
             .warning("full_page_writes is off: a power failure can corrupt pages; set it to on");
     }
-    let pool = pool::lazy(&config.postgres, 1, |_| {})?;
+    let pool = pool::lazy(&config.postgres, 1, &Metrics::default(), |_| {})?;
     match foreign {
         Some(foreign) => findings.failed(foreign),
         None => check_schema(&pool, schema, findings).await?,

@@ -35,7 +35,12 @@ async fn connect_postgres(service: &Service, deadline: StartDeadline) -> Result<
     } = service;
     let health = health.clone();
     let refused = move |why: &str| health.set_database_refusal(Some(why.to_owned()));
-    let pool = pool::lazy(&config.postgres, config.pipeline.all_writers(), refused)?;
+    let pool = pool::lazy(
+        &config.postgres,
+        config.pipeline.all_writers(),
+        metrics,
+        refused,
+    )?;
     wait_for_schema(&pool, &config.postgres, deadline).await?;
     // Before the first event, or it would land in the default partition.
     let _ = upkeep::round(&config.postgres, &pool, metrics, deadline.left()).await;

@@ -100,7 +100,9 @@ fn addresses_inside_are_literal_and_name_services() {
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "http"),
     ] {
         let address = service["environment"][variable].as_str().unwrap();
-        let address = url::Url::parse(address).unwrap();
+        // The host of traces can be chosen.
+        let address = address.replace("${TRACES_HOST:-jaeger}", "jaeger");
+        let address = url::Url::parse(&address).unwrap();
         assert_eq!(address.scheme(), scheme);
         assert!(
             names.contains(&address.host_str().unwrap().to_owned()),
@@ -220,4 +222,19 @@ fn the_producer_sends_what_is_valid_at_a_rate_that_can_be_chosen() {
     assert_eq!(super::flag(&produce, "--invalid"), Some("0"));
     let rate = super::flag(&produce, "--rate").unwrap();
     assert!(rate.starts_with("${LOAD_RATE:-"), "{rate}");
+}
+
+#[test]
+fn tempo_runs_only_by_its_profile_and_takes_what_ganesh_sends() {
+    let tempo = service("tempo");
+    assert_eq!(strings(&tempo["profiles"]), ["tempo"]);
+    for (name, service) in services() {
+        assert!(name == "tempo" || service["profiles"].is_null(), "{name}");
+    }
+    let config = yaml("deploy/tempo.yaml");
+    let grpc = &config["distributor"]["receivers"]["otlp"]["protocols"]["grpc"];
+    assert_eq!(grpc["endpoint"], "0.0.0.0:4317");
+    assert_eq!(config["server"]["http_listen_port"], 3_200);
+    let source = read("grafana/provisioning/datasources/datasources.yml");
+    assert!(source.contains("url: http://tempo:3200"));
 }

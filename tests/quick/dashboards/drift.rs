@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 
 use ganesh::telemetry::metrics::{Kind, Metric, TABLE};
 
-use crate::support::monitoring::{list, names, queries, rules, text, word, yaml};
+use crate::support::monitoring::{annotations, list, names, queries, rules, text, word, yaml};
 use crate::support::promql::{self, Expression};
 
 /// Exported, and in no dashboard or rule.
@@ -49,6 +49,7 @@ fn has_label(series: &str, metric: &Metric, label: &str) -> bool {
 fn expressions() -> Vec<(String, Expression)> {
     let mut all: Vec<_> = queries()
         .into_iter()
+        .chain(annotations())
         .map(|q| (q.place, promql::read(&q.expr)))
         .collect();
     for rule in rules() {
@@ -91,7 +92,7 @@ fn every_metric_and_label_of_dashboards_and_rules_is_in_the_catalogue() {
         if ours.len() < expression.selectors.len() {
             continue; // a group may be by a label of somebody else's metric
         }
-        for label in &expression.grouping {
+        for label in expression.grouping.difference(&expression.quoted) {
             let known = |s: &&promql::Selector| {
                 entry(&s.metric).is_none_or(|metric| has_label(&s.metric, metric, label))
             };

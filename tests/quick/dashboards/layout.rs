@@ -2,7 +2,9 @@
 
 use std::collections::BTreeSet;
 
+use ganesh::labels::Stage;
 use serde_json::Value;
+use strum::VariantArray as _;
 
 use crate::support::monitoring::{dashboards, list, panels, word};
 
@@ -61,19 +63,112 @@ fn the_heatmap_draws_raw_buckets_with_their_exemplars() {
 }
 
 #[test]
-fn slow_and_failed_messages_come_from_jaeger_by_the_reason_to_keep_them() {
+fn firing_alerts_say_how_bad_which_and_about_what_and_fit_into_their_table() {
     let (_, dashboard) = dashboards().swap_remove(1);
-    for (title, reason) in [("Slow messages", "slow"), ("Failed messages", "failed")] {
-        let table = panel(&dashboard, title);
-        assert_eq!(table["type"], "table", "{title}");
-        assert_eq!(table["datasource"]["uid"], "jaeger", "{title}");
-        let target = &table["targets"][0];
-        assert_eq!(target["queryType"], "search", "{title}");
-        assert_eq!(target["service"], "ganesh", "{title}");
+    let table = panel(&dashboard, "Firing alerts");
+    let transformations = list(&table["transformations"]);
+    let kept = word(&transformations[0]["options"]["include"]["pattern"]);
+    assert_eq!(kept, "^(severity|runbook|about)$");
+    let renamed = &transformations[1]["options"]["renameByName"];
+    assert_eq!(renamed["runbook"], "alert", "the anchor is the name");
+    let expr = word(&table["targets"][0]["expr"]);
+    // Every label by which alerts of one section differ, but the severity.
+    for label in ["job", "instance", "dependency", "result", "window"] {
+        assert!(expr.contains(&format!("\"{label}\", \"(.+)\"")), "{label}");
+    }
+}
+
+/// In pixels, with a browser of a usual laptop, less what Grafana has above the page.
+const FOLD: u64 = 1_000 - 50;
+
+#[test]
+fn the_first_screen_answers_whether_all_is_well_and_nothing_else() {
+    let (_, dashboard) = dashboards().swap_remove(1);
+    let pixels = |rows: &Value| rows.as_u64().unwrap() * 38;
+    let above = list(&dashboard["panels"]).iter();
+    let above: Vec<&str> = above
+        .filter(|panel| pixels(&panel["gridPos"]["y"]) < FOLD)
+        .map(|panel| word(&panel["title"]))
+        .collect();
+    let expected = [
+        "In time",
+        "Oldest message",
+        "Up or down",
+        "Firing alerts",
+        "In and settled",
+        "Lag in seconds",
+        "End-to-end latency",
+        "Mean time by stage",
+        "Mean time waiting",
+    ];
+    assert_eq!(above, expected);
+    for title in expected {
+        let place = &panel(&dashboard, title)["gridPos"];
+        let bottom = pixels(&place["y"]) + pixels(&place["h"]);
+        assert!(bottom <= FOLD, "{title} is cut at {bottom}");
+    }
+}
+
+/// The tags by which a table's query looks for messages in Jaeger.
+fn tags(target: &Value) -> &str {
+    assert_eq!(target["queryType"], "search", "{target}");
+    assert_eq!(target["service"], "ganesh", "{target}");
+    word(&target["tags"])
+}
+
+#[test]
+fn slow_messages_come_from_jaeger_by_their_longest_stage_the_slowest_first() {
+    let (_, dashboard) = dashboards().swap_remove(1);
+    let table = panel(&dashboard, "Slow messages");
+    assert_eq!(table["datasource"]["uid"], "jaeger");
+    let targets = list(&table["targets"]);
+    assert_eq!(targets.len(), Stage::VARIANTS.len());
+    let transformations = list(&table["transformations"]);
+    let mut numbers = transformations[1..].iter();
+    for (number, (target, stage)) in targets.iter().zip(Stage::VARIANTS).enumerate() {
+        let stage: &str = (*stage).into();
+        let expected = format!("ganesh.keep_reason=slow ganesh.longest_stage={stage}");
+        assert_eq!(tags(target), expected);
+        // Grafana shows no tags: what a query asked for becomes a number, and the number a word.
+        let added = numbers.next().unwrap();
+        assert_eq!(added["filter"]["options"], target["refId"]);
+        assert_eq!(added["options"]["binary"]["right"], number.to_string());
+    }
+    let ids: Vec<_> = numbers.map(|step| word(&step["id"])).collect();
+    assert_eq!(ids, ["merge", "organize", "sortBy", "limit"]);
+}
+
+#[test]
+fn failed_messages_come_from_jaeger_by_the_reason_to_keep_them() {
+    let (_, dashboard) = dashboards().swap_remove(1);
+    let table = panel(&dashboard, "Failed messages");
+    assert_eq!(table["datasource"]["uid"], "jaeger");
+    assert_eq!(tags(&table["targets"][0]), "ganesh.keep_reason=failed");
+}
+
+#[test]
+fn tempo_is_asked_for_the_same_messages() {
+    let (_, dashboard) = dashboards().swap_remove(2);
+    for (title, reason) in [
+        ("Slow messages in Tempo", "slow"),
+        ("Failed messages in Tempo", "failed"),
+    ] {
+        let target = &panel(&dashboard, title)["targets"][0];
+        assert_eq!(target["queryType"], "traceql", "{title}");
+        let asked = format!("{{ span.ganesh.keep_reason = \"{reason}\" }}");
+        assert!(word(&target["query"]).starts_with(&asked), "{title}");
+    }
+}
+
+#[test]
+fn graphs_show_restarts_deployments_and_alerts() {
+    for (file, dashboard) in dashboards() {
+        let notes = list(&dashboard["annotations"]["list"]).iter();
+        let names: Vec<_> = notes.map(|note| word(&note["name"])).collect();
         assert_eq!(
-            target["tags"],
-            format!("ganesh.keep_reason={reason}"),
-            "{title}"
+            names,
+            ["Restarts", "Deployments", "Firing alerts"],
+            "{file}"
         );
     }
 }

@@ -26,8 +26,14 @@ fn data_sources_have_the_uids_that_everything_else_names() {
             .map(|source| word(&source[key]).to_owned())
             .collect()
     };
-    assert_eq!(of("uid"), ["prometheus", "jaeger", "postgres"]);
-    let types = ["prometheus", "jaeger", "grafana-postgresql-datasource"];
+    let uids = ["prometheus", "jaeger", "tempo", "postgres"];
+    assert_eq!(of("uid"), uids);
+    let types = [
+        "prometheus",
+        "jaeger",
+        "tempo",
+        "grafana-postgresql-datasource",
+    ];
     assert_eq!(of("type"), types);
     assert_eq!(
         source("jaeger")["jsonData"]["tracesToMetrics"]["datasourceUid"],
