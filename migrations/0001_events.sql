@@ -25,3 +25,6 @@ CREATE INDEX events_subject_time ON events (subject, time DESC);
 
 -- Times that no partition covers land here and are never lost.
 CREATE TABLE events_default PARTITION OF events DEFAULT;
+
+-- Upkeep looks for rows of a partition that it makes, and for expired ones, among millions.
+CREATE INDEX events_default_time ON events_default (time);

@@ -16,6 +16,7 @@ POSTGRES_MAJOR=17
 POSTGRES_VERSION=17.10.0-beta.17
 REDIS_AT_LEAST=6.2
 PROMETHEUS_AT_LEAST=2.42 # Debian 12's, with which prometheus/ is tested
+PGBOUNCER_AT_LEAST=1.18 # Debian 12's
 
 # Without a trap bash ignores a SIGINT that comes while a child runs.
 trap 'exit 130' INT
@@ -70,8 +71,9 @@ find_tool() {
     nats-server) on_path nats-server "$NATS_AT_LEAST" || fetched "nats-server-$NATS_VERSION/nats-server" ;;
     postgres) find_postgres ;;
     redis-server) on_path redis-server "$REDIS_AT_LEAST" || on_path dragonfly 1.0 || fetched redis/bin/redis-server ;;
+    pgbouncer) on_path pgbouncer "$PGBOUNCER_AT_LEAST" || fetched pgbouncer/bin/pgbouncer ;;
     prometheus | promtool) on_path "$1" "$PROMETHEUS_AT_LEAST" || fetched "prometheus/bin/$1" ;;
-    *) die "no such server: $1 (nats-server, postgres, redis-server, prometheus, promtool)" ;;
+    *) die "no such server: $1 (nats-server, postgres, redis-server, pgbouncer, prometheus, promtool)" ;;
   esac
 }
 

@@ -4,6 +4,7 @@ mod admin_client;
 pub(crate) mod dlq;
 mod doctor;
 mod dotenv;
+mod forget;
 mod shutdown;
 mod healthcheck;
 mod log_level;
@@ -76,6 +77,7 @@ pub fn command() -> Command {
         .subcommand(produce::command())
         .subcommand(migrate::command())
         .subcommand(dlq::command())
+        .subcommand(forget::command())
         .subcommand(doctor::command())
         .subcommand(healthcheck::command())
         .subcommand(log_level::command())
@@ -100,6 +102,7 @@ enum Subcommand<'a> {
     Produce(Options),
     Migrate,
     Dlq(&'a ArgMatches),
+    Forget(Option<String>),
     Doctor,
     Healthcheck,
     LogLevel(Option<LevelChange>),
@@ -175,6 +178,7 @@ fn run(name: &str, matches: &ArgMatches) -> Result<(), Failure> {
             Subcommand::Produce(options) => Box::pin(produce::run(config, options, spans)).await,
             Subcommand::Migrate => migrate::run(config).await,
             Subcommand::Dlq(matches) => Box::pin(dlq::run(config, matches)).await,
+            Subcommand::Forget(subject) => forget::run(config, subject).await,
             Subcommand::Doctor => doctor::run(config).await,
             Subcommand::Healthcheck => healthcheck::run(config).await,
             Subcommand::LogLevel(change) => log_level::run(config, change).await,
@@ -205,7 +209,10 @@ fn read_settings<'a>(
         reader.set_default("OTEL_SERVICE_NAME", "ganesh-produce");
     }
     // These commands print results: their log would stand in between.
-    let is_query = matches!(name, "dlq" | "doctor" | "healthcheck" | "log-level");
+    let is_query = matches!(
+        name,
+        "dlq" | "forget" | "doctor" | "healthcheck" | "log-level"
+    );
     if is_query {
         reader.set_default("GANESH_LOG", "error");
     }
@@ -220,6 +227,7 @@ fn read_settings<'a>(
         "produce" => Subcommand::Produce(Options::read(&mut reader)),
         "migrate" => Subcommand::Migrate,
         "dlq" => Subcommand::Dlq(matches),
+        "forget" => Subcommand::Forget(forget::subject(&mut reader)),
         "doctor" => Subcommand::Doctor,
         "healthcheck" => Subcommand::Healthcheck,
         "log-level" => Subcommand::LogLevel(log_level::change(&mut reader, matches)),

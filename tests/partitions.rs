@@ -1,5 +1,7 @@
 //! Times at the edges: every event lands somewhere, and is found there.
 
+mod large_default;
+mod last_word;
 mod upkeep;
 
 use std::time::{Duration, Instant};

@@ -23,7 +23,7 @@ pub(super) fn command() -> Command {
 }
 
 pub(super) async fn run(config: Config) -> Result<(), Failure> {
-    let pool = pool::lazy(&config.postgres, 1, &Metrics::default())?;
+    let pool = pool::lazy(&config.postgres, 1, &Metrics::default(), |_| {})?;
     let deadline = StartDeadline::after(config.startup_timeout);
     wait_for_postgres(&config.postgres, deadline).await?;
     let missing = schema::missing_migrations(&pool).await;

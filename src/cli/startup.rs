@@ -80,18 +80,16 @@ pub(super) async fn wait_for_postgres(
     let schema = &config.schema;
     let ask = async || {
         let mut connection = session::open(&options, schema).await?;
-        let mut violations = schema::facts(&mut connection).await?.violations();
-        violations.extend(ownership::violation(&mut connection, schema).await?);
-        Ok::<_, sqlx::Error>(violations)
+        session::refuse_shared_sessions(&mut connection, &options, schema).await?;
+        ownership::violation(&mut connection, schema).await
     };
-    let violations = wait_for("Postgres (POSTGRES_URL)", deadline, || async {
+    let violation = wait_for("Postgres (POSTGRES_URL)", deadline, || async {
         ask().await.map_err(|error| classify(&error))
     })
     .await?;
-    if violations.is_empty() {
-        Ok(())
-    } else {
-        Err(Failure::Usage(violations.join("\n")))
+    match violation {
+        None => Ok(()),
+        Some(why) => Err(Failure::Usage(why)),
     }
 }
 

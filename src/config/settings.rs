@@ -2,7 +2,9 @@
 
 use strum::IntoStaticStr;
 
-use Group::{DeadLetters, Http, LogLevel, Pipeline, Produce, Servers, Storage, Stream, Telemetry};
+use Group::{
+    DeadLetters, Forget, Http, LogLevel, Pipeline, Produce, Servers, Storage, Stream, Telemetry,
+};
 
 /// One setting: a flag and an environment variable.
 #[derive(Debug, Clone, Copy)]
@@ -17,7 +19,7 @@ pub struct Setting {
     pub help: &'static str,
 }
 
-/// The topic of a setting. The last three belong to one command each.
+/// The topic of a setting. The last four belong to one command each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr)]
 #[expect(missing_docs, reason = "the headings say what they are")]
 pub enum Group {
@@ -32,13 +34,14 @@ pub enum Group {
     Produce,
     #[strum(serialize = "Dead letters")]
     DeadLetters,
+    Forget,
     #[strum(serialize = "Log level")]
     LogLevel,
 }
 
 impl Group {
     /// Every group, in the order of [`SETTINGS`].
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Servers,
         Stream,
         Pipeline,
@@ -47,6 +50,7 @@ impl Group {
         Telemetry,
         Produce,
         DeadLetters,
+        Forget,
         LogLevel,
     ];
 
@@ -57,7 +61,7 @@ impl Group {
 
     /// Returns whether only one command has these settings.
     pub const fn is_of_one_command(self) -> bool {
-        matches!(self, Produce | DeadLetters | LogLevel)
+        matches!(self, Produce | DeadLetters | Forget | LogLevel)
     }
 
     /// The part of the variable's name that the flag leaves out.
@@ -65,6 +69,7 @@ impl Group {
         match self {
             Produce => "GANESH_PRODUCE_",
             DeadLetters => "GANESH_DLQ_",
+            Forget => "GANESH_FORGET_",
             LogLevel => "GANESH_LOG_LEVEL_",
             _ => "GANESH_",
         }
@@ -173,5 +178,6 @@ pub const SETTINGS: &[Setting] = &[
     setting(DeadLetters, "GANESH_DLQ_RATE", "0", "Letters a second, at most; 0: no limit"),
     setting(DeadLetters, "GANESH_DLQ_MAX_GENERATION", "5", "Skip a message that was replayed this often"),
     setting(DeadLetters, "GANESH_DLQ_YES", "false", "Delete without asking; needed where there is no terminal"),
+    setting(Forget, "GANESH_FORGET_SUBJECT", "", "Subject of the rows that were deleted or changed"),
     setting(LogLevel, "GANESH_LOG_LEVEL_FOR", "15m", "How long the other filter stays in force, from 1s to 1d"),
 ];

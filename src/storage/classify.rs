@@ -2,6 +2,7 @@
 
 use sqlx::postgres::PgDatabaseError;
 
+use super::exclusion;
 use crate::error::{Class, Code, Dependency, Error};
 
 /// Stands for a name.
@@ -13,8 +14,9 @@ pub(crate) fn classify(error: &sqlx::Error) -> Error {
     let (class, code) = match error {
         sqlx::Error::Database(database) => {
             let state = database.code();
-            let unnamed = database.constraint().is_none();
-            by_sqlstate(state.as_deref().unwrap_or(""), unnamed)
+            let constraint = database.constraint();
+            let is_moving = constraint.is_none_or(|name| name == exclusion::CONSTRAINT);
+            by_sqlstate(state.as_deref().unwrap_or(""), is_moving)
         }
         sqlx::Error::PoolTimedOut => (Class::Transient, Code::Timeout),
         sqlx::Error::Io(_)
@@ -30,11 +32,11 @@ pub(crate) fn classify(error: &sqlx::Error) -> Error {
 }
 
 /// Appendix A of Postgres's manual, by the first two characters of the state.
-fn by_sqlstate(state: &str, unnamed_constraint: bool) -> (Class, Code) {
+fn by_sqlstate(state: &str, is_moving: bool) -> (Class, Code) {
     match state {
         "23505" => return (Class::Transient, Code::Duplicate),
-        // A row that met a partition being attached: no constraint has a name then.
-        "23514" if unnamed_constraint => return (Class::Transient, Code::Conflict),
+        // A row that met a partition being attached: the constraint has no name then, or is upkeep's.
+        "23514" if is_moving => return (Class::Transient, Code::Conflict),
         // lock_not_available, query_canceled: our own time limits.
         "55P03" | "57014" => return (Class::Transient, Code::Timeout),
         _ => {}

@@ -4,22 +4,28 @@
 //! There may be many, and while the default partition is locked, whoever writes to it or reads
 //! it waits. So they are copied without a lock, a bounded number of pages at a time, to a table
 //! that is no partition yet; they are read and known as duplicates where they are until then.
-//! The lock then covers what came meanwhile, and the removal.
+//! The lock then covers what came or changed meanwhile, and the removal.
+//!
+//! Others may delete and change rows after they were copied. The session that copies notes which
+//! version of each row it copied; under the lock, a copy whose version is gone is dropped, and the
+//! row copied anew if it is still there.
 
 use std::time::Duration;
 
-use sqlx::Executor;
-use sqlx::postgres::{PgConnection, PgExecutor, PgPool};
+use sqlx::postgres::{PgConnection, PgExecutor};
+use sqlx::{Connection, Executor};
 
 use super::partitions::{Partition, begin_upkeep, is_attached, make_table};
 
-/// The advisory lock of the replica that copies ("ganesi" in ASCII).
-const COPY_LOCK: i64 = 0x6761_6e65_7369;
+/// The advisory lock of the replica that moves rows ("ganesi" in ASCII).
+const MOVE_LOCK: i64 = 0x6761_6e65_7369;
 /// Pages of 8 KiB that one statement copies from: some 50,000 small rows.
 const COPIED_AT_ONCE_PAGES: i64 = 2_048;
 /// For each statement while the default partition is locked. It is given up beyond that: the
 /// rows stay where they are, where they are found as before.
 const LOCKED_TIMEOUT: Duration = Duration::from_secs(5);
+/// For `ATTACH`, which looks through the default partition: some ten million rows.
+const ATTACH_TIMEOUT: Duration = Duration::from_secs(20);
 
 fn range(partition: &Partition) -> String {
     let Partition { from, to, .. } = partition;
@@ -32,8 +38,6 @@ pub(super) enum Copying {
     Done,
     /// It is a partition by now, or its name is taken.
     Needless,
-    /// Another replica copies.
-    LeftToAnother,
 }
 
 /// Returns whether there are any.
@@ -49,66 +53,112 @@ pub(super) async fn are_waiting(
     .await
 }
 
-/// Makes the table and copies them there, each part in a transaction of its own.
+/// Takes the lock of who moves rows, until the session ends. Returns `false` where another replica has it.
+pub(super) async fn is_mine_to_move(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar("SELECT pg_try_advisory_lock($1)")
+        .bind(MOVE_LOCK)
+        .fetch_one(connection)
+        .await
+}
+
+/// Makes the table and copies them there, each part in a transaction of its own. The session has to be
+/// closed in the end, whatever happens: the notes for [`take_over`] end with it.
 pub(super) async fn copy_to_new_table(
-    pool: &PgPool,
+    connection: &mut PgConnection,
     partition: &Partition,
 ) -> Result<Copying, sqlx::Error> {
     let name = &partition.name;
-    let mut connection = pool.acquire().await?;
-    // The lock of who copies ends with its session, however that ends.
-    connection.close_on_drop();
-    let is_mine: bool = sqlx::query_scalar("SELECT pg_try_advisory_lock($1)")
-        .bind(COPY_LOCK)
-        .fetch_one(&mut *connection)
-        .await?;
-    if !is_mine {
-        return Ok(Copying::LeftToAnother);
-    }
     let mut transaction = begin_upkeep(&mut *connection).await?;
     if is_attached(&mut transaction, name).await? || !make_table(&mut transaction, name).await? {
         transaction.rollback().await?;
         return Ok(Copying::Needless);
     }
+    let notes = "CREATE TEMP TABLE copied AS \
+         SELECT ctid AS place, xmin AS version, id, source, time FROM events_default WITH NO DATA";
+    transaction.execute(notes).await?;
     transaction.commit().await?;
+    // Statistics, here and below: what reads pages must not go by the index, and what runs under the lock
+    // must not take long.
+    connection.execute("ANALYZE events_default").await?;
     let pages: i64 = sqlx::query_scalar(
         "SELECT pg_relation_size('events_default') / current_setting('block_size')::bigint + 1",
     )
     .fetch_one(&mut *connection)
     .await?;
-    let range = range(partition);
     let mut first = 0;
     while first < pages {
-        let end = first + COPIED_AT_ONCE_PAGES;
-        let copy = format!(
-            "INSERT INTO {name} SELECT * FROM events_default \
-             WHERE ctid >= '({first},0)'::tid AND ctid < '({end},0)'::tid AND {range} \
-             ON CONFLICT DO NOTHING"
-        );
-        connection.execute(copy.as_str()).await?;
-        first = end;
+        copy_pages(connection, partition, first).await?;
+        first += COPIED_AT_ONCE_PAGES;
     }
+    let analyze = format!("ANALYZE pg_temp.copied; ANALYZE {name}");
+    connection.execute(analyze.as_str()).await?;
     Ok(Copying::Done)
 }
 
-/// Takes the rest over and removes them all from the default partition, which takes no rows
-/// until the transaction ends, or `ATTACH` would meet them.
+/// Both statements see the same rows.
+async fn copy_pages(
+    connection: &mut PgConnection,
+    partition: &Partition,
+    first: i64,
+) -> Result<(), sqlx::Error> {
+    let (name, range) = (&partition.name, range(partition));
+    let end = first + COPIED_AT_ONCE_PAGES;
+    let rows = format!(
+        "FROM events_default \
+         WHERE ctid >= '({first},0)'::tid AND ctid < '({end},0)'::tid AND {range}"
+    );
+    let mut transaction = connection
+        .begin_with("BEGIN ISOLATION LEVEL REPEATABLE READ")
+        .await?;
+    let copy = format!(
+        "INSERT INTO pg_temp.copied SELECT ctid, xmin, id, source, time {rows}; \
+         INSERT INTO {name} SELECT * {rows} ON CONFLICT DO NOTHING"
+    );
+    transaction.execute(copy.as_str()).await?;
+    transaction.commit().await
+}
+
+/// Drops copies of what was deleted or changed, takes the rest over, and removes them all from the default
+/// partition, which takes no rows until the transaction ends, or `ATTACH` would meet them.
+///
+/// The lock of `events` itself is for those who change or delete rows: they wait there before they decide
+/// in which partitions to look, and then know the new one. It holds writers up, too. Readers need not wait
+/// for it.
 pub(super) async fn take_over(
     transaction: &mut PgConnection,
     partition: &Partition,
+    have_copies: bool,
 ) -> Result<(), sqlx::Error> {
-    if !are_waiting(&mut *transaction, partition).await? {
+    if !have_copies && !are_waiting(&mut *transaction, partition).await? {
         return Ok(());
     }
     let (name, range) = (&partition.name, range(partition));
     let timeout = LOCKED_TIMEOUT.as_millis();
+    let lock = format!(
+        "LOCK TABLE ONLY events IN EXCLUSIVE MODE; \
+         LOCK TABLE events_default IN ACCESS EXCLUSIVE MODE; \
+         SET LOCAL statement_timeout = '{timeout}ms'"
+    );
+    transaction.execute(lock.as_str()).await?;
+    if have_copies {
+        let drop_outdated = format!(
+            "WITH outdated AS ( \
+                 SELECT id, source, time FROM pg_temp.copied WHERE NOT EXISTS \
+                     (SELECT FROM events_default AS there WHERE {range} \
+                      AND there.ctid = copied.place AND there.xmin = copied.version)) \
+             DELETE FROM {name} AS copy USING outdated \
+             WHERE copy.id = outdated.id AND copy.source = outdated.source \
+             AND copy.time = outdated.time"
+        );
+        transaction.execute(drop_outdated.as_str()).await?;
+    }
     let take_over = format!(
-        "LOCK TABLE events_default IN ACCESS EXCLUSIVE MODE; \
-         SET LOCAL statement_timeout = '{timeout}ms'; \
-         INSERT INTO {name} SELECT * FROM events_default AS late WHERE {range} AND NOT EXISTS \
+        "INSERT INTO {name} SELECT * FROM events_default AS late WHERE {range} AND NOT EXISTS \
              (SELECT FROM {name} AS copied WHERE copied.id = late.id \
               AND copied.source = late.source AND copied.time = late.time); \
-         DELETE FROM events_default WHERE {range}"
+         DELETE FROM events_default WHERE {range}; \
+         SET LOCAL statement_timeout = '{attach}ms'",
+        attach = ATTACH_TIMEOUT.as_millis()
     );
     transaction.execute(take_over.as_str()).await?;
     Ok(())

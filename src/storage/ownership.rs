@@ -57,9 +57,10 @@ async fn violation_in_snapshot(
     schema: &str,
 ) -> Result<Option<String>, sqlx::Error> {
     let (here, elsewhere) = schemas_with_migrations(connection, schema).await?;
-    let owner = match here {
-        true => owner_of(connection, schema).await?,
-        false => Owner::Nobody,
+    let owner = if here {
+        owner_of(connection, schema).await?
+    } else {
+        Owner::Nobody
     };
     let of_another_program = |table: &str| {
         Some(format!(

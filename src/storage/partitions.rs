@@ -7,6 +7,7 @@ use sqlx::postgres::{PgConnection, PgPool, Postgres};
 use sqlx::{Acquire, Executor, Transaction};
 
 use super::default_rows::{self, Copying};
+use super::exclusion;
 use crate::config::{PartitionInterval, PostgresConfig};
 use crate::event::Timestamp;
 
@@ -105,8 +106,8 @@ pub async fn make_ahead(
     interval: PartitionInterval,
     now: Timestamp,
 ) -> Result<Upkeep, sqlx::Error> {
+    let mut made = clean_up(pool).await.map(|()| Upkeep::Done);
     let there = partitions(pool).await?;
-    let mut made = Ok(Upkeep::Done);
     for step in -PARTITIONS_BEHIND..=interval.partitions_ahead() {
         let time = Timestamp::from_micros(now.micros() + step * interval.micros());
         let partition = partition_of(time, interval);
@@ -149,26 +150,61 @@ pub(super) async fn is_attached(
 /// partition, and ingestion would wait behind it; `ATTACH` does not.
 ///
 /// Rows of its time that wait in the default partition are copied first, without holding
-/// anything up; only then is the default partition locked, for what came meanwhile. Who dies
+/// anything up; only then is the default partition locked, for what came or changed meanwhile. Without
+/// such rows, a large default partition is excluded beforehand. Who dies
 /// in the middle leaves a table that is no partition, which the next one begins anew.
 async fn make(pool: &PgPool, partition: &Partition) -> Result<Upkeep, sqlx::Error> {
-    let are_waiting = default_rows::are_waiting(pool, partition).await?;
+    let mut connection = pool.acquire().await?;
+    let are_waiting = default_rows::are_waiting(&mut *connection, partition).await?;
+    let is_large = exclusion::is_default_large(&mut connection).await?;
+    if !are_waiting && !is_large {
+        return attach(&mut connection, partition, false).await;
+    }
+    // The lock of who moves, and the notes of what was copied, end with the session.
+    connection.close_on_drop();
+    if !default_rows::is_mine_to_move(&mut connection).await? {
+        return Ok(Upkeep::LeftToAnother);
+    }
     if are_waiting {
-        match default_rows::copy_to_new_table(pool, partition).await? {
-            Copying::Done => {}
-            Copying::Needless => return Ok(Upkeep::Done),
-            Copying::LeftToAnother => return Ok(Upkeep::LeftToAnother),
+        return match default_rows::copy_to_new_table(&mut connection, partition).await? {
+            Copying::Done => attach(&mut connection, partition, true).await,
+            Copying::Needless => Ok(Upkeep::Done),
+        };
+    }
+    let made = match exclusion::make(&mut connection, partition).await {
+        Ok(()) => attach(&mut connection, partition, false).await,
+        Err(error) => Err(error),
+    };
+    let removed = exclusion::remove(&mut connection).await;
+    made.and_then(|made| removed.map(|()| made))
+}
+
+/// Removes what a replica left that died while it made a partition.
+async fn clean_up(pool: &PgPool) -> Result<(), sqlx::Error> {
+    let mut connection = pool.acquire().await?;
+    if exclusion::is_left(&mut connection).await? {
+        connection.close_on_drop();
+        if default_rows::is_mine_to_move(&mut connection).await? {
+            exclusion::remove(&mut connection).await?;
         }
     }
+    Ok(())
+}
+
+async fn attach(
+    connection: &mut PgConnection,
+    partition: &Partition,
+    have_copies: bool,
+) -> Result<Upkeep, sqlx::Error> {
     let Partition { name, from, to } = partition;
-    let mut transaction = begin_upkeep(pool).await?;
+    let mut transaction = begin_upkeep(connection).await?;
     if is_attached(&mut transaction, name).await?
-        || !are_waiting && !make_table(&mut transaction, name).await?
+        || !have_copies && !make_table(&mut transaction, name).await?
     {
         transaction.rollback().await?;
         return Ok(Upkeep::Done);
     }
-    default_rows::take_over(&mut transaction, partition).await?;
+    default_rows::take_over(&mut transaction, partition, have_copies).await?;
     let attach = format!(
         "ALTER TABLE events ATTACH PARTITION {name} FOR VALUES FROM ('{from}') TO ('{to}'); \
          COMMENT ON TABLE {name} IS NULL"

@@ -15,8 +15,6 @@ use crate::labels::{ConnectionEvent, ConnectionState};
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::Both;
 
-/// A statement that takes longer is cancelled by the server.
-pub(crate) const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 /// Waiting longer than this for a free connection is an error.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Connections beside the writers': reads, upkeep of partitions, the epoch.
@@ -27,21 +25,14 @@ const CONNECTIONS_BESIDE_WRITERS: u32 = 6;
 /// # Errors
 /// When the URL cannot be parsed.
 pub(crate) fn options(config: &PostgresConfig) -> Result<PgConnectOptions, sqlx::Error> {
+    // What a session needs is set by statements, and poolers refuse options that they do not know.
     Ok(PgConnectOptions::from_str(config.url.expose())?
         .application_name("ganesh")
-        .options([
-            ("synchronous_commit", "on"),
-            ("timezone", "UTC"),
-            // A statement that nobody waits for any more ends, and its server process with it.
-            ("client_connection_check_interval", "1s"),
-            (
-                "statement_timeout",
-                STATEMENT_TIMEOUT.as_millis().to_string().as_str(),
-            ),
-        ]))
+        .extra_float_digits(None))
 }
 
-/// A pool that connects when it is first used, and counts that.
+/// A pool that connects when it is first used, counts that, and hands in why a server or a session is
+/// refused.
 ///
 /// # Errors
 /// When the URL cannot be parsed.
@@ -49,6 +40,7 @@ pub(crate) fn lazy(
     config: &PostgresConfig,
     writers: usize,
     metrics: &Metrics,
+    refused: impl Fn(&str) + Clone + Send + Sync + 'static,
 ) -> Result<PgPool, sqlx::Error> {
     let metrics = metrics.clone();
     let options = options(config)?;
@@ -60,9 +52,14 @@ pub(crate) fn lazy(
         // broke shows at its first statement, which is then repeated.
         .test_before_acquire(false)
         .after_connect(move |connection, _| {
-            let (schema, metrics) = (schema.clone(), metrics.clone());
+            let (schema, refused) = (schema.clone(), refused.clone());
+            let metrics = metrics.clone();
             Box::pin(async move {
-                session::prepare(connection, &schema).await?;
+                let prepared = session::prepare(connection, &schema).await;
+                if let Err(sqlx::Error::Configuration(why)) = &prepared {
+                    refused(&why.to_string());
+                }
+                prepared?;
                 metrics.connection_events[OPENED].increment(1);
                 Ok(())
             })

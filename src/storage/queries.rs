@@ -2,18 +2,19 @@
 //! for them stands here.
 
 use std::collections::BTreeMap;
+use std::iter;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicI64, Ordering};
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use serde_json::Value;
-use sqlx::postgres::{PgPool, PgRow};
+use sqlx::postgres::{PgConnection, PgPool, PgRow};
 use sqlx::types::Json;
 use sqlx::{FromRow, Row};
-use time::OffsetDateTime;
 use tokio::sync::Semaphore;
 
 use super::deadline::{Deadline, LentConnection};
+use super::layout::{self, Layout, Span};
 use crate::config::PartitionInterval;
 use crate::error::{Class, Code, Error};
 use crate::event::{Data, Event, Timestamp};
@@ -24,7 +25,9 @@ pub(crate) const READ_LIMIT: Duration = Duration::from_secs(4);
 /// readers never keep ingestion or the epoch from theirs.
 const READS_AT_ONCE: usize = 4;
 /// Further matches that are listed beside the one that is answered.
-const ALTERNATES_MAX: i64 = 50;
+const ALTERNATES_MAX: usize = 50;
+/// They are looked for in so many spans: 1,024 partitions.
+const ALTERNATES_MAX_SPANS: usize = 16;
 
 // Data beyond 16 MiB as JSON stays in Postgres, and so does data with a number that JSON writes
 // with more than 400 digits: a few bytes of a row can be 130 KB of text. Such data is NULL here.
@@ -40,28 +43,34 @@ macro_rules! columns {
     };
 }
 
+// $1 and $2 are a span: the planner leaves out the partitions that have no part in it.
+macro_rules! in_span {
+    () => {
+        "($1::timestamptz IS NULL OR time >= $1) AND ($2::timestamptz IS NULL OR time <= $2) "
+    };
+}
+
 const NEWEST: &str = concat!(
     columns!(),
-    "WHERE subject = $1 AND ($2::timestamptz IS NULL OR time >= $2) \
-     ORDER BY time DESC, stream_seq DESC LIMIT 1"
+    "WHERE subject = $3 AND ",
+    in_span!(),
+    "ORDER BY time DESC, stream_seq DESC LIMIT 1"
 );
 const BY_ID: &str = concat!(
     columns!(),
-    "WHERE id = $1 AND ($2::text IS NULL OR source = $2) \
-     AND ($3::timestamptz IS NULL OR time = $3) \
-     ORDER BY time DESC, stream_seq DESC, source LIMIT 1"
+    "WHERE id = $3 AND ($4::text IS NULL OR source = $4) AND ",
+    in_span!(),
+    "ORDER BY time DESC, stream_seq DESC, source LIMIT 1"
 );
-const OTHERS_BY_ID: &str = "\
-    SELECT source, time FROM events \
-    WHERE id = $1 AND ($2::text IS NULL OR source = $2) AND NOT (source = $3 AND time = $4) \
-    ORDER BY time DESC, source LIMIT $5";
+const OTHERS_BY_ID: &str = concat!(
+    "SELECT source, time FROM events \
+     WHERE id = $3 AND ($4::text IS NULL OR source = $4) AND NOT (source = $5 AND time = $6) AND ",
+    in_span!(),
+    "ORDER BY time DESC, source LIMIT $7"
+);
 
 const HAS_EVENT: &str =
     "SELECT EXISTS (SELECT 1 FROM events WHERE id = $1 AND source = $2 AND time = $3)";
-
-/// Which partitions there are: another number, where they are others.
-const PARTITIONS: &str = "SELECT coalesce(sum(inhrelid::bigint), 0)::bigint FROM pg_inherits \
-    WHERE inhparent = 'events'::regclass";
 
 /// An event as its row holds it.
 #[derive(Debug, Clone, PartialEq)]
@@ -95,8 +104,8 @@ pub struct Alternate {
 pub struct Reads {
     pool: PgPool,
     permits: Arc<Semaphore>,
-    /// Which partitions there were after the last read: [`PARTITIONS`].
-    partitions: Arc<AtomicI64>,
+    /// Which partitions there were after the last read.
+    layout: Arc<ArcSwap<Layout>>,
     /// How far back the partitions reach in which a newest state is looked for first.
     recent: Duration,
 }
@@ -107,7 +116,7 @@ impl Reads {
         Self {
             pool,
             permits: Arc::new(Semaphore::new(READS_AT_ONCE)),
-            partitions: Arc::default(),
+            layout: Arc::default(),
             recent: Duration::from_micros(interval.micros().cast_unsigned()),
         }
     }
@@ -123,23 +132,18 @@ impl Reads {
     pub async fn newest_of_subject(&self, subject: &str) -> Result<Option<StoredEvent>, Error> {
         let deadline = Deadline::new(READ_LIMIT, "newest event of a subject");
         let _permit = deadline.wait_for(self.permits.acquire()).await?;
-        let since = OffsetDateTime::now_utc() - self.recent;
-        self.read_until_it_stands(deadline, |mut lent| async move {
-            // What is found since then is newer than all that was before, whatever the clock says.
-            for since in [Some(since), None] {
-                // Not persistent, here and below: the plan then knows the values, and touches and
-                // locks only the partitions that can hold them.
-                let found = sqlx::query_as(NEWEST)
-                    .bind(subject)
-                    .bind(since)
-                    .persistent(false)
-                    .fetch_optional(&mut *lent.connection)
-                    .await?;
+        let recent = Span::recent(self.recent);
+        self.read_until_it_stands(deadline, |mut lent, layout| async move {
+            // What is found in one is newer than all that is in those after it, whatever the clock says.
+            for (met, span) in iter::once(recent).chain(layout.spans()).enumerate() {
+                let found = span.query(NEWEST).bind(subject);
+                let found = found.fetch_optional(&mut *lent.connection).await?;
                 if found.is_some() {
-                    return Ok((lent, found));
+                    return Ok((lent, found, met));
                 }
             }
-            Ok((lent, None))
+            let met = layout.spans().count();
+            Ok((lent, None, met))
         })
         .await
     }
@@ -154,26 +158,32 @@ impl Reads {
     ) -> Result<Option<(StoredEvent, Vec<Alternate>)>, Error> {
         let deadline = Deadline::new(READ_LIMIT, "event by id");
         let _permit = deadline.wait_for(self.permits.acquire()).await?;
-        self.read_until_it_stands(deadline, |mut lent| async move {
-            let found = sqlx::query_as(BY_ID)
-                .bind(key.id)
-                .bind(key.source)
-                .bind(key.time)
-                .persistent(false)
-                .fetch_optional(&mut *lent.connection);
-            let Some(found): Option<StoredEvent> = found.await? else {
-                return Ok((lent, None));
+        self.read_until_it_stands(deadline, |mut lent, layout| async move {
+            let spans: Vec<Span> = match key.time {
+                Some(time) => vec![Span::at(time)],
+                None => layout.spans().collect(),
             };
-            let others = sqlx::query_as(OTHERS_BY_ID)
-                .bind(key.id)
-                .bind(key.source)
-                .bind(&found.event.source)
-                .bind(found.event.time)
-                .bind(ALTERNATES_MAX)
-                .persistent(false)
-                .fetch_all(&mut *lent.connection)
-                .await?;
-            Ok((lent, Some((found, others))))
+            let mut found: Option<StoredEvent> = None;
+            let mut others = Vec::new();
+            let mut met = 0;
+            let mut last = spans.len();
+            for (place, span) in spans.iter().enumerate() {
+                if found.is_none() {
+                    let newest = span.query(BY_ID).bind(key.id).bind(key.source);
+                    found = newest.fetch_optional(&mut *lent.connection).await?;
+                    last = last.min(place + ALTERNATES_MAX_SPANS);
+                }
+                if let Some(found) = &found {
+                    let room = ALTERNATES_MAX - others.len();
+                    let more = alternates(&mut lent.connection, *span, key, found, room);
+                    others.extend(more.await?);
+                }
+                met = place + 1;
+                if found.is_some() && (others.len() == ALTERNATES_MAX || met >= last) {
+                    break;
+                }
+            }
+            Ok((lent, found.map(|found| (found, others)), met))
         })
         .await
     }
@@ -184,7 +194,7 @@ impl Reads {
     /// When Postgres does not answer within [`READ_LIMIT`], or with an error.
     pub async fn has_event(&self, event: &Event) -> Result<bool, Error> {
         let deadline = Deadline::new(READ_LIMIT, "whether an event has a row");
-        self.read_until_it_stands(deadline, |mut lent| async move {
+        self.read_until_it_stands(deadline, |mut lent, _| async move {
             let found = sqlx::query_scalar(HAS_EVENT)
                 .bind(&event.id)
                 .bind(&event.source)
@@ -192,9 +202,20 @@ impl Reads {
                 .persistent(false)
                 .fetch_one(&mut *lent.connection)
                 .await?;
-            Ok((lent, found))
+            Ok((lent, found, 1))
         })
         .await
+    }
+
+    /// The partitions as they were lately.
+    async fn layout(&self, connection: &mut PgConnection) -> Result<Arc<Layout>, sqlx::Error> {
+        let known = self.layout.load_full();
+        if !known.is_unknown() {
+            return Ok(known);
+        }
+        let layout = Arc::new(Layout::read(connection).await?);
+        self.layout.store(layout.clone());
+        Ok(layout)
     }
 
     /// Repeats a read whose partitions changed meanwhile: a statement that waits while rows move
@@ -204,34 +225,53 @@ impl Reads {
     async fn read_until_it_stands<T, F>(
         &self,
         deadline: Deadline,
-        read: impl Fn(LentConnection) -> F,
+        read: impl Fn(LentConnection, Arc<Layout>) -> F,
     ) -> Result<T, Error>
     where
-        F: Future<Output = Result<(LentConnection, T), sqlx::Error>>,
+        F: Future<Output = Result<(LentConnection, T, usize), sqlx::Error>>,
     {
         let mut repeats = self.pool.size();
         loop {
-            let known = self.partitions.load(Ordering::Relaxed);
             let answer = deadline.run(async {
-                let (mut lent, found) = read(LentConnection::of(&self.pool).await?).await?;
-                let partitions: i64 = sqlx::query_scalar(PARTITIONS)
-                    .fetch_one(&mut *lent.connection)
-                    .await?;
-                lent.give_back();
-                Ok((found, partitions))
+                let mut lent = LentConnection::of(&self.pool).await?;
+                let layout = self.layout(&mut lent.connection).await?;
+                let (mut lent, found, spans) = read(lent, layout.clone()).await?;
+                let stands = layout.stands(&mut lent.connection).await?;
+                if !stands {
+                    let layout = Layout::read(&mut lent.connection).await?;
+                    self.layout.store(Arc::new(layout));
+                }
+                if !layout::is_too_large(spans) {
+                    lent.give_back();
+                }
+                Ok(stands.then_some(found))
             });
             match answer.await {
-                Ok((found, partitions)) => {
-                    self.partitions.store(partitions, Ordering::Relaxed);
-                    if partitions == known {
-                        return Ok(found);
-                    }
-                }
+                Ok(Some(found)) => return Ok(found),
+                Ok(None) => {}
                 Err(error) if repeats > 0 && is_worth_repeating(&error) => repeats -= 1,
                 Err(error) => return Err(error),
             }
         }
     }
+}
+
+/// The newest of the other events in a span that match.
+async fn alternates(
+    connection: &mut PgConnection,
+    span: Span,
+    key: &EventKey<'_>,
+    found: &StoredEvent,
+    at_most: usize,
+) -> Result<Vec<Alternate>, sqlx::Error> {
+    span.query(OTHERS_BY_ID)
+        .bind(key.id)
+        .bind(key.source)
+        .bind(&found.event.source)
+        .bind(found.event.time)
+        .bind(i64::try_from(at_most).unwrap_or(i64::MAX))
+        .fetch_all(connection)
+        .await
 }
 
 /// A broken connection, or a server that ended its sessions: the next connection may be whole.

@@ -10,14 +10,10 @@ use crate::error::{Class, Code, Dependency, Error};
 
 pub(super) static MIGRATIONS: Migrator = sqlx::migrate!();
 
-/// The oldest version that the tests run against.
-pub(crate) const POSTGRES_MIN_MAJOR_VERSION: i32 = 17;
-
 #[derive(Debug, sqlx::FromRow)]
 pub(crate) struct ServerFacts {
     /// `server_version_num`, such as 170010.
     pub(crate) version_num: i32,
-    pub(crate) fsync: bool,
     pub(crate) full_page_writes: bool,
     /// Whether it refuses writes: a standby.
     pub(crate) read_only: bool,
@@ -25,32 +21,9 @@ pub(crate) struct ServerFacts {
 
 pub(crate) async fn facts(connection: &mut PgConnection) -> Result<ServerFacts, sqlx::Error> {
     let facts = "SELECT current_setting('server_version_num')::int AS version_num, \
-                        current_setting('fsync')::bool AS fsync, \
                         current_setting('full_page_writes')::bool AS full_page_writes, \
                         pg_is_in_recovery() AS read_only";
     sqlx::query_as(facts).fetch_one(connection).await
-}
-
-impl ServerFacts {
-    /// Settings that break a promise, each with a fix.
-    pub(crate) fn violations(&self) -> Vec<String> {
-        let mut violations = Vec::new();
-        if self.version_num / 10_000 < POSTGRES_MIN_MAJOR_VERSION {
-            violations.push(format!(
-                "POSTGRES_URL: the server is version {}.{}: expected {POSTGRES_MIN_MAJOR_VERSION} or later",
-                self.version_num / 10_000,
-                self.version_num % 10_000
-            ));
-        }
-        if !self.fsync {
-            violations.push(
-                "POSTGRES_URL: the server runs with fsync = off: a commit would not be durable. \
-                 Set fsync = on"
-                    .to_owned(),
-            );
-        }
-        violations
-    }
 }
 
 /// Applies the migrations that are missing. Replicas that start together take turns.

@@ -1,14 +1,46 @@
-//! A session with Postgres as ganesh needs it. It is set by statements and read back: what a connection
-//! asks for at its start, a pooler may drop.
+//! A session with Postgres as ganesh needs it. What the promises need is set by statements and read back: a
+//! pooler may drop what a connection asks for at its start, and a role may have settings of its own.
+
+use std::collections::HashMap;
 
 use sqlx::postgres::{PgConnectOptions, PgConnection};
-use sqlx::{ConnectOptions, Executor, Row};
+use sqlx::{ConnectOptions, Connection, Executor, Row};
+
+/// The oldest version that the tests run against.
+pub(crate) const POSTGRES_MIN_MAJOR_VERSION: i32 = 17;
+
+/// What a session has to have. The first value is set; the others are as good.
+const SETTINGS: [(&str, &[&str]); 11] = [
+    // A commit is durable when it is answered.
+    ("synchronous_commit", &["on", "remote_apply"]),
+    ("statement_timeout", &["30s"]),
+    // A statement that nobody waits for any more ends, and its server process with it.
+    ("client_connection_check_interval", &["1s"]),
+    // Whoever set one of these had other clients in mind: batches and idle connections would end.
+    ("lock_timeout", &["0"]),
+    ("idle_in_transaction_session_timeout", &["0"]),
+    ("idle_session_timeout", &["0"]),
+    ("transaction_timeout", &["0"]),
+    ("default_transaction_isolation", &["read committed"]),
+    ("client_encoding", &["UTF8"]),
+    ("TimeZone", &["UTC"]),
+    ("standard_conforming_strings", &["on"]),
+];
+
+/// What a server has to have, and nobody can set in a session.
+const SERVER: [&str; 3] = ["server_version_num", "fsync", "server_encoding"];
+const SEARCH_PATH: &str = "search_path";
+/// Stands for the id of the server's process.
+const PROCESS: &str = "process";
+
+const SESSION_MODE: &str = "a pooler between ganesh and Postgres has to give each connection a session of \
+     its own (PgBouncer: pool_mode = session)";
 
 /// Opens a connection outside of the pool, which would repeat what fails, and then say no more than that
 /// it took long.
 ///
 /// # Errors
-/// `Configuration` for a session that does not keep what was set.
+/// `Configuration` for a server or a session that breaks a promise.
 pub(crate) async fn open(
     options: &PgConnectOptions,
     schema: &str,
@@ -18,7 +50,7 @@ pub(crate) async fn open(
     Ok(connection)
 }
 
-/// Pins a new session to our schema: whatever else has an `events`, names mean ours.
+/// Pins a new session to our schema, and to what the promises need.
 ///
 /// # Errors
 /// See [`open`].
@@ -26,15 +58,135 @@ pub(super) async fn prepare(
     connection: &mut PgConnection,
     schema: &str,
 ) -> Result<(), sqlx::Error> {
-    let pin = format!("SET search_path = {}", quoted(schema));
-    connection.execute(pin.as_str()).await?;
-    let row = connection.fetch_one("SHOW search_path").await?;
-    let search_path: String = row.try_get(0)?;
-    if search_path.trim_matches('"') == schema {
-        return Ok(());
+    let mut names = vec![PROCESS];
+    names.extend(SERVER);
+    let server = read(connection, &names).await?;
+    let unfit = unfit_server(&server);
+    if !unfit.is_empty() {
+        return Err(refusal(unfit.join("; ")));
     }
-    let why = format!("the session does not keep search_path = {schema}: it has {search_path}");
-    Err(sqlx::Error::Configuration(why.into()))
+    set(connection, schema).await?;
+    names = vec![PROCESS, SEARCH_PATH];
+    names.extend(SETTINGS.iter().map(|(name, _)| name));
+    let session = read(connection, &names).await?;
+    if session[PROCESS] != server[PROCESS] {
+        return Err(refusal(format!(
+            "two statements had two sessions: {SESSION_MODE}"
+        )));
+    }
+    let found = session[SEARCH_PATH].trim_matches('"');
+    let search_path = (found != schema).then_some((SEARCH_PATH, schema, found));
+    let mut others = SETTINGS.iter().filter_map(|(name, good)| {
+        let found = session[*name].as_str();
+        (!good.contains(&found)).then_some((*name, good[0], found))
+    });
+    match search_path.or_else(|| others.next()) {
+        None => Ok(()),
+        Some((name, wanted, found)) => Err(refusal(format!(
+            "the session does not keep {name} = {wanted}, it has {found}: {SESSION_MODE}"
+        ))),
+    }
+}
+
+/// Refuses a pooler that gives each transaction another session: what is set for one is not there for the
+/// next, and a lock is another client's.
+///
+/// # Errors
+/// See [`open`].
+pub(crate) async fn refuse_shared_sessions(
+    first: &mut PgConnection,
+    options: &PgConnectOptions,
+    schema: &str,
+) -> Result<(), sqlx::Error> {
+    let own = process_of(first).await?;
+    let mut second = open(options, schema).await?;
+    // In a transaction it keeps its session: one that the first connection has left, if it can.
+    let mut transaction = match second.begin().await {
+        Ok(transaction) => transaction,
+        Err(sqlx::Error::Database(error)) => {
+            return Err(refusal(format!("{}: {SESSION_MODE}", error.message())));
+        }
+        Err(error) => return Err(error),
+    };
+    let is_shared = process_of(&mut transaction).await? == own || process_of(first).await? != own;
+    transaction.rollback().await?;
+    second.close().await?;
+    if is_shared {
+        return Err(refusal(format!(
+            "connections share their sessions: {SESSION_MODE}"
+        )));
+    }
+    Ok(())
+}
+
+async fn process_of(connection: &mut PgConnection) -> Result<i32, sqlx::Error> {
+    let row = connection
+        .fetch_one("SELECT pg_backend_pid()::text")
+        .await?;
+    let process: String = row.try_get(0)?;
+    Ok(process.parse().unwrap_or_default())
+}
+
+/// Without prepared statements, here and below: not every pooler has them.
+async fn read(
+    connection: &mut PgConnection,
+    names: &[&str],
+) -> Result<HashMap<String, String>, sqlx::Error> {
+    let statement = format!(
+        "SELECT name, coalesce(CASE name WHEN '{PROCESS}' THEN pg_backend_pid()::text \
+             ELSE current_setting(name, true) END, '') \
+         FROM unnest('{{{}}}'::text[]) AS name",
+        names.join(",")
+    );
+    let rows = connection.fetch_all(statement.as_str()).await?;
+    let pairs = rows
+        .iter()
+        .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)));
+    pairs.collect()
+}
+
+async fn set(connection: &mut PgConnection, schema: &str) -> Result<(), sqlx::Error> {
+    let mut statements = vec![format!("SET {SEARCH_PATH} = {}", quoted(schema))];
+    statements.extend(SETTINGS.iter().map(|(name, good)| {
+        let (wanted, list) = (good[0], good.join("', '"));
+        format!(
+            "SELECT set_config('{name}', '{wanted}', false) \
+             WHERE current_setting('{name}') NOT IN ('{list}')"
+        )
+    }));
+    connection.execute(statements.join("; ").as_str()).await?;
+    Ok(())
+}
+
+/// What breaks a promise whatever a session sets, each with a fix.
+fn unfit_server(server: &HashMap<String, String>) -> Vec<String> {
+    let mut unfit = Vec::new();
+    let version: i32 = server["server_version_num"].parse().unwrap_or_default();
+    if version / 10_000 < POSTGRES_MIN_MAJOR_VERSION {
+        unfit.push(format!(
+            "the server is version {}.{}: expected {POSTGRES_MIN_MAJOR_VERSION} or later",
+            version / 10_000,
+            version % 10_000
+        ));
+    }
+    if server["fsync"] != "on" {
+        unfit.push(
+            "the server runs with fsync = off: a commit would not be durable. Set fsync = on"
+                .to_owned(),
+        );
+    }
+    let encoding = &server["server_encoding"];
+    if encoding != "UTF8" {
+        unfit.push(format!(
+            "the database has the encoding {encoding}: expected UTF8, which holds every text \
+             (CREATE DATABASE … TEMPLATE template0 ENCODING 'UTF8')"
+        ));
+    }
+    unfit
+}
+
+fn refusal(why: String) -> sqlx::Error {
+    sqlx::Error::Configuration(why.into())
 }
 
 /// As an identifier; the name has no quotes itself.

@@ -134,9 +134,10 @@ impl Health {
         if *current == refusal {
             return;
         }
-        match &refusal {
-            Some(why) => tracing::error!(why, "the database is refused"),
-            None => tracing::info!("the database is fit again"),
+        if let Some(why) = &refusal {
+            tracing::error!(why, "the database is refused");
+        } else {
+            tracing::info!("the database is fit again");
         }
         *current = refusal;
     }

@@ -15,7 +15,7 @@ use crate::support::keys::wait_until_so_many_wait;
 use crate::support::{Ganesh, Stack, eventually};
 
 /// Rows in the default partition, so many of them for the day of `time`.
-async fn fill_default(stack: &Stack, time: Timestamp, count: i64) {
+pub async fn fill_default(stack: &Stack, time: Timestamp, count: i64) {
     let fill = "INSERT INTO events_default \
          (id, source, time, type, nats_subject, stream_seq, published_at, trace_id) \
          SELECT 'waits-' || n, '/test', 'epoch'::timestamptz + $1 * interval '1 microsecond', \
@@ -28,7 +28,7 @@ async fn fill_default(stack: &Stack, time: Timestamp, count: i64) {
         .unwrap();
 }
 
-async fn count_in(stack: &Stack, table: &str) -> i64 {
+pub async fn count_in(stack: &Stack, table: &str) -> i64 {
     sqlx::query_scalar(&format!("SELECT count(*) FROM {table}"))
         .fetch_one(&stack.pool)
         .await
@@ -36,7 +36,7 @@ async fn count_in(stack: &Stack, table: &str) -> i64 {
 }
 
 /// A week ahead: no partition covers it.
-fn next_week() -> Timestamp {
+pub fn next_week() -> Timestamp {
     Timestamp::from_micros(Timestamp::now().micros() + 7 * MICROS_A_DAY)
 }
 

@@ -2,7 +2,7 @@
 //! on demand, and remembers what passed in which order.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -87,7 +87,7 @@ impl Passed {
 
 #[derive(Debug)]
 struct Shared {
-    target_port: u16,
+    target_port: AtomicU16,
     orders: watch::Sender<Orders>,
     /// None: too much would pass.
     passed: Option<Mutex<Vec<Passed>>>,
@@ -161,7 +161,7 @@ impl Proxy {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let shared = Arc::new(Shared {
-            target_port,
+            target_port: AtomicU16::new(target_port),
             orders: watch::Sender::new(Orders {
                 to_server: Manner::Pass,
                 to_client: Manner::Pass,
@@ -173,6 +173,11 @@ impl Proxy {
         });
         tokio::spawn(accept(listener, shared.clone()));
         Self { port, shared }
+    }
+
+    /// Connections that are made from now on lead to another server.
+    pub fn lead_to(&self, port: u16) {
+        self.shared.target_port.store(port, Ordering::Relaxed);
     }
 
     /// Does so with bytes both ways from now on.
@@ -235,7 +240,8 @@ impl Proxy {
 
 async fn accept(listener: TcpListener, shared: Arc<Shared>) {
     while let Ok((client, _)) = listener.accept().await {
-        let target = TcpStream::connect(("127.0.0.1", shared.target_port)).await;
+        let target =
+            TcpStream::connect(("127.0.0.1", shared.target_port.load(Ordering::Relaxed))).await;
         // As where nobody listens: closed at once.
         let Ok(server) = target else { continue };
         for stream in [&client, &server] {

@@ -12,7 +12,7 @@ pub(super) async fn check(config: &Config, findings: &mut Findings) {
     match tokio::time::timeout(ANSWER_TIMEOUT, ask(config, findings)).await {
         Ok(Ok(())) => {}
         Ok(Err(error @ sqlx::Error::Configuration(_))) => {
-            findings.failed(classify(&error).detail);
+            findings.failed(format_args!("POSTGRES_URL: {}", classify(&error).detail));
         }
         Ok(Err(error)) => {
             let detail = classify(&error).detail;
@@ -46,19 +46,14 @@ async fn ask(config: &Config, findings: &mut Findings) -> Result<(), sqlx::Error
     let options = pool::options(&config.postgres)?;
     let mut connection = session::open(&options, schema).await?;
     let facts = schema::facts(&mut connection).await?;
+    session::refuse_shared_sessions(&mut connection, &options, schema).await?;
     let foreign = ownership::violation(&mut connection, schema).await?;
     connection.close().await?;
-    let violations = facts.violations();
-    if violations.is_empty() {
-        let (major, minor) = (facts.version_num / 10_000, facts.version_num % 10_000);
-        findings.ok(format_args!(
-            "server {major}.{minor} at {}",
-            config.postgres.url
-        ));
-    }
-    for violation in violations {
-        findings.failed(violation);
-    }
+    let (major, minor) = (facts.version_num / 10_000, facts.version_num % 10_000);
+    findings.ok(format_args!(
+        "server {major}.{minor} at {}",
+        config.postgres.url
+    ));
     if facts.read_only {
         findings
             .failed("the server is a standby and refuses writes: name the primary in POSTGRES_URL");
@@ -67,7 +62,7 @@ async fn ask(config: &Config, findings: &mut Findings) -> Result<(), sqlx::Error
         findings
             .warning("full_page_writes is off: a power failure can corrupt pages; set it to on");
     }
-    let pool = pool::lazy(&config.postgres, 1, &Metrics::default())?;
+    let pool = pool::lazy(&config.postgres, 1, &Metrics::default(), |_| {})?;
     match foreign {
         Some(foreign) => findings.failed(foreign),
         None => check_schema(&pool, schema, findings).await?,
@@ -83,7 +78,10 @@ async fn check_schema(
     findings: &mut Findings,
 ) -> Result<(), sqlx::Error> {
     match schema::missing_migrations(pool).await? {
-        0 => check_permissions(pool, schema, findings).await,
+        0 => {
+            check_permissions(pool, schema, findings).await?;
+            check_locks(pool, findings).await
+        }
         missing => say_missing_migrations(missing, pool, schema, findings).await,
     }
 }
@@ -132,6 +130,7 @@ async fn check_permissions(
                 has_table_privilege('cache_epoch', 'INSERT') AND \
                 has_table_privilege('cache_epoch', 'UPDATE'), \
                 pg_has_role(c.relowner, 'USAGE') AND \
+                has_database_privilege(current_database(), 'TEMPORARY') AND \
                 has_schema_privilege(c.relnamespace, 'CREATE') \
          FROM pg_class c WHERE c.oid = 'events'::regclass",
     )
@@ -143,10 +142,30 @@ async fn check_permissions(
         );
     } else if !may_partition {
         findings.failed(format_args!(
-            "this role cannot make partitions: ALTER TABLE events OWNER TO it, and GRANT CREATE ON SCHEMA {schema} TO it"
+            "this role cannot make partitions: ALTER TABLE events OWNER TO it, GRANT CREATE ON SCHEMA {schema} and TEMPORARY on the database TO it"
         ));
     } else {
         findings.ok("the schema is up to date, and this role may use it");
+    }
+    Ok(())
+}
+
+/// A statement takes a lock for each partition that it touches, and for each of its indexes.
+async fn check_locks(pool: &PgPool, findings: &mut Findings) -> Result<(), sqlx::Error> {
+    let (partitions, locks, room): (i64, i64, i64) = sqlx::query_as(
+        "SELECT count(*), \
+             count(*) * (1 + (SELECT count(*) FROM pg_index WHERE indrelid = 'events'::regclass)), \
+             current_setting('max_locks_per_transaction')::bigint \
+             * (current_setting('max_connections')::bigint \
+                + current_setting('max_prepared_transactions')::bigint) \
+         FROM pg_inherits WHERE inhparent = 'events'::regclass",
+    )
+    .fetch_one(pool)
+    .await?;
+    if locks * 2 > room {
+        findings.warning(format_args!(
+            "a statement of yours that touches all {partitions} partitions takes {locks} locks, and the server has room for {room}: raise max_locks_per_transaction, or have fewer partitions (GANESH_PARTITION_INTERVAL=day, GANESH_RETENTION_DAYS)"
+        ));
     }
     Ok(())
 }

@@ -6,12 +6,10 @@ use sqlx::PgPool;
 use super::{CLIENT_WAS_LOST, Service};
 use crate::cli::Failure;
 use crate::cli::startup::{StartDeadline, wait_for, wait_for_schema};
-use crate::config::Config;
 use crate::error::Dependency;
 use crate::messaging::{connection, consumer, in_flight};
 use crate::pipeline::source::EventSource;
 use crate::storage::{pool, upkeep};
-use crate::telemetry::Metrics;
 
 /// What is there before ganesh serves.
 pub(super) struct Servers {
@@ -22,18 +20,27 @@ pub(super) struct Servers {
 /// Waits for Postgres and for NATS, and makes what is missing there.
 pub(super) async fn connect(service: &Service) -> Result<Servers, Failure> {
     let deadline = StartDeadline::after(service.config.startup_timeout);
-    let pool = connect_postgres(&service.config, &service.metrics, deadline).await?;
+    let pool = connect_postgres(service, deadline).await?;
     service.health.set(Dependency::Postgres, true);
     let event_source = connect_nats(service, deadline).await?;
     Ok(Servers { pool, event_source })
 }
 
-async fn connect_postgres(
-    config: &Config,
-    metrics: &Metrics,
-    deadline: StartDeadline,
-) -> Result<PgPool, Failure> {
-    let pool = pool::lazy(&config.postgres, config.pipeline.all_writers(), metrics)?;
+async fn connect_postgres(service: &Service, deadline: StartDeadline) -> Result<PgPool, Failure> {
+    let Service {
+        config,
+        health,
+        metrics,
+        ..
+    } = service;
+    let health = health.clone();
+    let refused = move |why: &str| health.set_database_refusal(Some(why.to_owned()));
+    let pool = pool::lazy(
+        &config.postgres,
+        config.pipeline.all_writers(),
+        metrics,
+        refused,
+    )?;
     wait_for_schema(&pool, &config.postgres, deadline).await?;
     // Before the first event, or it would land in the default partition.
     let _ = upkeep::round(&config.postgres, &pool, metrics, deadline.left()).await;

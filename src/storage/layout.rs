@@ -1,0 +1,147 @@
+//! Which partitions there are, and in which order a read without a time looks into them: a bounded number
+//! with one statement, newest first. Each one costs a lock for the table and each of its indexes, and the
+//! server has room for a few thousand.
+
+use std::time::Duration;
+
+use sqlx::Postgres;
+use sqlx::postgres::{PgArguments, PgConnection};
+use sqlx::query::QueryAs;
+
+use crate::event::Timestamp;
+
+/// Partitions of one span.
+const PARTITIONS_AT_ONCE: usize = 64;
+/// A session keeps some 20 KB in memory of each partition that it has met. Beyond this it is closed.
+const REMEMBERED_SPANS: usize = 32;
+
+/// Another number, where the partitions are others.
+const NUMBER: &str = "SELECT coalesce(sum(inhrelid::bigint), 0)::bigint FROM pg_inherits \
+    WHERE inhparent = 'events'::regclass";
+/// Where they begin, the newest first. The default partition begins nowhere.
+const LAYOUT: &str = "\
+    SELECT coalesce(sum(oid::bigint), 0)::bigint, \
+           coalesce(array_agg(start ORDER BY start DESC) FILTER (WHERE isfinite(start)), '{}') \
+    FROM (SELECT partition.oid, \
+                 substring(pg_get_expr(relpartbound, partition.oid) FROM 'FROM \\(''([^'']+)''')::timestamptz \
+                 AS start \
+          FROM pg_inherits JOIN pg_class AS partition ON partition.oid = inhrelid \
+          WHERE inhparent = 'events'::regclass) AS partition";
+
+/// The partitions of `events`. Without any, one span covers all time.
+#[derive(Debug, Default)]
+pub(super) struct Layout {
+    number: i64,
+    /// The newest first.
+    starts: Vec<Timestamp>,
+}
+
+/// A span of time, both ends included; `None` is open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Span {
+    from: Option<Timestamp>,
+    to: Option<Timestamp>,
+}
+
+impl Layout {
+    pub(super) async fn read(connection: &mut PgConnection) -> Result<Self, sqlx::Error> {
+        let (number, starts) = sqlx::query_as(LAYOUT).fetch_one(connection).await?;
+        Ok(Self { number, starts })
+    }
+
+    /// Whether nothing is known yet.
+    pub(super) fn is_unknown(&self) -> bool {
+        self.number == 0
+    }
+
+    /// Whether these are the partitions still.
+    pub(super) async fn stands(&self, connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+        let number: i64 = sqlx::query_scalar(NUMBER).fetch_one(connection).await?;
+        Ok(number == self.number)
+    }
+
+    /// All time, the newest first. No two spans meet; each holds few partitions, and the default one.
+    pub(super) fn spans(&self) -> impl Iterator<Item = Span> {
+        let ends = self
+            .starts
+            .chunks(PARTITIONS_AT_ONCE)
+            .map(|part| part.last());
+        let mut to = None;
+        ends.chain([None]).map(move |from| {
+            let from = from.copied();
+            let span = Span { from, to };
+            to = from.map(|from| Timestamp::from_micros(from.micros() - 1));
+            span
+        })
+    }
+}
+
+impl Span {
+    /// The time from `age` before now on.
+    pub(super) fn recent(age: Duration) -> Self {
+        let age = i64::try_from(age.as_micros()).unwrap_or(i64::MAX);
+        let from = Timestamp::now().micros().saturating_sub(age);
+        Self {
+            from: Some(Timestamp::from_micros(from)),
+            to: None,
+        }
+    }
+
+    pub(super) fn at(time: Timestamp) -> Self {
+        Self {
+            from: Some(time),
+            to: Some(time),
+        }
+    }
+
+    /// A query of which it is the first two parameters. Not persistent: the plan then knows the values, and
+    /// touches and locks only the partitions that can hold them.
+    pub(super) fn query<'q, T>(self, statement: &'q str) -> QueryAs<'q, Postgres, T, PgArguments>
+    where
+        T: for<'r> sqlx::FromRow<'r, sqlx::postgres::PgRow>,
+    {
+        sqlx::query_as(statement)
+            .bind(self.from)
+            .bind(self.to)
+            .persistent(false)
+    }
+}
+
+/// Whether a session that has looked into so many spans is too large to be kept.
+pub(super) fn is_too_large(spans: usize) -> bool {
+    spans > REMEMBERED_SPANS
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn every_time_is_in_exactly_one_span_and_later_ones_come_first(
+            mut starts in prop::collection::btree_set(-1_000_000i64..1_000_000, 0..400),
+            time in -1_100_000i64..1_100_000,
+        ) {
+            let mut newest_first: Vec<Timestamp> = Vec::new();
+            while let Some(start) = starts.pop_last() {
+                newest_first.push(Timestamp::from_micros(start));
+            }
+            let layout = Layout { number: 1, starts: newest_first.clone() };
+            let time = Timestamp::from_micros(time);
+            let holds = |span: &Span| {
+                span.from.is_none_or(|from| from <= time) && span.to.is_none_or(|to| time <= to)
+            };
+            prop_assert_eq!(layout.spans().filter(holds).count(), 1);
+            for span in layout.spans() {
+                let inside = |start: &&Timestamp| {
+                    span.from.is_none_or(|from| from <= **start) && span.to.is_none_or(|to| **start <= to)
+                };
+                prop_assert!(newest_first.iter().filter(inside).count() <= PARTITIONS_AT_ONCE);
+            }
+            let ends: Vec<_> = layout.spans().map(|span| span.to).collect();
+            prop_assert!(ends.windows(2).skip(1).all(|pair| pair[0] > pair[1]));
+        }
+    }
+}

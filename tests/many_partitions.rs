@@ -1,0 +1,102 @@
+//! Hundreds of partitions on a server with room for few locks, as thousands on one with its defaults.
+
+use ganesh::config::PartitionInterval;
+use ganesh::event::{Event, Timestamp};
+use ganesh::storage::partitions::{Partition, partition_of};
+use sqlx::Executor;
+
+use crate::support::events::{event, publish};
+use crate::support::ganesh::run;
+use crate::support::servers::postgres_with;
+use crate::support::{Ganesh, Stack};
+
+const MICROS_AN_HOUR: i64 = 3_600_000_000;
+const PARTITIONS: i64 = 600;
+
+/// Room for 300 locks and some slack: a statement that touches all partitions needs 1,800.
+const FEW_LOCKS: &str =
+    "-c max_connections=30 -c max_locks_per_transaction=10 -c max_wal_senders=0";
+
+fn hours_ago(hours: i64) -> Timestamp {
+    Timestamp::from_micros(Timestamp::now().micros() - hours * MICROS_AN_HOUR)
+}
+
+/// Hourly partitions up to the current one, and events in some of them.
+async fn with_partitions() -> (Stack, Ganesh) {
+    let stack = Stack::start_on(postgres_with(&[("POSTGRES_ARGS", FEW_LOCKS)])).await;
+    ganesh::storage::schema::migrate(&stack.pool).await.unwrap();
+    for hours in 0..PARTITIONS {
+        let Partition { name, from, to } = partition_of(hours_ago(hours), PartitionInterval::Hour);
+        let make = format!(
+            "CREATE TABLE {name} (LIKE events INCLUDING ALL); \
+             ALTER TABLE events ATTACH PARTITION {name} FOR VALUES FROM ('{from}') TO ('{to}')"
+        );
+        stack.pool.execute(make.as_str()).await.unwrap();
+    }
+    let settings = [
+        ("GANESH_PARTITION_INTERVAL", "hour"),
+        ("GANESH_WRITERS", "1"),
+    ];
+    let ganesh = stack.serve(&settings).await;
+    let of = |id: &str, hours| Event {
+        time: hours_ago(hours),
+        subject: Some(format!("subject-of-{id}")),
+        ..event(id)
+    };
+    let all = [
+        of("new", 0),
+        of("old", PARTITIONS - 2),
+        of("older-than-all", 10 * PARTITIONS),
+        of("often", 1),
+        of("often", 100),
+        of("often", PARTITIONS - 3),
+    ];
+    publish(&stack.jetstream().await, &all).await;
+    stack.wait_until_drained().await;
+    (stack, ganesh)
+}
+
+#[tokio::test]
+async fn reads_touch_a_bounded_number_of_partitions_at_a_time() {
+    let (_stack, ganesh) = with_partitions().await;
+    let get = async |path: &str| {
+        let answer = reqwest::get(format!("{}{path}", ganesh.api)).await.unwrap();
+        let link = answer.headers().get("link").cloned();
+        let links = link.map_or(0, |link| {
+            link.to_str().unwrap().matches("alternate").count()
+        });
+        let status = answer.status().as_u16();
+        let body: serde_json::Value = answer.json().await.unwrap();
+        (
+            status,
+            body["time"].as_str().unwrap_or_default().to_owned(),
+            links,
+        )
+    };
+    for id in ["new", "old", "older-than-all"] {
+        let (status, time, links) = get(&format!("/v1/events/{id}")).await;
+        assert_eq!((status, links), (200, 0), "{id}");
+        let (status, same, _) = get(&format!("/v1/events/{id}?source=/test&time={time}")).await;
+        assert_eq!((status, &same), (200, &time), "{id}");
+        let (status, same, _) = get(&format!("/v1/subjects/subject-of-{id}/latest")).await;
+        assert_eq!((status, &same), (200, &time), "{id}");
+    }
+    let (status, time, links) = get("/v1/events/often").await;
+    assert_eq!((status, links), (200, 2));
+    assert!(time > hours_ago(2).to_string(), "{time}");
+    let (status, _, links) = get(&format!("/v1/events/often?time={time}")).await;
+    assert_eq!((status, links), (200, 0));
+    for path in ["/v1/events/none?source=/test", "/v1/subjects/none/latest"] {
+        assert_eq!(get(path).await.0, 404, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn doctor_warns_of_more_partitions_than_the_server_has_room_for() {
+    let (stack, _ganesh) = with_partitions().await;
+    let output = run(Some(&stack), &["doctor"], &[]);
+    let said = String::from_utf8(output.stdout).unwrap();
+    let words = ["warning", "partitions", "max_locks_per_transaction"];
+    let fits = |line: &str| words.iter().all(|word| line.contains(word));
+    assert!(said.lines().any(fits), "{said}");
+}
