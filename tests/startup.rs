@@ -3,6 +3,7 @@
 
 mod existing;
 mod existing_letters;
+mod limits;
 mod made;
 mod refusals;
 mod waiting;

@@ -1,18 +1,20 @@
 //! The durable pull consumer: made when missing, checked when it exists, never changed.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use async_nats::jetstream::Context;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
 use async_nats::jetstream::stream::ConsumerCreateStrictErrorKind;
+use async_nats::jetstream::{self, Context};
 use tokio::sync::SetOnce;
 
 use super::connection::setup_error;
+use super::refusals::{self, SERVER_LIMIT};
 use super::reported::{self, ReportedConsumer, ReportedStream};
 use super::requirements::{self, Existing, max_ack_pending};
-use super::streams::{self, api_error, bucket_stream, creation_error, dlq_stream, event_stream};
+use super::streams::{self, api_error, bucket_stream, dlq_stream, event_stream};
 use crate::config::{NatsConfig, PipelineConfig};
-use crate::error::Error;
+use crate::error::{Class, Error};
 
 /// Makes what is missing of streams, bucket and consumer. The inner error is the settings of what
 /// exists that break a promise; then nothing was changed.
@@ -31,22 +33,7 @@ pub(crate) async fn ensure(
     if !violations.is_empty() {
         return Ok(Err(violations));
     }
-    if existing.events.is_none() {
-        streams::create(jetstream, event_stream(nats)).await?;
-    }
-    if existing.letters.is_none() {
-        streams::create(jetstream, dlq_stream(nats)).await?;
-    }
-    if existing.bucket.is_none() {
-        let mut letters = dlq_stream(nats);
-        if let Some(existing) = &existing.letters {
-            letters.num_replicas = usize::try_from(existing.number("num_replicas")).unwrap_or(1);
-        }
-        streams::create(jetstream, bucket_stream(&letters)).await?;
-    }
-    if existing.consumer.is_none() {
-        create(jetstream, nats, pipeline, DeliverPolicy::All).await?;
-    }
+    make_missing(jetstream, nats, pipeline, &existing).await?;
     let consumer: PullConsumer = jetstream
         .get_consumer_from_stream(&nats.consumer, &nats.stream)
         .await
@@ -63,6 +50,60 @@ pub(crate) async fn ensure(
     Ok(Ok((consumer, Arc::new(watch))))
 }
 
+/// Makes what is missing. The letters come first: if the server refuses the event stream for good, they
+/// can be removed again, as nobody has used them.
+async fn make_missing(
+    jetstream: &Context,
+    nats: &NatsConfig,
+    pipeline: &PipelineConfig,
+    existing: &Existing,
+) -> Result<(), Error> {
+    let mut made = Vec::new();
+    let making = make_streams(jetstream, nats, existing, &mut made).await;
+    if let Err(error) = &making
+        && error.class == Class::Fatal
+    {
+        for name in made {
+            if let Err(error) = jetstream.delete_stream(&name).await {
+                tracing::warn!(stream = name, %error, "the stream that this start made stays");
+            }
+        }
+    }
+    making?;
+    if existing.consumer.is_none() {
+        create(jetstream, nats, pipeline, DeliverPolicy::All).await?;
+    }
+    Ok(())
+}
+
+/// `made`: the streams for letters that it made.
+async fn make_streams(
+    jetstream: &Context,
+    nats: &NatsConfig,
+    existing: &Existing,
+    made: &mut Vec<String>,
+) -> Result<(), Error> {
+    const ANOTHER_NAME: &str = "name another stream with GANESH_DLQ_STREAM";
+    let mut letters = dlq_stream(nats);
+    if let Some(existing) = &existing.letters {
+        letters.num_replicas = usize::try_from(existing.number("num_replicas")).unwrap_or(1);
+    } else {
+        streams::create(jetstream, letters.clone(), ANOTHER_NAME).await?;
+        made.push(letters.name.clone());
+    }
+    if existing.bucket.is_none() {
+        let bucket = bucket_stream(&letters);
+        let name = bucket.name.clone();
+        streams::create(jetstream, bucket, ANOTHER_NAME).await?;
+        made.push(name);
+    }
+    if existing.events.is_none() {
+        let fix = "set GANESH_STREAM to the stream that has them, or GANESH_SUBJECTS to others";
+        streams::create(jetstream, event_stream(nats), fix).await?;
+    }
+    Ok(())
+}
+
 /// The last known position of the consumer, where a new one continues when somebody deletes it; and
 /// the promise that it breaks, if somebody edited it.
 pub(crate) struct ConsumerWatch {
@@ -70,6 +111,8 @@ pub(crate) struct ConsumerWatch {
     violation: SetOnce<String>,
     /// The warnings that stand, each logged once.
     warnings: Mutex<Vec<String>>,
+    /// Messages that a pull may ask for, at most.
+    max_batch: AtomicUsize,
 }
 
 struct Position {
@@ -90,7 +133,13 @@ impl ConsumerWatch {
             }),
             violation: SetOnce::new(),
             warnings: Mutex::default(),
+            max_batch: AtomicUsize::new(max_batch(consumer)),
         }
+    }
+
+    /// Messages that a pull may ask for, at most.
+    pub(super) fn max_batch(&self) -> usize {
+        self.max_batch.load(Ordering::Relaxed)
     }
 
     /// Notes the consumer's first setting that breaks a promise, if one does, and logs new warnings.
@@ -100,6 +149,7 @@ impl ConsumerWatch {
         nats: &NatsConfig,
         pipeline: &PipelineConfig,
     ) {
+        self.max_batch.store(max_batch(consumer), Ordering::Relaxed);
         let verdict = requirements::of_consumer(&consumer.config, nats, pipeline);
         let mut said = self.warnings();
         for warning in &verdict.warnings {
@@ -170,6 +220,11 @@ impl ConsumerWatch {
     }
 }
 
+fn max_batch(consumer: &ReportedConsumer) -> usize {
+    let limit = usize::try_from(consumer.config.number("max_batch"));
+    limit.ok().filter(|limit| *limit > 0).unwrap_or(usize::MAX)
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Restored {
     Same,
@@ -229,7 +284,7 @@ async fn create(
     pipeline: &PipelineConfig,
     deliver_policy: DeliverPolicy,
 ) -> Result<(), Error> {
-    let config = pull::Config {
+    let mut config = pull::Config {
         durable_name: Some(nats.consumer.clone()),
         description: Some("Lands every event in Postgres".to_owned()),
         deliver_policy,
@@ -241,23 +296,43 @@ async fn create(
         max_ack_pending: max_ack_pending(pipeline),
         ..pull::Config::default()
     };
-    // Strict: a consumer that somebody made meanwhile is not changed. The caller tries again,
-    // finds it and checks it.
-    jetstream
-        .create_consumer_strict_on_stream(config, nats.stream.clone())
-        .await
-        .map_err(|error| {
-            let refused = match error.kind() {
-                ConsumerCreateStrictErrorKind::JetStream(answer) => Some(answer),
-                _ => None,
-            };
-            let detail = format!("creating consumer {}: {error}", nats.consumer);
-            creation_error(&detail, refused.as_ref())
-        })?;
+    let mut refused = ask_for(jetstream, nats, &config).await?;
+    let limit = refused.as_ref().and_then(refusals::ack_pending_limit);
+    if let Some(limit) = limit.filter(|limit| *limit < config.max_ack_pending) {
+        config.max_ack_pending = limit;
+        let noted = limit.to_string();
+        config.metadata.insert(SERVER_LIMIT.to_owned(), noted);
+        refused = ask_for(jetstream, nats, &config).await?;
+    }
+    if let Some(answer) = refused {
+        let detail = format!("creating consumer {}", nats.consumer);
+        return Err(refusals::refused(&detail, &answer));
+    }
     tracing::info!(
         stream = nats.stream,
         consumer = nats.consumer,
         "consumer created"
     );
     Ok(())
+}
+
+/// Asks for a consumer once. Returns the server's refusal, if it refuses.
+async fn ask_for(
+    jetstream: &Context,
+    nats: &NatsConfig,
+    config: &pull::Config,
+) -> Result<Option<jetstream::Error>, Error> {
+    // Strict: a consumer that somebody made meanwhile is not changed. The caller tries again,
+    // finds it and checks it.
+    let created = jetstream
+        .create_consumer_strict_on_stream(config.clone(), nats.stream.clone())
+        .await;
+    match created.map_err(|error| (error.kind(), error)) {
+        Ok(_) => Ok(None),
+        Err((ConsumerCreateStrictErrorKind::JetStream(answer), _)) => Ok(Some(answer)),
+        Err((_, error)) => Err(api_error(&format!(
+            "creating consumer {}: {error}",
+            nats.consumer
+        ))),
+    }
 }

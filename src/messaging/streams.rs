@@ -9,6 +9,7 @@ use async_nats::jetstream::{self, Context, ErrorCode};
 
 use super::connection::setup_error;
 use super::letters::bucket;
+use super::refusals::{self, SERVER_LIMIT};
 use crate::config::{DLQ_SUBJECTS, NatsConfig};
 use crate::error::{Class, Code, Dependency, Error};
 
@@ -64,46 +65,52 @@ pub fn bucket_stream(letters: &Config) -> Config {
     }
 }
 
+/// Makes a stream. A window for duplicates that is larger than the server's limit becomes that limit.
+/// `overlap_fix`: what to change where another stream has its subjects.
+///
 /// # Errors
-/// When JetStream refuses, for instance because another stream has these subjects.
-pub(crate) async fn create(jetstream: &Context, config: Config) -> Result<(), Error> {
+/// When JetStream refuses.
+pub(super) async fn create(
+    jetstream: &Context,
+    mut config: Config,
+    overlap_fix: &str,
+) -> Result<(), Error> {
     let name = config.name.clone();
-    jetstream.create_stream(config).await.map_err(|error| {
-        let refused = match error.kind() {
-            CreateStreamErrorKind::JetStream(answer) => Some(answer),
-            _ => None,
-        };
-        creation_error(
-            &format!("creating stream {name}: {error}"),
-            refused.as_ref(),
-        )
-    })?;
-    tracing::info!(stream = name, "stream created");
-    Ok(())
+    let mut refused = ask_for(jetstream, &config).await?;
+    let limit = refused.as_ref().and_then(refusals::duplicates_limit);
+    if let Some(limit) = limit.filter(|limit| *limit < config.duplicate_window) {
+        config.duplicate_window = limit;
+        let noted = limit.as_nanos().to_string();
+        config.metadata.insert(SERVER_LIMIT.to_owned(), noted);
+        refused = ask_for(jetstream, &config).await?;
+    }
+    let Some(answer) = refused else {
+        tracing::info!(stream = name, "stream created");
+        return Ok(());
+    };
+    let detail = format!("creating stream {name}");
+    Err(match answer.error_code() {
+        ErrorCode::STREAM_SUBJECT_OVERLAP => {
+            setup_error(format!("{detail}: {answer}. To fix it: {overlap_fix}"))
+        }
+        ErrorCode::STREAM_MAX_BYTES_REQUIRED => setup_error(format!(
+            "{detail}: {answer}. To fix it: make stream {name} yourself with max_bytes; docs/RELIABILITY.md has \
+             the command"
+        )),
+        _ => refusals::refused(&detail, &answer),
+    })
 }
 
-/// The error of a creation. Retrying does not help when the server rejects the settings, such as
-/// subjects of another stream; unless another replica was faster, and its stream or consumer can be
-/// checked.
-pub(super) fn creation_error(detail: &str, refused: Option<&jetstream::Error>) -> Error {
-    const BAD_REQUEST: usize = 400;
-    let there_by_now = [
-        ErrorCode::STREAM_NAME_EXIST,
-        ErrorCode::CONSUMER_NAME_EXIST,
-        ErrorCode::CONSUMER_ALREADY_EXISTS,
-    ];
-    match refused {
-        Some(answer)
-            if answer.code() == BAD_REQUEST && !there_by_now.contains(&answer.error_code()) =>
-        {
-            let fix = if answer.error_code() == ErrorCode::STREAM_SUBJECT_OVERLAP {
-                ": set GANESH_STREAM to the stream that has them, or GANESH_SUBJECTS to others"
-            } else {
-                ""
-            };
-            setup_error(format!("{detail}{fix}"))
-        }
-        _ => api_error(detail),
+/// Asks for a stream once. Returns the server's refusal, if it refuses.
+async fn ask_for(jetstream: &Context, config: &Config) -> Result<Option<jetstream::Error>, Error> {
+    let created = jetstream.create_stream(config).await;
+    match created.map_err(|error| (error.kind(), error)) {
+        Ok(_) => Ok(None),
+        Err((CreateStreamErrorKind::JetStream(answer), _)) => Ok(Some(answer)),
+        Err((_, error)) => Err(api_error(&format!(
+            "creating stream {}: {error}",
+            config.name
+        ))),
     }
 }
 

@@ -105,7 +105,11 @@ impl Source {
                 origin.client_was_lost,
             ),
             intake: Intake {
-                pulls: Pulls::new(client.clone(), origin.consumer.clone(), in_flight.clone()),
+                pulls: Pulls::new(
+                    client.clone(),
+                    (origin.consumer.clone(), origin.consumer_watch.clone()),
+                    in_flight.clone(),
+                ),
                 in_flight,
                 outputs,
                 config: config.clone(),

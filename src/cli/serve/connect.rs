@@ -5,13 +5,11 @@ use sqlx::PgPool;
 
 use super::{CLIENT_WAS_LOST, Service};
 use crate::cli::Failure;
-use crate::cli::startup::{StartDeadline, wait_for, wait_for_schema};
-use crate::config::Config;
+use crate::cli::startup::{StartDeadline, wait_for, wait_for_postgres, wait_for_schema};
 use crate::error::Dependency;
 use crate::messaging::{connection, consumer, in_flight};
 use crate::pipeline::source::EventSource;
 use crate::storage::{pool, upkeep};
-use crate::telemetry::Metrics;
 
 /// What is there before ganesh serves.
 pub(super) struct Servers {
@@ -22,22 +20,20 @@ pub(super) struct Servers {
 /// Waits for Postgres and for NATS, and makes what is missing there.
 pub(super) async fn connect(service: &Service) -> Result<Servers, Failure> {
     let deadline = StartDeadline::after(service.config.startup_timeout);
-    let pool = connect_postgres(&service.config, &service.metrics, deadline).await?;
+    let config = &service.config;
+    let pool = pool::lazy(&config.postgres, config.pipeline.all_writers())?;
+    // Nothing is made before all is checked: a start that is refused leaves nothing behind.
+    if config.postgres.migrate_on_start {
+        wait_for_postgres(&pool, deadline).await?;
+    } else {
+        wait_for_schema(&pool, false, deadline).await?;
+    }
     service.health.set(Dependency::Postgres, true);
     let event_source = connect_nats(service, deadline).await?;
-    Ok(Servers { pool, event_source })
-}
-
-async fn connect_postgres(
-    config: &Config,
-    metrics: &Metrics,
-    deadline: StartDeadline,
-) -> Result<PgPool, Failure> {
-    let pool = pool::lazy(&config.postgres, config.pipeline.all_writers())?;
     wait_for_schema(&pool, config.postgres.migrate_on_start, deadline).await?;
     // Before the first event, or it would land in the default partition.
-    let _ = upkeep::round(&config.postgres, &pool, metrics, deadline.left()).await;
-    Ok(pool)
+    let _ = upkeep::round(&config.postgres, &pool, &service.metrics, deadline.left()).await;
+    Ok(Servers { pool, event_source })
 }
 
 async fn connect_nats(service: &Service, deadline: StartDeadline) -> Result<EventSource, Failure> {

@@ -139,7 +139,11 @@ impl Scan {
         let Some(consumer) = &self.consumer else {
             return Ok(()); // It was made just now.
         };
-        let fetching = consumer.fetch().max_messages(PAGE_MAX_LETTERS).messages();
+        // Servers can have a limit of their own.
+        let limit = usize::try_from(consumer.cached_info().config.max_batch);
+        let page = limit.ok().filter(|limit| *limit > 0).unwrap_or(usize::MAX);
+        let page = page.min(PAGE_MAX_LETTERS);
+        let fetching = consumer.fetch().max_messages(page).messages();
         let mut messages = fetching.await.map_err(|error| error.to_string())?;
         let before = self.next_sequence;
         while self.next_sequence <= self.last_sequence {

@@ -48,7 +48,7 @@ impl Verdict {
             let is_known = ANY_VALUE.contains(&name)
                 || self.check_delivery((name, value))
                 || self.check_acknowledgement((name, value), nats)
-                || self.check_limits((name, value), pipeline);
+                || self.check_limits((name, value), consumer, pipeline);
             if !is_known && !name.starts_with("filter_subject") {
                 self.refuse_unknown((name, value), "name another consumer with GANESH_CONSUMER");
             }
@@ -168,10 +168,21 @@ impl Verdict {
     }
 
     /// Each replica may pull as much as it can hold. Returns whether the setting is one of these.
-    fn check_limits(&mut self, setting: (&str, &Value), pipeline: &PipelineConfig) -> bool {
+    fn check_limits(
+        &mut self,
+        setting: (&str, &Value),
+        consumer: &ReportedConfig,
+        pipeline: &PipelineConfig,
+    ) -> bool {
         let (name, value) = setting;
         let number = value.as_i64().unwrap_or_default();
         match name {
+            "max_ack_pending" if consumer.is_servers_limit(number.into()) => {
+                self.warn(format_args!(
+                    "max_ack_pending is {number}, which is the server's limit: all replicas together hold \
+                     no more messages"
+                ));
+            }
             "max_ack_pending" => {
                 let wanted = max_ack_pending(pipeline);
                 self.require(
@@ -192,11 +203,20 @@ impl Verdict {
                     format_args!("max_waiting cannot be edited, and {wanted} is enough: {ANOTHER}"),
                 );
             }
-            "max_batch" | "max_bytes" => self.check(
-                true,
-                "it limits pull requests (max_batch or max_bytes), so the server would refuse ours",
-                "remove max_batch and max_bytes",
-            ),
+            "max_batch" => self.warn(format_args!(
+                "max_batch is {number}: no pull asks for more messages, which costs throughput"
+            )),
+            "max_bytes" => {
+                let most = pipeline.max_in_flight_bytes;
+                self.require(
+                    usize::try_from(number).is_ok_and(|bytes| bytes >= most),
+                    setting,
+                    "the server would refuse pulls of ganesh, or a large message could never be delivered",
+                    format_args!(
+                        "remove max_bytes, or set it to {most} (GANESH_MAX_IN_FLIGHT_BYTES) or more"
+                    ),
+                );
+            }
             "max_expires" => self.require(
                 duration(value) >= PULL_EXPIRES,
                 setting,

@@ -106,8 +106,15 @@ impl Verdict {
             "add the subject dlq.>",
         );
         let window = stream.duration("duplicate_window");
+        let is_limited = stream.is_servers_limit(i128::try_from(window.as_nanos()).unwrap_or(0));
+        if is_limited && window < DLQ_DUPLICATE_WINDOW {
+            self.warn(format_args!(
+                "duplicate_window is {window:?}, which is the server's limit: a letter that is written later \
+                 again is a second one"
+            ));
+        }
         self.check(
-            window < DLQ_DUPLICATE_WINDOW,
+            window < DLQ_DUPLICATE_WINDOW && !is_limited,
             format_args!("duplicate_window is {window:?}: a letter that is written later again would be a second one"),
             "set duplicate_window to 24h or more",
         );
