@@ -4,13 +4,13 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
-use async_nats::jetstream::stream::ConsumerCreateStrictErrorKind;
+use async_nats::jetstream::stream::{self, ConsumerCreateStrictErrorKind};
 use async_nats::jetstream::{self, Context};
 use tokio::sync::SetOnce;
 
 use super::connection::setup_error;
 use super::refusals::{self, SERVER_LIMIT};
-use super::reported::{self, ReportedConsumer, ReportedStream};
+use super::reported::{self, ReportedConfig, ReportedConsumer, ReportedStream};
 use super::requirements::{self, Existing, max_ack_pending};
 use super::streams::{self, api_error, bucket_stream, dlq_stream, event_stream};
 use crate::config::{NatsConfig, PipelineConfig};
@@ -85,9 +85,13 @@ async fn make_streams(
 ) -> Result<(), Error> {
     const ANOTHER_NAME: &str = "name another stream with GANESH_DLQ_STREAM";
     let mut letters = dlq_stream(nats);
+    let replicas = streams::replicas(jetstream, nats);
     if let Some(existing) = &existing.letters {
-        letters.num_replicas = usize::try_from(existing.number("num_replicas")).unwrap_or(1);
+        letters.num_replicas = existing.replicas();
     } else {
+        // A letter is as durable as the message that was acknowledged for it.
+        let of_events = existing.events.as_ref().map_or(0, ReportedConfig::replicas);
+        letters.num_replicas = replicas.max(of_events);
         streams::create(jetstream, letters.clone(), ANOTHER_NAME).await?;
         made.push(letters.name.clone());
     }
@@ -99,7 +103,11 @@ async fn make_streams(
     }
     if existing.events.is_none() {
         let fix = "set GANESH_STREAM to the stream that has them, or GANESH_SUBJECTS to others";
-        streams::create(jetstream, event_stream(nats), fix).await?;
+        let events = stream::Config {
+            num_replicas: replicas,
+            ..event_stream(nats)
+        };
+        streams::create(jetstream, events, fix).await?;
     }
     Ok(())
 }

@@ -128,6 +128,10 @@ impl ReportedConfig {
         self.get(name).as_i64().unwrap_or_default()
     }
 
+    pub(super) fn replicas(&self) -> usize {
+        usize::try_from(self.number("num_replicas")).unwrap_or(1)
+    }
+
     pub(super) fn metadata(&self, name: &str) -> Option<&str> {
         self.get("metadata").get(name)?.as_str()
     }

@@ -94,6 +94,9 @@ impl Existing {
         }
         // Also before it is made: its name may be one that no bucket can have.
         of_letters.check_letters(letters);
+        if let (Some(events), Some(letters)) = (&self.events, &self.letters) {
+            of_letters.check_replicas(letters, events);
+        }
         if let Some(bucket) = &self.bucket {
             of_bucket.check_bucket(bucket, letters);
         }

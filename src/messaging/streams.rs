@@ -20,7 +20,21 @@ pub const DLQ_DUPLICATE_WINDOW: Duration = Duration::from_hours(24);
 /// How long the event stream remembers a `Nats-Msg-Id`: NATS's own default.
 const DUPLICATE_WINDOW: Duration = Duration::from_mins(2);
 
-/// The event stream as ganesh makes it.
+/// Replicas of a stream in a cluster, unless a setting says otherwise.
+const REPLICAS_IN_CLUSTER: usize = 3;
+
+/// Replicas of the streams that ganesh makes.
+pub(super) fn replicas(jetstream: &Context, config: &NatsConfig) -> usize {
+    config.stream_replicas.unwrap_or_else(|| {
+        let cluster = jetstream.client().server_info().cluster;
+        match cluster.filter(|name| !name.is_empty()) {
+            Some(_) => REPLICAS_IN_CLUSTER,
+            None => 1,
+        }
+    })
+}
+
+/// The event stream as ganesh makes it, but for its replicas.
 pub fn event_stream(config: &NatsConfig) -> Config {
     Config {
         name: config.stream.clone(),
@@ -36,7 +50,7 @@ pub fn event_stream(config: &NatsConfig) -> Config {
     }
 }
 
-/// The dead-letter stream as ganesh makes it: a full one rejects letters, and drops none.
+/// The dead-letter stream as ganesh makes it, but for its replicas: a full one rejects letters, and drops none.
 pub fn dlq_stream(config: &NatsConfig) -> Config {
     Config {
         name: config.dlq_stream.clone(),

@@ -146,13 +146,7 @@ impl Verdict {
             "allow_rollup_hdrs is false: objects could not be replaced",
             "set allow_rollup_hdrs to true",
         );
-        let replicas = [stream, letters].map(|config| config.number("num_replicas"));
-        let [own, of_letters] = replicas;
-        self.check(
-            own < of_letters,
-            format_args!("num_replicas is {own}, and that of {letters_name} is {of_letters}"),
-            "set both to the same number",
-        );
+        self.check_replicas(stream, letters);
         for setting in stream.given() {
             match setting.0 {
                 "subjects" | "duplicate_window" | "consumer_limits" => {}
@@ -172,6 +166,19 @@ impl Verdict {
                 _ => self.refuse_unknown(setting, ANOTHER_BUCKET),
             }
         }
+    }
+
+    /// Its message was acknowledged: a letter must be as durable, and so must its object.
+    pub(super) fn check_replicas(&mut self, stream: &ReportedConfig, other: &ReportedConfig) {
+        let [own, wanted] = [stream, other].map(ReportedConfig::replicas);
+        self.check(
+            own < wanted,
+            format_args!(
+                "num_replicas is {own}, and that of {} is {wanted}: a lost server could lose letters",
+                other.text("name")
+            ),
+            format_args!("set num_replicas to {wanted} or more"),
+        );
     }
 
     /// For letters and their objects. Returns whether the setting is known.
