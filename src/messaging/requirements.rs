@@ -88,6 +88,11 @@ impl Existing {
         let [of_events, of_consumer, of_letters, of_bucket] = &mut verdicts;
         if let Some(events) = &self.events {
             of_events.check_events(events);
+            let is_filtered = self
+                .consumer
+                .as_ref()
+                .is_some_and(|c| !filters(c).is_empty());
+            of_events.warn_of_settings(events, nats, is_filtered);
         }
         if let Some(consumer) = &self.consumer {
             of_consumer.check_consumer(consumer, nats, pipeline);

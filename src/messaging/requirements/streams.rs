@@ -5,7 +5,7 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::Verdict;
-use crate::config::DLQ_SUBJECTS;
+use crate::config::{DLQ_SUBJECTS, NatsConfig};
 use crate::messaging::letters::bucket;
 use crate::messaging::reported::{ReportedConfig, duration, is_unset};
 use crate::messaging::streams::DLQ_DUPLICATE_WINDOW;
@@ -88,6 +88,55 @@ impl Verdict {
                 _ if ANY_VALUE.contains(&name) || ANY_VALUE_FOR_EVENTS.contains(&name) => {}
                 _ => self.refuse_unknown(setting, ANOTHER_EVENTS),
             }
+        }
+    }
+
+    /// Settings that would make another stream than the one that exists do nothing.
+    pub(super) fn warn_of_settings(
+        &mut self,
+        stream: &ReportedConfig,
+        nats: &NatsConfig,
+        is_filtered: bool,
+    ) {
+        let mut different = Vec::new();
+        let mut compare = |name: &str, own: String, variable: &str, set: String| {
+            if own != set {
+                different.push(format!("{name} {own} ({variable} is {set})"));
+            }
+        };
+        let (max_age, max_bytes) = (stream.duration("max_age"), stream.number("max_bytes"));
+        let set = nats.stream_max_age;
+        compare(
+            "max_age is",
+            format!("{max_age:?}"),
+            "GANESH_STREAM_MAX_AGE",
+            format!("{set:?}"),
+        );
+        let set = nats.stream_max_bytes.to_string();
+        compare(
+            "max_bytes is",
+            max_bytes.to_string(),
+            "GANESH_STREAM_MAX_BYTES",
+            set,
+        );
+        // A consumer that takes some subjects alone is checked against the setting.
+        if !is_filtered {
+            let mut own = stream.texts("subjects");
+            let mut set: Vec<&str> = nats.subjects.iter().map(String::as_str).collect();
+            own.sort_unstable();
+            set.sort_unstable();
+            compare(
+                "subjects are",
+                own.join(","),
+                "GANESH_SUBJECTS",
+                set.join(","),
+            );
+        }
+        if !different.is_empty() {
+            self.warn(format_args!(
+                "it exists, and ganesh changes no stream that exists: {}: edit the stream, or the settings",
+                different.join(", ")
+            ));
         }
     }
 
