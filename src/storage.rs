@@ -5,6 +5,7 @@ pub(crate) mod classify;
 mod copy;
 mod default_rows;
 pub mod epoch;
+pub(crate) mod identity;
 mod insert;
 mod inspect;
 pub(crate) mod deadline;

@@ -119,7 +119,7 @@ pub const SETTINGS: &[Setting] = &[
     setting(Stream, "GANESH_STREAM_MAX_BYTES", "10GiB", "Size at which a stream that ganesh made drops its oldest messages"),
     setting(Stream, "GANESH_STREAM_REPLICAS", "", "Replicas of the streams that ganesh makes; empty: 3 in a cluster, else 1; letters have at least those of the events"),
     setting(Stream, "GANESH_CONSUMER", "ganesh", "Durable pull consumer, shared by all replicas"),
-    setting(Stream, "GANESH_DLQ_STREAM", "EVENTS_DLQ", "Stream of the dead letters, on subjects dlq.>"),
+    setting(Stream, "GANESH_DLQ_STREAM", "EVENTS_DLQ", "Stream of the dead letters, on subjects dlq.>; on <its name>.> if another stream has these"),
     setting(Stream, "GANESH_ACK_WAIT", "30s", "Time after which the server delivers an unacknowledged message again"),
     setting(Pipeline, "GANESH_MAX_DELIVERIES", "20", "A message delivered more often is stored alone; after twice as often, a dead letter"),
     setting(Pipeline, "GANESH_ACCEPT_PLAIN", "true", "Store a message that is no CloudEvent under its NATS metadata; false: dead letter"),

@@ -1,5 +1,6 @@
 //! The durable pull consumer: made when missing, checked when it exists, never changed.
 
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
@@ -9,12 +10,22 @@ use async_nats::jetstream::{self, Context};
 use tokio::sync::SetOnce;
 
 use super::connection::setup_error;
+use super::letters::bucket::Bucket;
 use super::refusals::{self, SERVER_LIMIT};
 use super::reported::{self, ReportedConfig, ReportedConsumer, ReportedStream};
-use super::requirements::{self, Existing, max_ack_pending};
-use super::streams::{self, api_error, bucket_stream, dlq_stream, event_stream};
+use super::requirements::{self, DATABASE, Existing, max_ack_pending};
+use super::streams::{
+    self, Creation, api_error, bucket_stream, dlq_stream, event_stream, letter_prefix, own_subjects,
+};
 use crate::config::{NatsConfig, PipelineConfig};
 use crate::error::{Class, Error};
+
+/// What is there by now.
+pub(crate) struct Ensured {
+    pub(crate) consumer: PullConsumer,
+    pub(crate) watch: Arc<ConsumerWatch>,
+    pub(crate) letters: Bucket,
+}
 
 /// Makes what is missing of streams, bucket and consumer. The inner error is the settings of what
 /// exists that break a promise; then nothing was changed.
@@ -25,15 +36,16 @@ pub(crate) async fn ensure(
     jetstream: &Context,
     nats: &NatsConfig,
     pipeline: &PipelineConfig,
-) -> Result<Result<(PullConsumer, Arc<ConsumerWatch>), Vec<String>>, Error> {
+    database: &str,
+) -> Result<Result<Ensured, Vec<String>>, Error> {
     let existing = Existing::find(jetstream, nats).await?;
-    let verdicts = existing.verdicts(nats, pipeline);
+    let verdicts = existing.verdicts(nats, pipeline, Some(database));
     let violations = verdicts.iter().flat_map(|verdict| &verdict.violations);
     let violations: Vec<String> = violations.cloned().collect();
     if !violations.is_empty() {
         return Ok(Err(violations));
     }
-    make_missing(jetstream, nats, pipeline, &existing).await?;
+    let letters = make_missing(jetstream, nats, pipeline, (&existing, database)).await?;
     let consumer: PullConsumer = jetstream
         .get_consumer_from_stream(&nats.consumer, &nats.stream)
         .await
@@ -42,12 +54,16 @@ pub(crate) async fn ensure(
     let Some(info) = info(jetstream, nats).await? else {
         return Err(api_error("the consumer was deleted again"));
     };
-    let watch = ConsumerWatch::new(stream.as_ref(), &info);
+    let watch = ConsumerWatch::new(stream.as_ref(), &info, database);
     for warning in verdicts.iter().flat_map(|verdict| &verdict.warnings) {
         tracing::warn!("{warning}");
         watch.has_said(warning);
     }
-    Ok(Ok((consumer, Arc::new(watch))))
+    Ok(Ok(Ensured {
+        consumer,
+        watch: Arc::new(watch),
+        letters,
+    }))
 }
 
 /// Makes what is missing. The letters come first: if the server refuses the event stream for good, they
@@ -56,8 +72,8 @@ async fn make_missing(
     jetstream: &Context,
     nats: &NatsConfig,
     pipeline: &PipelineConfig,
-    existing: &Existing,
-) -> Result<(), Error> {
+    (existing, database): (&Existing, &str),
+) -> Result<Bucket, Error> {
     let mut made = Vec::new();
     let making = make_streams(jetstream, nats, existing, &mut made).await;
     if let Err(error) = &making
@@ -69,20 +85,24 @@ async fn make_missing(
             }
         }
     }
-    making?;
+    let prefix = making?;
     if existing.consumer.is_none() {
-        create(jetstream, nats, pipeline, DeliverPolicy::All).await?;
+        create(jetstream, nats, pipeline, (DeliverPolicy::All, database)).await?;
     }
-    Ok(())
+    Ok(Bucket::with_prefix(
+        jetstream.clone(),
+        &nats.dlq_stream,
+        prefix,
+    ))
 }
 
-/// `made`: the streams for letters that it made.
+/// Returns what the subjects of letters begin with. `made`: the streams for letters that it made.
 async fn make_streams(
     jetstream: &Context,
     nats: &NatsConfig,
     existing: &Existing,
     made: &mut Vec<String>,
-) -> Result<(), Error> {
+) -> Result<String, Error> {
     const ANOTHER_NAME: &str = "name another stream with GANESH_DLQ_STREAM";
     let mut letters = dlq_stream(nats);
     let replicas = streams::replicas(jetstream, nats);
@@ -92,13 +112,21 @@ async fn make_streams(
         // A letter is as durable as the message that was acknowledged for it.
         let of_events = existing.events.as_ref().map_or(0, ReportedConfig::replicas);
         letters.num_replicas = replicas.max(of_events);
-        streams::create(jetstream, letters.clone(), ANOTHER_NAME).await?;
+        if let Creation::Overlaps(_) =
+            streams::create(jetstream, letters.clone(), ANOTHER_NAME).await?
+        {
+            // Another deployment has them: letters follow the name of their stream.
+            letters.subjects = vec![own_subjects(&letters.name)];
+            let creation = streams::create(jetstream, letters.clone(), ANOTHER_NAME);
+            creation.await?.done()?;
+        }
         made.push(letters.name.clone());
     }
     if existing.bucket.is_none() {
         let bucket = bucket_stream(&letters);
         let name = bucket.name.clone();
-        streams::create(jetstream, bucket, ANOTHER_NAME).await?;
+        let creation = streams::create(jetstream, bucket, ANOTHER_NAME);
+        creation.await?.done()?;
         made.push(name);
     }
     if existing.events.is_none() {
@@ -107,9 +135,13 @@ async fn make_streams(
             num_replicas: replicas,
             ..event_stream(nats)
         };
-        streams::create(jetstream, events, fix).await?;
+        streams::create(jetstream, events, fix).await?.done()?;
     }
-    Ok(())
+    let existing = existing.letters.as_ref();
+    let subjects = existing.map(|letters| letters.texts("subjects"));
+    let subjects =
+        subjects.unwrap_or_else(|| letters.subjects.iter().map(String::as_str).collect());
+    Ok(letter_prefix(&letters.name, &subjects))
 }
 
 /// The last known position of the consumer, where a new one continues when somebody deletes it; and
@@ -121,6 +153,8 @@ pub(crate) struct ConsumerWatch {
     warnings: Mutex<Vec<String>>,
     /// Messages that a pull may ask for, at most.
     max_batch: AtomicUsize,
+    /// The one that this ganesh writes to.
+    database: String,
 }
 
 struct Position {
@@ -132,7 +166,7 @@ struct Position {
 }
 
 impl ConsumerWatch {
-    fn new(stream: Option<&ReportedStream>, consumer: &ReportedConsumer) -> Self {
+    fn new(stream: Option<&ReportedStream>, consumer: &ReportedConsumer, database: &str) -> Self {
         Self {
             position: Mutex::new(Position {
                 stream_created: stream.map(|stream| stream.created.clone()),
@@ -142,6 +176,7 @@ impl ConsumerWatch {
             violation: SetOnce::new(),
             warnings: Mutex::default(),
             max_batch: AtomicUsize::new(max_batch(consumer)),
+            database: database.to_owned(),
         }
     }
 
@@ -158,7 +193,7 @@ impl ConsumerWatch {
         pipeline: &PipelineConfig,
     ) {
         self.max_batch.store(max_batch(consumer), Ordering::Relaxed);
-        let verdict = requirements::of_consumer(&consumer.config, nats, pipeline);
+        let verdict = requirements::of_consumer(&consumer.config, nats, pipeline, &self.database);
         let mut said = self.warnings();
         for warning in &verdict.warnings {
             if !said.contains(warning) {
@@ -264,7 +299,7 @@ pub(crate) async fn restore(
             ?start,
             "the consumer was deleted; making it again from the last acknowledgement floor that was seen"
         );
-        create(jetstream, nats, pipeline, start).await?;
+        create(jetstream, nats, pipeline, (start, &watch.database)).await?;
     }
     let Some(made) = info(jetstream, nats).await? else {
         return Err(api_error("the consumer was deleted again"));
@@ -290,7 +325,7 @@ async fn create(
     jetstream: &Context,
     nats: &NatsConfig,
     pipeline: &PipelineConfig,
-    deliver_policy: DeliverPolicy,
+    (deliver_policy, database): (DeliverPolicy, &str),
 ) -> Result<(), Error> {
     let mut config = pull::Config {
         durable_name: Some(nats.consumer.clone()),
@@ -302,6 +337,7 @@ async fn create(
         // a dead letter by our hand, not a message that stays in the stream unseen.
         max_deliver: -1,
         max_ack_pending: max_ack_pending(pipeline),
+        metadata: HashMap::from([(DATABASE.to_owned(), database.to_owned())]),
         ..pull::Config::default()
     };
     let mut refused = ask_for(jetstream, nats, &config).await?;

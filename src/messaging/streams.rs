@@ -13,7 +13,7 @@ use super::refusals::{self, SERVER_LIMIT};
 use crate::config::{DLQ_SUBJECTS, NatsConfig};
 use crate::error::{Class, Code, Dependency, Error};
 
-/// Dead letters are published to `dlq.<original subject>`.
+/// Dead letters are published to `dlq.<original subject>`, unless another stream has `dlq.>`.
 pub(crate) const DLQ_SUBJECT_PREFIX: &str = "dlq.";
 /// Writing a dead letter twice within this time is one letter.
 pub const DLQ_DUPLICATE_WINDOW: Duration = Duration::from_hours(24);
@@ -79,6 +79,39 @@ pub fn bucket_stream(letters: &Config) -> Config {
     }
 }
 
+/// Whether a stream was made.
+#[must_use]
+pub(super) enum Creation {
+    Done,
+    /// Another stream has its subjects; the error that says so.
+    Overlaps(Error),
+}
+
+impl Creation {
+    /// # Errors
+    /// When it was not.
+    pub(super) fn done(self) -> Result<(), Error> {
+        match self {
+            Self::Done => Ok(()),
+            Self::Overlaps(error) => Err(error),
+        }
+    }
+}
+
+/// The subjects of letters whose stream cannot have `dlq.>`.
+pub(super) fn own_subjects(name: &str) -> String {
+    format!("{name}.>")
+}
+
+/// What the subjects of letters begin with, in a stream of this name with these subjects.
+pub(super) fn letter_prefix(name: &str, subjects: &[&str]) -> String {
+    let has = |subject: &str| subjects.contains(&subject);
+    if !has(DLQ_SUBJECTS) && !has(">") && has(&own_subjects(name)) {
+        return format!("{name}.");
+    }
+    DLQ_SUBJECT_PREFIX.to_owned()
+}
+
 /// Makes a stream. A window for duplicates that is larger than the server's limit becomes that limit.
 /// `overlap_fix`: what to change where another stream has its subjects.
 ///
@@ -88,7 +121,7 @@ pub(super) async fn create(
     jetstream: &Context,
     mut config: Config,
     overlap_fix: &str,
-) -> Result<(), Error> {
+) -> Result<Creation, Error> {
     let name = config.name.clone();
     let mut refused = ask_for(jetstream, &config).await?;
     let limit = refused.as_ref().and_then(refusals::duplicates_limit);
@@ -100,19 +133,19 @@ pub(super) async fn create(
     }
     let Some(answer) = refused else {
         tracing::info!(stream = name, "stream created");
-        return Ok(());
+        return Ok(Creation::Done);
     };
     let detail = format!("creating stream {name}");
-    Err(match answer.error_code() {
-        ErrorCode::STREAM_SUBJECT_OVERLAP => {
-            setup_error(format!("{detail}: {answer}. To fix it: {overlap_fix}"))
-        }
-        ErrorCode::STREAM_MAX_BYTES_REQUIRED => setup_error(format!(
+    match answer.error_code() {
+        ErrorCode::STREAM_SUBJECT_OVERLAP => Ok(Creation::Overlaps(setup_error(format!(
+            "{detail}: {answer}. To fix it: {overlap_fix}"
+        )))),
+        ErrorCode::STREAM_MAX_BYTES_REQUIRED => Err(setup_error(format!(
             "{detail}: {answer}. To fix it: make stream {name} yourself with max_bytes; docs/RELIABILITY.md has \
              the command"
-        )),
-        _ => refusals::refused(&detail, &answer),
-    })
+        ))),
+        _ => Err(refusals::refused(&detail, &answer)),
+    }
 }
 
 /// Asks for a stream once. Returns the server's refusal, if it refuses.

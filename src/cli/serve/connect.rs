@@ -9,7 +9,7 @@ use crate::cli::startup::{StartDeadline, wait_for, wait_for_postgres, wait_for_s
 use crate::error::Dependency;
 use crate::messaging::{connection, consumer, in_flight};
 use crate::pipeline::source::EventSource;
-use crate::storage::{pool, upkeep};
+use crate::storage::{classify, identity, pool, upkeep};
 
 /// What is there before ganesh serves.
 pub(super) struct Servers {
@@ -29,14 +29,23 @@ pub(super) async fn connect(service: &Service) -> Result<Servers, Failure> {
         wait_for_schema(&pool, false, deadline).await?;
     }
     service.health.set(Dependency::Postgres, true);
-    let event_source = connect_nats(service, deadline).await?;
+    let database = wait_for("Postgres (POSTGRES_URL)", deadline, || async {
+        let database = identity::database(&pool).await;
+        database.map_err(|error| classify(&error))
+    })
+    .await?;
+    let event_source = connect_nats(service, &database, deadline).await?;
     wait_for_schema(&pool, config.postgres.migrate_on_start, deadline).await?;
     // Before the first event, or it would land in the default partition.
     let _ = upkeep::round(&config.postgres, &pool, &service.metrics, deadline.left()).await;
     Ok(Servers { pool, event_source })
 }
 
-async fn connect_nats(service: &Service, deadline: StartDeadline) -> Result<EventSource, Failure> {
+async fn connect_nats(
+    service: &Service,
+    database: &str,
+    deadline: StartDeadline,
+) -> Result<EventSource, Failure> {
     let Service {
         config,
         health,
@@ -65,15 +74,16 @@ async fn connect_nats(service: &Service, deadline: StartDeadline) -> Result<Even
     let ensured = wait_for(
         "JetStream (GANESH_STREAM, GANESH_CONSUMER)",
         deadline,
-        || consumer::ensure(&jetstream, &config.nats, &config.pipeline),
+        || consumer::ensure(&jetstream, &config.nats, &config.pipeline, database),
     )
     .await?;
-    let (consumer, watch) = ensured.map_err(|violations| Failure::Usage(violations.join("\n")))?;
+    let ensured = ensured.map_err(|violations| Failure::Usage(violations.join("\n")))?;
     Ok(EventSource {
         jetstream,
         drops,
-        consumer,
-        consumer_watch: watch,
+        consumer: ensured.consumer,
+        consumer_watch: ensured.watch,
+        letters: ensured.letters,
         health: health.clone(),
         client_was_lost: std::env::var_os(CLIENT_WAS_LOST).is_some(),
     })

@@ -11,6 +11,8 @@ use crate::messaging::reported::{ReportedConfig, duration, is_unset};
 /// `max_ack_pending` is shared by all replicas, and one that fills it starves the
 /// others: room for this many of them.
 const REPLICAS_WITH_ROOM: usize = 16;
+/// In the metadata of a consumer: the database that it feeds.
+pub(in crate::messaging) const DATABASE: &str = "ganesh-database";
 const ANOTHER: &str = "delete the consumer, or name another with GANESH_CONSUMER";
 /// Any value of these is fit.
 const ANY_VALUE: [&str; 9] = [
@@ -54,6 +56,28 @@ impl Verdict {
             }
         }
         self.check_filters(&filters(consumer), nats);
+    }
+
+    /// Two databases on one consumer would each get a part of the events.
+    pub(super) fn check_database(&mut self, consumer: &ReportedConfig, database: Option<&str>) {
+        let Some(database) = database else { return };
+        match consumer.metadata(DATABASE) {
+            None => self.warn(format_args!(
+                "its metadata does not say which database it feeds, so that nobody would notice a second one: \
+                 set {DATABASE} to {database}"
+            )),
+            Some(other) => self.check(
+                other != database,
+                format_args!(
+                    "{DATABASE} is {}, and this database is {database}: each would get a part of the events",
+                    crate::text::on_one_line(other)
+                ),
+                format_args!(
+                    "name another consumer with GANESH_CONSUMER; if this database took the other one's place, \
+                     set {DATABASE} in the consumer's metadata to {database}"
+                ),
+            ),
+        }
     }
 
     /// Every message of the stream is delivered, whole and at once. Returns whether the setting is one

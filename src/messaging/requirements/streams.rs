@@ -8,7 +8,7 @@ use super::Verdict;
 use crate::config::{DLQ_SUBJECTS, NatsConfig};
 use crate::messaging::letters::bucket;
 use crate::messaging::reported::{ReportedConfig, duration, is_unset};
-use crate::messaging::streams::DLQ_DUPLICATE_WINDOW;
+use crate::messaging::streams::{DLQ_DUPLICATE_WINDOW, own_subjects};
 
 /// Any value of these is fit for every stream.
 const ANY_VALUE: [&str; 22] = [
@@ -147,12 +147,12 @@ impl Verdict {
             "name another with GANESH_DLQ_STREAM, of letters, digits, - and _",
         );
         let subjects = stream.texts("subjects");
+        let own = own_subjects(stream.text("name"));
+        let is_fit = |subject: &&str| [DLQ_SUBJECTS, ">", &own].contains(subject);
         self.check(
-            !subjects
-                .iter()
-                .any(|subject| [DLQ_SUBJECTS, ">"].contains(subject)),
+            !subjects.iter().any(is_fit),
             format_args!("its subjects are {subjects:?}"),
-            "add the subject dlq.>",
+            format_args!("add the subject dlq.> (or {own}, if another stream has dlq.>)"),
         );
         let window = stream.duration("duplicate_window");
         let is_limited = stream.is_servers_limit(i128::try_from(window.as_nanos()).unwrap_or(0));
