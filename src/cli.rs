@@ -29,7 +29,7 @@ use crate::produce::options::Options;
 use crate::telemetry::logs::{self, LogFile};
 use crate::telemetry::{Metrics, traces};
 
-/// How long the end waits for tasks in the background, which usually takes less than a millisecond.
+/// Longest wait for background tasks at the end; usually less than a millisecond.
 const TASKS_END_TIMEOUT: Duration = Duration::from_millis(100);
 
 #[derive(Debug)]
@@ -39,10 +39,10 @@ pub(crate) enum Failure {
     Usage(String),
     /// Something failed while running. Exit code 1.
     Running(anyhow::Error),
-    /// The NATS client has broken down (<https://github.com/nats-io/nats.rs/pull/1612>), which nothing
-    /// in this process can mend: the process starts again, and looks for the message that did it.
-    ClientLost {
-        /// Told to stop meanwhile, it does that.
+    /// The NATS client crashed (<https://github.com/nats-io/nats.rs/pull/1612>). The process restarts and
+    /// searches for the message that caused it.
+    ClientCrashed {
+        /// If cancelled, the process exits instead.
         stop: CancellationToken,
     },
 }
@@ -95,7 +95,7 @@ const TELEMETRY_SETTINGS: [&str; 9] = [
 ];
 
 /// A subcommand, with the options that only it has.
-enum Job<'a> {
+enum Subcommand<'a> {
     Serve,
     Produce(Options),
     Migrate,
@@ -130,19 +130,19 @@ pub fn main() -> ExitCode {
             eprintln!("ganesh: {error:#}");
             ExitCode::FAILURE
         }
-        Err(Failure::ClientLost { stop }) if stop.is_cancelled() => ExitCode::SUCCESS,
-        Err(Failure::ClientLost { .. }) => start_again(),
+        Err(Failure::ClientCrashed { stop }) if stop.is_cancelled() => ExitCode::SUCCESS,
+        Err(Failure::ClientCrashed { .. }) => restart_process(),
     }
 }
 
 /// Prints a line. A closed pipe is no error: its reader wants no more.
-fn say(line: impl Display) {
+fn print_line(line: impl Display) {
     let _ = writeln!(io::stdout(), "{line}");
 }
 
 /// Replaces this process by a new one under the same id. Connections and queues are gone, as after
 /// a crash.
-fn start_again() -> ExitCode {
+fn restart_process() -> ExitCode {
     let error = match std::env::current_exe() {
         Ok(program) => std::process::Command::new(program)
             .args(std::env::args_os().skip(1))
@@ -155,7 +155,7 @@ fn start_again() -> ExitCode {
 }
 
 fn run(name: &str, matches: &ArgMatches) -> Result<(), Failure> {
-    let (config, job) = read_settings(name, matches).map_err(Failure::usage)?;
+    let (config, subcommand) = read_settings(name, matches).map_err(Failure::usage)?;
     let log_file = open_log_file(&config)?;
     let shutdown = Shutdown::new(config.shutdown_grace);
     let runtime = tokio::runtime::Builder::new_multi_thread()
@@ -170,25 +170,25 @@ fn run(name: &str, matches: &ArgMatches) -> Result<(), Failure> {
             tracing::warn!(variable, "ganesh does not read this variable");
         }
         let spans = tracing.as_ref().map(|tracing| tracing.queue.clone());
-        let result = match job {
-            Job::Serve => serve::run(config, metrics, spans, log_filter, &shutdown).await,
-            Job::Produce(options) => Box::pin(produce::run(config, options, spans)).await,
-            Job::Migrate => migrate::run(config).await,
-            Job::Dlq(matches) => Box::pin(dlq::run(config, matches)).await,
-            Job::Doctor => doctor::run(config).await,
-            Job::Healthcheck => healthcheck::run(config).await,
-            Job::LogLevel(change) => log_level::run(config, change).await,
+        let result = match subcommand {
+            Subcommand::Serve => serve::run(config, metrics, spans, log_filter, &shutdown).await,
+            Subcommand::Produce(options) => Box::pin(produce::run(config, options, spans)).await,
+            Subcommand::Migrate => migrate::run(config).await,
+            Subcommand::Dlq(matches) => Box::pin(dlq::run(config, matches)).await,
+            Subcommand::Doctor => doctor::run(config).await,
+            Subcommand::Healthcheck => healthcheck::run(config).await,
+            Subcommand::LogLevel(change) => log_level::run(config, change).await,
         };
         if let Some(tracing) = tracing {
-            tracing.shutdown(shutdown.until(Step::Spans)).await;
+            tracing.shutdown(shutdown.deadline(Step::Spans)).await;
         }
         result
     });
-    // Tasks in the background are over before the log is, so that it has their last lines too.
-    // Not `drop`, which waits for what cannot be cancelled: a look-up of a host's name.
+    // End background tasks before the log is flushed, so that it has their last lines. `drop` would wait
+    // for DNS lookups.
     runtime.shutdown_timeout(TASKS_END_TIMEOUT);
     if let Some(log_file) = log_file {
-        log_file.flush(shutdown.until(Step::Log));
+        log_file.flush(shutdown.deadline(Step::Log));
     }
     result
 }
@@ -196,37 +196,36 @@ fn run(name: &str, matches: &ArgMatches) -> Result<(), Failure> {
 fn read_settings<'a>(
     name: &str,
     matches: &'a ArgMatches,
-) -> Result<(Config, Job<'a>), ConfigErrors> {
-    // The commands of dlq have the settings.
+) -> Result<(Config, Subcommand<'a>), ConfigErrors> {
+    // The flags belong to the subcommands of dlq.
     let nested = matches.subcommand().map_or(matches, |(_, nested)| nested);
     let mut reader = Reader::new(nested, std::env::vars_os());
     reader.refuse_unknown(&[serve::CLIENT_WAS_LOST]);
     if name == "produce" {
         reader.set_default("OTEL_SERVICE_NAME", "ganesh-produce");
     }
-    // What they find is their output; the way there is not.
-    let asks = matches!(name, "dlq" | "doctor" | "healthcheck" | "log-level");
-    if asks {
+    // These commands print results: their log would stand in between.
+    let is_query = matches!(name, "dlq" | "doctor" | "healthcheck" | "log-level");
+    if is_query {
         reader.set_default("GANESH_LOG", "error");
     }
     let mut config = Config::read_from(&mut reader);
-    if asks {
-        // Who looks at a process, as another user perhaps, has no business in its log.
+    if is_query {
+        // Another user may run these commands: keep out of the log of the service.
         config.telemetry.log_dir = None;
-        // And nothing to say to a collector.
         config.telemetry.traces = TracesExporter::None;
     }
-    let job = match name {
-        "serve" => Job::Serve,
-        "produce" => Job::Produce(Options::read(&mut reader)),
-        "migrate" => Job::Migrate,
-        "dlq" => Job::Dlq(matches),
-        "doctor" => Job::Doctor,
-        "healthcheck" => Job::Healthcheck,
-        "log-level" => Job::LogLevel(log_level::change(&mut reader, matches)),
+    let subcommand = match name {
+        "serve" => Subcommand::Serve,
+        "produce" => Subcommand::Produce(Options::read(&mut reader)),
+        "migrate" => Subcommand::Migrate,
+        "dlq" => Subcommand::Dlq(matches),
+        "doctor" => Subcommand::Doctor,
+        "healthcheck" => Subcommand::Healthcheck,
+        "log-level" => Subcommand::LogLevel(log_level::change(&mut reader, matches)),
         _ => unreachable!("clap knows no other subcommand"),
     };
-    reader.finish((config, job))
+    reader.finish((config, subcommand))
 }
 
 fn open_log_file(config: &Config) -> Result<Option<LogFile>, Failure> {

@@ -75,6 +75,8 @@ pub struct NatsConfig {
 #[expect(missing_docs, reason = "SETTINGS says what each field is")]
 pub struct PostgresConfig {
     pub(crate) url: SecretUrl,
+    /// Where its tables are; as it is, without quotes.
+    pub(crate) schema: String,
     pub migrate_on_start: bool,
     pub(crate) partition_interval: PartitionInterval,
     /// `None` keeps events.
@@ -275,6 +277,7 @@ impl PostgresConfig {
                 &["postgresql", "postgres"],
                 POSTGRES_PARAMETERS,
             ),
+            schema: r.schema_name("GANESH_POSTGRES_SCHEMA"),
             migrate_on_start: r.boolean("GANESH_MIGRATE_ON_START"),
             partition_interval: r.one_of(
                 "GANESH_PARTITION_INTERVAL",

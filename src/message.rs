@@ -22,7 +22,7 @@ use crate::labels::{Outcome, Reason, WriteMethod};
 
 pub(crate) type InFlightId = usize;
 
-/// A delivered message. Dropped on any path before it is settled, it is released: the server
+/// A delivered message. If it is dropped before it is settled, ganesh releases it by a NAK, and the server
 /// delivers it again at once.
 pub struct Delivery {
     /// Subject, headers and body.
@@ -36,7 +36,7 @@ pub struct Delivery {
     pub(crate) producer: Option<TraceContext>,
     /// The id that every trace, row, log line and dead letter of it carries.
     pub(crate) trace_id: TraceId,
-    /// When it was where.
+    /// The time of each stage.
     pub timings: Timings,
     pub(crate) ack_subject: Subject,
     pub(crate) guard: InFlightGuard,
@@ -48,7 +48,7 @@ impl Delivery {
     }
 
     /// Returns whether the consumer that delivered it can still take its acknowledgement.
-    pub(crate) fn is_ours(&self) -> bool {
+    pub(crate) fn can_be_acked(&self) -> bool {
         self.guard.consumer_generation == self.guard.releases.consumer_generation()
     }
 }
@@ -93,8 +93,7 @@ pub(crate) struct Releases {
     /// Unbounded, but never longer than the register: an entry leaves it only after its release was
     /// sent.
     ids: UnboundedSender<InFlightId>,
-    /// Counts consumers. A recreated consumer would apply an old acknowledgement to its own delivery with
-    /// the same numbers.
+    /// Counts consumers. Sequences restart with a recreated one: an old ack would acknowledge another message.
     consumer_generation: AtomicU64,
 }
 
@@ -144,8 +143,8 @@ impl Batch {
     }
 }
 
-/// A batch whose rows are committed. Messages stay in the batch until they are settled: moving them costs a
-/// tenth of the processor time.
+/// A batch whose rows are committed. It keeps its messages until they are settled: copying them into another
+/// `Vec` costs a tenth of the processor time.
 pub struct StoredBatch {
     /// Its messages, without those whose row Postgres rejected.
     pub messages: Vec<Decoded>,
@@ -153,11 +152,11 @@ pub struct StoredBatch {
     pub outcomes: Vec<Outcome>,
     /// Whether its transaction advanced the cache's epoch.
     pub epoch_advanced: bool,
-    /// When it was where, and what failed on the way.
+    /// The time of each stage, and what failed.
     pub timings: Arc<BatchTimings>,
 }
 
-/// When a batch was where (nanoseconds of [`timings::now_nanos`]), and what failed.
+/// The time of each stage of a batch (nanoseconds of [`timings::now_nanos`]), and what failed.
 #[derive(Debug)]
 pub struct BatchTimings {
     /// When a writer took it first.
@@ -191,9 +190,9 @@ pub(crate) struct DeadLetter {
     pub(crate) batch: Option<Arc<BatchTimings>>,
 }
 
-/// How a stored batch passed the cache.
+/// Result of the cache write of a batch.
 pub struct CacheWrite {
-    /// When it was in the cache, or nothing of it had to be (nanoseconds of [`timings::now_nanos`]).
+    /// When it was written or skipped (nanoseconds of [`timings::now_nanos`]).
     pub ended: u64,
     /// Attempts that failed.
     pub failures: Failures,
@@ -202,7 +201,7 @@ pub struct CacheWrite {
 }
 
 /// A letter that the dead-letter stream has acknowledged.
-pub(crate) struct BuriedLetter {
+pub(crate) struct PublishedLetter {
     pub(crate) letter: DeadLetter,
     pub(crate) failures: Failures,
 }

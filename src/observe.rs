@@ -20,7 +20,7 @@ use crate::config::Config;
 use crate::event::Timestamp;
 use crate::labels::{Decision, Outcome, Stage};
 use crate::message::timings::{Moment, now_nanos};
-use crate::message::{BatchTimings, BuriedLetter, CacheWrite, StoredBatch};
+use crate::message::{BatchTimings, CacheWrite, PublishedLetter, StoredBatch};
 use crate::telemetry::Metrics;
 use crate::telemetry::histogram::{Exemplar, Tally};
 use crate::telemetry::logs::RateLimit;
@@ -132,8 +132,8 @@ impl Observer {
     }
 
     /// A dead letter was acknowledged, and just now the message that it is of.
-    pub(crate) fn letter(&mut self, buried: &BuriedLetter) {
-        let message = SettledMessage::of_letter(buried, Moment::now());
+    pub(crate) fn letter(&mut self, published: &PublishedLetter) {
+        let message = SettledMessage::of_letter(published, Moment::now());
         let decision = self.observe(&message, message.has_failed());
         self.tallies.add_to(&self.shared);
         if let Some(batch) = message.batch {

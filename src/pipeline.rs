@@ -1,9 +1,14 @@
-//! The pipeline: which task hands what to which, and how it ends.
+//! The pipeline: which task hands what to which, and how it ends. A message takes this way:
 //!
 //! ```text
-//!  source ── decode ──▶ queue ─ parking ─▶ writers: store, cache, settle
-//!     │ no event                               │ rejected row
-//!     └───────────────▶ dead letters ◀─────────┘
+//!  source.rs   Source::step         pulls, as much as may be held
+//!  intake.rs   Intake::accept       registers the delivery and decodes it ──▶ no event: dead_letter.rs
+//!  queue.rs    one bounded queue of decoded events
+//!  writer.rs   run                  one of the writers carries a batch through these steps:
+//!  parking.rs  Parking::next_batch  what the queue holds, or a batch that must be tried again
+//!  store.rs    store                the rows are committed when it returns ──▶ rejected: dead_letter.rs
+//!  writer.rs   write_cache          the cache has no older state of these subjects
+//!  settle.rs   ack_batch            the acknowledgements
 //! ```
 //!
 //! The queues have no capacity of their own: every message in them counts against the in-flight limit.
@@ -50,7 +55,7 @@ use crate::telemetry::{Health, Metrics};
 /// How often the difference between clocks is exported.
 const EXPORT_EVERY: Duration = Duration::from_secs(1);
 
-/// What the pipeline works with; made by `serve`.
+/// What the pipeline needs; `serve` makes it.
 pub(crate) struct Resources {
     pub(crate) config: Config,
     /// Where messages come from.
@@ -60,7 +65,7 @@ pub(crate) struct Resources {
     pub(crate) storage: EventWriter,
     pub(crate) reads: Reads,
     pub(crate) cache: Cache,
-    /// Is told that too many rows are rejected, and tells when Postgres answers again.
+    /// Readiness. Also signals that Postgres has recovered.
     pub(crate) health: Health,
     pub(crate) metrics: Metrics,
     /// Records each settled message; `None` when telemetry is off.
@@ -108,7 +113,7 @@ fn source(resources: Resources, outputs: Outputs) -> Source {
     Source::new(event_source, in_flight, metrics, outputs, config)
 }
 
-/// A queue of messages that are held: it has no more than may be.
+/// A queue of held messages: its depth never exceeds `GANESH_MAX_IN_FLIGHT`.
 fn held_queue<T>(resources: &Resources, name: Queue) -> (Sender<T>, Receiver<T>) {
     #[allow(clippy::cast_precision_loss, reason = "a gauge")]
     let capacity = resources.config.pipeline.max_in_flight as f64;
@@ -168,7 +173,7 @@ pub(crate) async fn supervise(
                 return Err(error);
             }
             Err(join) if join.is_panic() => std::panic::resume_unwind(join.into_panic()),
-            // It ended, or it was told to.
+            // It ended by itself or was aborted.
             Ok(Ok(())) | Err(_) => {}
         }
     }

@@ -17,7 +17,8 @@ ALTER ROLE exporter SET statement_timeout = '5s';
 GRANT pg_monitor TO exporter;
 
 -- `events` does not exist yet, so a trigger grants SELECT when the migration makes it. Default privileges
--- would open every new table. Partitions need no grant of their own.
+-- would open every new table. Partitions need no grant of their own. With another GANESH_POSTGRES_SCHEMA
+-- than public, name that one below, and set it as search_path of grafana.
 CREATE FUNCTION let_grafana_read_events() RETURNS event_trigger LANGUAGE plpgsql AS $$
 BEGIN
     IF EXISTS (SELECT FROM pg_event_trigger_ddl_commands() WHERE object_identity = 'public.events') THEN

@@ -76,7 +76,9 @@ async fn few_at_once(
 }
 
 async fn readyz(State(admin): State<Admin>) -> Response {
-    let reasons = admin.health.not_ready_because();
+    let reasons = admin.health.not_ready_because().into_iter();
+    let mut reasons: Vec<String> = reasons.map(str::to_owned).collect();
+    reasons.extend(admin.health.database_refusal());
     let (status, word) = if reasons.is_empty() {
         (StatusCode::OK, "ready")
     } else {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use anyhow::anyhow;
 use clap::Command;
 
-use super::{Failure, LOG_SETTINGS, say};
+use super::{Failure, LOG_SETTINGS, print_line};
 use crate::config::{Config, Group, flags, group_flags};
 
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(5);
@@ -27,6 +27,7 @@ pub(super) fn command() -> Command {
             "GANESH_MAX_IN_FLIGHT",
             "GANESH_MAX_IN_FLIGHT_BYTES",
             "GANESH_WRITERS",
+            "GANESH_POSTGRES_SCHEMA",
             "GANESH_PARTITION_INTERVAL",
             "GANESH_RETENTION_DAYS",
         ]))
@@ -54,7 +55,7 @@ impl Findings {
     }
 
     fn line(&self, result: &str, finding: impl Display) {
-        say(format_args!(
+        print_line(format_args!(
             "{result:<7}  {:<9} {finding}",
             self.dependency
         ));

@@ -5,7 +5,7 @@ use anyhow::anyhow;
 use clap::Command;
 use reqwest::Method;
 
-use super::{Failure, LOG_SETTINGS, admin_client, say};
+use super::{Failure, LOG_SETTINGS, admin_client, print_line};
 use crate::config::{Config, flags};
 
 pub(super) fn command() -> Command {
@@ -20,6 +20,6 @@ pub(super) async fn run(config: Config) -> Result<(), Failure> {
     if !status.is_success() {
         return Err(Failure::Running(anyhow!("not ready: {body}")));
     }
-    say("ready");
+    print_line("ready");
     Ok(())
 }

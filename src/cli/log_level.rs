@@ -4,7 +4,7 @@ use anyhow::{Context as _, anyhow};
 use clap::{Arg, ArgMatches, Command};
 use reqwest::{Method, StatusCode};
 
-use super::{Failure, LOG_SETTINGS, admin_client, say};
+use super::{Failure, LOG_SETTINGS, admin_client, print_line};
 use crate::api::log_level::LevelChange;
 use crate::config::{Config, Group, Reader, flags, group_flags};
 use crate::telemetry::logs::FilterState;
@@ -69,10 +69,10 @@ fn detail(body: &str) -> String {
 
 fn print(state: &FilterState) {
     match &state.until {
-        Some(until) => say(format_args!(
+        Some(until) => print_line(format_args!(
             "{} until {until}, then {}",
             state.filter, state.configured
         )),
-        None => say(&state.filter),
+        None => print_line(&state.filter),
     }
 }

@@ -2,9 +2,10 @@
 
 use clap::Command;
 
-use super::startup::{StartDeadline, wait_for_postgres};
-use super::{Failure, TELEMETRY_SETTINGS, say};
+use super::startup::{StartDeadline, migrate, wait_for_postgres};
+use super::{Failure, TELEMETRY_SETTINGS, print_line};
 use crate::config::{Config, flags};
+use crate::error::Class;
 use crate::storage::{classify, partitions, pool, schema};
 
 pub(super) fn command() -> Command {
@@ -13,6 +14,7 @@ pub(super) fn command() -> Command {
         .args(flags([
             "POSTGRES_URL",
             "GANESH_STARTUP_TIMEOUT",
+            "GANESH_POSTGRES_SCHEMA",
             "GANESH_PARTITION_INTERVAL",
             "GANESH_RETENTION_DAYS",
         ]))
@@ -21,15 +23,19 @@ pub(super) fn command() -> Command {
 
 pub(super) async fn run(config: Config) -> Result<(), Failure> {
     let pool = pool::lazy(&config.postgres, 1)?;
-    wait_for_postgres(&pool, StartDeadline::after(config.startup_timeout)).await?;
+    let deadline = StartDeadline::after(config.startup_timeout);
+    wait_for_postgres(&config.postgres, deadline).await?;
     let missing = schema::missing_migrations(&pool).await;
     let missing = missing.map_err(|error| classify(&error))?;
-    schema::migrate(&pool)
-        .await
-        .map_err(schema::migrate_error)?;
+    match migrate(&pool, &config.postgres).await {
+        Err(error) if error.class == Class::Fatal => {
+            return Err(Failure::Usage(format!("migrations: {}", error.detail)));
+        }
+        result => result?,
+    }
     let made = partitions::upkeep(&pool, &config.postgres).await;
     made.map_err(|error| classify(&error))?;
-    say(format_args!(
+    print_line(format_args!(
         "{missing} migrations applied; the schema is up to date"
     ));
     pool.close().await;

@@ -7,7 +7,7 @@ use percent_encoding::utf8_percent_encode;
 use super::admin_client::reachable;
 use super::shutdown::Signals;
 use super::startup::{StartDeadline, wait_for};
-use super::{Failure, TELEMETRY_SETTINGS, say};
+use super::{Failure, TELEMETRY_SETTINGS, print_line};
 use crate::api::ENCODED;
 use crate::config::{Config, Group, flags, group_flags};
 use crate::error::Class;
@@ -97,14 +97,14 @@ fn listen(stop: &Stop) -> std::io::Result<()> {
 
 fn print(report: &Report, options: &Options, config: &Config) -> anyhow::Result<()> {
     if options.json {
-        say(serde_json::to_string(report)?);
+        print_line(serde_json::to_string(report)?);
         return Ok(());
     }
     for event in &report.events {
-        say(look_up(event, config));
+        print_line(look_up(event, config));
     }
     if u64::try_from(report.events.len())? < report.counts.published {
-        say(report);
+        print_line(report);
     }
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! `ganesh serve`: connect, build, run, and drain within the grace period.
+//! `ganesh serve`: connect, build, run, and drain within the grace period. The way of a message begins in
+//! [`pipeline::spawn`].
 
 mod connect;
 
@@ -36,9 +37,9 @@ use crate::telemetry::logs::LogFilter;
 use crate::telemetry::span_queue::SpanQueue;
 use crate::telemetry::{Health, Metrics, runtime};
 
-/// How long NATS may take to take the last acknowledgements, where the grace period is long.
+/// How long the last acknowledgements may take to reach NATS; less if the grace period ends before.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
-/// Tells a process that it starts because the NATS client of the one before it broke down.
+/// Environment variable that tells the process that the NATS client of its predecessor broke down.
 pub(super) const CLIENT_WAS_LOST: &str = "GANESH_CLIENT_WAS_LOST";
 
 pub(super) fn command() -> Command {
@@ -49,7 +50,7 @@ pub(super) fn command() -> Command {
         .args(shared.flat_map(group_flags))
 }
 
-/// What the process has once, whatever it is connected to.
+/// What the process has exactly once and needs no connection.
 struct Service {
     config: Config,
     metrics: Metrics,
@@ -57,10 +58,10 @@ struct Service {
     slow: SlowList,
     spans: Option<SpanQueue>,
     log_filter: LogFilter,
-    /// Cancelled by a signal: no more fetching.
+    /// Cancelled by a signal. The source then stops fetching.
     stop: CancellationToken,
-    /// Cancelled when the pipeline has drained: it ends the background tasks.
-    background: CancellationToken,
+    /// Cancelled when the pipeline has drained. The background tasks then end.
+    stop_background: CancellationToken,
     shutdown: Shutdown,
 }
 
@@ -86,11 +87,11 @@ pub(super) async fn run(
     }
     tracing::info!(?config, "starting");
     let health = Health::new(metrics.clone());
-    let (begun, told) = (shutdown.clone(), health.clone());
+    let (signalled, unready) = (shutdown.clone(), health.clone());
     let on_signal = move || {
-        begun.begin();
-        // Before anything ends, so that a balancer sends the next reads elsewhere.
-        told.set_stopping();
+        signalled.begin();
+        // First, so that a load balancer sends the next reads elsewhere.
+        unready.set_stopping();
     };
     let service = Service {
         config,
@@ -100,11 +101,11 @@ pub(super) async fn run(
         spans,
         log_filter,
         stop: stop_on_signal(on_signal)?,
-        background: CancellationToken::new(),
+        stop_background: CancellationToken::new(),
         shutdown: shutdown.clone(),
     };
     tokio::select! {
-        biased; // its own end is the better one
+        biased; // prefer an orderly end
         result = service.serve() => result,
         () = service.stopped_before_start() => Ok(()),
     }
@@ -122,16 +123,16 @@ impl Service {
         let consumer_watch = servers.event_source.consumer_watch.clone();
         let drops = servers.event_source.drops.clone();
         let client = servers.event_source.jetstream.client();
-        let (parts, background_tasks) = self.build(servers, api_listener)?;
+        let (resources, background_tasks) = self.build(servers, api_listener)?;
         let result = tokio::select! {
-            biased; // what waits for the client would wait for ever
-            () = connection::lost(drops) => Err(self.client_lost()),
-            result = self.run_pipeline(parts) => result.map_err(Failure::from),
+            biased; // without a client the pipeline never ends
+            () = connection::lost(drops) => Err(self.client_crashed()),
+            result = self.run_pipeline(resources) => result.map_err(Failure::from),
         };
-        if !matches!(result, Err(Failure::ClientLost { .. })) {
+        if !matches!(result, Err(Failure::ClientCrashed { .. })) {
             self.drain(&client, background_tasks).await;
         }
-        // Said even where the client broke down on the way: to start again would not help.
+        // Comes before a lost client: a restart would not mend the consumer.
         match consumer_watch.violation_error() {
             Some(error) => Err(error.into()),
             None => result,
@@ -146,10 +147,10 @@ impl Service {
             slow: self.slow.clone(),
             log_filter: self.log_filter.clone(),
         };
-        tokio::spawn(admin::serve(listener, admin, self.background.clone()));
+        tokio::spawn(admin::serve(listener, admin, self.stop_background.clone()));
     }
 
-    /// Starts the background tasks, and puts together what the pipeline works with.
+    /// Starts the background tasks, and assembles what the pipeline needs.
     fn build(
         &self,
         servers: Servers,
@@ -158,13 +159,13 @@ impl Service {
         let Servers { pool, event_source } = servers;
         let reads = Reads::new(pool.clone(), self.config.postgres.partition_interval);
         let cache = self.start_cache(&reads)?;
-        self.watch_postgres(&pool);
+        self.start_postgres_tasks(&pool);
         let background_tasks =
             self.start_background_tasks(&event_source, (&cache, &reads), api_listener);
-        self.watch_nats(&event_source, &background_tasks.in_flight);
+        self.start_nats_tasks(&event_source, &background_tasks.in_flight);
         let (spans, slow) = (self.spans.clone(), self.slow.clone());
         let observer = Observer::new(&self.config, self.metrics.clone(), spans, slow);
-        let parts = Resources {
+        let resources = Resources {
             config: self.config.clone(),
             event_source,
             in_flight: background_tasks.in_flight.clone(),
@@ -175,19 +176,19 @@ impl Service {
             observer: self.config.telemetry.enabled.then_some(observer),
             metrics: self.metrics.clone(),
         };
-        Ok((parts, background_tasks))
+        Ok((resources, background_tasks))
     }
 
     fn start_cache(&self, reads: &Reads) -> Result<Cache, Failure> {
         let (metrics, health) = (self.metrics.clone(), self.health.clone());
         let cache = Cache::new(&self.config.cache, reads.clone(), metrics, health)
             .map_err(|error| Failure::Usage(format!("REDIS_URL: {error}")))?;
-        tokio::spawn(cache.clone().run(self.background.clone()));
+        tokio::spawn(cache.clone().run(self.stop_background.clone()));
         Ok(cache)
     }
 
-    fn watch_postgres(&self, pool: &PgPool) {
-        let (metrics, background) = (self.metrics.clone(), self.background.clone());
+    fn start_postgres_tasks(&self, pool: &PgPool) {
+        let (metrics, background) = (self.metrics.clone(), self.stop_background.clone());
         tokio::spawn(runtime::watch(metrics.clone(), background.clone()));
         tokio::spawn(pool::watch(pool.clone(), metrics.clone(), background));
         let (config, health) = (self.config.postgres.clone(), self.health.clone());
@@ -228,7 +229,7 @@ impl Service {
         }
     }
 
-    fn watch_nats(&self, event_source: &EventSource, in_flight: &Arc<InFlight>) {
+    fn start_nats_tasks(&self, event_source: &EventSource, in_flight: &Arc<InFlight>) {
         let lag = Lag {
             jetstream: event_source.jetstream.clone(),
             consumer_watch: event_source.consumer_watch.clone(),
@@ -236,13 +237,13 @@ impl Service {
             metrics: self.metrics.clone(),
             config: self.config.clone(),
         };
-        tokio::spawn(lag.run(self.background.clone()));
+        tokio::spawn(lag.run(self.stop_background.clone()));
         let bucket = event_source.letters.clone();
-        tokio::spawn(sweep::run(bucket, self.background.clone()));
+        tokio::spawn(sweep::run(bucket, self.stop_background.clone()));
         let (shutdown, stop) = (self.shutdown.clone(), self.stop.clone());
         let (watch, health) = (event_source.consumer_watch.clone(), self.health.clone());
-        // A consumer that breaks a promise ends the service as a signal does: ganesh stores what it
-        // holds, because such a consumer might never redeliver it.
+        // If somebody changes the consumer so that it breaks a promise, shut down as after a signal.
+        // ganesh stores what it holds first: such a consumer might never redeliver it.
         tokio::spawn(async move {
             watch.violated().await;
             shutdown.begin();
@@ -251,18 +252,18 @@ impl Service {
         });
     }
 
-    /// Until every task has ended; after `stop`, no longer than the grace period allows.
-    async fn run_pipeline(&self, parts: Resources) -> Result<(), Error> {
+    /// Runs until every task has ended. After `stop`, at most until [`Step::Drain`].
+    async fn run_pipeline(&self, resources: Resources) -> Result<(), Error> {
         let http = &self.config.http;
         self.health.set_serving();
         tracing::info!(api = %http.api_addr, admin = %http.admin_addr, "serving");
-        let mut tasks = pipeline::spawn(parts, &self.stop);
+        let mut tasks = pipeline::spawn(resources, &self.stop);
         let deadline = async {
             self.stop.cancelled().await;
             tracing::info!(
                 "shutting down: no more fetching, what is held is stored and acknowledged"
             );
-            tokio::time::sleep_until(self.shutdown.until(Step::Drain).into()).await;
+            tokio::time::sleep_until(self.shutdown.deadline(Step::Drain).into()).await;
         };
         let result = tokio::select! {
             result = pipeline::supervise(&mut tasks, &self.stop) => result,
@@ -271,21 +272,21 @@ impl Service {
                 Ok(())
             }
         };
-        // A pipeline that failed ends without a signal.
+        // Needed after a fatal error, which comes without a signal.
         self.health.set_stopping();
-        // Waits until every task is gone, so that what they held is in the keepalive's queue.
+        // Dropped messages are released by the keepalive, so every task has to end before it does.
         tasks.shutdown().await;
         result
     }
 
-    /// Flushes the last acks and NAKs, ends the API, then stops the background tasks.
+    /// Flushes the last acks and NAKs, stops the API, then the background tasks.
     async fn drain(&self, client: &async_nats::Client, tasks: BackgroundTasks) {
         tasks.keepalive_stop.cancel();
         let ended = async {
             let _ = tasks.keepalive.await;
             let _ = client.flush().await;
         };
-        let until = self.shutdown.until(Step::Flush);
+        let until = self.shutdown.deadline(Step::Flush);
         let flushed = until.min(Instant::now() + FLUSH_TIMEOUT);
         if tokio::time::timeout_at(flushed.into(), ended)
             .await
@@ -293,28 +294,28 @@ impl Service {
         {
             tracing::warn!("NATS did not take the last acknowledgements in time");
         }
-        // Reads that run may end.
+        // Running requests are answered first.
         tasks.api_stop.cancel();
         let _ = tokio::time::timeout_at(until.into(), tasks.api_server).await;
         tracing::info!(held = tasks.in_flight.count(), "stopped");
-        self.background.cancel();
+        self.stop_background.cancel();
     }
 
-    fn client_lost(&self) -> Failure {
+    fn client_crashed(&self) -> Failure {
         tracing::error!(
             "the NATS client broke down, as it does on a header value with a carriage return: starting \
              again, unless told to stop, and looking for the message"
         );
         let stop = self.stop.clone();
-        Failure::ClientLost { stop }
+        Failure::ClientCrashed { stop }
     }
 
-    /// Ends a start-up that still waits for dependencies at once. After that, it only limits a shutdown
-    /// that hangs.
+    /// Returns at once after a signal during start-up. Once ganesh serves, it returns only when the shutdown
+    /// exceeds the grace period.
     async fn stopped_before_start(&self) {
         self.stop.cancelled().await;
         if self.health.has_served() {
-            tokio::time::sleep_until(self.shutdown.until(Step::Flush).into()).await;
+            tokio::time::sleep_until(self.shutdown.deadline(Step::Flush).into()).await;
             tracing::error!("the shutdown took longer than the grace period leaves for it");
         } else {
             tracing::info!("stopped before it served");

@@ -1,4 +1,4 @@
-//! The end: Ctrl-C and SIGTERM, and the one deadline that all parts of the end share.
+//! Shutdown: SIGINT, SIGTERM, and the grace period that all steps of the shutdown share.
 
 use std::io;
 use std::sync::{Arc, OnceLock};
@@ -7,11 +7,10 @@ use std::time::{Duration, Instant};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 
-/// Kept of the grace period for what follows the pipeline, or half of a short one.
+/// Reserved at the end of the grace period for the steps after the pipeline; half of a grace period under 6 s.
 const RESERVE_MAX: Duration = Duration::from_secs(3);
 
-/// The steps of the end. Each number is the part of the reserve that remains when the step has to be
-/// done, in twelfths. The rest after the log is for the exit itself.
+/// The steps of a shutdown. The number: how many twelfths of the reserve remain at the step's deadline.
 #[derive(Debug, Clone, Copy)]
 pub(super) enum Step {
     /// Held messages are stored and acknowledged.
@@ -24,7 +23,7 @@ pub(super) enum Step {
     Log = 1,
 }
 
-/// The grace period, which begins once. Cloning clones an `Arc`.
+/// The grace period. All clones share its beginning.
 #[derive(Debug, Clone)]
 pub(super) struct Shutdown {
     grace: Duration,
@@ -44,8 +43,8 @@ impl Shutdown {
         self.began.get_or_init(Instant::now);
     }
 
-    /// The deadline of a step. Begins the grace period where no signal did.
-    pub(super) fn until(&self, step: Step) -> Instant {
+    /// Returns the deadline of a step. Begins the grace period if no signal did.
+    pub(super) fn deadline(&self, step: Step) -> Instant {
         let began = *self.began.get_or_init(Instant::now);
         let reserve = RESERVE_MAX.min(self.grace / 2);
         let kept_back = reserve * step as u32 / Step::Drain as u32;
@@ -81,11 +80,11 @@ pub(super) fn stop_on_signal(
 ) -> io::Result<CancellationToken> {
     let mut signals = Signals::listen()?;
     let stop = CancellationToken::new();
-    let told = stop.clone();
+    let cancelled = stop.clone();
     tokio::spawn(async move {
         signals.next().await;
         first();
-        told.cancel();
+        cancelled.cancel();
     });
     Ok(stop)
 }
@@ -102,12 +101,12 @@ mod tests {
             shutdown.begin();
             let began = *shutdown.began.get().expect("it has begun");
             let steps = [Step::Drain, Step::Flush, Step::Spans, Step::Log];
-            let until = steps.map(|step| shutdown.until(step) - began);
+            let until = steps.map(|step| shutdown.deadline(step) - began);
             assert!(until.is_sorted_by(|one, next| one < next), "{until:?}");
             assert!(until[0] >= grace / 2, "{until:?}");
             assert!(until[3] < grace, "{until:?}");
         }
-        let until = Shutdown::new(Duration::from_secs(25)).until(Step::Drain);
+        let until = Shutdown::new(Duration::from_secs(25)).deadline(Step::Drain);
         assert!(until > Instant::now() + Duration::from_secs(21));
     }
 }

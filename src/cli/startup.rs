@@ -4,12 +4,13 @@ use std::future::Future;
 use std::time::Duration;
 
 use anyhow::anyhow;
-use sqlx::{ConnectOptions, PgPool};
+use sqlx::PgPool;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::Failure;
+use crate::config::PostgresConfig;
 use crate::error::{Class, Error};
-use crate::storage::{classify, schema};
+use crate::storage::{classify, ownership, pool, schema, session};
 
 const ATTEMPT_EVERY: Duration = Duration::from_millis(500);
 /// How often a wait says that it goes on.
@@ -70,19 +71,23 @@ where
     }
 }
 
-/// Waits for Postgres, and refuses a server that breaks a promise.
+/// Waits for Postgres, and refuses a server that breaks a promise, and a schema that is not ganesh's.
 pub(super) async fn wait_for_postgres(
-    pool: &PgPool,
+    config: &PostgresConfig,
     deadline: StartDeadline,
 ) -> Result<(), Failure> {
-    // Not by the pool, which repeats what fails and then says no more than that it took long.
-    let options = pool.connect_options();
-    let ask = async || schema::facts(&mut options.connect().await?).await;
-    let facts = wait_for("Postgres (POSTGRES_URL)", deadline, || async {
+    let options = pool::options(config)?;
+    let schema = &config.schema;
+    let ask = async || {
+        let mut connection = session::open(&options, schema).await?;
+        let mut violations = schema::facts(&mut connection).await?.violations();
+        violations.extend(ownership::violation(&mut connection, schema).await?);
+        Ok::<_, sqlx::Error>(violations)
+    };
+    let violations = wait_for("Postgres (POSTGRES_URL)", deadline, || async {
         ask().await.map_err(|error| classify(&error))
     })
     .await?;
-    let violations = facts.violations();
     if violations.is_empty() {
         Ok(())
     } else {
@@ -94,14 +99,13 @@ pub(super) async fn wait_for_postgres(
 /// again after a lost connection.
 pub(super) async fn wait_for_schema(
     pool: &PgPool,
-    migrate: bool,
+    config: &PostgresConfig,
     deadline: StartDeadline,
 ) -> Result<(), Failure> {
     loop {
-        wait_for_postgres(pool, deadline).await?;
-        let missing = if migrate {
-            let migrated = schema::migrate(pool).await;
-            migrated.map(|()| 0).map_err(schema::migrate_error)
+        wait_for_postgres(config, deadline).await?;
+        let missing = if config.migrate_on_start {
+            migrate(pool, config).await.map(|()| 0)
         } else {
             let missing = schema::missing_migrations(pool).await;
             missing.map_err(|error| classify(&error))
@@ -118,7 +122,16 @@ pub(super) async fn wait_for_schema(
                 tracing::warn!(%error, "the schema was not looked after; trying again");
                 tokio::time::sleep(ATTEMPT_EVERY).await;
             }
+            Err(error) if error.class == Class::Fatal => {
+                return Err(Failure::Usage(format!("migrations: {}", error.detail)));
+            }
             Err(error) => return Err(Failure::Running(anyhow!(error))),
         }
     }
+}
+
+/// Makes the schema and applies the migrations that are missing.
+pub(super) async fn migrate(pool: &PgPool, config: &PostgresConfig) -> Result<(), Error> {
+    schema::make_schema(pool, &config.schema).await?;
+    schema::migrate(pool).await.map_err(schema::migrate_error)
 }

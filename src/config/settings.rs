@@ -131,6 +131,7 @@ pub const SETTINGS: &[Setting] = &[
     setting(Pipeline, "GANESH_MAX_IN_FLIGHT_BYTES", "64MiB", "Bytes held, at most; never below the server's maximum payload"),
     setting(Pipeline, "GANESH_SHUTDOWN_GRACE", "25s", "How long a shutdown may take, from SIGTERM to exit"),
     setting(Storage, "GANESH_MIGRATE_ON_START", "true", "Apply the migrations before serve starts"),
+    setting(Storage, "GANESH_POSTGRES_SCHEMA", "public", "Schema that holds events and ganesh's other tables; made when missing"),
     setting(Storage, "GANESH_PARTITION_INTERVAL", "day", "Time that one partition of events covers: hour or day"),
     setting(Storage, "GANESH_RETENTION_DAYS", "0", "Days after which events are dropped; 0 keeps them"),
     setting(Storage, "GANESH_CACHE_TTL_SECS", "3600", "Seconds that a cache entry stays after a read put it there"),

@@ -148,6 +148,17 @@ impl Reader {
         )
     }
 
+    /// Postgres would fold, cut or refuse others.
+    pub(super) fn schema_name(&mut self, env: &'static str) -> String {
+        let expected =
+            "a name of 1 to 63 letters, digits, _ and - (ASCII) that does not begin with pg_";
+        self.parse(env, expected, |raw| {
+            let good = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '-');
+            let good = (1..=63).contains(&raw.len()) && raw.chars().all(good);
+            (good && !raw.starts_with("pg_")).then(|| raw.to_owned())
+        })
+    }
+
     pub(super) fn subjects(&mut self, env: &'static str) -> Vec<String> {
         self.parse(
             env,

@@ -44,7 +44,7 @@ impl Timings {
     }
 
     /// Notes that decode took it, at `nanos`. Until then it waited in JetStream or in the source.
-    pub fn mark_taken(&mut self, nanos: u64) {
+    pub fn mark_received(&mut self, nanos: u64) {
         self.taken = nanos;
     }
 

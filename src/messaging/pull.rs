@@ -172,21 +172,21 @@ impl Pulls {
     }
 
     /// Call after a reconnect: nobody knows which requests arrived. Those that did expire soon.
-    pub(crate) fn cut(&mut self) {
+    pub(crate) fn discard_all(&mut self) {
         let until = Instant::now() + PULL_EXPIRES + PULL_END_GRACE;
         for pull in self.requests.iter_mut().filter(|pull| !pull.is_late) {
             (pull.is_late, pull.until) = (true, until);
         }
     }
 
-    /// When [`Self::expire`] has something to do.
-    pub(crate) fn expires(&self) -> Option<Instant> {
+    /// When [`Self::drop_overdue`] has something to do.
+    pub(crate) fn overdue_at(&self) -> Option<Instant> {
         self.requests.iter().map(|pull| pull.until).min()
     }
 
     /// Forgets late requests that have expired. Returns whether another request became overdue; its
     /// messages may arrive until `ack_wait`.
-    pub(crate) fn expire(&mut self) -> bool {
+    pub(crate) fn drop_overdue(&mut self) -> bool {
         let now = Instant::now();
         let is_over = |pull: &mut Pull| pull.is_late && pull.until <= now;
         for over in self.requests.extract_if(.., is_over) {

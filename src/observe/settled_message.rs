@@ -7,7 +7,7 @@ use crate::event::Event;
 use crate::labels::{Outcome, Stage};
 use crate::message::timings::{Failures, Moment};
 use crate::message::{
-    BatchTimings, BuriedLetter, CacheWrite, DeadLetter, Decoded, Delivery, StoredBatch,
+    BatchTimings, CacheWrite, DeadLetter, Decoded, Delivery, PublishedLetter, StoredBatch,
 };
 use strum::VariantArray as _;
 
@@ -120,14 +120,14 @@ impl<'a> SettledBatch<'a> {
 
 impl<'a> SettledMessage<'a> {
     /// The message of a letter that was acknowledged at this moment. It came from decode, or from store.
-    pub(crate) fn of_letter(buried: &'a BuriedLetter, moment: Moment) -> Self {
+    pub(crate) fn of_letter(published: &'a PublishedLetter, moment: Moment) -> Self {
         let DeadLetter {
             delivery,
             reason,
             detail,
             event,
             batch,
-        } = &buried.letter;
+        } = &published.letter;
         let batch = batch.as_deref();
         let marks: Marks = [
             delivery.timings.taken_at(),
@@ -150,7 +150,7 @@ impl<'a> SettledMessage<'a> {
             moment,
             batch,
             cache_failures: None,
-            settle_failures: Some(&buried.failures),
+            settle_failures: Some(&published.failures),
             failure: Some(StageFailure {
                 stage,
                 error_type: reason.into_str(),

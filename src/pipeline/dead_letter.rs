@@ -12,7 +12,7 @@ use super::settle;
 use crate::backoff::Backoff;
 use crate::error::{Dependency, Error};
 use crate::message::timings::Failures;
-use crate::message::{BuriedLetter, DeadLetter};
+use crate::message::{DeadLetter, PublishedLetter};
 use crate::messaging::InFlight;
 use crate::messaging::letters::bucket::Bucket;
 use crate::messaging::letters::publish::{Placed, publish};
@@ -57,16 +57,22 @@ pub(crate) async fn run(stage: DeadLetterStage, queue: Receiver<DeadLetter>) -> 
     letters
         .flatten()
         .for_each_concurrent(PUBLISHES_AT_ONCE, |letter| async {
-            let buried = stage.bury(letter).await;
+            let published = stage.bury(letter).await;
             let mut observer = stage.observer.clone();
-            settle::letter(&stage.client, &stage.in_flight, observer.as_mut(), buried).await;
+            settle::ack_dead_letter(
+                &stage.client,
+                &stage.in_flight,
+                observer.as_mut(),
+                published,
+            )
+            .await;
         })
         .await;
     Ok(())
 }
 
 impl DeadLetterStage {
-    async fn bury(&self, letter: DeadLetter) -> BuriedLetter {
+    async fn bury(&self, letter: DeadLetter) -> PublishedLetter {
         if let Some(suppressed) = self.log.allow() {
             tracing::warn!(
                 reason = letter.reason.into_str(),
@@ -101,7 +107,7 @@ impl DeadLetterStage {
             self.health.remove_refused_letter();
         }
         self.metrics.dead_letters[letter.reason].increment(1);
-        BuriedLetter { letter, failures }
+        PublishedLetter { letter, failures }
     }
 
     /// Returns when the letter, and its object if it needs one, are durable.

@@ -40,7 +40,7 @@ pub(crate) struct Intake {
     pub(crate) outputs: Outputs,
     pub(crate) config: Arc<Config>,
     pub(crate) metrics: Metrics,
-    /// Limits the line for messages that are no delivery: anyone can publish to our inbox.
+    /// Limits the log line for inbox messages that are no JetStream delivery: any client can send them.
     pub(crate) invalid_deliveries: RateLimit,
 }
 
@@ -63,7 +63,7 @@ impl Intake {
     ) -> Result<T, ClientClosed> {
         let mut other = std::pin::pin!(other);
         loop {
-            let overdue_at = self.pulls.expires();
+            let overdue_at = self.pulls.overdue_at();
             tokio::select! {
                 done = &mut other => return Ok(done),
                 pulled = self.pulls.next() => {
@@ -71,7 +71,7 @@ impl Intake {
                 }
                 // `other` may wait for the capacity that this frees.
                 () = sleep_until_or_never(overdue_at) => {
-                    self.pulls.expire();
+                    self.pulls.drop_overdue();
                 }
             }
         }
@@ -119,15 +119,14 @@ impl Intake {
     }
 }
 
-/// As delivered; where there are many headers, with what each of them takes beside its bytes.
+/// The message's length, and 150 bytes more for each header value after the 32nd.
 fn bytes_in_memory(message: &Message) -> usize {
     let headers = message.headers.iter().flat_map(HeaderMap::iter);
     let values: usize = headers.map(|(_, values)| values.len()).sum();
     message.length + values.saturating_sub(HEADERS_UNCOUNTED) * HEADER_BYTES
 }
 
-/// Decodes deliveries of this stream. `accept_plain`: a message that is no CloudEvent becomes an
-/// event all the same.
+/// Decodes deliveries of this stream. `accept_plain`: messages that are no CloudEvents become events, too.
 fn decode(
     stream: &str,
     accept_plain: bool,
@@ -136,7 +135,7 @@ fn decode(
     let (mut decoded, mut letters) = (Vec::with_capacity(deliveries.len()), Vec::new());
     let taken_at = now_nanos();
     for mut delivery in deliveries {
-        delivery.timings.mark_taken(taken_at);
+        delivery.timings.mark_received(taken_at);
         match decode_one(stream, accept_plain, delivery) {
             Ok(event) => decoded.push(event),
             Err(letter) => letters.push(letter),

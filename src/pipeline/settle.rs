@@ -1,18 +1,18 @@
-//! Settle: the one place where messages are acknowledged, all of them durable by now. A
-//! lost ack causes a redelivery, which becomes a duplicate.
+//! Settle: the one place where messages are acknowledged. Each is committed in Postgres, or its letter is in
+//! the dead-letter stream. A lost ack causes a redelivery, which becomes a duplicate.
 
 use async_nats::Client;
 use bytes::Bytes;
 
 use super::writer::Writer;
-use crate::message::{BuriedLetter, CacheWrite, Delivery, StoredBatch};
+use crate::message::{CacheWrite, Delivery, PublishedLetter, StoredBatch};
 use crate::messaging::InFlight;
 use crate::observe::Observer;
 
 const ACK: &[u8] = b"+ACK";
 
 /// Acknowledges a batch. Its rows are committed, and the cache holds no older state.
-pub(crate) async fn batch(writer: &mut Writer, stored: StoredBatch, cached: &CacheWrite) {
+pub(crate) async fn ack_batch(writer: &mut Writer, stored: StoredBatch, cached: &CacheWrite) {
     for decoded in &stored.messages {
         acknowledge(&writer.client, &decoded.delivery).await;
     }
@@ -25,22 +25,23 @@ pub(crate) async fn batch(writer: &mut Writer, stored: StoredBatch, cached: &Cac
         .settle(messages.map(|decoded| decoded.delivery));
 }
 
-/// Acknowledges a message. The stream has its dead letter.
-pub(crate) async fn letter(
+/// Acknowledges a message whose letter is in the dead-letter stream.
+pub(crate) async fn ack_dead_letter(
     client: &Client,
     in_flight: &InFlight,
     observer: Option<&mut Observer>,
-    buried: BuriedLetter,
+    published: PublishedLetter,
 ) {
-    acknowledge(client, &buried.letter.delivery).await;
+    acknowledge(client, &published.letter.delivery).await;
     if let Some(observer) = observer {
-        observer.letter(&buried);
+        observer.letter(&published);
     }
-    in_flight.settle(std::iter::once(buried.letter.delivery));
+    in_flight.settle(std::iter::once(published.letter.delivery));
 }
 
+/// Skips the ack if the consumer was recreated: it would acknowledge another message.
 async fn acknowledge(client: &Client, delivery: &Delivery) {
-    if delivery.is_ours() {
+    if delivery.can_be_acked() {
         // Fails only when the client is closed, at the very end.
         let ack = Bytes::from_static(ACK);
         let _ = client.publish(delivery.ack_subject.clone(), ack).await;

@@ -37,14 +37,14 @@ const FAILING_SAID_AFTER: Duration = Duration::from_secs(10);
 pub(crate) struct EventSource {
     /// JetStream.
     pub(crate) jetstream: Context,
-    /// The drops of its connection.
+    /// Counts its disconnects.
     pub(crate) drops: ConnectionDrops,
     /// The durable consumer.
     pub(crate) consumer: PullConsumer,
     pub(crate) consumer_watch: Arc<ConsumerWatch>,
     /// Where dead letters go.
     pub(crate) letters: Bucket,
-    /// Is told when the stream is gone.
+    /// Readiness.
     pub(crate) health: Health,
     /// A message made the NATS client of the previous process panic. ganesh must find it before it is
     /// delivered again.
@@ -54,31 +54,31 @@ pub(crate) struct EventSource {
 /// Reads deliveries of one consumer.
 pub(crate) struct Source {
     client: Client,
-    origin: EventSource,
+    event_source: EventSource,
     config: Arc<Config>,
     intake: Intake,
     unreadables: Unreadables,
-    /// Drops of the connection that were looked into.
-    drops_seen: u64,
+    /// Disconnects that were handled.
+    disconnects_handled: u64,
     backoff: Backoff,
     /// Earliest time of the next pull after a failed one.
     retry_at: Instant,
     failing_since: Option<Instant>,
     /// The next message is larger than the last pull allowed: wait until the whole byte limit is free.
-    pull_all_room: bool,
+    wait_for_all_bytes: bool,
 }
 
 /// Pulls until `stop`, then reads what pulls still bring.
 pub(crate) async fn run(mut source: Source, stop: CancellationToken) -> Result<(), Error> {
     loop {
         let done = tokio::select! {
-            biased; // a stop must not wait for luck
+            biased; // check `stop` first: `select!` picks at random
             () = stop.cancelled() => break,
             done = source.step() => done,
         };
         match done {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => source.failed(&error),
+            Ok(Err(error)) => source.on_pull_error(&error),
             Err(ClientClosed) => return Ok(()),
         }
     }
@@ -89,28 +89,31 @@ pub(crate) async fn run(mut source: Source, stop: CancellationToken) -> Result<(
 impl Source {
     /// A source for this consumer.
     pub(crate) fn new(
-        origin: EventSource,
+        event_source: EventSource,
         in_flight: Arc<InFlight>,
         metrics: Metrics,
         outputs: Outputs,
         config: Config,
     ) -> Self {
-        let client = origin.jetstream.client();
-        let drops_seen = *origin.drops.borrow();
+        let client = event_source.jetstream.client();
+        let disconnects_handled = *event_source.drops.borrow();
         let config = Arc::new(config);
         Self {
             unreadables: Unreadables::new(
                 client.clone(),
-                origin.consumer.clone(),
+                event_source.consumer.clone(),
                 in_flight.clone(),
                 config.nats.stream.clone(),
                 outputs.dead_letters.clone(),
-                origin.client_was_lost,
+                event_source.client_was_lost,
             ),
             intake: Intake {
                 pulls: Pulls::new(
                     client.clone(),
-                    (origin.consumer.clone(), origin.consumer_watch.clone()),
+                    (
+                        event_source.consumer.clone(),
+                        event_source.consumer_watch.clone(),
+                    ),
                     in_flight.clone(),
                 ),
                 in_flight,
@@ -120,20 +123,20 @@ impl Source {
                 invalid_deliveries: RateLimit::default(),
             },
             client,
-            drops_seen,
-            origin,
+            disconnects_handled,
+            event_source,
             config,
             backoff: Backoff::new(),
             retry_at: Instant::now(),
             failing_since: None,
-            pull_all_room: false,
+            wait_for_all_bytes: false,
         }
     }
 
     /// Sends the next pull when it is due and capacity is free; until then, reads what the pulls under way
     /// bring. Outer error: the client is closed. Inner error: a pull failed.
     async fn step(&mut self) -> Result<Result<(), Error>, ClientClosed> {
-        self.look_into_drops().await?;
+        self.handle_disconnect().await?;
         let min_free = self.min_pull_size();
         let next_pull = self.intake.pulls.next_after(Instant::now());
         let next_pull = next_pull.map(|time| time.max(self.retry_at));
@@ -141,17 +144,17 @@ impl Source {
             sleep_until_or_never(next_pull).await;
             self.intake.in_flight.room(min_free).await
         };
-        let overdue_at = self.intake.pulls.expires();
-        let drops = self.drops_seen;
+        let overdue_at = self.intake.pulls.overdue_at();
+        let drops = self.disconnects_handled;
         let free = tokio::select! {
-            biased; // what arrived before a drop is read before it
+            biased; // read first what arrived before a disconnect
             pulled = self.intake.pulls.next() => {
                 let end = self.intake.accept(pulled.ok_or(ClientClosed)?);
-                return Ok(self.ended(end).await);
+                return Ok(self.on_pull_end(end).await);
             }
-            () = connection::dropped(&mut self.origin.drops, drops) => return Ok(Ok(())),
+            () = connection::dropped(&mut self.event_source.drops, drops) => return Ok(Ok(())),
             () = sleep_until_or_never(overdue_at) => {
-                return Ok(if self.intake.pulls.expire() {
+                return Ok(if self.intake.pulls.drop_overdue() {
                     Err(response_error("the end of a pull did not arrive"))
                 } else {
                     Ok(())
@@ -174,7 +177,7 @@ impl Source {
         let any_message = self.client.max_payload() + SUBJECTS_MAX_BYTES;
         Capacity {
             messages: (messages / (2 * PULL_PARTS)).clamp(1, PULL_MAX_MESSAGES / 4),
-            bytes: if self.pull_all_room {
+            bytes: if self.wait_for_all_bytes {
                 bytes
             } else {
                 any_message.min(bytes)
@@ -193,18 +196,18 @@ impl Source {
         }
     }
 
-    /// What the end of a pull means.
-    async fn ended(&mut self, end: Option<PullEnd>) -> Result<(), Error> {
+    /// Pulls again, at once or later, by what the end of a pull says.
+    async fn on_pull_end(&mut self, end: Option<PullEnd>) -> Result<(), Error> {
         match end {
             None => Ok(()),
             Some(PullEnd::Ordinary) => {
                 self.mark_healthy();
-                self.pull_all_room = false;
+                self.wait_for_all_bytes = false;
                 Ok(())
             }
             Some(PullEnd::TooLarge { asked_bytes }) if asked_bytes < self.limits().bytes => {
                 self.mark_healthy(); // What is held will be settled.
-                self.pull_all_room = true;
+                self.wait_for_all_bytes = true;
                 Err(response_error(
                     "the next message has more bytes than there is room for yet",
                 ))
@@ -218,18 +221,18 @@ impl Source {
         }
     }
 
-    /// The consumer answers pulls: whoever made it again, ganesh or an operator.
+    /// The consumer answers pulls, so it exists.
     fn mark_healthy(&mut self) {
-        self.origin.health.set_stream_gone(false);
-        self.origin.health.set_pulls_fail(false);
+        self.event_source.health.set_stream_gone(false);
+        self.event_source.health.set_pulls_fail(false);
         (self.backoff, self.failing_since) = (Backoff::new(), None);
     }
 
     /// A pull failed: the next one is sent later.
-    fn failed(&mut self, error: &Error) {
+    fn on_pull_error(&mut self, error: &Error) {
         let since = *self.failing_since.get_or_insert_with(Instant::now);
         if since.elapsed() >= FAILING_SAID_AFTER {
-            self.origin.health.set_pulls_fail(true);
+            self.event_source.health.set_pulls_fail(true);
         }
         tracing::warn!(%error, "pulling messages failed; trying again");
         self.intake.metrics.dependency_error(error);
@@ -239,38 +242,41 @@ impl Source {
     /// After a disconnect, looks for the message that caused it, before the server delivers it again. A
     /// search that fails is not repeated at once: such a message disconnects again, and starts the next
     /// search.
-    async fn look_into_drops(&mut self) -> Result<(), ClientClosed> {
-        let drops = *self.origin.drops.borrow();
-        if drops > self.drops_seen {
-            let connected = connection::connected(&self.client, &mut self.origin.drops);
+    async fn handle_disconnect(&mut self) -> Result<(), ClientClosed> {
+        let drops = *self.event_source.drops.borrow();
+        if drops > self.disconnects_handled {
+            let connected = connection::connected(&self.client, &mut self.event_source.drops);
             self.intake.read_until(connected).await?;
-            self.drops_seen = drops;
-            self.intake.pulls.cut();
-            self.unreadables.suspect();
+            self.disconnects_handled = drops;
+            self.intake.pulls.discard_all();
+            self.unreadables.schedule_search();
         }
         while self.unreadables.is_due() {
-            let looked = self.intake.read_until(self.unreadables.bury()).await?;
+            let looked = self
+                .intake
+                .read_until(self.unreadables.search_and_bury())
+                .await?;
             if let Err(error) = looked {
                 tracing::warn!(%error, "looking for messages that cannot be read failed");
                 self.intake.metrics.dependency_error(&error);
                 break;
             }
-            // What the client breaks down at must not be delivered before it is found.
-            if !self.origin.client_was_lost {
+            // Find the message that crashed the client before the next pull delivers it again.
+            if !self.event_source.client_was_lost {
                 break;
             }
         }
         Ok(())
     }
 
-    /// Looks what became of the consumer, and makes it again if it was deleted.
+    /// Checks the consumer, and creates it again if it was deleted.
     async fn restore(&mut self) -> Result<(), Error> {
         let EventSource {
             jetstream,
             consumer_watch,
             health,
             ..
-        } = &self.origin;
+        } = &self.event_source;
         let (nats, pipeline) = (&self.config.nats, &self.config.pipeline);
         let restored = consumer::restore(jetstream, nats, pipeline, consumer_watch).await?;
         health.set_stream_gone(restored == Restored::StreamGone);
@@ -286,18 +292,18 @@ impl Source {
 
     /// Reads what the last pulls bring, while the connection stands.
     async fn drain(&mut self) {
-        let drops = self.drops_seen;
+        let drops = self.disconnects_handled;
         let read = async {
-            // Late ones, too: their messages are delivered to nobody else before `ack_wait`.
+            // Overdue pulls, too: until `ack_wait` passes, nobody else gets their messages.
             while self.intake.pulls.are_under_way() {
-                let overdue_at = self.intake.pulls.expires();
+                let overdue_at = self.intake.pulls.overdue_at();
                 tokio::select! {
                     pulled = self.intake.pulls.next() => match pulled {
                         Some(pulled) => self.intake.accept(pulled),
                         None => return,
                     },
                     () = sleep_until_or_never(overdue_at) => {
-                        self.intake.pulls.expire();
+                        self.intake.pulls.drop_overdue();
                         None
                     }
                 };
@@ -305,7 +311,7 @@ impl Source {
         };
         tokio::select! {
             _ = timeout(PULL_EXPIRES + PULL_END_GRACE, read) => {}
-            () = connection::dropped(&mut self.origin.drops, drops) => {}
+            () = connection::dropped(&mut self.event_source.drops, drops) => {}
         }
     }
 }

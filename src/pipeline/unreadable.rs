@@ -57,7 +57,7 @@ impl Unreadables {
 
     /// The connection dropped and stands again. A server that restarted drops it too, but not
     /// twice in a row, and the one that runs on has no reason to.
-    pub(super) fn suspect(&mut self) {
+    pub(super) fn schedule_search(&mut self) {
         let server_id = self.client.server_info().server_id;
         // The server's, which may be longer than ours: it delivers again after that one.
         let ack_wait = self.search.ack_wait().max(self.in_flight.ack_wait());
@@ -68,13 +68,13 @@ impl Unreadables {
         self.server_id = server_id;
     }
 
-    /// Whether [`Self::bury`] has something to do.
+    /// Whether [`Self::search_and_bury`] has something to do.
     pub(super) fn is_due(&self) -> bool {
         self.is_due
     }
 
     /// Looks at what is delivered and not held, and hands on what cannot be read.
-    pub(super) async fn bury(&mut self) -> Result<(), Error> {
+    pub(super) async fn search_and_bury(&mut self) -> Result<(), Error> {
         self.is_due = false;
         let (candidates, is_all) = self.search.candidates(&self.in_flight).await?;
         let count = candidates.len();

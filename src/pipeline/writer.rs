@@ -27,14 +27,14 @@ pub(crate) struct Writer {
     /// Limits how many writers take and store a batch at the same time (`GANESH_WRITERS`). A writer that
     /// waits for the cache holds no permit, so a slow cache does not keep Postgres idle.
     pub(crate) store_permits: Arc<Semaphore>,
-    /// The batch to be written next, and what cannot be decided yet.
+    /// Gives the next batch: from the queue, or a parked one that is due.
     pub(crate) parking: Arc<Parking>,
     pub(crate) storage: EventWriter,
-    /// Says whether a message that is given up has a row.
+    /// Checks whether an exhausted message has a row.
     pub(crate) reads: Reads,
-    /// Gets the newest states.
+    /// Receives the newest state of each subject.
     pub(crate) cache: Cache,
-    /// Takes the acknowledgements.
+    /// Sends the acks.
     pub(crate) client: async_nats::Client,
     /// The register of what is held.
     pub(crate) in_flight: Arc<InFlight>,
@@ -42,7 +42,7 @@ pub(crate) struct Writer {
     pub(crate) dead_letters: Sender<DeadLetter>,
     /// Records each settled message; `None` when telemetry is off.
     pub(crate) observer: Option<Observer>,
-    /// Tells when Postgres answers again.
+    /// Signals that Postgres has recovered.
     pub(crate) health: Health,
     pub(crate) metrics: Metrics,
     /// `GANESH_MAX_DELIVERIES`.
@@ -71,12 +71,12 @@ pub(crate) async fn run(mut writer: Writer) -> Result<(), Error> {
             continue;
         }
         let cached = write_cache(&writer, &batch).await;
-        settle::batch(&mut writer, batch, &cached).await;
+        settle::ack_batch(&mut writer, batch, &cached).await;
     }
 }
 
-/// Returns when the cache can only answer with the batch's states or newer ones. Retries while Postgres
-/// can neither read nor advance the epoch.
+/// Returns when the cache has no state older than this batch. Retries while Postgres can neither read nor
+/// advance the epoch.
 async fn write_cache(writer: &Writer, batch: &StoredBatch) -> CacheWrite {
     let mut failures = Failures::default();
     let cache_error = write_until_done(writer, batch, &mut failures).await;

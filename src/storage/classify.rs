@@ -19,6 +19,8 @@ pub(crate) fn classify(error: &sqlx::Error) -> Error {
         | sqlx::Error::Tls(_)
         | sqlx::Error::PoolClosed
         | sqlx::Error::WorkerCrashed => (Class::Transient, Code::Connection),
+        // What ganesh or sqlx refuses before any statement of ours.
+        sqlx::Error::Configuration(_) => (Class::Fatal, Code::Setup),
         // What the client could not encode or decode: no row fails alone by that.
         _ => (Class::Transient, Code::Response),
     };
@@ -56,6 +58,7 @@ fn describe(error: &sqlx::Error) -> String {
             let words = without_credentials(state, database.message());
             format!("{words} (SQLSTATE {state})")
         }
+        sqlx::Error::Configuration(why) => why.to_string(),
         other => other.to_string(),
     }
 }

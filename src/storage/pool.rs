@@ -1,12 +1,14 @@
 //! The one pool of the process, and what a server must be for it.
 
 use std::str::FromStr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use sqlx::postgres::{PgConnectOptions, PgPool, PgPoolOptions};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
+use super::session;
 use crate::config::PostgresConfig;
 use crate::labels::ConnectionState;
 use crate::telemetry::Metrics;
@@ -18,12 +20,12 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// Connections beside the writers': reads, upkeep of partitions, the epoch.
 const CONNECTIONS_BESIDE_WRITERS: u32 = 6;
 
-/// A pool that connects when it is first used.
+/// How to connect. A connection that is not the pool's is opened by [`session::open`].
 ///
 /// # Errors
 /// When the URL cannot be parsed.
-pub(crate) fn lazy(config: &PostgresConfig, writers: usize) -> Result<PgPool, sqlx::Error> {
-    let options = PgConnectOptions::from_str(config.url.expose())?
+pub(crate) fn options(config: &PostgresConfig) -> Result<PgConnectOptions, sqlx::Error> {
+    Ok(PgConnectOptions::from_str(config.url.expose())?
         .application_name("ganesh")
         .options([
             ("synchronous_commit", "on"),
@@ -34,13 +36,26 @@ pub(crate) fn lazy(config: &PostgresConfig, writers: usize) -> Result<PgPool, sq
                 "statement_timeout",
                 STATEMENT_TIMEOUT.as_millis().to_string().as_str(),
             ),
-        ]);
+        ]))
+}
+
+/// A pool that connects when it is first used.
+///
+/// # Errors
+/// When the URL cannot be parsed.
+pub(crate) fn lazy(config: &PostgresConfig, writers: usize) -> Result<PgPool, sqlx::Error> {
+    let options = options(config)?;
+    let schema: Arc<str> = config.schema.as_str().into();
     Ok(PgPoolOptions::new()
         .max_connections(max_connections(writers))
         .acquire_timeout(ACQUIRE_TIMEOUT)
         // A ping before each use costs a round trip a batch; a connection that
         // broke shows at its first statement, which is then repeated.
         .test_before_acquire(false)
+        .after_connect(move |connection, _| {
+            let schema = schema.clone();
+            Box::pin(async move { session::prepare(connection, &schema).await })
+        })
         .connect_lazy_with(options))
 }
 

@@ -1,13 +1,14 @@
 //! What a server must be, and the migrations.
 
-use sqlx::ConnectOptions;
+use sqlx::Executor;
 use sqlx::migrate::{MigrateError, Migrator};
 use sqlx::postgres::{PgConnection, PgPool};
 
 use super::classify::classify;
+use super::session::quoted;
 use crate::error::{Class, Code, Dependency, Error};
 
-static MIGRATIONS: Migrator = sqlx::migrate!();
+pub(super) static MIGRATIONS: Migrator = sqlx::migrate!();
 
 /// The oldest version that the tests run against.
 pub(crate) const POSTGRES_MIN_MAJOR_VERSION: i32 = 17;
@@ -57,9 +58,39 @@ impl ServerFacts {
 /// # Errors
 /// When one fails; those before it stay applied.
 pub async fn migrate(pool: &PgPool) -> Result<(), MigrateError> {
-    // On a connection of its own: after an error it has the lock still, and only its end gives it up.
-    let mut connection = pool.connect_options().connect().await?;
+    // Out of the pool: after an error it has the lock still, and only its end gives it up.
+    let mut connection = pool.acquire().await?.detach();
     MIGRATIONS.run(&mut connection).await
+}
+
+/// Makes the schema where it is missing.
+pub(crate) async fn make_schema(pool: &PgPool, schema: &str) -> Result<(), Error> {
+    let made = async {
+        let is_missing = "SELECT to_regnamespace($1) IS NULL";
+        let quoted = quoted(schema);
+        let is_missing: bool = sqlx::query_scalar(is_missing)
+            .bind(&quoted)
+            .fetch_one(pool)
+            .await?;
+        if is_missing {
+            // Another replica may be making it.
+            let make = format!("CREATE SCHEMA IF NOT EXISTS {quoted}");
+            pool.execute(make.as_str()).await?;
+        }
+        Ok(())
+    };
+    let made = made.await.map_err(|error| classify(&error));
+    made.map_err(|mut error| {
+        if error.class == Class::Fatal {
+            error.detail = format!(
+                "{}: schema {schema} does not exist: CREATE SCHEMA {quoted} AUTHORIZATION this role, or \
+                 correct GANESH_POSTGRES_SCHEMA",
+                error.detail,
+                quoted = quoted(schema)
+            );
+        }
+        error
+    })
 }
 
 /// How many migrations the database lacks; all of them when it has no table for them.

@@ -3,10 +3,12 @@
 use std::time::Duration;
 
 use sqlx::postgres::PgPool;
+use tokio::time::{Instant, sleep_until};
 use tracing::Instrument;
 
-use super::classify;
+use super::deadline::{Deadline, LentConnection};
 use super::partitions::{self, Upkeep};
+use super::{classify, ownership};
 use crate::backoff::Backoff;
 use crate::config::PostgresConfig;
 use crate::error::{Dependency, Error};
@@ -14,6 +16,8 @@ use crate::telemetry::{Health, Metrics};
 
 /// How often they are looked after.
 const ROUND_EVERY: Duration = Duration::from_mins(1);
+/// How often it is asked whose tables these are.
+const WATCH_EVERY: Duration = Duration::from_secs(5);
 /// After a round that failed the next one comes twice as late as the one before, up to this: millions of
 /// rows may be copied in it, in vain where they are too many to be moved.
 const PAUSE_MAX: Duration = Duration::from_hours(1);
@@ -28,7 +32,7 @@ pub(crate) async fn run(config: PostgresConfig, pool: PgPool, metrics: Metrics, 
     let mut recovery = health.recovery(Dependency::Postgres);
     loop {
         tokio::select! {
-            () = tokio::time::sleep(pause) => {}
+            () = watch_schema(&config, &pool, &health, pause) => {}
             // That rounds failed while Postgres was away says nothing of partitions.
             () = recovery => {
                 backoff.reset();
@@ -48,6 +52,25 @@ pub(crate) async fn run(config: PostgresConfig, pool: PgPool, metrics: Metrics, 
             Ok(Upkeep::LeftToAnother) => pause,
             Err(_) => backoff.next_wait(),
         };
+    }
+}
+
+/// Says whether the tables are still ganesh's, for so long.
+async fn watch_schema(config: &PostgresConfig, pool: &PgPool, health: &Health, lasting: Duration) {
+    let end = Instant::now() + lasting;
+    while Instant::now() < end {
+        let deadline = Deadline::new(WATCH_EVERY, "whose tables these are");
+        let violation = deadline.run(async {
+            let mut lent = LentConnection::of(pool).await?;
+            let violation = ownership::violation(&mut lent.connection, &config.schema).await?;
+            lent.give_back();
+            Ok(violation)
+        });
+        // That Postgres does not answer is said elsewhere.
+        if let Ok(violation) = violation.await {
+            health.set_database_refusal(violation);
+        }
+        sleep_until(end.min(Instant::now() + WATCH_EVERY)).await;
     }
 }
 

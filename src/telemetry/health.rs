@@ -1,7 +1,7 @@
 //! Which dependencies answer, and whether this process serves.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 
 use strum::VariantArray as _;
 use tokio::sync::Notify;
@@ -9,6 +9,8 @@ use tokio::sync::futures::Notified;
 
 use super::Metrics;
 use crate::error::Dependency;
+
+const REFUSAL_PROOF: &str = "nothing panics under this lock";
 
 /// The answer of `/readyz`. Cloning clones an `Arc`.
 #[derive(Clone)]
@@ -23,6 +25,7 @@ struct HealthState {
     rejection_pause: AtomicBool,
     letters_refused: AtomicUsize,
     pulls_fail: AtomicBool,
+    database_refusal: Mutex<Option<String>>,
     metrics: Metrics,
 }
 
@@ -38,6 +41,7 @@ impl Health {
             rejection_pause: AtomicBool::new(false),
             letters_refused: AtomicUsize::new(0),
             pulls_fail: AtomicBool::new(false),
+            database_refusal: Mutex::default(),
             metrics,
         }))
     }
@@ -122,6 +126,25 @@ impl Health {
     /// Sets whether pulls keep failing although the server answers.
     pub(crate) fn set_pulls_fail(&self, fail: bool) {
         self.0.pulls_fail.store(fail, Ordering::Relaxed);
+    }
+
+    /// Sets why ganesh refuses the database, though it answers; logs a change.
+    pub(crate) fn set_database_refusal(&self, refusal: Option<String>) {
+        let mut current = self.0.database_refusal.lock().expect(REFUSAL_PROOF);
+        if *current == refusal {
+            return;
+        }
+        match &refusal {
+            Some(why) => tracing::error!(why, "the database is refused"),
+            None => tracing::info!("the database is fit again"),
+        }
+        *current = refusal;
+    }
+
+    /// Why ganesh refuses the database. It makes this process not ready, too.
+    pub(crate) fn database_refusal(&self) -> Option<String> {
+        let current = self.0.database_refusal.lock().expect(REFUSAL_PROOF);
+        current.clone()
     }
 
     /// Reasons why this process is not ready; empty when it is. The cache does not count: without

@@ -207,3 +207,23 @@ impl Drop for Ganesh {
         }
     }
 }
+
+/// `ganesh produce`, until it is dropped.
+pub struct Load(Child);
+
+impl Load {
+    /// One with these options.
+    pub fn start(stack: &Stack, options: &[&str]) -> Self {
+        let arguments = [&["produce"], options].concat();
+        let mut producer = command(Some(stack), &arguments, &[]);
+        producer.stdout(Stdio::null()).stderr(Stdio::null());
+        Self(producer.spawn().unwrap())
+    }
+}
+
+impl Drop for Load {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}

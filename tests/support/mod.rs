@@ -11,6 +11,7 @@ pub mod ganesh;
 pub mod keys;
 pub mod ledger;
 pub mod monitoring;
+pub mod prometheus;
 pub mod proxy;
 pub mod raw_nats;
 pub mod reads;

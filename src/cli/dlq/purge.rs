@@ -8,7 +8,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::options::{FILTERS, SHARED, YES, reader, selection};
 use super::{DeadLetters, Failure, interrupted};
-use crate::cli::say;
+use crate::cli::print_line;
 use crate::cli::shutdown::stop_on_signal;
 use crate::config::{Config, flags};
 use crate::error::Error;
@@ -35,20 +35,20 @@ pub(super) async fn run(config: &Config, matches: &ArgMatches) -> Result<(), Fai
     }
     let letters = DeadLetters::open(config).await?;
     let count = letters.count(&selection.filter).await?;
-    say(letters.found(count, selection.limit));
+    print_line(letters.found(count, selection.limit));
     let count = count.min(selection.limit);
     if count == 0 {
         return Ok(());
     }
     if !yes && !is_confirmed(count)? {
-        say("nothing was deleted");
+        print_line("nothing was deleted");
         return Ok(());
     }
     // From here on a signal must not leave it open how far this came.
     let stop = stop_on_signal(|| ())?;
     let (deleted, ended) = delete(&letters, &selection.filter, count, &stop).await;
     let interrupted = interrupted(&stop);
-    say(format_args!("deleted: {deleted} of {count}{interrupted}"));
+    print_line(format_args!("deleted: {deleted} of {count}{interrupted}"));
     Ok(ended?)
 }
 

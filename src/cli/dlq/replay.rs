@@ -23,7 +23,7 @@ use super::options::{
     DRY_RUN, FILTERS, MAX_GENERATION, RATE, SHARED, Selection, reader, selection,
 };
 use super::{DeadLetters, Failure, interrupted, shown};
-use crate::cli::say;
+use crate::cli::print_line;
 use crate::cli::shutdown::stop_on_signal;
 use crate::config::{Config, flags};
 use crate::error::Error;
@@ -96,7 +96,7 @@ pub(super) async fn run(config: &Config, matches: &ArgMatches) -> Result<(), Fai
         return Ok(()); // Nothing was done yet.
     };
     let count = count?;
-    say(letters.found(count, options.selection.limit));
+    print_line(letters.found(count, options.selection.limit));
     let replaying = Replaying {
         letters: &letters,
         options: &options,
@@ -111,7 +111,7 @@ pub(super) async fn run(config: &Config, matches: &ArgMatches) -> Result<(), Fai
     } else {
         "replayed"
     };
-    say(format_args!("{done}: {tally}{}", interrupted(&stop)));
+    print_line(format_args!("{done}: {tally}{}", interrupted(&stop)));
     ended?;
     match tally.kept() {
         0 => Ok(()),
@@ -168,7 +168,7 @@ impl ReplayTally {
             ReplayOutcome::Replayed => self.replayed += 1,
             ReplayOutcome::WouldBe(what) => {
                 self.replayed += 1;
-                say(format_args!("{sequence:>9}  {what}"));
+                print_line(format_args!("{sequence:>9}  {what}"));
             }
             ReplayOutcome::Kept(kept, why) => {
                 *self.kept.entry(kept).or_default() += 1;

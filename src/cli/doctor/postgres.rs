@@ -1,17 +1,21 @@
 //! Postgres: the server, the schema, and what our role may do.
 
-use sqlx::{ConnectOptions, Connection, PgPool};
+use sqlx::{Connection, PgPool};
 
 use super::{ANSWER_TIMEOUT, Findings};
 use crate::config::Config;
-use crate::storage::{classify, pool, schema};
+use crate::storage::{classify, ownership, pool, schema, session};
 
 pub(super) async fn check(config: &Config, findings: &mut Findings) {
     let url = &config.postgres.url;
     match tokio::time::timeout(ANSWER_TIMEOUT, ask(config, findings)).await {
         Ok(Ok(())) => {}
+        Ok(Err(error @ sqlx::Error::Configuration(_))) => {
+            findings.failed(classify(&error).detail);
+        }
         Ok(Err(error)) => {
-            let (detail, fix) = (classify(&error).detail, fix(&error));
+            let detail = classify(&error).detail;
+            let fix = fix(&error, &config.postgres.schema);
             findings.failed(format_args!("{url}: {detail}: {fix}"));
         }
         Err(_) => findings.failed(format_args!("{url} does not answer in time: {START}")),
@@ -21,26 +25,27 @@ pub(super) async fn check(config: &Config, findings: &mut Findings) {
 const START: &str = "start it, or correct POSTGRES_URL";
 
 /// What to do, by SQLSTATE.
-fn fix(error: &sqlx::Error) -> &'static str {
+fn fix(error: &sqlx::Error, schema: &str) -> String {
     let state = error
         .as_database_error()
         .and_then(sqlx::error::DatabaseError::code)
         .unwrap_or_default();
     match state.as_ref() {
-        "42501" => {
-            "GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA public TO this role, or name the tables' owner in POSTGRES_URL"
-        }
-        state if state.starts_with("28") => "correct user and password in POSTGRES_URL",
-        state if state.starts_with("3D") => "CREATE DATABASE, or correct POSTGRES_URL",
-        _ => START,
+        "42501" => format!(
+            "GRANT SELECT, INSERT, UPDATE ON ALL TABLES IN SCHEMA {schema} TO this role, or name the tables' owner in POSTGRES_URL"
+        ),
+        state if state.starts_with("28") => "correct user and password in POSTGRES_URL".to_owned(),
+        state if state.starts_with("3D") => "CREATE DATABASE, or correct POSTGRES_URL".to_owned(),
+        _ => START.to_owned(),
     }
 }
 
 async fn ask(config: &Config, findings: &mut Findings) -> Result<(), sqlx::Error> {
-    let pool = pool::lazy(&config.postgres, 1)?;
-    // Not by the pool, which repeats what fails and then says no more than that it took long.
-    let mut connection = pool.connect_options().connect().await?;
+    let schema = &config.postgres.schema;
+    let options = pool::options(&config.postgres)?;
+    let mut connection = session::open(&options, schema).await?;
     let facts = schema::facts(&mut connection).await?;
+    let foreign = ownership::violation(&mut connection, schema).await?;
     connection.close().await?;
     let violations = facts.violations();
     if violations.is_empty() {
@@ -61,38 +66,62 @@ async fn ask(config: &Config, findings: &mut Findings) -> Result<(), sqlx::Error
         findings
             .warning("full_page_writes is off: a power failure can corrupt pages; set it to on");
     }
-    match schema::missing_migrations(&pool).await? {
-        0 => check_permissions(&pool, findings).await?,
-        missing => say_missing_migrations(missing, &pool, findings).await?,
+    let pool = pool::lazy(&config.postgres, 1)?;
+    match foreign {
+        Some(foreign) => findings.failed(foreign),
+        None => check_schema(&pool, schema, findings).await?,
     }
     check_free_connections(&pool, config, findings).await?;
     pool.close().await;
     Ok(())
 }
 
+async fn check_schema(
+    pool: &PgPool,
+    schema: &str,
+    findings: &mut Findings,
+) -> Result<(), sqlx::Error> {
+    match schema::missing_migrations(pool).await? {
+        0 => check_permissions(pool, schema, findings).await,
+        missing => say_missing_migrations(missing, pool, schema, findings).await,
+    }
+}
+
 async fn say_missing_migrations(
     missing: usize,
     pool: &PgPool,
+    schema: &str,
     findings: &mut Findings,
 ) -> Result<(), sqlx::Error> {
-    let may_create: bool = sqlx::query_scalar(
-        "SELECT has_schema_privilege(current_user, current_schema()::text, 'CREATE')",
+    let (is_there, may_create): (bool, bool) = sqlx::query_as(
+        "SELECT oid IS NOT NULL, coalesce(has_schema_privilege(oid, 'CREATE'), \
+             has_database_privilege(current_database(), 'CREATE')) \
+         FROM (SELECT to_regnamespace($1)::oid) AS schema (oid)",
     )
+    .bind(session::quoted(schema))
     .fetch_one(pool)
     .await?;
-    if may_create {
+    if !is_there && !may_create {
+        findings.failed(format_args!(
+            "schema {schema} does not exist, and this role may not make it: CREATE SCHEMA \"{schema}\" AUTHORIZATION this role, or correct GANESH_POSTGRES_SCHEMA"
+        ));
+    } else if may_create {
         findings.warning(format_args!(
             "{missing} migrations are missing: run `ganesh migrate` (serve does it at start unless told not to)"
         ));
     } else {
         findings.failed(format_args!(
-            "{missing} migrations are missing, and this role may not create tables: GRANT CREATE ON SCHEMA public, or migrate as another role"
+            "{missing} migrations are missing, and this role may not create tables: GRANT CREATE ON SCHEMA {schema}, or migrate as another role"
         ));
     }
     Ok(())
 }
 
-async fn check_permissions(pool: &PgPool, findings: &mut Findings) -> Result<(), sqlx::Error> {
+async fn check_permissions(
+    pool: &PgPool,
+    schema: &str,
+    findings: &mut Findings,
+) -> Result<(), sqlx::Error> {
     // Partitions can be attached and dropped by the table's owner only.
     let (may_write, may_partition): (bool, bool) = sqlx::query_as(
         // A list of privileges would ask whether the role has any of them.
@@ -112,9 +141,9 @@ async fn check_permissions(pool: &PgPool, findings: &mut Findings) -> Result<(),
             "this role may not read and write events and cache_epoch: GRANT SELECT, INSERT, UPDATE ON them TO it",
         );
     } else if !may_partition {
-        findings.failed(
-            "this role cannot make partitions: ALTER TABLE events OWNER TO it, and GRANT CREATE ON SCHEMA public TO it",
-        );
+        findings.failed(format_args!(
+            "this role cannot make partitions: ALTER TABLE events OWNER TO it, and GRANT CREATE ON SCHEMA {schema} TO it"
+        ));
     } else {
         findings.ok("the schema is up to date, and this role may use it");
     }

@@ -24,9 +24,9 @@ pub(super) async fn connect(service: &Service) -> Result<Servers, Failure> {
     let pool = pool::lazy(&config.postgres, config.pipeline.all_writers())?;
     // Nothing is made before all is checked: a start that is refused leaves nothing behind.
     if config.postgres.migrate_on_start {
-        wait_for_postgres(&pool, deadline).await?;
+        wait_for_postgres(&config.postgres, deadline).await?;
     } else {
-        wait_for_schema(&pool, false, deadline).await?;
+        wait_for_schema(&pool, &config.postgres, deadline).await?;
     }
     service.health.set(Dependency::Postgres, true);
     let database = wait_for("Postgres (POSTGRES_URL)", deadline, || async {
@@ -35,7 +35,7 @@ pub(super) async fn connect(service: &Service) -> Result<Servers, Failure> {
     })
     .await?;
     let event_source = connect_nats(service, &database, deadline).await?;
-    wait_for_schema(&pool, config.postgres.migrate_on_start, deadline).await?;
+    wait_for_schema(&pool, &config.postgres, deadline).await?;
     // Before the first event, or it would land in the default partition.
     let _ = upkeep::round(&config.postgres, &pool, &service.metrics, deadline.left()).await;
     Ok(Servers { pool, event_source })

@@ -100,6 +100,11 @@ const MISTAKES: &[(&str, &str, &[&str])] = &[
         "one of true, false, 1, 0",
         &["on"],
     ),
+    (
+        "GANESH_POSTGRES_SCHEMA",
+        "a name of 1 to 63 letters",
+        &["pg_mine", "one.two", "a\"b", "one two", "größe"],
+    ),
     ("GANESH_PARTITION_INTERVAL", "one of hour, day", &["week"]),
     ("GANESH_RETENTION_DAYS", "0 to 36500", &["30d"]),
     ("GANESH_CACHE_TTL_SECS", "1 to 2592000", &["0", "1h"]),

@@ -61,6 +61,52 @@ fn the_heatmap_draws_raw_buckets_with_their_exemplars() {
 }
 
 #[test]
+fn firing_alerts_say_how_bad_which_and_about_what_and_fit_into_their_table() {
+    let (_, dashboard) = dashboards().swap_remove(1);
+    let table = panel(&dashboard, "Firing alerts");
+    let transformations = list(&table["transformations"]);
+    let kept = word(&transformations[0]["options"]["include"]["pattern"]);
+    assert_eq!(kept, "^(severity|runbook|about)$");
+    let renamed = &transformations[1]["options"]["renameByName"];
+    assert_eq!(renamed["runbook"], "alert", "the anchor is the name");
+    let expr = word(&table["targets"][0]["expr"]);
+    // Every label by which alerts of one section differ, but the severity.
+    for label in ["job", "instance", "dependency", "result", "window"] {
+        assert!(expr.contains(&format!("\"{label}\", \"(.+)\"")), "{label}");
+    }
+}
+
+/// In pixels, with a browser of a usual laptop, less what Grafana has above the page.
+const FOLD: u64 = 1_000 - 50;
+
+#[test]
+fn the_first_screen_answers_whether_all_is_well_and_nothing_else() {
+    let (_, dashboard) = dashboards().swap_remove(1);
+    let pixels = |rows: &Value| rows.as_u64().unwrap() * 38;
+    let above = list(&dashboard["panels"]).iter();
+    let above: Vec<&str> = above
+        .filter(|panel| pixels(&panel["gridPos"]["y"]) < FOLD)
+        .map(|panel| word(&panel["title"]))
+        .collect();
+    let expected = [
+        "In time",
+        "Oldest message",
+        "Up or down",
+        "Firing alerts",
+        "In and settled",
+        "Lag in seconds",
+        "End-to-end latency",
+        "Mean time by stage",
+    ];
+    assert_eq!(above, expected);
+    for title in expected {
+        let place = &panel(&dashboard, title)["gridPos"];
+        let bottom = pixels(&place["y"]) + pixels(&place["h"]);
+        assert!(bottom <= FOLD, "{title} is cut at {bottom}");
+    }
+}
+
+#[test]
 fn slow_and_failed_messages_come_from_jaeger_by_the_reason_to_keep_them() {
     let (_, dashboard) = dashboards().swap_remove(1);
     for (title, reason) in [("Slow messages", "slow"), ("Failed messages", "failed")] {

@@ -147,8 +147,15 @@ fn every_rate_goes_over_the_interval_that_grafana_computes() {
     }
 }
 
+/// What was counted from one point of a panel to the next: each event in one point. `increase` over
+/// `$__rate_interval` has it in as many points as that is longer than a step.
+fn counts_from_point_to_point(expr: &str, metric: &str) -> bool {
+    let before = expr.split(" offset $__interval").count() - 1;
+    before > 0 && expr.matches(metric).count() >= 2 * before
+}
+
 #[test]
-fn counters_are_only_shown_as_rates() {
+fn counters_are_only_shown_as_rates_or_from_point_to_point() {
     for query in queries() {
         for selector in &promql::read(&query.expr).selectors {
             let counter = ["_total", "_bucket", "_count", "_sum"]
@@ -157,8 +164,40 @@ fn counters_are_only_shown_as_rates() {
             // A gauge of postgres-exporter: connections by state.
             let counter = counter && selector.metric != "pg_stat_activity_count";
             let rate = selector.inside.last();
-            let rate = rate.is_some_and(|name| name == "rate" || name == "increase");
+            let rate = rate.is_some_and(|name| name == "rate" || name == "increase")
+                || counts_from_point_to_point(&query.expr, &selector.metric);
             assert!(!counter || rate, "{}: {}", query.place, query.expr);
+        }
+    }
+}
+
+#[test]
+fn what_a_legend_adds_up_is_counted_once() {
+    for (file, dashboard) in dashboards() {
+        for panel in panels(&dashboard) {
+            let calcs = list(&panel["options"]["legend"]["calcs"]);
+            let bars = panel["fieldConfig"]["defaults"]["custom"]["drawStyle"] == "bars";
+            if bars || calcs.iter().any(|calc| calc == "sum") {
+                for target in list(&panel["targets"]) {
+                    let expr = word(&target["expr"]);
+                    let once = expr.contains(" offset $__interval") && !expr.contains("increase(");
+                    assert!(once, "{file}: {}: {expr}", panel["title"]);
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn legends_begin_with_what_is_largest() {
+    for (file, dashboard) in dashboards() {
+        for panel in panels(&dashboard) {
+            let legend = &panel["options"]["legend"];
+            let has = |name: &str| list(&legend["calcs"]).iter().any(|calc| calc == name);
+            let by = if has("max") { "Max" } else { "Total" };
+            let sorted = legend["sortBy"] == by && legend["sortDesc"] == true;
+            let place = format!("{file}: {}", panel["title"]);
+            assert!(sorted || panel["type"] != "timeseries", "{place}");
         }
     }
 }

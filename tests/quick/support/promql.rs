@@ -93,6 +93,15 @@ pub fn read(text: &str) -> Expression {
                 let selector = selector(name, open.clone(), input);
                 expression.selectors.push(selector);
             }
+        } else if c == '"' {
+            // An argument, such as a label of `label_replace`.
+            input.next();
+            take_while(input, |c| c != '"');
+            input.next();
+        } else if c == '$' {
+            // A variable of Grafana in place of a duration.
+            input.next();
+            take_while(input, is_name);
         } else if c.is_ascii_digit() {
             // With the unit of a duration.
             take_while(input, is_name);
@@ -142,7 +151,7 @@ fn selector(metric: String, inside: Vec<String>, input: &mut Input) -> Selector 
 #[test]
 fn selectors_matchers_ranges_and_groups_are_found() {
     let read = read(
-        r#"sum by (job, le) (rate(a_bucket{le="0.25",job=~"$job"}[$__rate_interval])) > 0 or max(b) * on (x) group_left () 1e3"#,
+        r#"sum by (job, le) (rate(a_bucket{le="0.25",job=~"$job"}[$__rate_interval])) > 0 or max(label_replace(b, "c", "d", "e", ".+")) * on (x) group_left () 1e3"#,
     );
     let [a, b] = &read.selectors[..] else {
         panic!("{read:?}")
@@ -151,6 +160,6 @@ fn selectors_matchers_ranges_and_groups_are_found() {
     assert!(a.matches("le", "=", "0.25") && a.matches("job", "=~", "$job"));
     assert_eq!(a.range.as_deref(), Some("$__rate_interval"));
     assert_eq!(a.inside, ["sum", "rate"]);
-    assert_eq!(b.inside, ["max"]);
+    assert_eq!(b.inside, ["max", "label_replace"]);
     assert_eq!(read.grouping, ["job", "le", "x"].map(str::to_owned).into());
 }
