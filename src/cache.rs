@@ -33,7 +33,7 @@ mod scripts;
 mod write;
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicBool, AtomicU32};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
@@ -73,6 +73,8 @@ struct CacheParts {
     /// Wakes the task that keeps the connection after somebody gave it up.
     dropped: Notify,
     known: ArcSwapOption<epoch::Known>,
+    /// This process has advanced the epoch once.
+    is_started: AtomicBool,
     /// Reads in a row that the connection did not answer in time.
     late_reads: AtomicU32,
     /// For each code, in the order of [`Code`]: an outage is one line now and then, and
@@ -101,6 +103,7 @@ impl Cache {
             connection: ArcSwapOption::empty(),
             dropped: Notify::new(),
             known: ArcSwapOption::empty(),
+            is_started: AtomicBool::new(false),
             late_reads: AtomicU32::new(0),
             said: std::array::from_fn(|_| RateLimit::new(1, SAY_EVERY)),
         })))

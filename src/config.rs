@@ -63,6 +63,8 @@ pub struct NatsConfig {
     pub subjects: Vec<String>,
     pub stream_max_age: Duration,
     pub stream_max_bytes: u64,
+    /// `None`: 3 in a cluster, else 1.
+    pub(crate) stream_replicas: Option<usize>,
     pub(crate) consumer: String,
     pub(crate) dlq_stream: String,
     pub(crate) ack_wait: Duration,
@@ -255,6 +257,11 @@ impl NatsConfig {
             subjects: r.subjects("GANESH_SUBJECTS"),
             stream_max_age: r.duration("GANESH_STREAM_MAX_AGE", "1s", "36500d"),
             stream_max_bytes: r.bytes("GANESH_STREAM_MAX_BYTES", "1KiB", "1024TiB"),
+            stream_replicas: r.optional("GANESH_STREAM_REPLICAS", "1 to 5, or empty", |raw| {
+                raw.parse()
+                    .ok()
+                    .filter(|replicas| (1..=5).contains(replicas))
+            }),
             consumer: r.jetstream_name("GANESH_CONSUMER"),
             dlq_stream: r.jetstream_name("GANESH_DLQ_STREAM"),
             ack_wait: r.duration("GANESH_ACK_WAIT", "1s", "1h"),

@@ -50,7 +50,6 @@ use crate::error::Error;
 use crate::labels::Queue;
 use crate::message::DeadLetter;
 use crate::messaging::InFlight;
-use crate::messaging::letters::bucket::Bucket;
 use crate::observe::Observer;
 use crate::storage::EventWriter;
 use crate::storage::queries::Reads;
@@ -133,7 +132,7 @@ fn dead_letter_stage(resources: &Resources) -> DeadLetterStage {
     let (nats, jetstream) = (&resources.config.nats, &resources.event_source.jetstream);
     DeadLetterStage {
         stream: nats.stream.clone(),
-        bucket: Bucket::new(jetstream.clone(), &nats.dlq_stream),
+        bucket: resources.event_source.letters.clone(),
         client: jetstream.client(),
         in_flight: resources.in_flight.clone(),
         observer: resources.observer.clone(),

@@ -7,6 +7,7 @@ mod default_rows;
 pub mod epoch;
 mod exclusion;
 mod fates;
+pub(crate) mod identity;
 mod insert;
 mod inspect;
 mod layout;

@@ -5,6 +5,7 @@ mod many;
 mod objects;
 mod purged;
 mod read;
+mod refused;
 mod replayed;
 mod swept;
 mod written;

@@ -3,6 +3,7 @@
 
 mod away;
 mod chaos;
+mod clones;
 mod fixture;
 mod races;
 mod refusals;

@@ -3,8 +3,10 @@
 
 mod existing;
 mod existing_letters;
+mod limits;
 mod made;
 mod refusals;
+mod shared;
 mod waiting;
 mod warned;
 
@@ -63,15 +65,16 @@ async fn inventory(jetstream: &jetstream::Context) -> Vec<String> {
         let stream = jetstream.get_stream(&info.config.name).await.unwrap();
         let consumers: Vec<_> = stream.consumers().try_collect().await.unwrap();
         for consumer in consumers {
-            let (of, config) = (consumer.stream_name, consumer.config);
-            things.push(format!(
-                "{of}/{}: {} {config:?}",
-                consumer.name, consumer.created
-            ));
+            // As JSON, whose maps are in order.
+            let config = serde_json::to_value(&consumer.config).unwrap();
+            let (of, name, created) = (consumer.stream_name, consumer.name, consumer.created);
+            things.push(format!("{of}/{name}: {created} {config}"));
         }
         things.push(format!(
-            "{}: {} {:?}",
-            info.config.name, info.created, info.config
+            "{}: {} {}",
+            info.config.name,
+            info.created,
+            serde_json::to_value(&info.config).unwrap()
         ));
     }
     things.sort();

@@ -1,8 +1,8 @@
 //! Keys, and what stands under them. Pure.
 //!
 //! ```text
-//! <epoch>:latest:<subject>  =  L<token>                                   a reader's lease
-//!                           |  V<time><stream seq><written at><event>     the newest state
+//! <database>:<epoch>:latest:<subject>  =  L<token>                         a reader's lease
+//!                                      |  V<time><stream seq><written at><event>     the newest state
 //! ```
 //! Time (moved to be positive), sequence and milliseconds are decimals of fixed width, so that a
 //! script orders two states by comparing strings: its numbers are doubles and too coarse. Digits
@@ -14,6 +14,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::event::Timestamp;
+use crate::storage::epoch::EpochRow;
 
 /// Digits of a `u64`.
 const WIDTH: usize = 20;
@@ -24,8 +25,11 @@ pub(super) const VALUE_MAX_BYTES: usize = 256 * 1024;
 /// Where the event begins.
 const HEAD_BYTES: usize = ORDER_BYTES + WIDTH;
 
-pub(super) fn key(epoch: i64, subject: &str) -> String {
-    format!("{epoch}:latest:{subject}")
+pub(super) fn key(epoch: &EpochRow, subject: &str) -> String {
+    let EpochRow {
+        database, epoch, ..
+    } = epoch;
+    format!("{database}:{epoch}:latest:{subject}")
 }
 
 /// A lease with a random value.

@@ -64,10 +64,9 @@ impl Cache {
     /// # Errors
     /// When Postgres was needed and failed. The cache alone never makes a read fail.
     pub async fn latest(&self, subject: &str) -> Result<Answer, Error> {
-        let Some((connection, epoch)) = self.readable() else {
+        let Some((connection, key)) = self.readable(subject) else {
             return self.bypass(subject).await;
         };
-        let key = keys::key(epoch, subject);
         let lease = keys::lease();
         let give_up_at = Instant::now() + WAIT_LIMIT;
         let mut waited = false;
@@ -103,15 +102,15 @@ impl Cache {
         }
     }
 
-    /// Returns the connection and the epoch that a read which starts now may use.
-    fn readable(&self) -> Option<(Arc<VerifiedConnection>, i64)> {
+    /// Returns the connection and the key that a read which starts now may use.
+    fn readable(&self, subject: &str) -> Option<(Arc<VerifiedConnection>, String)> {
         let connection = self.0.connection.load_full()?;
         let known = self.0.known.load();
         let known = known
             .as_ref()
             .filter(|known| known.asked.is_recent(Asked::now()))?;
         let bound = known.row.server.as_ref() == Some(&connection.server);
-        bound.then_some((connection, known.row.epoch))
+        bound.then(|| (connection, keys::key(&known.row, subject)))
     }
 
     async fn bypass(&self, subject: &str) -> Result<Answer, Error> {

@@ -12,7 +12,7 @@ use crate::error::Error;
 use crate::event::{Event, Timestamp, to_json};
 use crate::labels::CacheRequest;
 use crate::storage::deadline::{Deadline, LentConnection};
-use crate::storage::epoch;
+use crate::storage::epoch::{self, EpochRow};
 
 /// A round trip takes no longer than this, nor a batch's write than this and the next together;
 /// then the epoch advances instead.
@@ -96,7 +96,7 @@ impl Cache {
             self.give_up(&connection, &error);
             return self.skip().await.map(|_| Some(error));
         }
-        let write = self.write(connection.redis.clone(), row.epoch, states);
+        let write = self.write(connection.redis.clone(), &row, states);
         let subjects = u32::try_from(states.len()).unwrap_or(u32::MAX);
         let limit = WRITE_LIMIT + WRITE_LIMIT_PER_SUBJECT * subjects;
         let written = tokio::time::timeout(limit, write).await;
@@ -134,7 +134,7 @@ impl Cache {
     async fn write(
         &self,
         mut connection: MultiplexedConnection,
-        epoch: i64,
+        epoch: &EpochRow,
         states: &[NewestState<'_>],
     ) -> Result<(), CacheFailure> {
         for states in states.chunks(KEYS_PER_TRIP) {
@@ -189,7 +189,7 @@ struct FoundState<'a> {
 /// Postgres after our commit.
 async fn find<'a>(
     connection: &mut MultiplexedConnection,
-    epoch: i64,
+    epoch: &EpochRow,
     states: &'a [NewestState<'a>],
 ) -> Result<Vec<FoundState<'a>>, CacheFailure> {
     let mut question = redis::Pipeline::with_capacity(states.len());

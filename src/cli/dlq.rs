@@ -86,6 +86,7 @@ impl DeadLetters {
         })?;
         let last_sequence = stream.cached_info().state.last_sequence;
         Ok(Self {
+            // It publishes no letters.
             bucket: Bucket::new(jetstream.clone(), &name),
             jetstream,
             stream,

@@ -25,7 +25,6 @@ use crate::error::Error;
 use crate::message::timings;
 use crate::messaging::keepalive::Keepalive;
 use crate::messaging::lag::Lag;
-use crate::messaging::letters::bucket::Bucket;
 use crate::messaging::letters::sweep;
 use crate::messaging::{InFlight, connection, in_flight};
 use crate::observe::Observer;
@@ -239,7 +238,7 @@ impl Service {
             config: self.config.clone(),
         };
         tokio::spawn(lag.run(self.stop_background.clone()));
-        let bucket = Bucket::new(event_source.jetstream.clone(), &self.config.nats.dlq_stream);
+        let bucket = event_source.letters.clone();
         tokio::spawn(sweep::run(bucket, self.stop_background.clone()));
         let (shutdown, stop) = (self.shutdown.clone(), self.stop.clone());
         let (watch, health) = (event_source.consumer_watch.clone(), self.health.clone());

@@ -1,18 +1,31 @@
 //! The durable pull consumer: made when missing, checked when it exists, never changed.
 
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard};
 
-use async_nats::jetstream::Context;
 use async_nats::jetstream::consumer::{AckPolicy, DeliverPolicy, PullConsumer, pull};
-use async_nats::jetstream::stream::ConsumerCreateStrictErrorKind;
+use async_nats::jetstream::stream::{self, ConsumerCreateStrictErrorKind};
+use async_nats::jetstream::{self, Context};
 use tokio::sync::SetOnce;
 
 use super::connection::setup_error;
-use super::reported::{self, ReportedConsumer, ReportedStream};
-use super::requirements::{self, Existing, max_ack_pending};
-use super::streams::{self, api_error, bucket_stream, creation_error, dlq_stream, event_stream};
+use super::letters::bucket::Bucket;
+use super::refusals::{self, SERVER_LIMIT};
+use super::reported::{self, ReportedConfig, ReportedConsumer, ReportedStream};
+use super::requirements::{self, DATABASE, Existing, max_ack_pending};
+use super::streams::{
+    self, Creation, api_error, bucket_stream, dlq_stream, event_stream, letter_prefix, own_subjects,
+};
 use crate::config::{NatsConfig, PipelineConfig};
-use crate::error::Error;
+use crate::error::{Class, Error};
+
+/// What is there by now.
+pub(crate) struct Ensured {
+    pub(crate) consumer: PullConsumer,
+    pub(crate) watch: Arc<ConsumerWatch>,
+    pub(crate) letters: Bucket,
+}
 
 /// Makes what is missing of streams, bucket and consumer. The inner error is the settings of what
 /// exists that break a promise; then nothing was changed.
@@ -23,30 +36,16 @@ pub(crate) async fn ensure(
     jetstream: &Context,
     nats: &NatsConfig,
     pipeline: &PipelineConfig,
-) -> Result<Result<(PullConsumer, Arc<ConsumerWatch>), Vec<String>>, Error> {
+    database: &str,
+) -> Result<Result<Ensured, Vec<String>>, Error> {
     let existing = Existing::find(jetstream, nats).await?;
-    let verdicts = existing.verdicts(nats, pipeline);
+    let verdicts = existing.verdicts(nats, pipeline, Some(database));
     let violations = verdicts.iter().flat_map(|verdict| &verdict.violations);
     let violations: Vec<String> = violations.cloned().collect();
     if !violations.is_empty() {
         return Ok(Err(violations));
     }
-    if existing.events.is_none() {
-        streams::create(jetstream, event_stream(nats)).await?;
-    }
-    if existing.letters.is_none() {
-        streams::create(jetstream, dlq_stream(nats)).await?;
-    }
-    if existing.bucket.is_none() {
-        let mut letters = dlq_stream(nats);
-        if let Some(existing) = &existing.letters {
-            letters.num_replicas = usize::try_from(existing.number("num_replicas")).unwrap_or(1);
-        }
-        streams::create(jetstream, bucket_stream(&letters)).await?;
-    }
-    if existing.consumer.is_none() {
-        create(jetstream, nats, pipeline, DeliverPolicy::All).await?;
-    }
+    let letters = make_missing(jetstream, nats, pipeline, (&existing, database)).await?;
     let consumer: PullConsumer = jetstream
         .get_consumer_from_stream(&nats.consumer, &nats.stream)
         .await
@@ -55,12 +54,94 @@ pub(crate) async fn ensure(
     let Some(info) = info(jetstream, nats).await? else {
         return Err(api_error("the consumer was deleted again"));
     };
-    let watch = ConsumerWatch::new(stream.as_ref(), &info);
+    let watch = ConsumerWatch::new(stream.as_ref(), &info, database);
     for warning in verdicts.iter().flat_map(|verdict| &verdict.warnings) {
         tracing::warn!("{warning}");
         watch.has_said(warning);
     }
-    Ok(Ok((consumer, Arc::new(watch))))
+    Ok(Ok(Ensured {
+        consumer,
+        watch: Arc::new(watch),
+        letters,
+    }))
+}
+
+/// Makes what is missing. The letters come first: if the server refuses the event stream for good, they
+/// can be removed again, as nobody has used them.
+async fn make_missing(
+    jetstream: &Context,
+    nats: &NatsConfig,
+    pipeline: &PipelineConfig,
+    (existing, database): (&Existing, &str),
+) -> Result<Bucket, Error> {
+    let mut made = Vec::new();
+    let making = make_streams(jetstream, nats, existing, &mut made).await;
+    if let Err(error) = &making
+        && error.class == Class::Fatal
+    {
+        for name in made {
+            if let Err(error) = jetstream.delete_stream(&name).await {
+                tracing::warn!(stream = name, %error, "the stream that this start made stays");
+            }
+        }
+    }
+    let prefix = making?;
+    if existing.consumer.is_none() {
+        create(jetstream, nats, pipeline, (DeliverPolicy::All, database)).await?;
+    }
+    Ok(Bucket::with_prefix(
+        jetstream.clone(),
+        &nats.dlq_stream,
+        prefix,
+    ))
+}
+
+/// Returns what the subjects of letters begin with. `made`: the streams for letters that it made.
+async fn make_streams(
+    jetstream: &Context,
+    nats: &NatsConfig,
+    existing: &Existing,
+    made: &mut Vec<String>,
+) -> Result<String, Error> {
+    const ANOTHER_NAME: &str = "name another stream with GANESH_DLQ_STREAM";
+    let mut letters = dlq_stream(nats);
+    let replicas = streams::replicas(jetstream, nats);
+    if let Some(existing) = &existing.letters {
+        letters.num_replicas = existing.replicas();
+    } else {
+        // A letter is as durable as the message that was acknowledged for it.
+        let of_events = existing.events.as_ref().map_or(0, ReportedConfig::replicas);
+        letters.num_replicas = replicas.max(of_events);
+        if let Creation::Overlaps(_) =
+            streams::create(jetstream, letters.clone(), ANOTHER_NAME).await?
+        {
+            // Another deployment has them: letters follow the name of their stream.
+            letters.subjects = vec![own_subjects(&letters.name)];
+            let creation = streams::create(jetstream, letters.clone(), ANOTHER_NAME);
+            creation.await?.done()?;
+        }
+        made.push(letters.name.clone());
+    }
+    if existing.bucket.is_none() {
+        let bucket = bucket_stream(&letters);
+        let name = bucket.name.clone();
+        let creation = streams::create(jetstream, bucket, ANOTHER_NAME);
+        creation.await?.done()?;
+        made.push(name);
+    }
+    if existing.events.is_none() {
+        let fix = "set GANESH_STREAM to the stream that has them, or GANESH_SUBJECTS to others";
+        let events = stream::Config {
+            num_replicas: replicas,
+            ..event_stream(nats)
+        };
+        streams::create(jetstream, events, fix).await?.done()?;
+    }
+    let existing = existing.letters.as_ref();
+    let subjects = existing.map(|letters| letters.texts("subjects"));
+    let subjects =
+        subjects.unwrap_or_else(|| letters.subjects.iter().map(String::as_str).collect());
+    Ok(letter_prefix(&letters.name, &subjects))
 }
 
 /// The last known position of the consumer, where a new one continues when somebody deletes it; and
@@ -70,6 +151,10 @@ pub(crate) struct ConsumerWatch {
     violation: SetOnce<String>,
     /// The warnings that stand, each logged once.
     warnings: Mutex<Vec<String>>,
+    /// Messages that a pull may ask for, at most.
+    max_batch: AtomicUsize,
+    /// The one that this ganesh writes to.
+    database: String,
 }
 
 struct Position {
@@ -81,7 +166,7 @@ struct Position {
 }
 
 impl ConsumerWatch {
-    fn new(stream: Option<&ReportedStream>, consumer: &ReportedConsumer) -> Self {
+    fn new(stream: Option<&ReportedStream>, consumer: &ReportedConsumer, database: &str) -> Self {
         Self {
             position: Mutex::new(Position {
                 stream_created: stream.map(|stream| stream.created.clone()),
@@ -90,7 +175,14 @@ impl ConsumerWatch {
             }),
             violation: SetOnce::new(),
             warnings: Mutex::default(),
+            max_batch: AtomicUsize::new(max_batch(consumer)),
+            database: database.to_owned(),
         }
+    }
+
+    /// Messages that a pull may ask for, at most.
+    pub(super) fn max_batch(&self) -> usize {
+        self.max_batch.load(Ordering::Relaxed)
     }
 
     /// Notes the consumer's first setting that breaks a promise, if one does, and logs new warnings.
@@ -100,7 +192,8 @@ impl ConsumerWatch {
         nats: &NatsConfig,
         pipeline: &PipelineConfig,
     ) {
-        let verdict = requirements::of_consumer(&consumer.config, nats, pipeline);
+        self.max_batch.store(max_batch(consumer), Ordering::Relaxed);
+        let verdict = requirements::of_consumer(&consumer.config, nats, pipeline, &self.database);
         let mut said = self.warnings();
         for warning in &verdict.warnings {
             if !said.contains(warning) {
@@ -170,6 +263,11 @@ impl ConsumerWatch {
     }
 }
 
+fn max_batch(consumer: &ReportedConsumer) -> usize {
+    let limit = usize::try_from(consumer.config.number("max_batch"));
+    limit.ok().filter(|limit| *limit > 0).unwrap_or(usize::MAX)
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Restored {
     Same,
@@ -201,7 +299,7 @@ pub(crate) async fn restore(
             ?start,
             "the consumer was deleted; making it again from the last acknowledgement floor that was seen"
         );
-        create(jetstream, nats, pipeline, start).await?;
+        create(jetstream, nats, pipeline, (start, &watch.database)).await?;
     }
     let Some(made) = info(jetstream, nats).await? else {
         return Err(api_error("the consumer was deleted again"));
@@ -227,9 +325,9 @@ async fn create(
     jetstream: &Context,
     nats: &NatsConfig,
     pipeline: &PipelineConfig,
-    deliver_policy: DeliverPolicy,
+    (deliver_policy, database): (DeliverPolicy, &str),
 ) -> Result<(), Error> {
-    let config = pull::Config {
+    let mut config = pull::Config {
         durable_name: Some(nats.consumer.clone()),
         description: Some("Lands every event in Postgres".to_owned()),
         deliver_policy,
@@ -239,25 +337,46 @@ async fn create(
         // a dead letter by our hand, not a message that stays in the stream unseen.
         max_deliver: -1,
         max_ack_pending: max_ack_pending(pipeline),
+        metadata: HashMap::from([(DATABASE.to_owned(), database.to_owned())]),
         ..pull::Config::default()
     };
-    // Strict: a consumer that somebody made meanwhile is not changed. The caller tries again,
-    // finds it and checks it.
-    jetstream
-        .create_consumer_strict_on_stream(config, nats.stream.clone())
-        .await
-        .map_err(|error| {
-            let refused = match error.kind() {
-                ConsumerCreateStrictErrorKind::JetStream(answer) => Some(answer),
-                _ => None,
-            };
-            let detail = format!("creating consumer {}: {error}", nats.consumer);
-            creation_error(&detail, refused.as_ref())
-        })?;
+    let mut refused = ask_for(jetstream, nats, &config).await?;
+    let limit = refused.as_ref().and_then(refusals::ack_pending_limit);
+    if let Some(limit) = limit.filter(|limit| *limit < config.max_ack_pending) {
+        config.max_ack_pending = limit;
+        let noted = limit.to_string();
+        config.metadata.insert(SERVER_LIMIT.to_owned(), noted);
+        refused = ask_for(jetstream, nats, &config).await?;
+    }
+    if let Some(answer) = refused {
+        let detail = format!("creating consumer {}", nats.consumer);
+        return Err(refusals::refused(&detail, &answer));
+    }
     tracing::info!(
         stream = nats.stream,
         consumer = nats.consumer,
         "consumer created"
     );
     Ok(())
+}
+
+/// Asks for a consumer once. Returns the server's refusal, if it refuses.
+async fn ask_for(
+    jetstream: &Context,
+    nats: &NatsConfig,
+    config: &pull::Config,
+) -> Result<Option<jetstream::Error>, Error> {
+    // Strict: a consumer that somebody made meanwhile is not changed. The caller tries again,
+    // finds it and checks it.
+    let created = jetstream
+        .create_consumer_strict_on_stream(config.clone(), nats.stream.clone())
+        .await;
+    match created.map_err(|error| (error.kind(), error)) {
+        Ok(_) => Ok(None),
+        Err((ConsumerCreateStrictErrorKind::JetStream(answer), _)) => Ok(Some(answer)),
+        Err((_, error)) => Err(api_error(&format!(
+            "creating consumer {}: {error}",
+            nats.consumer
+        ))),
+    }
 }

@@ -18,6 +18,7 @@ use futures::stream::ReadyChunks;
 use tokio::time::Instant;
 
 use super::InFlight;
+use super::consumer::ConsumerWatch;
 use super::in_flight::Capacity;
 use super::streams::api_error;
 use crate::error::Error;
@@ -40,6 +41,7 @@ const PENDING_MESSAGES: &str = "Nats-Pending-Messages";
 pub(crate) struct Pulls {
     client: Client,
     consumer: PullConsumer,
+    consumer_watch: Arc<ConsumerWatch>,
     in_flight: Arc<InFlight>,
     /// The oldest first.
     requests: Vec<Pull>,
@@ -85,10 +87,15 @@ pub(crate) enum PullEnd {
 
 impl Pulls {
     /// No request is under way yet.
-    pub(crate) fn new(client: Client, consumer: PullConsumer, in_flight: Arc<InFlight>) -> Self {
+    pub(crate) fn new(
+        client: Client,
+        (consumer, consumer_watch): (PullConsumer, Arc<ConsumerWatch>),
+        in_flight: Arc<InFlight>,
+    ) -> Self {
         Self {
             client,
             consumer,
+            consumer_watch,
             in_flight,
             requests: Vec::new(),
         }
@@ -110,11 +117,12 @@ impl Pulls {
         }
     }
 
-    /// Asks for what there is room for.
+    /// Asks for what there is room for, as far as the consumer allows.
     ///
     /// # Errors
     /// When the request cannot be sent.
-    pub(crate) async fn send(&mut self, room: Capacity) -> Result<(), Error> {
+    pub(crate) async fn send(&mut self, mut room: Capacity) -> Result<(), Error> {
+        room.messages = room.messages.min(self.consumer_watch.max_batch());
         let request = BatchConfig {
             batch: room.messages,
             max_bytes: room.bytes,

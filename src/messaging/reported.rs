@@ -9,6 +9,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
 
+use super::refusals::{self, SERVER_LIMIT};
 use super::streams::api_error;
 use crate::error::Error;
 
@@ -96,7 +97,7 @@ async fn ask<T: DeserializeOwned>(
     match answer {
         Ok(Response::Ok(info)) => Ok(Some(info)),
         Ok(Response::Err { error }) if is_missing(error.error_code()) => Ok(None),
-        Ok(Response::Err { error }) => Err(api_error(&format!("{what}: {error}"))),
+        Ok(Response::Err { error }) => Err(refusals::refused(what, &error)),
         Err(error) => Err(api_error(&format!("{what}: {error}"))),
     }
 }
@@ -130,6 +131,19 @@ impl ReportedConfig {
 
     pub(crate) fn number(&self, name: &str) -> i64 {
         self.get(name).as_i64().unwrap_or_default()
+    }
+
+    pub(super) fn replicas(&self) -> usize {
+        usize::try_from(self.number("num_replicas")).unwrap_or(1)
+    }
+
+    pub(super) fn metadata(&self, name: &str) -> Option<&str> {
+        self.get("metadata").get(name)?.as_str()
+    }
+
+    /// Whether a limit of the server left this value of what ganesh asked for.
+    pub(super) fn is_servers_limit(&self, value: i128) -> bool {
+        self.metadata(SERVER_LIMIT) == Some(value.to_string().as_str())
     }
 
     pub(crate) fn duration(&self, name: &str) -> Duration {

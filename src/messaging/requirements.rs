@@ -18,7 +18,7 @@ use crate::config::{NatsConfig, PipelineConfig};
 use crate::error::Error;
 use crate::text::{cut, on_one_line};
 
-pub(super) use consumer::{filters, max_ack_pending};
+pub(super) use consumer::{DATABASE, filters, max_ack_pending};
 pub(crate) use streams::limits;
 
 /// A longer value is cut where a person reads it.
@@ -72,7 +72,13 @@ impl Existing {
         })
     }
 
-    pub(crate) fn verdicts(&self, nats: &NatsConfig, pipeline: &PipelineConfig) -> [Verdict; 4] {
+    /// `database`: the one that this ganesh writes to, if it is known.
+    pub(crate) fn verdicts(
+        &self,
+        nats: &NatsConfig,
+        pipeline: &PipelineConfig,
+        database: Option<&str>,
+    ) -> [Verdict; 4] {
         let made = ReportedConfig::of(&dlq_stream(nats));
         let letters = self.letters.as_ref().unwrap_or(&made);
         let mut verdicts = [
@@ -88,12 +94,21 @@ impl Existing {
         let [of_events, of_consumer, of_letters, of_bucket] = &mut verdicts;
         if let Some(events) = &self.events {
             of_events.check_events(events);
+            let is_filtered = self
+                .consumer
+                .as_ref()
+                .is_some_and(|c| !filters(c).is_empty());
+            of_events.warn_of_settings(events, nats, is_filtered);
         }
         if let Some(consumer) = &self.consumer {
             of_consumer.check_consumer(consumer, nats, pipeline);
+            of_consumer.check_database(consumer, database);
         }
         // Also before it is made: its name may be one that no bucket can have.
         of_letters.check_letters(letters);
+        if let (Some(events), Some(letters)) = (&self.events, &self.letters) {
+            of_letters.check_replicas(letters, events);
+        }
         if let Some(bucket) = &self.bucket {
             of_bucket.check_bucket(bucket, letters);
         }
@@ -106,9 +121,11 @@ pub(super) fn of_consumer(
     consumer: &ReportedConfig,
     nats: &NatsConfig,
     pipeline: &PipelineConfig,
+    database: &str,
 ) -> Verdict {
     let mut verdict = Verdict::new("consumer", &nats.consumer, true);
     verdict.check_consumer(consumer, nats, pipeline);
+    verdict.check_database(consumer, Some(database));
     verdict
 }
 

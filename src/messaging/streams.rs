@@ -9,17 +9,32 @@ use async_nats::jetstream::{self, Context, ErrorCode};
 
 use super::connection::setup_error;
 use super::letters::bucket;
+use super::refusals::{self, SERVER_LIMIT};
 use crate::config::{DLQ_SUBJECTS, NatsConfig};
 use crate::error::{Class, Code, Dependency, Error};
 
-/// Dead letters are published to `dlq.<original subject>`.
+/// Dead letters are published to `dlq.<original subject>`, unless another stream has `dlq.>`.
 pub(crate) const DLQ_SUBJECT_PREFIX: &str = "dlq.";
 /// Writing a dead letter twice within this time is one letter.
 pub const DLQ_DUPLICATE_WINDOW: Duration = Duration::from_hours(24);
 /// How long the event stream remembers a `Nats-Msg-Id`: NATS's own default.
 const DUPLICATE_WINDOW: Duration = Duration::from_mins(2);
 
-/// The event stream as ganesh makes it.
+/// Replicas of a stream in a cluster, unless a setting says otherwise.
+const REPLICAS_IN_CLUSTER: usize = 3;
+
+/// Replicas of the streams that ganesh makes.
+pub(super) fn replicas(jetstream: &Context, config: &NatsConfig) -> usize {
+    config.stream_replicas.unwrap_or_else(|| {
+        let cluster = jetstream.client().server_info().cluster;
+        match cluster.filter(|name| !name.is_empty()) {
+            Some(_) => REPLICAS_IN_CLUSTER,
+            None => 1,
+        }
+    })
+}
+
+/// The event stream as ganesh makes it, but for its replicas.
 pub fn event_stream(config: &NatsConfig) -> Config {
     Config {
         name: config.stream.clone(),
@@ -35,7 +50,7 @@ pub fn event_stream(config: &NatsConfig) -> Config {
     }
 }
 
-/// The dead-letter stream as ganesh makes it: a full one rejects letters, and drops none.
+/// The dead-letter stream as ganesh makes it, but for its replicas: a full one rejects letters, and drops none.
 pub fn dlq_stream(config: &NatsConfig) -> Config {
     Config {
         name: config.dlq_stream.clone(),
@@ -64,46 +79,85 @@ pub fn bucket_stream(letters: &Config) -> Config {
     }
 }
 
-/// # Errors
-/// When JetStream refuses, for instance because another stream has these subjects.
-pub(crate) async fn create(jetstream: &Context, config: Config) -> Result<(), Error> {
-    let name = config.name.clone();
-    jetstream.create_stream(config).await.map_err(|error| {
-        let refused = match error.kind() {
-            CreateStreamErrorKind::JetStream(answer) => Some(answer),
-            _ => None,
-        };
-        creation_error(
-            &format!("creating stream {name}: {error}"),
-            refused.as_ref(),
-        )
-    })?;
-    tracing::info!(stream = name, "stream created");
-    Ok(())
+/// Whether a stream was made.
+#[must_use]
+pub(super) enum Creation {
+    Done,
+    /// Another stream has its subjects; the error that says so.
+    Overlaps(Error),
 }
 
-/// The error of a creation. Retrying does not help when the server rejects the settings, such as
-/// subjects of another stream; unless another replica was faster, and its stream or consumer can be
-/// checked.
-pub(super) fn creation_error(detail: &str, refused: Option<&jetstream::Error>) -> Error {
-    const BAD_REQUEST: usize = 400;
-    let there_by_now = [
-        ErrorCode::STREAM_NAME_EXIST,
-        ErrorCode::CONSUMER_NAME_EXIST,
-        ErrorCode::CONSUMER_ALREADY_EXISTS,
-    ];
-    match refused {
-        Some(answer)
-            if answer.code() == BAD_REQUEST && !there_by_now.contains(&answer.error_code()) =>
-        {
-            let fix = if answer.error_code() == ErrorCode::STREAM_SUBJECT_OVERLAP {
-                ": set GANESH_STREAM to the stream that has them, or GANESH_SUBJECTS to others"
-            } else {
-                ""
-            };
-            setup_error(format!("{detail}{fix}"))
+impl Creation {
+    /// # Errors
+    /// When it was not.
+    pub(super) fn done(self) -> Result<(), Error> {
+        match self {
+            Self::Done => Ok(()),
+            Self::Overlaps(error) => Err(error),
         }
-        _ => api_error(detail),
+    }
+}
+
+/// The subjects of letters whose stream cannot have `dlq.>`.
+pub(super) fn own_subjects(name: &str) -> String {
+    format!("{name}.>")
+}
+
+/// What the subjects of letters begin with, in a stream of this name with these subjects.
+pub(super) fn letter_prefix(name: &str, subjects: &[&str]) -> String {
+    let has = |subject: &str| subjects.contains(&subject);
+    if !has(DLQ_SUBJECTS) && !has(">") && has(&own_subjects(name)) {
+        return format!("{name}.");
+    }
+    DLQ_SUBJECT_PREFIX.to_owned()
+}
+
+/// Makes a stream. A window for duplicates that is larger than the server's limit becomes that limit.
+/// `overlap_fix`: what to change where another stream has its subjects.
+///
+/// # Errors
+/// When JetStream refuses.
+pub(super) async fn create(
+    jetstream: &Context,
+    mut config: Config,
+    overlap_fix: &str,
+) -> Result<Creation, Error> {
+    let name = config.name.clone();
+    let mut refused = ask_for(jetstream, &config).await?;
+    let limit = refused.as_ref().and_then(refusals::duplicates_limit);
+    if let Some(limit) = limit.filter(|limit| *limit < config.duplicate_window) {
+        config.duplicate_window = limit;
+        let noted = limit.as_nanos().to_string();
+        config.metadata.insert(SERVER_LIMIT.to_owned(), noted);
+        refused = ask_for(jetstream, &config).await?;
+    }
+    let Some(answer) = refused else {
+        tracing::info!(stream = name, "stream created");
+        return Ok(Creation::Done);
+    };
+    let detail = format!("creating stream {name}");
+    match answer.error_code() {
+        ErrorCode::STREAM_SUBJECT_OVERLAP => Ok(Creation::Overlaps(setup_error(format!(
+            "{detail}: {answer}. To fix it: {overlap_fix}"
+        )))),
+        ErrorCode::STREAM_MAX_BYTES_REQUIRED => Err(setup_error(format!(
+            "{detail}: {answer}. To fix it: make stream {name} yourself with max_bytes; docs/RELIABILITY.md has \
+             the command"
+        ))),
+        _ => Err(refusals::refused(&detail, &answer)),
+    }
+}
+
+/// Asks for a stream once. Returns the server's refusal, if it refuses.
+async fn ask_for(jetstream: &Context, config: &Config) -> Result<Option<jetstream::Error>, Error> {
+    let created = jetstream.create_stream(config).await;
+    match created.map_err(|error| (error.kind(), error)) {
+        Ok(_) => Ok(None),
+        Err((CreateStreamErrorKind::JetStream(answer), _)) => Ok(Some(answer)),
+        Err((_, error)) => Err(api_error(&format!(
+            "creating stream {}: {error}",
+            config.name
+        ))),
     }
 }
 

@@ -21,6 +21,7 @@ use crate::error::{Class, Code, Dependency, Error};
 use crate::messaging::connection::{self, ConnectionDrops};
 use crate::messaging::consumer::{self, ConsumerWatch, Restored};
 use crate::messaging::in_flight::{Capacity, InFlight, SUBJECTS_MAX_BYTES};
+use crate::messaging::letters::bucket::Bucket;
 use crate::messaging::pull::{PULL_END_GRACE, PULL_EXPIRES, PullEnd, Pulls};
 use crate::telemetry::logs::RateLimit;
 use crate::telemetry::{Health, Metrics};
@@ -41,6 +42,8 @@ pub(crate) struct EventSource {
     /// The durable consumer.
     pub(crate) consumer: PullConsumer,
     pub(crate) consumer_watch: Arc<ConsumerWatch>,
+    /// Where dead letters go.
+    pub(crate) letters: Bucket,
     /// Readiness.
     pub(crate) health: Health,
     /// A message made the NATS client of the previous process panic. ganesh must find it before it is
@@ -107,7 +110,10 @@ impl Source {
             intake: Intake {
                 pulls: Pulls::new(
                     client.clone(),
-                    event_source.consumer.clone(),
+                    (
+                        event_source.consumer.clone(),
+                        event_source.consumer_watch.clone(),
+                    ),
                     in_flight.clone(),
                 ),
                 in_flight,

@@ -326,7 +326,7 @@ async fn a_message_for_which_there_is_no_stream_stays_a_letter() {
     let replayed = dlq(&stack, &["replay"]);
     assert_eq!(replayed.status.code(), Some(1));
     let said = stderr(&replayed);
-    let stays = format!("letter {sequence} stays: the stream did not take it");
+    let stays = format!("letter {sequence} stays: stream EVENTS does not take the subject");
     assert!(said.contains(&stays), "{said}");
     assert_eq!(sequences(&listed(&stack, &[])), [sequence]);
 }

@@ -161,9 +161,9 @@ async fn headers_that_somebody_acts_on_are_kept_under_another_name() {
 
 #[test]
 fn a_subject_longer_than_a_command_of_the_server_is_cut_in_that_of_the_letter() {
-    assert_eq!(letter_subject("events.a"), "dlq.events.a");
+    assert_eq!(letter_subject("dlq.", "events.a"), "dlq.events.a");
     let long = format!("events.{}", "token.".repeat(700));
-    let cut = letter_subject(&long);
+    let cut = letter_subject("dlq.", &long);
     assert!(cut.len() < 3_100 && cut.starts_with("dlq.events.token."));
     assert_eq!(cut.rsplit('.').next(), Some("token"), "whole tokens");
 }

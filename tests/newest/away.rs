@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use ganesh::event::Timestamp;
 
+use super::fixture::until_all_go_by_its_epoch;
 use crate::support::cache_server::{ask, keys_of};
 use crate::support::events::publish;
 use crate::support::reads::{assert_newest, latest, latest_by_cache, of};
@@ -34,10 +35,18 @@ async fn until_cache_is(processes: &[&Ganesh], up: bool) {
     }
 }
 
+/// Two processes that use the cache.
+async fn two_processes(stack: &Stack) -> (Ganesh, Ganesh) {
+    let (one, two) = (stack.serve(&[]).await, stack.serve(&[]).await);
+    until_cache_is(&[&one, &two], true).await;
+    until_all_go_by_its_epoch().await;
+    (one, two)
+}
+
 #[tokio::test]
 async fn without_the_cache_events_are_stored_and_reads_come_from_postgres() {
     let mut stack = Stack::start().await;
-    let (one, two) = (stack.serve(&[]).await, stack.serve(&[]).await);
+    let (one, two) = two_processes(&stack).await;
     store(&stack, "1").await;
     latest_by_cache(&one, "s").await;
     stack.cache.kill();
@@ -69,7 +78,7 @@ async fn without_the_cache_events_are_stored_and_reads_come_from_postgres() {
 #[tokio::test]
 async fn a_cache_that_hangs_holds_up_neither_events_nor_reads() {
     let stack = Stack::start().await;
-    let (one, two) = (stack.serve(&[]).await, stack.serve(&[]).await);
+    let (one, two) = two_processes(&stack).await;
     store(&stack, "1").await;
     latest_by_cache(&one, "s").await;
     let before = epoch(&stack).await;
@@ -95,7 +104,7 @@ async fn a_cache_that_hangs_holds_up_neither_events_nor_reads() {
 #[tokio::test]
 async fn a_cache_restored_from_an_old_snapshot_shows_nothing_of_it() {
     let mut stack = Stack::start().await;
-    let (one, two) = (stack.serve(&[]).await, stack.serve(&[]).await);
+    let (one, two) = two_processes(&stack).await;
     store(&stack, "old").await;
     latest_by_cache(&one, "s").await;
     let old_key = keys_of(&stack.cache, "s").await.remove(0);

@@ -222,5 +222,5 @@ fn check(
     }
     let hits = readings.iter().filter(|r| r.cache.contains("hit")).count();
     assert!(bound > 200, "{bound} readings say nothing");
-    assert!(hits > 100, "{hits} hits: the cache had no part in it");
+    assert!(hits > 50, "{hits} hits: the cache had no part in it");
 }

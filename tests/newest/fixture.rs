@@ -83,6 +83,7 @@ impl Fixture {
         tokio::spawn(cache.clone().run(stop.clone()));
         self.stops.push(stop.drop_guard());
         until_usable(&cache, true).await;
+        until_all_go_by_its_epoch().await;
         cache
     }
 
@@ -161,8 +162,14 @@ impl Fixture {
 
     /// The key of a subject as of now.
     pub async fn key(&self, subject: &str) -> String {
-        format!("{}:latest:{subject}", self.epoch().await)
+        let row = epoch::read(&self.pool).await.unwrap();
+        format!("{}:{}:latest:{subject}", row.database, row.epoch)
     }
+}
+
+/// A process that starts advances the epoch; those that run go by the one before for up to a second.
+pub async fn until_all_go_by_its_epoch() {
+    tokio::time::sleep(Duration::from_millis(1_100)).await;
 }
 
 async fn pool(url: &str, search_path: &str) -> PgPool {

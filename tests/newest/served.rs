@@ -2,6 +2,7 @@
 
 use ganesh::event::{Data, Event, Timestamp};
 
+use super::fixture::until_all_go_by_its_epoch;
 use crate::support::cache_server::{ask, keys_of};
 use crate::support::events::publish;
 use crate::support::reads::{ago, assert_newest, latest, latest_by_cache, of};
@@ -13,6 +14,7 @@ async fn serve(stack: &Stack, settings: &[(&str, &str)]) -> Ganesh {
     let ganesh = stack.serve(settings).await;
     let cache = "ganesh_dependency_up{dependency=\"cache\"}";
     ganesh.wait_for_metric(cache, 1.0).await;
+    until_all_go_by_its_epoch().await;
     ganesh
 }
 

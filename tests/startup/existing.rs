@@ -28,9 +28,8 @@ fn fit_consumer() -> pull::Config {
 }
 
 const ANOTHER: &str = "delete the consumer, or name another with GANESH_CONSUMER";
-const NO_LIMITS: &str = "remove max_batch and max_bytes";
 const NO_FILTER: &str = "remove filter_subject and filter_subjects";
-const UNFIT_CONSUMERS: [Case<pull::Config>; 18] = [
+const UNFIT_CONSUMERS: [Case<pull::Config>; 17] = [
     (
         "deliver-new",
         |c| c.deliver_policy = DeliverPolicy::New,
@@ -101,14 +100,12 @@ const UNFIT_CONSUMERS: [Case<pull::Config>; 18] = [
         ["headers_only is true", "set headers_only to false"],
     ),
     (
-        "max-batch",
-        |c| c.max_batch = 10,
-        ["it limits pull requests", NO_LIMITS],
-    ),
-    (
         "max-bytes",
         |c| c.max_bytes = 1_000_000,
-        ["it limits pull requests", NO_LIMITS],
+        [
+            "max_bytes is 1000000",
+            "remove max_bytes, or set it to 67108864",
+        ],
     ),
     (
         "max-expires",

@@ -45,3 +45,29 @@ async fn a_paused_consumer_is_said_at_start_and_while_ganesh_runs_and_waited_for
     said_once(&ganesh, words).await;
     assert!(ganesh.terminate().await.success());
 }
+
+#[tokio::test]
+async fn settings_that_differ_from_the_stream_that_exists_are_said() {
+    let stack = Stack::start().await;
+    stack.make_streams().await;
+    let settings = [
+        ("GANESH_STREAM_MAX_AGE", "2d"),
+        ("GANESH_STREAM_MAX_BYTES", "5GiB"),
+        ("GANESH_SUBJECTS", "events.a,events.b"),
+    ];
+    let words = [
+        "stream EVENTS: it exists",
+        "max_age is 604800s (GANESH_STREAM_MAX_AGE is 172800s)",
+        "max_bytes is 10737418240 (GANESH_STREAM_MAX_BYTES is 5368709120)",
+        "subjects are events.> (GANESH_SUBJECTS is events.a,events.b)",
+    ];
+    assert_doctor_warns(&stack, &settings, &words);
+    let ganesh = stack.serve(&settings).await;
+    said_once(&ganesh, words[0]).await;
+    for word in words {
+        assert!(ganesh.log().contains(word), "{word}: {}", ganesh.log());
+    }
+    ganesh.terminate().await;
+    let equal = stack.serve(&[]).await;
+    assert!(!equal.log().contains(words[0]), "{}", equal.log());
+}

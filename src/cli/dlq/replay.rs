@@ -29,6 +29,7 @@ use crate::config::{Config, flags};
 use crate::error::Error;
 use crate::messaging::letters::scan::Scan;
 use crate::messaging::letters::{self, Letter, replay};
+use crate::messaging::reported;
 use crate::produce::pacer::{Pace, Pacer};
 
 /// Messages whose acknowledgement is awaited at the same time, and their bytes.
@@ -46,8 +47,8 @@ pub(super) fn command() -> Command {
     Command::new("replay")
         .about("Publish the messages of dead letters again, and delete the letters")
         .after_help(
-            "Publishes the messages of dead letters again, on their original subjects, and deletes each \
-             letter once the stream has acknowledged its message. An event that was stored meanwhile is \
+            "Publishes the messages of dead letters again, on their original subjects, as far as \
+             GANESH_STREAM takes these, and deletes each letter once the stream has acknowledged its message. An event that was stored meanwhile is \
              stored once all the same.\n\n\
              A message that fails again is a new letter of the next generation. Letters that were not \
              replayed stay; then the exit code is 1. Ctrl-C ends it and says how far it came.",
@@ -55,7 +56,7 @@ pub(super) fn command() -> Command {
         .args(flags(
             FILTERS
                 .into_iter()
-                .chain([DRY_RUN, RATE, MAX_GENERATION])
+                .chain([DRY_RUN, RATE, MAX_GENERATION, "GANESH_STREAM"])
                 .chain(SHARED),
         ))
 }
@@ -77,6 +78,18 @@ pub(super) async fn run(config: &Config, matches: &ArgMatches) -> Result<(), Fai
     };
     let options = given.finish(options).map_err(Failure::usage)?;
     let letters = DeadLetters::open(config).await?;
+    let name = &config.nats.stream;
+    let events = reported::stream(&letters.jetstream, name).await?;
+    let events = events.ok_or_else(|| {
+        anyhow!(
+            "stream {name} (GANESH_STREAM) does not exist: expected the one that the letters are of"
+        )
+    })?;
+    let limits = replay::ReplayLimits {
+        stream: events.config,
+        max_generation: options.max_generation,
+        payload_max_bytes: letters.jetstream.client().max_payload(),
+    };
     let stop = stop_on_signal(|| ())?;
     let counting = letters.count(&options.selection.filter);
     let Some(count) = stop.run_until_cancelled(counting).await else {
@@ -87,6 +100,7 @@ pub(super) async fn run(config: &Config, matches: &ArgMatches) -> Result<(), Fai
     let replaying = Replaying {
         letters: &letters,
         options: &options,
+        limits: &limits,
         room: Semaphore::new(IN_FLIGHT_MAX_BYTES as usize),
     };
     let mut tally = ReplayTally::new(count.min(options.selection.limit), options.dry_run);
@@ -187,6 +201,7 @@ impl fmt::Display for ReplayTally {
 struct Replaying<'a> {
     letters: &'a DeadLetters,
     options: &'a ReplayOptions,
+    limits: &'a replay::ReplayLimits,
     /// Bytes of messages that are in flight.
     room: Semaphore,
 }
@@ -239,7 +254,7 @@ impl Replaying<'_> {
             let Some(letter) = scan.next().await? else {
                 return Ok(None);
             };
-            let refusal = replay::check(&letter, self.options.max_generation, self.payload_max());
+            let refusal = replay::check(&letter, self.limits);
             if refusal.is_ok() && !self.options.dry_run {
                 while let Pace::Wait(until) = pacer.next(started.elapsed()) {
                     sleep_until(started + until).await;
@@ -247,10 +262,6 @@ impl Replaying<'_> {
             }
             Ok(Some(((letter, refusal.err()), (scan, pacer))))
         })
-    }
-
-    fn payload_max(&self) -> usize {
-        self.letters.jetstream.client().max_payload()
     }
 
     async fn one(&self, found: &Letter) -> ReplayOutcome {
@@ -268,8 +279,7 @@ impl Replaying<'_> {
         if let Err(error) = letter.read_object(&self.letters.bucket).await {
             return failed(error);
         }
-        let replay = replay::replay(&letter, self.options.max_generation, self.payload_max());
-        match replay {
+        match replay::replay(&letter, self.limits) {
             Err(refusal) => ReplayOutcome::Kept(Kept::Refused, refusal),
             Ok(replay) if self.options.dry_run => {
                 let (subject, id) = (shown(&replay.subject), shown(&replay.id));

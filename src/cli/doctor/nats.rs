@@ -9,6 +9,7 @@ use crate::config::Config;
 use crate::messaging::reported::ReportedConfig;
 use crate::messaging::requirements::{Existing, limits};
 use crate::messaging::{connection, in_flight};
+use crate::storage::{identity, pool};
 use crate::telemetry::{Health, Metrics};
 
 /// The oldest supported server.
@@ -45,7 +46,12 @@ pub(super) async fn check(config: &Config, findings: &mut Findings) {
     }
     findings.dependency = "jetstream";
     match Existing::find(&jetstream::new(client), &config.nats).await {
-        Ok(existing) => check_jetstream(&existing, config, findings),
+        Ok(existing) => {
+            // Whether it answers is a check of its own.
+            let asking = tokio::time::timeout(ANSWER_TIMEOUT, database(config));
+            let database = asking.await.ok().and_then(Result::ok);
+            check_jetstream(&existing, config, database.as_deref(), findings);
+        }
         Err(error) => findings.failed(format_args!(
             "{}: enable JetStream, and allow this user its API ($JS.API.>)",
             error.detail
@@ -53,8 +59,20 @@ pub(super) async fn check(config: &Config, findings: &mut Findings) {
     }
 }
 
-fn check_jetstream(existing: &Existing, config: &Config, findings: &mut Findings) {
-    for verdict in existing.verdicts(&config.nats, &config.pipeline) {
+async fn database(config: &Config) -> Result<String, sqlx::Error> {
+    let pool = pool::lazy(&config.postgres, 1, &Metrics::default(), |_| {})?;
+    let database = identity::database(&pool).await;
+    pool.close().await;
+    database
+}
+
+fn check_jetstream(
+    existing: &Existing,
+    config: &Config,
+    database: Option<&str>,
+    findings: &mut Findings,
+) {
+    for verdict in existing.verdicts(&config.nats, &config.pipeline, database) {
         for violation in &verdict.violations {
             findings.failed(violation);
         }

@@ -5,11 +5,11 @@ use sqlx::PgPool;
 
 use super::{CLIENT_WAS_LOST, Service};
 use crate::cli::Failure;
-use crate::cli::startup::{StartDeadline, wait_for, wait_for_schema};
+use crate::cli::startup::{StartDeadline, wait_for, wait_for_postgres, wait_for_schema};
 use crate::error::Dependency;
 use crate::messaging::{connection, consumer, in_flight};
 use crate::pipeline::source::EventSource;
-use crate::storage::{pool, upkeep};
+use crate::storage::{classify, identity, pool, upkeep};
 
 /// What is there before ganesh serves.
 pub(super) struct Servers {
@@ -20,34 +20,40 @@ pub(super) struct Servers {
 /// Waits for Postgres and for NATS, and makes what is missing there.
 pub(super) async fn connect(service: &Service) -> Result<Servers, Failure> {
     let deadline = StartDeadline::after(service.config.startup_timeout);
-    let pool = connect_postgres(service, deadline).await?;
-    service.health.set(Dependency::Postgres, true);
-    let event_source = connect_nats(service, deadline).await?;
-    Ok(Servers { pool, event_source })
-}
-
-async fn connect_postgres(service: &Service, deadline: StartDeadline) -> Result<PgPool, Failure> {
     let Service {
         config,
         health,
         metrics,
         ..
     } = service;
-    let health = health.clone();
-    let refused = move |why: &str| health.set_database_refusal(Some(why.to_owned()));
-    let pool = pool::lazy(
-        &config.postgres,
-        config.pipeline.all_writers(),
-        metrics,
-        refused,
-    )?;
+    let told = health.clone();
+    let refused = move |why: &str| told.set_database_refusal(Some(why.to_owned()));
+    let writers = config.pipeline.all_writers();
+    let pool = pool::lazy(&config.postgres, writers, metrics, refused)?;
+    // Nothing is made before all is checked: a start that is refused leaves nothing behind.
+    if config.postgres.migrate_on_start {
+        wait_for_postgres(&config.postgres, deadline).await?;
+    } else {
+        wait_for_schema(&pool, &config.postgres, deadline).await?;
+    }
+    service.health.set(Dependency::Postgres, true);
+    let database = wait_for("Postgres (POSTGRES_URL)", deadline, || async {
+        let database = identity::database(&pool).await;
+        database.map_err(|error| classify(&error))
+    })
+    .await?;
+    let event_source = connect_nats(service, &database, deadline).await?;
     wait_for_schema(&pool, &config.postgres, deadline).await?;
     // Before the first event, or it would land in the default partition.
-    let _ = upkeep::round(&config.postgres, &pool, metrics, deadline.left()).await;
-    Ok(pool)
+    let _ = upkeep::round(&config.postgres, &pool, &service.metrics, deadline.left()).await;
+    Ok(Servers { pool, event_source })
 }
 
-async fn connect_nats(service: &Service, deadline: StartDeadline) -> Result<EventSource, Failure> {
+async fn connect_nats(
+    service: &Service,
+    database: &str,
+    deadline: StartDeadline,
+) -> Result<EventSource, Failure> {
     let Service {
         config,
         health,
@@ -76,15 +82,16 @@ async fn connect_nats(service: &Service, deadline: StartDeadline) -> Result<Even
     let ensured = wait_for(
         "JetStream (GANESH_STREAM, GANESH_CONSUMER)",
         deadline,
-        || consumer::ensure(&jetstream, &config.nats, &config.pipeline),
+        || consumer::ensure(&jetstream, &config.nats, &config.pipeline, database),
     )
     .await?;
-    let (consumer, watch) = ensured.map_err(|violations| Failure::Usage(violations.join("\n")))?;
+    let ensured = ensured.map_err(|violations| Failure::Usage(violations.join("\n")))?;
     Ok(EventSource {
         jetstream,
         drops,
-        consumer,
-        consumer_watch: watch,
+        consumer: ensured.consumer,
+        consumer_watch: ensured.watch,
+        letters: ensured.letters,
         health: health.clone(),
         client_was_lost: std::env::var_os(CLIENT_WAS_LOST).is_some(),
     })

@@ -26,7 +26,7 @@ use tokio::time::timeout;
 use super::delete_message;
 use super::write::Content;
 use crate::error::{Class, Code, Dependency, Error};
-use crate::messaging::streams::api_error;
+use crate::messaging::streams::{DLQ_SUBJECT_PREFIX, api_error};
 
 /// Bytes of a chunk at most: what NATS recommends.
 const CHUNK_MAX_BYTES: usize = 128 << 10;
@@ -57,6 +57,8 @@ pub(crate) fn is_name(name: &str) -> bool {
 pub struct Bucket {
     pub(super) jetstream: Context,
     pub(super) name: String,
+    /// What the subjects of letters begin with.
+    pub(super) prefix: String,
 }
 
 #[derive(Debug)]
@@ -67,11 +69,17 @@ pub(super) struct Found {
 }
 
 impl Bucket {
-    /// The bucket of this dead-letter stream.
+    /// The bucket of this dead-letter stream, whose subjects are `dlq.>`.
     pub fn new(jetstream: Context, dlq_stream: &str) -> Self {
+        Self::with_prefix(jetstream, dlq_stream, DLQ_SUBJECT_PREFIX.to_owned())
+    }
+
+    /// The same, whose subjects begin with this.
+    pub(crate) fn with_prefix(jetstream: Context, dlq_stream: &str, prefix: String) -> Self {
         Self {
             jetstream,
             name: dlq_stream.to_owned(),
+            prefix,
         }
     }
 

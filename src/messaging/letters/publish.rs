@@ -54,7 +54,7 @@ pub async fn publish(
         name = Some(object.name.clone());
         *placed = Some(object);
     }
-    let subject = write::letter_subject(original.subject);
+    let subject = write::letter_subject(&bucket.prefix, original.subject);
     let acknowledged = bucket.publish(subject, letter.headers, letter.body).await?;
     if acknowledged.duplicate {
         name = named_by(bucket, acknowledged.sequence).await?;

@@ -5,7 +5,9 @@ use bytes::Bytes;
 
 use super::write::{HEADERS_MAX_BYTES, block_len};
 use super::{Letter, STREAM, STREAM_SEQUENCE, UNREADABLE, is_acted_on, lines};
+use crate::config::covers;
 use crate::event::replay::{FIRST_SEEN, FIRST_SEQUENCE, GENERATION, GENERATION_MARK};
+use crate::messaging::reported::ReportedConfig;
 
 #[derive(Debug, Clone)]
 pub(crate) struct Replay {
@@ -17,15 +19,21 @@ pub(crate) struct Replay {
     pub(crate) id: String,
 }
 
+/// What a replay must fit.
+#[derive(Debug)]
+pub(crate) struct ReplayLimits {
+    /// The event stream.
+    pub(crate) stream: ReportedConfig,
+    pub(crate) max_generation: u32,
+    pub(crate) payload_max_bytes: usize,
+}
+
 /// Whether a letter can be replayed, by what it says without its body.
 ///
 /// # Errors
 /// Why it is not replayed.
-pub(crate) fn check(
-    letter: &Letter,
-    max_generation: u32,
-    payload_max_bytes: usize,
-) -> Result<(), String> {
+pub(crate) fn check(letter: &Letter, limits: &ReplayLimits) -> Result<(), String> {
+    let max_generation = limits.max_generation;
     if letter.reason() == UNREADABLE {
         return Err(
             "the headers of its message are not what a NATS client can read or write; ganesh dlq show \
@@ -41,7 +49,9 @@ pub(crate) fn check(
                 .to_owned(),
         );
     }
-    first_place(letter)?;
+    check_subject(letter.subject())?;
+    let (stream, ..) = first_place(letter)?;
+    check_is_taken(letter.subject(), stream, &limits.stream)?;
     let generation = letter.generation();
     if generation >= max_generation {
         return Err(format!(
@@ -50,7 +60,58 @@ pub(crate) fn check(
             generation + 1
         ));
     }
-    fits(letter.body_bytes, payload_max_bytes)
+    fits(letter.body_bytes, limits.payload_max_bytes)
+}
+
+/// Whoever may publish to the dead-letter stream chooses the subject, and an operator may publish where
+/// that one may not.
+fn check_subject(subject: &str) -> Result<(), String> {
+    if subject.starts_with('$') {
+        return Err(format!(
+            "its subject is {subject}, and a replay never publishes to a subject that begins with $: somebody \
+             else wrote this letter"
+        ));
+    }
+    if subject
+        .split('.')
+        .any(|token| ["", "*", ">"].contains(&token))
+    {
+        return Err(format!(
+            "no message can have the subject {subject}: somebody else wrote this letter"
+        ));
+    }
+    Ok(())
+}
+
+/// The message must come back into the event stream, and nowhere else.
+fn check_is_taken(subject: &str, of: &str, events: &ReportedConfig) -> Result<(), String> {
+    let name = events.text("name");
+    if of != name {
+        return Err(format!(
+            "its message is of stream {of}, and GANESH_STREAM is {name}: replay it with --stream {of}"
+        ));
+    }
+    if let Some(origin) = events.get("mirror")["name"].as_str() {
+        return Err(format!(
+            "stream {name} is a mirror of {origin}, and takes no messages itself: publish the event anew on \
+             {origin}"
+        ));
+    }
+    let mut patterns = events.texts("subjects").into_iter();
+    if patterns.any(|pattern| covers(pattern, subject)) {
+        return Ok(());
+    }
+    let sources = events.get("sources").as_array().into_iter().flatten();
+    let sources: Vec<&str> = sources
+        .filter_map(|source| source["name"].as_str())
+        .collect();
+    let refusal = format!("stream {name} does not take the subject {subject}");
+    Err(if sources.is_empty() {
+        format!("{refusal}: add it to the subjects of the stream, or publish the event anew")
+    } else {
+        let sources = sources.join(", ");
+        format!("{refusal}; it has messages from {sources}: publish the event anew there")
+    })
 }
 
 fn fits(bytes: u64, max_bytes: usize) -> Result<(), String> {
@@ -69,12 +130,8 @@ fn fits(bytes: u64, max_bytes: usize) -> Result<(), String> {
 ///
 /// # Errors
 /// Why it is not replayed.
-pub(crate) fn replay(
-    letter: &Letter,
-    max_generation: u32,
-    payload_max_bytes: usize,
-) -> Result<Replay, String> {
-    check(letter, max_generation, payload_max_bytes)?;
+pub(crate) fn replay(letter: &Letter, limits: &ReplayLimits) -> Result<Replay, String> {
+    check(letter, limits)?;
     let (stream, seen, sequence) = first_place(letter)?;
     let generation = letter.generation();
     let original = letter.original_headers();
@@ -101,7 +158,7 @@ pub(crate) fn replay(
     }
     fits(
         (headers_bytes + letter.body.len()) as u64,
-        payload_max_bytes,
+        limits.payload_max_bytes,
     )?;
     Ok(Replay {
         subject: letter.subject().to_owned(),

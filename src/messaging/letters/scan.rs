@@ -14,7 +14,7 @@ use super::Letter;
 use crate::backoff::Backoff;
 use crate::error::Error;
 use crate::event::Timestamp;
-use crate::messaging::streams::{DLQ_SUBJECT_PREFIX, api_error};
+use crate::messaging::streams::{api_error, letter_prefix};
 
 /// Letters of a page at most. Each has headers of at most 64 KiB and no body.
 const PAGE_MAX_LETTERS: usize = 64;
@@ -39,11 +39,9 @@ pub(crate) struct Filter {
 
 impl Filter {
     /// The pattern of the subjects of the letters.
-    pub(crate) fn letter_subjects(&self) -> String {
-        format!(
-            "{DLQ_SUBJECT_PREFIX}{}",
-            self.subject.as_deref().unwrap_or(">")
-        )
+    fn letter_subjects(&self, stream: &Stream) -> String {
+        let prefix = prefix_of(stream);
+        format!("{prefix}{}", self.subject.as_deref().unwrap_or(">"))
     }
 
     /// Returns whether the reason matches; the server applies the rest of the filter.
@@ -139,7 +137,11 @@ impl Scan {
         let Some(consumer) = &self.consumer else {
             return Ok(()); // It was made just now.
         };
-        let fetching = consumer.fetch().max_messages(PAGE_MAX_LETTERS).messages();
+        // Servers can have a limit of their own.
+        let limit = usize::try_from(consumer.cached_info().config.max_batch);
+        let page = limit.ok().filter(|limit| *limit > 0).unwrap_or(usize::MAX);
+        let page = page.min(PAGE_MAX_LETTERS);
+        let fetching = consumer.fetch().max_messages(page).messages();
         let mut messages = fetching.await.map_err(|error| error.to_string())?;
         let before = self.next_sequence;
         while self.next_sequence <= self.last_sequence {
@@ -171,7 +173,7 @@ impl Scan {
             description: Some("ganesh dlq".to_owned()),
             deliver_policy,
             ack_policy: AckPolicy::None,
-            filter_subject: self.filter.letter_subjects(),
+            filter_subject: self.filter.letter_subjects(&self.stream),
             headers_only: true,
             inactive_threshold: CONSUMER_KEPT,
             num_replicas: 1,
@@ -209,6 +211,13 @@ impl Scan {
         }
         Ok(())
     }
+}
+
+/// What the subjects of the letters begin with.
+pub(super) fn prefix_of(letters: &Stream) -> String {
+    let config = &letters.cached_info().config;
+    let subjects: Vec<&str> = config.subjects.iter().map(String::as_str).collect();
+    letter_prefix(&config.name, &subjects)
 }
 
 fn offset_date_time(time: Timestamp) -> OffsetDateTime {

@@ -15,8 +15,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::bucket::{Bucket, Found, subjects};
 use super::publish::LETTER_WITHIN;
-use super::scan::{Filter, Scan};
-use crate::config::DLQ_SUBJECTS;
+use super::scan::{Filter, Scan, prefix_of};
 use crate::error::Error;
 use crate::messaging::streams::api_error;
 
@@ -174,7 +173,8 @@ impl Sweeper {
 /// # Errors
 /// Also when not all letters were read: the consumer may be where the stream is behind.
 async fn acquit(letters: &Stream, suspects: &mut HashMap<String, Found>) -> Result<(), Error> {
-    let last = match letters.get_last_raw_message_by_subject(DLQ_SUBJECTS).await {
+    let subjects = format!("{}>", prefix_of(letters));
+    let last = match letters.get_last_raw_message_by_subject(&subjects).await {
         Ok(letter) => letter.sequence,
         Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => return Ok(()),
         Err(error) => return Err(api_error(&format!("the last dead letter: {error}"))),

@@ -11,7 +11,6 @@ use super::{
 };
 use crate::event::replay::{self, FIRST_SEEN, FIRST_SEQUENCE, GENERATION};
 use crate::event::{Timestamp, TraceId};
-use crate::messaging::streams::DLQ_SUBJECT_PREFIX;
 use crate::text::printable;
 
 /// A detail that is longer is cut: it is for people.
@@ -60,17 +59,17 @@ pub(crate) struct Content {
     pub(crate) body: Bytes,
 }
 
-/// The subject on which a letter is published. Letters have headers, and of a message with headers the
+/// The subject on which a letter is published, with what the subjects of its stream begin with. Letters have headers, and of a message with headers the
 /// client cannot read a subject with white space in it (the header has the subject as it was).
-pub fn letter_subject(subject: &str) -> String {
+pub fn letter_subject(prefix: &str, subject: &str) -> String {
     let subject = &subject.replace(char::is_whitespace, "_");
     if subject.len() <= SUBJECT_MAX_BYTES {
-        return format!("{DLQ_SUBJECT_PREFIX}{subject}");
+        return format!("{prefix}{subject}");
     }
     let start = &subject[..subject.floor_char_boundary(SUBJECT_MAX_BYTES)];
     // Whole tokens, if there is more than one: filters by the first ones find it then.
     let start = start.rsplit_once('.').map_or(start, |(tokens, _)| tokens);
-    format!("{DLQ_SUBJECT_PREFIX}{start}")
+    format!("{prefix}{start}")
 }
 
 /// Builds the letter of a message, of at most so many bytes.

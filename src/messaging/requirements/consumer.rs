@@ -11,6 +11,8 @@ use crate::messaging::reported::{ReportedConfig, duration, is_unset};
 /// `max_ack_pending` is shared by all replicas, and one that fills it starves the
 /// others: room for this many of them.
 const REPLICAS_WITH_ROOM: usize = 16;
+/// In the metadata of a consumer: the database that it feeds.
+pub(in crate::messaging) const DATABASE: &str = "ganesh-database";
 const ANOTHER: &str = "delete the consumer, or name another with GANESH_CONSUMER";
 /// Any value of these is fit.
 const ANY_VALUE: [&str; 9] = [
@@ -48,12 +50,34 @@ impl Verdict {
             let is_known = ANY_VALUE.contains(&name)
                 || self.check_delivery((name, value))
                 || self.check_acknowledgement((name, value), nats)
-                || self.check_limits((name, value), pipeline);
+                || self.check_limits((name, value), consumer, pipeline);
             if !is_known && !name.starts_with("filter_subject") {
                 self.refuse_unknown((name, value), "name another consumer with GANESH_CONSUMER");
             }
         }
         self.check_filters(&filters(consumer), nats);
+    }
+
+    /// Two databases on one consumer would each get a part of the events.
+    pub(super) fn check_database(&mut self, consumer: &ReportedConfig, database: Option<&str>) {
+        let Some(database) = database else { return };
+        match consumer.metadata(DATABASE) {
+            None => self.warn(format_args!(
+                "its metadata does not say which database it feeds, so that nobody would notice a second one: \
+                 set {DATABASE} to {database}"
+            )),
+            Some(other) => self.check(
+                other != database,
+                format_args!(
+                    "{DATABASE} is {}, and this database is {database}: each would get a part of the events",
+                    crate::text::on_one_line(other)
+                ),
+                format_args!(
+                    "name another consumer with GANESH_CONSUMER; if this database took the other one's place, \
+                     set {DATABASE} in the consumer's metadata to {database}"
+                ),
+            ),
+        }
     }
 
     /// Every message of the stream is delivered, whole and at once. Returns whether the setting is one
@@ -168,10 +192,21 @@ impl Verdict {
     }
 
     /// Each replica may pull as much as it can hold. Returns whether the setting is one of these.
-    fn check_limits(&mut self, setting: (&str, &Value), pipeline: &PipelineConfig) -> bool {
+    fn check_limits(
+        &mut self,
+        setting: (&str, &Value),
+        consumer: &ReportedConfig,
+        pipeline: &PipelineConfig,
+    ) -> bool {
         let (name, value) = setting;
         let number = value.as_i64().unwrap_or_default();
         match name {
+            "max_ack_pending" if consumer.is_servers_limit(number.into()) => {
+                self.warn(format_args!(
+                    "max_ack_pending is {number}, which is the server's limit: all replicas together hold \
+                     no more messages"
+                ));
+            }
             "max_ack_pending" => {
                 let wanted = max_ack_pending(pipeline);
                 self.require(
@@ -192,11 +227,20 @@ impl Verdict {
                     format_args!("max_waiting cannot be edited, and {wanted} is enough: {ANOTHER}"),
                 );
             }
-            "max_batch" | "max_bytes" => self.check(
-                true,
-                "it limits pull requests (max_batch or max_bytes), so the server would refuse ours",
-                "remove max_batch and max_bytes",
-            ),
+            "max_batch" => self.warn(format_args!(
+                "max_batch is {number}: no pull asks for more messages, which costs throughput"
+            )),
+            "max_bytes" => {
+                let most = pipeline.max_in_flight_bytes;
+                self.require(
+                    usize::try_from(number).is_ok_and(|bytes| bytes >= most),
+                    setting,
+                    "the server would refuse pulls of ganesh, or a large message could never be delivered",
+                    format_args!(
+                        "remove max_bytes, or set it to {most} (GANESH_MAX_IN_FLIGHT_BYTES) or more"
+                    ),
+                );
+            }
             "max_expires" => self.require(
                 duration(value) >= PULL_EXPIRES,
                 setting,

@@ -5,10 +5,10 @@ use std::time::Duration;
 use serde_json::Value;
 
 use super::Verdict;
-use crate::config::DLQ_SUBJECTS;
+use crate::config::{DLQ_SUBJECTS, NatsConfig};
 use crate::messaging::letters::bucket;
 use crate::messaging::reported::{ReportedConfig, duration, is_unset};
-use crate::messaging::streams::DLQ_DUPLICATE_WINDOW;
+use crate::messaging::streams::{DLQ_DUPLICATE_WINDOW, own_subjects};
 
 /// Any value of these is fit for every stream.
 const ANY_VALUE: [&str; 22] = [
@@ -91,6 +91,55 @@ impl Verdict {
         }
     }
 
+    /// Settings that would make another stream than the one that exists do nothing.
+    pub(super) fn warn_of_settings(
+        &mut self,
+        stream: &ReportedConfig,
+        nats: &NatsConfig,
+        is_filtered: bool,
+    ) {
+        let mut different = Vec::new();
+        let mut compare = |name: &str, own: String, variable: &str, set: String| {
+            if own != set {
+                different.push(format!("{name} {own} ({variable} is {set})"));
+            }
+        };
+        let (max_age, max_bytes) = (stream.duration("max_age"), stream.number("max_bytes"));
+        let set = nats.stream_max_age;
+        compare(
+            "max_age is",
+            format!("{max_age:?}"),
+            "GANESH_STREAM_MAX_AGE",
+            format!("{set:?}"),
+        );
+        let set = nats.stream_max_bytes.to_string();
+        compare(
+            "max_bytes is",
+            max_bytes.to_string(),
+            "GANESH_STREAM_MAX_BYTES",
+            set,
+        );
+        // A consumer that takes some subjects alone is checked against the setting.
+        if !is_filtered {
+            let mut own = stream.texts("subjects");
+            let mut set: Vec<&str> = nats.subjects.iter().map(String::as_str).collect();
+            own.sort_unstable();
+            set.sort_unstable();
+            compare(
+                "subjects are",
+                own.join(","),
+                "GANESH_SUBJECTS",
+                set.join(","),
+            );
+        }
+        if !different.is_empty() {
+            self.warn(format_args!(
+                "it exists, and ganesh changes no stream that exists: {}: edit the stream, or the settings",
+                different.join(", ")
+            ));
+        }
+    }
+
     pub(super) fn check_letters(&mut self, stream: &ReportedConfig) {
         self.check(
             !bucket::is_name(stream.text("name")),
@@ -98,16 +147,23 @@ impl Verdict {
             "name another with GANESH_DLQ_STREAM, of letters, digits, - and _",
         );
         let subjects = stream.texts("subjects");
+        let own = own_subjects(stream.text("name"));
+        let is_fit = |subject: &&str| [DLQ_SUBJECTS, ">", &own].contains(subject);
         self.check(
-            !subjects
-                .iter()
-                .any(|subject| [DLQ_SUBJECTS, ">"].contains(subject)),
+            !subjects.iter().any(is_fit),
             format_args!("its subjects are {subjects:?}"),
-            "add the subject dlq.>",
+            format_args!("add the subject dlq.> (or {own}, if another stream has dlq.>)"),
         );
         let window = stream.duration("duplicate_window");
+        let is_limited = stream.is_servers_limit(i128::try_from(window.as_nanos()).unwrap_or(0));
+        if is_limited && window < DLQ_DUPLICATE_WINDOW {
+            self.warn(format_args!(
+                "duplicate_window is {window:?}, which is the server's limit: a letter that is written later \
+                 again is a second one"
+            ));
+        }
         self.check(
-            window < DLQ_DUPLICATE_WINDOW,
+            window < DLQ_DUPLICATE_WINDOW && !is_limited,
             format_args!("duplicate_window is {window:?}: a letter that is written later again would be a second one"),
             "set duplicate_window to 24h or more",
         );
@@ -139,13 +195,7 @@ impl Verdict {
             "allow_rollup_hdrs is false: objects could not be replaced",
             "set allow_rollup_hdrs to true",
         );
-        let replicas = [stream, letters].map(|config| config.number("num_replicas"));
-        let [own, of_letters] = replicas;
-        self.check(
-            own < of_letters,
-            format_args!("num_replicas is {own}, and that of {letters_name} is {of_letters}"),
-            "set both to the same number",
-        );
+        self.check_replicas(stream, letters);
         for setting in stream.given() {
             match setting.0 {
                 "subjects" | "duplicate_window" | "consumer_limits" => {}
@@ -165,6 +215,19 @@ impl Verdict {
                 _ => self.refuse_unknown(setting, ANOTHER_BUCKET),
             }
         }
+    }
+
+    /// Its message was acknowledged: a letter must be as durable, and so must its object.
+    pub(super) fn check_replicas(&mut self, stream: &ReportedConfig, other: &ReportedConfig) {
+        let [own, wanted] = [stream, other].map(ReportedConfig::replicas);
+        self.check(
+            own < wanted,
+            format_args!(
+                "num_replicas is {own}, and that of {} is {wanted}: a lost server could lose letters",
+                other.text("name")
+            ),
+            format_args!("set num_replicas to {wanted} or more"),
+        );
     }
 
     /// For letters and their objects. Returns whether the setting is known.

@@ -65,6 +65,11 @@ const MISTAKES: &[(&str, &str, &[&str])] = &[
     ),
     ("GANESH_STREAM_MAX_BYTES", "1KiB to 1024TiB", &["10GB", "0"]),
     (
+        "GANESH_STREAM_REPLICAS",
+        "1 to 5, or empty",
+        &["0", "6", "three"],
+    ),
+    (
         "GANESH_CONSUMER",
         "a name of 1 to 255 characters without",
         &["a>b"],
