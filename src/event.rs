@@ -12,6 +12,7 @@ mod attributes;
 mod binary;
 mod error;
 mod headers;
+mod marker;
 mod plain;
 pub(crate) mod replay;
 mod structured;
@@ -34,6 +35,7 @@ pub use self::attributes::{
 pub use self::binary::encode_binary;
 pub use self::error::{DecodeError, DecodeReason};
 pub use self::structured::{encode_structured, to_json};
+pub(crate) use self::marker::is_marker;
 pub use self::timestamp::Timestamp;
 pub use self::trace_context::{TraceContext, trace_context};
 pub use self::trace_id::TraceId;

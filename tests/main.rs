@@ -24,6 +24,7 @@ mod http;
 mod infrastructure;
 mod lag;
 mod logs;
+mod markers;
 mod nats_cluster;
 mod nats_faults;
 mod newest;

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use async_nats::{HeaderMap, Message};
+use async_nats::{Client, HeaderMap, Message};
 use tokio::time::{Instant, sleep_until};
 
 use super::parking::Parking;
 use super::queue::Sender;
+use super::settle;
 use crate::config::Config;
 use crate::event;
 use crate::labels::Reason;
@@ -36,6 +37,8 @@ pub(crate) struct Outputs {
 /// Reads pulls, and sends each message to queue, parking or dead letters.
 pub(crate) struct Intake {
     pub(crate) pulls: Pulls,
+    /// Takes the acknowledgements of markers.
+    pub(crate) client: Client,
     pub(crate) in_flight: Arc<InFlight>,
     pub(crate) outputs: Outputs,
     pub(crate) config: Arc<Config>,
@@ -67,7 +70,7 @@ impl Intake {
             tokio::select! {
                 done = &mut other => return Ok(done),
                 pulled = self.pulls.next() => {
-                    self.accept(pulled.ok_or(ClientClosed)?);
+                    self.accept(pulled.ok_or(ClientClosed)?).await;
                 }
                 // `other` may wait for the capacity that this frees.
                 () = sleep_until_or_never(overdue_at) => {
@@ -78,7 +81,7 @@ impl Intake {
     }
 
     /// Takes messages into the register, decodes them, and hands them on. Returns how their pull ended.
-    pub(crate) fn accept(&self, pulled: Pulled) -> Option<PullEnd> {
+    pub(crate) async fn accept(&mut self, pulled: Pulled) -> Option<PullEnd> {
         let parsed: Vec<ParsedDelivery> = pulled
             .messages
             .into_iter()
@@ -101,11 +104,14 @@ impl Intake {
         });
         let guards = self.in_flight.admit(places, pulled.consumer_generation);
         let nats = &self.config.nats;
-        let deliveries = guards
+        let mut deliveries: Vec<Delivery> = guards
             .into_iter()
             .zip(parsed)
             .map(|(guard, parsed)| parsed.into_delivery(&nats.stream, guard))
             .collect();
+        let is_marker =
+            |delivery: &mut Delivery| event::is_marker(&message(&nats.stream, delivery));
+        let markers: Vec<Delivery> = deliveries.extract_if(.., is_marker).collect();
         let pipeline = &self.config.pipeline;
         let (mut decoded, letters) = decode(&nats.stream, pipeline.accept_plain, deliveries);
         self.outputs.dead_letters.send_each(letters);
@@ -115,6 +121,9 @@ impl Intake {
             self.outputs.parking.park_alone(alone);
         }
         self.outputs.decoded.send(decoded);
+        if !markers.is_empty() {
+            settle::markers(&self.client, &self.in_flight, &self.metrics, markers).await;
+        }
         pulled.end
     }
 }
@@ -124,6 +133,18 @@ fn bytes_in_memory(message: &Message) -> usize {
     let headers = message.headers.iter().flat_map(HeaderMap::iter);
     let values: usize = headers.map(|(_, values)| values.len()).sum();
     message.length + values.saturating_sub(HEADERS_UNCOUNTED) * HEADER_BYTES
+}
+
+/// What the codec reads of a delivery.
+fn message<'a>(stream: &'a str, delivery: &'a Delivery) -> event::Message<'a> {
+    event::Message {
+        subject: &delivery.message.subject,
+        headers: delivery.message.headers.as_ref(),
+        payload: &delivery.message.payload,
+        stream,
+        stream_sequence: delivery.stream_sequence,
+        published_at: delivery.published_at,
+    }
 }
 
 /// Decodes deliveries of this stream. `accept_plain`: a message that is no CloudEvent becomes an
@@ -154,15 +175,7 @@ fn decode_one(
     accept_plain: bool,
     mut delivery: Delivery,
 ) -> Result<Decoded, DeadLetter> {
-    let message = event::Message {
-        subject: &delivery.message.subject,
-        headers: delivery.message.headers.as_ref(),
-        payload: &delivery.message.payload,
-        stream,
-        stream_sequence: delivery.stream_sequence,
-        published_at: delivery.published_at,
-    };
-    let result = event::decode(&message, accept_plain);
+    let result = event::decode(&message(stream, &delivery), accept_plain);
     delivery.timings.mark_decoded(now_nanos());
     match result {
         Ok(event) => Ok(Decoded { delivery, event }),

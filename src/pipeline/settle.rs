@@ -1,13 +1,15 @@
-//! Settle: the one place where messages are acknowledged, all of them durable by now. A
+//! Settle: the one place where messages are acknowledged, all of them durable by now, or markers of NATS. A
 //! lost ack causes a redelivery, which becomes a duplicate.
 
 use async_nats::Client;
 use bytes::Bytes;
 
 use super::writer::Writer;
+use crate::labels::Outcome;
 use crate::message::{BuriedLetter, CacheWrite, Delivery, StoredBatch};
 use crate::messaging::InFlight;
 use crate::observe::Observer;
+use crate::telemetry::Metrics;
 
 const ACK: &[u8] = b"+ACK";
 
@@ -37,6 +39,20 @@ pub(crate) async fn letter(
         observer.letter(&buried);
     }
     in_flight.settle(std::iter::once(buried.letter.delivery));
+}
+
+/// Acknowledges NATS's own markers, which are no events.
+pub(crate) async fn markers(
+    client: &Client,
+    in_flight: &InFlight,
+    metrics: &Metrics,
+    markers: Vec<Delivery>,
+) {
+    for delivery in &markers {
+        acknowledge(client, delivery).await;
+    }
+    metrics.settled[Outcome::Marker].increment(markers.len() as u64);
+    in_flight.settle(markers.into_iter());
 }
 
 async fn acknowledge(client: &Client, delivery: &Delivery) {

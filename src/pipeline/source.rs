@@ -106,6 +106,7 @@ impl Source {
             ),
             intake: Intake {
                 pulls: Pulls::new(client.clone(), origin.consumer.clone(), in_flight.clone()),
+                client: client.clone(),
                 in_flight,
                 outputs,
                 config: config.clone(),
@@ -139,7 +140,7 @@ impl Source {
         let free = tokio::select! {
             biased; // what arrived before a drop is read before it
             pulled = self.intake.pulls.next() => {
-                let end = self.intake.accept(pulled.ok_or(ClientClosed)?);
+                let end = self.intake.accept(pulled.ok_or(ClientClosed)?).await;
                 return Ok(self.ended(end).await);
             }
             () = connection::dropped(&mut self.origin.drops, drops) => return Ok(Ok(())),
@@ -286,7 +287,7 @@ impl Source {
                 let overdue_at = self.intake.pulls.expires();
                 tokio::select! {
                     pulled = self.intake.pulls.next() => match pulled {
-                        Some(pulled) => self.intake.accept(pulled),
+                        Some(pulled) => self.intake.accept(pulled).await,
                         None => return,
                     },
                     () = sleep_until_or_never(overdue_at) => {
