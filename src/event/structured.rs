@@ -19,7 +19,7 @@ use super::attributes::{
 };
 use super::headers::{CLOUDEVENTS_MEDIA_TYPE, Headers};
 use super::{Data, DecodeError, DecodeReason, Event, Message};
-use super::{check_depth, essence, is_json, json_error, json_text, message_id};
+use super::{check_limits, essence, is_json, json_error, json_text, message_id};
 use crate::text::quoted;
 
 /// The media type of an event in the JSON format.
@@ -218,7 +218,7 @@ fn inline_data(
 ) -> Result<Data, DecodeError> {
     let text = raw.get();
     if content_type.is_none_or(is_json) {
-        check_depth(text)?;
+        check_limits(text)?;
         return Ok(Data::Json(payload.slice_ref(text.as_bytes())));
     }
     if text == NULL {
