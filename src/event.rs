@@ -10,6 +10,7 @@
 
 mod attributes;
 mod binary;
+mod canonical;
 mod error;
 mod headers;
 mod marker;
@@ -34,10 +35,11 @@ pub use self::attributes::{
     EXTENSION_NAME_MAX_BYTES, EXTENSIONS_MAX_BYTES, EXTENSIONS_MAX_COUNT, ID_MAX_BYTES,
 };
 pub use self::binary::encode_binary;
+pub use self::canonical::canonical_json;
 pub use self::error::{DecodeError, DecodeReason};
-pub use self::structured::{encode_structured, to_json};
 pub(crate) use self::marker::is_marker;
 pub use self::numbers::EXPONENT_MAX;
+pub use self::structured::{encode_structured, to_json, to_json_as_stored};
 pub use self::timestamp::Timestamp;
 pub use self::trace_context::{TraceContext, trace_context};
 pub use self::trace_id::TraceId;

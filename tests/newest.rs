@@ -4,6 +4,7 @@
 mod away;
 mod chaos;
 mod fixture;
+mod form;
 mod races;
 mod refusals;
 mod served;
