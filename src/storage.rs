@@ -2,6 +2,7 @@
 
 mod bisection;
 pub(crate) mod classify;
+mod clock;
 mod copy;
 mod default_rows;
 pub mod epoch;
@@ -19,6 +20,7 @@ pub(crate) mod upkeep;
 pub(crate) mod write;
 
 pub(crate) use classify::classify;
+pub use clock::ServerClock;
 pub use outcome::{RowOutcome, write_rows};
 pub use row::Row;
 pub use write::{EventWriter, WriteError, WriteOptions};

@@ -40,6 +40,7 @@ mod secrets;
 mod shutdown;
 mod skipped;
 mod startup;
+mod stored_at;
 mod support;
 mod traces;
 mod unreadable;
