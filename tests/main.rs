@@ -9,6 +9,7 @@
 
 mod backpressure;
 mod batching;
+mod cache_cluster;
 mod cache_faults;
 mod catalogue;
 mod chaos;
