@@ -44,6 +44,8 @@ pub(crate) enum Failure {
     ClientLost {
         /// Told to stop meanwhile, it does that.
         stop: CancellationToken,
+        /// The messages that no search has to look at, for the next process.
+        readable: String,
     },
 }
 
@@ -130,8 +132,8 @@ pub fn main() -> ExitCode {
             eprintln!("ganesh: {error:#}");
             ExitCode::FAILURE
         }
-        Err(Failure::ClientLost { stop }) if stop.is_cancelled() => ExitCode::SUCCESS,
-        Err(Failure::ClientLost { .. }) => start_again(),
+        Err(Failure::ClientLost { stop, .. }) if stop.is_cancelled() => ExitCode::SUCCESS,
+        Err(Failure::ClientLost { readable, .. }) => start_again(&readable),
     }
 }
 
@@ -142,11 +144,11 @@ fn say(line: impl Display) {
 
 /// Replaces this process by a new one under the same id. Connections and queues are gone, as after
 /// a crash.
-fn start_again() -> ExitCode {
+fn start_again(readable: &str) -> ExitCode {
     let error = match std::env::current_exe() {
         Ok(program) => std::process::Command::new(program)
             .args(std::env::args_os().skip(1))
-            .env(serve::CLIENT_WAS_LOST, "true")
+            .env(serve::CLIENT_WAS_LOST, readable)
             .exec(),
         Err(error) => error,
     };

@@ -26,6 +26,7 @@ use crate::messaging::keepalive::Keepalive;
 use crate::messaging::lag::Lag;
 use crate::messaging::letters::bucket::Bucket;
 use crate::messaging::letters::sweep;
+use crate::messaging::readable::KnownReadable;
 use crate::messaging::{InFlight, connection, in_flight};
 use crate::observe::Observer;
 use crate::observe::slow_list::SlowList;
@@ -39,7 +40,8 @@ use crate::telemetry::{Health, Metrics, runtime};
 
 /// How long NATS may take to take the last acknowledgements, where the grace period is long.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
-/// Tells a process that it starts because the NATS client of the one before it broke down.
+/// Tells a process that it starts because the NATS client of the one before it broke down, and which messages
+/// that one could read.
 pub(super) const CLIENT_WAS_LOST: &str = "GANESH_CLIENT_WAS_LOST";
 
 pub(super) fn command() -> Command {
@@ -123,10 +125,11 @@ impl Service {
         let consumer_watch = servers.event_source.consumer_watch.clone();
         let drops = servers.event_source.drops.clone();
         let client = servers.event_source.jetstream.client();
+        let readable = servers.event_source.readable.clone();
         let (parts, background_tasks) = self.build(servers, api_listener)?;
         let result = tokio::select! {
             biased; // what waits for the client would wait for ever
-            () = connection::lost(drops) => Err(self.client_lost()),
+            () = connection::lost(drops) => Err(self.client_lost(&readable)),
             result = self.run_pipeline(parts) => result.map_err(Failure::from),
         };
         if !matches!(result, Err(Failure::ClientLost { .. })) {
@@ -302,13 +305,15 @@ impl Service {
         self.background.cancel();
     }
 
-    fn client_lost(&self) -> Failure {
+    fn client_lost(&self, readable: &KnownReadable) -> Failure {
         tracing::error!(
             "the NATS client broke down, as it does on a header value with a carriage return: starting \
              again, unless told to stop, and looking for the message"
         );
-        let stop = self.stop.clone();
-        Failure::ClientLost { stop }
+        Failure::ClientLost {
+            stop: self.stop.clone(),
+            readable: readable.to_text(),
+        }
     }
 
     /// Ends a start-up that still waits for dependencies at once. After that, it only limits a shutdown

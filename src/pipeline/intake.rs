@@ -16,6 +16,7 @@ use crate::message::{DeadLetter, Decoded, Delivery};
 use crate::messaging::delivery::ParsedDelivery;
 use crate::messaging::in_flight::{Admission, InFlight};
 use crate::messaging::pull::{PullEnd, Pulled, Pulls};
+use crate::messaging::readable::KnownReadable;
 use crate::telemetry::Metrics;
 use crate::telemetry::logs::RateLimit;
 
@@ -39,6 +40,8 @@ pub(crate) struct Intake {
     pub(crate) pulls: Pulls,
     /// Takes the acknowledgements of markers.
     pub(crate) client: Client,
+    /// Is told what was read.
+    pub(crate) readable: Arc<KnownReadable>,
     pub(crate) in_flight: Arc<InFlight>,
     pub(crate) outputs: Outputs,
     pub(crate) config: Arc<Config>,
@@ -98,6 +101,8 @@ impl Intake {
         let redelivered = parsed.iter().filter(|a| a.metadata.delivered > 1).count();
         self.metrics.received.increment(parsed.len() as u64);
         self.metrics.redelivered.increment(redelivered as u64);
+        let sequences = parsed.iter().map(|parsed| parsed.metadata.stream_sequence);
+        self.readable.add(sequences, pulled.consumer_generation);
         let places = parsed.iter().map(|parsed| Admission {
             ack_subject: parsed.ack_subject.clone(),
             bytes: bytes_in_memory(&parsed.message),

@@ -22,6 +22,7 @@ use crate::messaging::connection::{self, ConnectionDrops};
 use crate::messaging::consumer::{self, ConsumerWatch, Restored};
 use crate::messaging::in_flight::{Capacity, InFlight, SUBJECTS_MAX_BYTES};
 use crate::messaging::pull::{PULL_END_GRACE, PULL_EXPIRES, PullEnd, Pulls};
+use crate::messaging::readable::KnownReadable;
 use crate::telemetry::logs::RateLimit;
 use crate::telemetry::{Health, Metrics};
 
@@ -43,6 +44,8 @@ pub(crate) struct EventSource {
     pub(crate) consumer_watch: Arc<ConsumerWatch>,
     /// Is told when the stream is gone.
     pub(crate) health: Health,
+    /// What the NATS client can read, by this process and those before it.
+    pub(crate) readable: Arc<KnownReadable>,
     /// A message made the NATS client of the previous process panic. ganesh must find it before it is
     /// delivered again.
     pub(crate) client_was_lost: bool,
@@ -100,6 +103,7 @@ impl Source {
                 client.clone(),
                 origin.consumer.clone(),
                 in_flight.clone(),
+                origin.readable.clone(),
                 config.nats.stream.clone(),
                 outputs.dead_letters.clone(),
                 origin.client_was_lost,
@@ -107,6 +111,7 @@ impl Source {
             intake: Intake {
                 pulls: Pulls::new(client.clone(), origin.consumer.clone(), in_flight.clone()),
                 client: client.clone(),
+                readable: origin.readable.clone(),
                 in_flight,
                 outputs,
                 config: config.clone(),
