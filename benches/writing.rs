@@ -21,7 +21,7 @@ use std::time::{Duration, Instant};
 
 use ::ganesh::event::{Event, Timestamp, TraceId};
 use ::ganesh::labels::WriteMethod;
-use ::ganesh::storage::{Row, schema, write_rows};
+use ::ganesh::storage::{Row, ServerClock, schema, write_rows};
 use support::Stack;
 use support::events::events;
 
@@ -46,7 +46,9 @@ async fn main() {
                 let mut rows = rows(&events);
                 rows.sort_by(Row::write_order);
                 let began = Instant::now();
-                write_rows(&mut connection, &rows, method).await.unwrap();
+                write_rows(&mut connection, &rows, method, &ServerClock::default())
+                    .await
+                    .unwrap();
                 took.push(began.elapsed());
             }
         }

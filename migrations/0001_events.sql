@@ -15,7 +15,8 @@ CREATE TABLE events (
     stream_seq      bigint      NOT NULL,
     -- When the stream stored the message.
     published_at    timestamptz NOT NULL,
-    -- now(), not clock_timestamp(): a volatile default makes COPY insert row by row.
+    -- When Postgres began to write the row; ganesh sends it. The default is for other writers: now(), not
+    -- clock_timestamp(), as a volatile default makes COPY insert row by row.
     stored_at       timestamptz NOT NULL DEFAULT now(),
     trace_id        text        COLLATE "C" NOT NULL,
     PRIMARY KEY (id, source, time)

@@ -24,6 +24,7 @@
 //! Not covered, as docs/RELIABILITY.md says: data put back into a running server by hand (`RESTORE`,
 //! `DEBUG LOAD`), which it does not tell.
 
+mod cluster;
 mod epoch;
 mod failure;
 mod keys;
@@ -41,6 +42,8 @@ use strum::VariantArray as _;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
+pub(crate) use cluster::NOT_SUPPORTED;
+pub(crate) use cluster::is_cluster;
 pub(crate) use failure::words;
 pub use read::{Answer, Origin};
 pub use write::NewestState;

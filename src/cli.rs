@@ -45,6 +45,8 @@ pub(crate) enum Failure {
     ClientCrashed {
         /// If cancelled, the process exits instead.
         stop: CancellationToken,
+        /// The messages that no search has to look at, for the next process.
+        readable: String,
     },
 }
 
@@ -133,8 +135,8 @@ pub fn main() -> ExitCode {
             eprintln!("ganesh: {error:#}");
             ExitCode::FAILURE
         }
-        Err(Failure::ClientCrashed { stop }) if stop.is_cancelled() => ExitCode::SUCCESS,
-        Err(Failure::ClientCrashed { .. }) => restart_process(),
+        Err(Failure::ClientCrashed { stop, .. }) if stop.is_cancelled() => ExitCode::SUCCESS,
+        Err(Failure::ClientCrashed { readable, .. }) => restart_process(&readable),
     }
 }
 
@@ -145,11 +147,11 @@ fn print_line(line: impl Display) {
 
 /// Replaces this process by a new one under the same id. Connections and queues are gone, as after
 /// a crash.
-fn restart_process() -> ExitCode {
+fn restart_process(readable: &str) -> ExitCode {
     let error = match std::env::current_exe() {
         Ok(program) => std::process::Command::new(program)
             .args(std::env::args_os().skip(1))
-            .env(serve::CLIENT_WAS_LOST, "true")
+            .env(serve::CLIENT_WAS_LOST, readable)
             .exec(),
         Err(error) => error,
     };

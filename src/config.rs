@@ -20,7 +20,6 @@ use std::time::Duration;
 
 use sqlx::postgres::PgConnectOptions;
 
-pub(crate) use reader::without_secrets;
 pub use reader::{ConfigErrors, Reader};
 pub use secret::{Secret, SecretUrl};
 pub(crate) use settings::setting_of;

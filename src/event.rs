@@ -10,8 +10,11 @@
 
 mod attributes;
 mod binary;
+mod canonical;
 mod error;
 mod headers;
+mod marker;
+mod numbers;
 mod plain;
 pub(crate) mod replay;
 mod structured;
@@ -32,8 +35,11 @@ pub use self::attributes::{
     EXTENSION_NAME_MAX_BYTES, EXTENSIONS_MAX_BYTES, EXTENSIONS_MAX_COUNT, ID_MAX_BYTES,
 };
 pub use self::binary::encode_binary;
+pub use self::canonical::canonical_json;
 pub use self::error::{DecodeError, DecodeReason};
-pub use self::structured::{encode_structured, to_json};
+pub(crate) use self::marker::is_marker;
+pub use self::numbers::EXPONENT_MAX;
+pub use self::structured::{encode_structured, to_json, to_json_as_stored};
 pub use self::timestamp::Timestamp;
 pub use self::trace_context::{TraceContext, trace_context};
 pub use self::trace_id::TraceId;
@@ -215,7 +221,7 @@ fn json_text(body: &Bytes) -> Result<Bytes, DecodeError> {
     })?;
     let text = text.trim_matches([' ', '\t', '\n', '\r']);
     serde_json::from_str::<IgnoredAny>(text).map_err(|error| json_error("the data", &error))?;
-    check_depth(text)?;
+    check_limits(text)?;
     Ok(body.slice_ref(text.as_bytes()))
 }
 
@@ -229,6 +235,12 @@ fn json_error(what: &str, error: &serde_json::Error) -> DecodeError {
             error.column()
         ),
     )
+}
+
+/// Refuses valid JSON that costs others far more than its size.
+fn check_limits(json: &str) -> Result<(), DecodeError> {
+    check_depth(json)?;
+    numbers::check_exponents(json)
 }
 
 /// Refuses valid JSON that nests deeper than [`JSON_DEPTH_MAX_LEVELS`]; the parser itself does not

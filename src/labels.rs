@@ -17,6 +17,8 @@ pub enum Outcome {
     /// A trigger of the table skipped its row.
     Skipped,
     DeadLettered,
+    /// No event: NATS's own marker of an expired subject.
+    Marker,
     /// It went back to the stream for immediate redelivery.
     Released,
 }

@@ -9,6 +9,7 @@ pub(crate) mod keepalive;
 pub(crate) mod lag;
 pub mod letters;
 pub(crate) mod pull;
+pub(crate) mod readable;
 mod refusals;
 mod removed;
 pub mod streams;

@@ -2,6 +2,7 @@
 
 mod bisection;
 pub(crate) mod classify;
+mod clock;
 mod copy;
 mod default_rows;
 pub mod epoch;
@@ -27,6 +28,7 @@ pub(crate) mod upkeep;
 pub(crate) mod write;
 
 pub(crate) use classify::{classify, sqlstate_in};
+pub use clock::ServerClock;
 pub use fates::MessageFate;
 pub use outcome::{RowOutcome, write_rows};
 pub use row::Row;

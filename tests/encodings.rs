@@ -8,7 +8,9 @@ use ganesh::event::{Data, Event, Timestamp, TraceId};
 use ganesh::labels::WriteMethod;
 use ganesh::storage::partitions::{drop_expired, partition_of};
 use ganesh::storage::queries::{EventKey, Reads};
-use ganesh::storage::{EventWriter, Row, RowOutcome, WriteOptions, schema, write_rows};
+use ganesh::storage::{
+    EventWriter, Row, RowOutcome, ServerClock, WriteOptions, schema, write_rows,
+};
 use ganesh::telemetry::Metrics;
 use proptest::collection::{btree_map, vec};
 use proptest::prelude::*;
@@ -169,7 +171,9 @@ async fn copy_insert_and_reading_back_give_equal_rows_over_the_range_of_every_co
     let mut by_method = Vec::new();
     for method in [WriteMethod::Copy, WriteMethod::Insert] {
         let mut connection = stack.pool.acquire().await.unwrap();
-        write_rows(&mut connection, &rows, method).await.unwrap();
+        write_rows(&mut connection, &rows, method, &ServerClock::default())
+            .await
+            .unwrap();
         // What is there is known again, by either way.
         for expect_duplicates in [false, true] {
             let options = WriteOptions {
@@ -246,9 +250,14 @@ async fn retention_removes_up_to_its_microsecond() {
         });
     }
     let mut connection = stack.pool.acquire().await.unwrap();
-    write_rows(&mut connection, &rows(&samples), WriteMethod::Copy)
-        .await
-        .unwrap();
+    write_rows(
+        &mut connection,
+        &rows(&samples),
+        WriteMethod::Copy,
+        &ServerClock::default(),
+    )
+    .await
+    .unwrap();
     let now = Timestamp::from_micros(cutoff + DAY_MICROS);
     drop_expired(&stack.pool, 1, now).await.unwrap();
     let left: Vec<String> = sqlx::query_scalar("SELECT id FROM events ORDER BY time")

@@ -9,6 +9,7 @@
 
 mod backpressure;
 mod batching;
+mod cache_cluster;
 mod cache_faults;
 mod catalogue;
 mod chaos;
@@ -28,6 +29,7 @@ mod infrastructure;
 mod lag;
 mod logs;
 mod many_partitions;
+mod markers;
 mod nats_cluster;
 mod nats_faults;
 mod newest;
@@ -46,6 +48,7 @@ mod sessions;
 mod shutdown;
 mod skipped;
 mod startup;
+mod stored_at;
 mod support;
 mod traces;
 mod unreadable;

@@ -5,6 +5,7 @@ mod away;
 mod chaos;
 mod clones;
 mod fixture;
+mod form;
 mod races;
 mod refusals;
 mod served;

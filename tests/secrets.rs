@@ -90,6 +90,7 @@ impl Guarded {
             &["produce", "--count", "1"],
             &["healthcheck"],
             &["log-level"],
+            &["log-level", "swordfish_word"],
         ] {
             let Output { stdout, stderr, .. } = run(None, arguments, &settings);
             for text in [stdout, stderr] {

@@ -8,6 +8,7 @@ use ganesh::messaging::letters;
 use ganesh::messaging::letters::bucket::Bucket;
 use rustix::process::Signal;
 
+use crate::support::binary::objects;
 use crate::support::events::{events, publish};
 use crate::support::proxy::Proxy;
 use crate::support::raw_nats::{self, Raw, UNREADABLE};
@@ -107,6 +108,50 @@ async fn a_message_on_which_the_client_breaks_down_is_buried_after_another_start
     let added = ganesh.metric(REDELIVERED).await - redelivered;
     assert!(added.abs() < f64::EPSILON, "{added}");
     assert!(ganesh.terminate().await.success());
+}
+
+/// The number of messages that each search looked at.
+fn searches(ganesh: &Ganesh) -> Vec<u64> {
+    let log = ganesh.log();
+    // Between them stands what a panic prints.
+    let lines = log.lines().filter(|line| line.starts_with('{'));
+    let lines = lines.flat_map(objects);
+    lines
+        .filter_map(|line| line["candidates"].as_u64())
+        .collect()
+}
+
+#[tokio::test]
+async fn a_search_looks_at_no_message_that_was_read_before_also_after_another_start() {
+    let stack = Stack::start().await;
+    let ganesh = stack.serve(&[("GANESH_ACK_WAIT", "2s")]).await;
+    let jetstream = stack.jetstream().await;
+    // Nothing is acknowledged.
+    let lock = stack.lock("events", "ACCESS EXCLUSIVE").await;
+    publish(&jetstream, &events("held", 300)).await;
+    for letters in 1..=3 {
+        // Again, after the start before: they are delivered once more.
+        ganesh.wait_for_metric(HELD, 300.0).await;
+        publish_raw(&stack, RETURN).await;
+        eventually("it is buried", || async {
+            stack.dead_letters().await == letters
+        })
+        .await;
+    }
+    // This one drops the connection only.
+    ganesh.wait_for_metric(HELD, 300.0).await;
+    publish_raw(&stack, UNREADABLE[0]).await;
+    eventually("it is buried", || async { stack.dead_letters().await == 4 }).await;
+    lock.rollback().await.unwrap();
+    stack.wait_until_drained().await;
+    assert_eq!(stack.rows().await, 300);
+    assert_eq!(stack.dead_letters().await, 4);
+    let searches = searches(&ganesh);
+    assert!(searches.len() >= 4, "{searches:?}");
+    assert!(
+        searches.iter().all(|looked_at| *looked_at < 20),
+        "{searches:?}"
+    );
 }
 
 #[tokio::test]

@@ -6,7 +6,9 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use ganesh::event::{Data, Event, Timestamp, TraceId};
 use ganesh::labels::WriteMethod;
-use ganesh::storage::{EventWriter, Passing, Row, RowOutcome, WriteOptions, write_rows};
+use ganesh::storage::{
+    EventWriter, Passing, Row, RowOutcome, ServerClock, WriteOptions, write_rows,
+};
 use ganesh::telemetry::Metrics;
 
 use crate::support::Stack;
@@ -65,7 +67,13 @@ async fn a_copy_of_one_row_takes_less_than_ten_milliseconds() {
     for i in 0..21 {
         let one = [event(&format!("e-{i}"))];
         let began = Instant::now();
-        let copied = write_rows(&mut connection, &rows(&one), WriteMethod::Copy).await;
+        let copied = write_rows(
+            &mut connection,
+            &rows(&one),
+            WriteMethod::Copy,
+            &ServerClock::default(),
+        )
+        .await;
         assert_eq!(copied.unwrap(), [RowOutcome::Stored]);
         took.push(began.elapsed());
     }

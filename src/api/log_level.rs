@@ -11,7 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::admin::Admin;
 use super::problem::Problem;
-use crate::config::{log_filter, parse_duration, setting_of, without_secrets};
+use crate::config::{log_filter, parse_duration, setting_of};
 use crate::telemetry::logs::LogFilter;
 
 const LASTING: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(86_400));
@@ -40,22 +40,15 @@ impl LevelChange {
     /// How long it is in force.
     ///
     /// # Errors
-    /// A sentence about the wrong filter or time, and the expected form.
+    /// What was expected of the filter or the time. Not what was given, which may be a secret.
     pub(crate) fn lasting(&self) -> Result<Duration, String> {
         if !log_filter::is_log_filter(&self.filter) {
-            return Err(format!(
-                "filter {:?}: expected {}",
-                without_secrets("", &self.filter),
-                log_filter::EXPECTED
-            ));
+            return Err(format!("filter: expected {}", log_filter::EXPECTED));
         }
         parse_duration(&self.lasting)
             .filter(|lasting| (LASTING.0..=LASTING.1).contains(lasting))
             .ok_or_else(|| {
-                format!(
-                    "for {:?}: expected a duration from 1s to 1d, such as 30s, 15m or 2h",
-                    without_secrets("", &self.lasting)
-                )
+                "for: expected a duration from 1s to 1d, such as 30s, 15m or 2h".to_owned()
             })
     }
 }
@@ -79,9 +72,12 @@ async fn read(body: Body) -> Result<LevelChange, Problem> {
         let detail = format!("no body of at most {BODY_MAX_BYTES} bytes arrived");
         return Err(Problem::bad_request(detail));
     };
+    // Without the parser's words, which can quote the body.
     serde_json::from_slice(&body).map_err(|error| {
         Problem::bad_request(format!(
-            "{error}: expected {{\"filter\": \"ganesh=debug,info\", \"for\": \"{}\"}}",
+            "line {}, column {}: expected {{\"filter\": \"ganesh=debug,info\", \"for\": \"{}\"}}",
+            error.line(),
+            error.column(),
             default_lasting()
         ))
     })

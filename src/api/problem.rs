@@ -118,7 +118,8 @@ impl From<&Error> for Problem {
             Code::Timeout => Self::timeout("the database did not answer in time"),
             Code::Response => Self::new(
                 StatusCode::INTERNAL_SERVER_ERROR,
-                "the row cannot be answered: as JSON it is larger than 16 MiB, or it is no event",
+                "the row cannot be answered: its data is larger than 16 MiB as JSON, its extension attributes than \
+                 1 MiB, another attribute than 64 KiB, or it is no event",
             ),
             _ => Self::unavailable("the database cannot be asked"),
         }

@@ -15,9 +15,9 @@ use redis::AsyncConnectionConfig;
 use redis::aio::MultiplexedConnection;
 use tokio::time::MissedTickBehavior;
 
-use super::Cache;
 use super::epoch::Asked;
 use super::failure::{CacheFailure, FailureKind, cache_error, classify, within};
+use super::{Cache, cluster};
 use crate::backoff::Backoff;
 use crate::error::{Code, Dependency, Error};
 use crate::labels::ConnectionEvent;
@@ -89,6 +89,7 @@ impl Cache {
             .await
             .map_err(|error| classify(&error))?;
         let server = identify(&mut connection).await?;
+        cluster::refuse(&mut connection).await?;
         let asked = Asked::now();
         let claim = async {
             let mut lent = LentConnection::of(self.0.reads.pool()).await?;

@@ -9,7 +9,7 @@ use super::connection::bound_to_another;
 use super::failure::{CacheFailure, FailureKind, within};
 use super::{Cache, keys};
 use crate::error::Error;
-use crate::event::{Event, Timestamp, to_json};
+use crate::event::{Event, Timestamp, to_json_as_stored};
 use crate::labels::CacheRequest;
 use crate::storage::deadline::{Deadline, LentConnection};
 use crate::storage::epoch::{self, EpochRow};
@@ -226,13 +226,15 @@ async fn remove(
     .await
 }
 
-/// Encodes a state for the script; empty removes it.
+/// Encodes a state for the script, as it would be read back; empty removes it.
 fn encode(state: &NewestState<'_>) -> Vec<u8> {
     if state.invalidate {
         return Vec::new();
     }
-    let json = to_json(state.event);
-    keys::value(state.event.time, state.stream_seq, Timestamp::now(), &json)
+    match to_json_as_stored(state.event, keys::VALUE_MAX_BYTES) {
+        Some(json) => keys::value(state.event.time, state.stream_seq, Timestamp::now(), &json),
+        None => Vec::new(),
+    }
 }
 
 fn trips(values: &[Vec<u8>]) -> Vec<Range<usize>> {

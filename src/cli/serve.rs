@@ -26,6 +26,7 @@ use crate::message::timings;
 use crate::messaging::keepalive::Keepalive;
 use crate::messaging::lag::Lag;
 use crate::messaging::letters::sweep;
+use crate::messaging::readable::KnownReadable;
 use crate::messaging::{InFlight, connection, in_flight};
 use crate::observe::Observer;
 use crate::observe::slow_list::SlowList;
@@ -39,7 +40,8 @@ use crate::telemetry::{Health, Metrics, runtime};
 
 /// How long the last acknowledgements may take to reach NATS; less if the grace period ends before.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(1);
-/// Environment variable that tells the process that the NATS client of its predecessor broke down.
+/// Environment variable that tells the process that the NATS client of its predecessor crashed, and which
+/// messages that client could read.
 pub(super) const CLIENT_WAS_LOST: &str = "GANESH_CLIENT_WAS_LOST";
 
 pub(super) fn command() -> Command {
@@ -123,10 +125,11 @@ impl Service {
         let consumer_watch = servers.event_source.consumer_watch.clone();
         let drops = servers.event_source.drops.clone();
         let client = servers.event_source.jetstream.client();
+        let readable = servers.event_source.readable.clone();
         let (resources, background_tasks) = self.build(servers, api_listener)?;
         let result = tokio::select! {
             biased; // without a client the pipeline never ends
-            () = connection::lost(drops) => Err(self.client_crashed()),
+            () = connection::lost(drops) => Err(self.client_crashed(&readable)),
             result = self.run_pipeline(resources) => result.map_err(Failure::from),
         };
         if !matches!(result, Err(Failure::ClientCrashed { .. })) {
@@ -301,13 +304,15 @@ impl Service {
         self.stop_background.cancel();
     }
 
-    fn client_crashed(&self) -> Failure {
+    fn client_crashed(&self, readable: &KnownReadable) -> Failure {
         tracing::error!(
             "the NATS client broke down, as it does on a header value with a carriage return: starting \
              again, unless told to stop, and looking for the message"
         );
-        let stop = self.stop.clone();
-        Failure::ClientCrashed { stop }
+        Failure::ClientCrashed {
+            stop: self.stop.clone(),
+            readable: readable.to_text(),
+        }
     }
 
     /// Returns at once after a signal during start-up. Once ganesh serves, it returns only when the shutdown

@@ -238,7 +238,7 @@ fn read_file(path: &Path) -> Result<String, String> {
 }
 
 /// A value that was meant for `env`, as it may be shown: all of it, unless it may hold a password.
-pub(crate) fn without_secrets(env: &str, value: &str) -> String {
+fn without_secrets(env: &str, value: &str) -> String {
     let url = env.ends_with("_URL") || env.ends_with("_ENDPOINT");
     if url || value.contains("://") || value.contains('@') {
         redact(value)

@@ -116,7 +116,7 @@ const fn setting(
 pub const SETTINGS: &[Setting] = &[
     setting(Servers, "NATS_URL", "nats://localhost:4222", "NATS servers, separated by commas; a URL may hold user and password"),
     setting(Servers, "POSTGRES_URL", "postgresql://ganesh:ganesh@localhost:5432/ganesh", "Postgres 17"),
-    setting(Servers, "REDIS_URL", "redis://localhost:6379", "Dragonfly or Redis; may be away"),
+    setting(Servers, "REDIS_URL", "redis://localhost:6379", "Dragonfly or Redis, not in cluster mode; may be away"),
     setting(Servers, "GANESH_STARTUP_TIMEOUT", "60s", "How long to wait for NATS and Postgres at start"),
     setting(Stream, "GANESH_STREAM", "EVENTS", "Stream that holds the events"),
     setting(Stream, "GANESH_SUBJECTS", "events.>", "Subjects of the stream, separated by commas, when ganesh makes it"),

@@ -19,7 +19,7 @@ use super::attributes::{
 };
 use super::headers::{CLOUDEVENTS_MEDIA_TYPE, Headers};
 use super::{Data, DecodeError, DecodeReason, Event, Message};
-use super::{check_depth, essence, is_json, json_error, json_text, message_id};
+use super::{canonical_json, check_limits, essence, is_json, json_error, json_text, message_id};
 use crate::text::quoted;
 
 /// The media type of an event in the JSON format.
@@ -218,7 +218,7 @@ fn inline_data(
 ) -> Result<Data, DecodeError> {
     let text = raw.get();
     if content_type.is_none_or(is_json) {
-        check_depth(text)?;
+        check_limits(text)?;
         return Ok(Data::Json(payload.slice_ref(text.as_bytes())));
     }
     if text == NULL {
@@ -267,6 +267,20 @@ pub fn encode_structured(event: &Event) -> (HeaderMap, Bytes) {
 /// An event in the JSON format of `CloudEvents` (`application/cloudevents+json`): JSON data inline, other
 /// data as `data_base64`, extension attributes as strings (those under names that `CloudEvents` does not allow are left out).
 pub fn to_json(event: &Event) -> Bytes {
+    json_with(event, event.data.json().map(Bytes::as_ref))
+}
+
+/// The same after the way into Postgres and back, which changes how JSON data is written. `None` where that
+/// is not sure, or larger than `max_bytes`.
+pub fn to_json_as_stored(event: &Event, max_bytes: usize) -> Option<Bytes> {
+    let data = match event.data.json() {
+        Some(text) => Some(canonical_json(std::str::from_utf8(text).ok()?, max_bytes)?),
+        None => None,
+    };
+    Some(json_with(event, data.as_deref().map(str::as_bytes)))
+}
+
+fn json_with(event: &Event, json_data: Option<&[u8]>) -> Bytes {
     // Attributes are short; base64 takes a third more than its data.
     let mut json = Vec::with_capacity(512 + event.data.len() / 3 * 4);
     json.extend_from_slice(b"{\"specversion\":\"");
@@ -291,13 +305,12 @@ pub fn to_json(event: &Event) -> Bytes {
             put(&mut json, name, value);
         }
     }
-    match &event.data {
-        Data::None => {}
-        Data::Json(text) => {
-            json.extend_from_slice(b",\"data\":");
-            json.extend_from_slice(text);
-        }
-        Data::Binary(bytes) => put(&mut json, "data_base64", &BASE64.encode(bytes)),
+    if let Some(text) = json_data {
+        json.extend_from_slice(b",\"data\":");
+        json.extend_from_slice(text);
+    }
+    if let Some(bytes) = event.data.binary() {
+        put(&mut json, "data_base64", &BASE64.encode(bytes));
     }
     json.push(b'}');
     json.into()

@@ -3,14 +3,14 @@
 //! The server stores whatever a producer calls headers, and subjects of any bytes. At a
 //! delivery that it cannot parse, async-nats drops the connection, at every delivery again, and
 //! what the server sent behind it is lost with the connection. Nothing says which message it
-//! was. So after drops that look like it, everything that is delivered and that we do not hold
-//! is read by a plain request, whose answer is JSON with headers and body in base64.
+//! was. So after drops that look like it, everything that is delivered, and that the client has not
+//! read ([`KnownReadable`]), is read by a plain request, whose answer is JSON with headers and body in base64.
 //!
 //! On a carriage return in a header value async-nats panics, until a release has
 //! <https://github.com/nats-io/nats.rs/pull/1612>: see `connection::lost`.
 
-use std::collections::BTreeSet;
 use std::fmt::Display;
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::header::{HeaderName, HeaderValue};
@@ -28,6 +28,7 @@ use serde_json::{Value, json};
 use super::InFlight;
 use super::delivery::ParsedDelivery;
 use super::letters::HEADERS_BASE64;
+use super::readable::KnownReadable;
 use super::streams::api_error;
 use crate::error::Error;
 
@@ -37,13 +38,8 @@ const LOOKS_MAX: usize = 20_000;
 pub(crate) struct Search {
     client: Client,
     consumer: PullConsumer,
-    /// When the consumer was made: another one has other messages.
-    created_unix_nanos: i128,
-    /// All messages up to this sequence are known to be readable or not.
-    known_to: u64,
-    /// Unreadable messages among them. If the acknowledgement of one is lost, it is delivered
-    /// again.
-    unreadable: BTreeSet<u64>,
+    /// What need not be looked at.
+    readable: Arc<KnownReadable>,
 }
 
 /// A message that cannot be read, as one that can: its headers are in [`HEADERS_BASE64`], and what is
@@ -60,13 +56,15 @@ struct MessageAnswer {
 }
 
 impl Search {
-    pub(crate) fn new(client: Client, consumer: PullConsumer) -> Self {
+    pub(crate) fn new(
+        client: Client,
+        consumer: PullConsumer,
+        readable: Arc<KnownReadable>,
+    ) -> Self {
         Self {
             client,
             consumer,
-            created_unix_nanos: 0,
-            known_to: 0,
-            unreadable: BTreeSet::new(),
+            readable,
         }
     }
 
@@ -76,43 +74,29 @@ impl Search {
     }
 
     /// Sequences that are delivered, not acknowledged up to the floor, not held here and not
-    /// looked at before; and whether these are all of them.
+    /// known to be readable; and whether these are all of them.
     ///
     /// # Errors
     /// When JetStream does not answer.
-    pub(crate) async fn candidates(
-        &mut self,
-        in_flight: &InFlight,
-    ) -> Result<(Vec<u64>, bool), Error> {
+    pub(crate) async fn candidates(&self, in_flight: &InFlight) -> Result<(Vec<u64>, bool), Error> {
         let info = self.consumer.get_info().await;
         let info: Info = info.map_err(|error| api_error(&format!("consumer: {error}")))?;
-        let created = info.created.unix_timestamp_nanos();
-        if self.created_unix_nanos != created {
-            self.created_unix_nanos = created;
-            self.known_to = 0;
-            self.unreadable.clear();
-        }
-        let floor = info.ack_floor.stream_sequence;
-        self.unreadable = self.unreadable.split_off(&(floor + 1));
+        let delivered = info.ack_floor.stream_sequence + 1..=info.delivered.stream_sequence;
+        let made = info.created.unix_timestamp_nanos();
+        let others = self.readable.others(delivered, made);
+        // A letter that is on its way.
         let in_flight = in_flight.sequences();
-        let fresh = floor.max(self.known_to) + 1..=info.delivered.stream_sequence;
-        let unknown = (self.unreadable.iter().copied())
-            .chain(fresh)
-            .filter(|sequence| !in_flight.contains(sequence));
+        let unknown =
+            (others.into_iter().flatten()).filter(|sequence| !in_flight.contains(sequence));
         let mut unknown: Vec<u64> = unknown.take(LOOKS_MAX + 1).collect();
         let is_all = unknown.len() <= LOOKS_MAX;
         unknown.truncate(LOOKS_MAX);
         Ok((unknown, is_all))
     }
 
-    /// Notes that this candidate, and all before it, were looked at.
-    pub(crate) fn note(&mut self, sequence: u64, is_readable: bool) {
-        self.known_to = self.known_to.max(sequence);
-        if is_readable {
-            self.unreadable.remove(&sequence);
-        } else {
-            self.unreadable.insert(sequence);
-        }
+    /// Notes that these can be read: no later search looks at them.
+    pub(crate) fn note(&self, readable: impl Iterator<Item = u64>, consumer_generation: u64) {
+        self.readable.add(readable, consumer_generation);
     }
 
     /// Reads a message and says what is wrong with it; `None` when nothing is.

@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use async_nats::{HeaderMap, Message};
+use async_nats::{Client, HeaderMap, Message};
 use tokio::time::{Instant, sleep_until};
 
 use super::parking::Parking;
 use super::queue::Sender;
+use super::settle;
 use crate::config::Config;
 use crate::event;
 use crate::labels::Reason;
@@ -15,6 +16,7 @@ use crate::message::{DeadLetter, Decoded, Delivery};
 use crate::messaging::delivery::ParsedDelivery;
 use crate::messaging::in_flight::{Admission, InFlight};
 use crate::messaging::pull::{PullEnd, Pulled, Pulls};
+use crate::messaging::readable::KnownReadable;
 use crate::telemetry::Metrics;
 use crate::telemetry::logs::RateLimit;
 
@@ -36,6 +38,10 @@ pub(crate) struct Outputs {
 /// Reads pulls, and sends each message to queue, parking or dead letters.
 pub(crate) struct Intake {
     pub(crate) pulls: Pulls,
+    /// Takes the acknowledgements of markers.
+    pub(crate) client: Client,
+    /// Is told what was read.
+    pub(crate) readable: Arc<KnownReadable>,
     pub(crate) in_flight: Arc<InFlight>,
     pub(crate) outputs: Outputs,
     pub(crate) config: Arc<Config>,
@@ -67,7 +73,7 @@ impl Intake {
             tokio::select! {
                 done = &mut other => return Ok(done),
                 pulled = self.pulls.next() => {
-                    self.accept(pulled.ok_or(ClientClosed)?);
+                    self.accept(pulled.ok_or(ClientClosed)?).await;
                 }
                 // `other` may wait for the capacity that this frees.
                 () = sleep_until_or_never(overdue_at) => {
@@ -78,7 +84,7 @@ impl Intake {
     }
 
     /// Takes messages into the register, decodes them, and hands them on. Returns how their pull ended.
-    pub(crate) fn accept(&self, pulled: Pulled) -> Option<PullEnd> {
+    pub(crate) async fn accept(&mut self, pulled: Pulled) -> Option<PullEnd> {
         let parsed: Vec<ParsedDelivery> = pulled
             .messages
             .into_iter()
@@ -95,17 +101,22 @@ impl Intake {
         let redelivered = parsed.iter().filter(|a| a.metadata.delivered > 1).count();
         self.metrics.received.increment(parsed.len() as u64);
         self.metrics.redelivered.increment(redelivered as u64);
+        let sequences = parsed.iter().map(|parsed| parsed.metadata.stream_sequence);
+        self.readable.add(sequences, pulled.consumer_generation);
         let places = parsed.iter().map(|parsed| Admission {
             ack_subject: parsed.ack_subject.clone(),
             bytes: bytes_in_memory(&parsed.message),
         });
         let guards = self.in_flight.admit(places, pulled.consumer_generation);
         let nats = &self.config.nats;
-        let deliveries = guards
+        let mut deliveries: Vec<Delivery> = guards
             .into_iter()
             .zip(parsed)
             .map(|(guard, parsed)| parsed.into_delivery(&nats.stream, guard))
             .collect();
+        let is_marker =
+            |delivery: &mut Delivery| event::is_marker(&message(&nats.stream, delivery));
+        let markers: Vec<Delivery> = deliveries.extract_if(.., is_marker).collect();
         let pipeline = &self.config.pipeline;
         let (mut decoded, letters) = decode(&nats.stream, pipeline.accept_plain, deliveries);
         self.outputs.dead_letters.send_each(letters);
@@ -115,6 +126,9 @@ impl Intake {
             self.outputs.parking.park_alone(alone);
         }
         self.outputs.decoded.send(decoded);
+        if !markers.is_empty() {
+            settle::ack_markers(&self.client, &self.in_flight, &self.metrics, markers).await;
+        }
         pulled.end
     }
 }
@@ -126,7 +140,20 @@ fn bytes_in_memory(message: &Message) -> usize {
     message.length + values.saturating_sub(HEADERS_UNCOUNTED) * HEADER_BYTES
 }
 
-/// Decodes deliveries of this stream. `accept_plain`: messages that are no CloudEvents become events, too.
+/// What the codec reads of a delivery.
+fn message<'a>(stream: &'a str, delivery: &'a Delivery) -> event::Message<'a> {
+    event::Message {
+        subject: &delivery.message.subject,
+        headers: delivery.message.headers.as_ref(),
+        payload: &delivery.message.payload,
+        stream,
+        stream_sequence: delivery.stream_sequence,
+        published_at: delivery.published_at,
+    }
+}
+
+/// Decodes deliveries of this stream. `accept_plain`: messages that are no CloudEvents become
+/// events, too.
 fn decode(
     stream: &str,
     accept_plain: bool,
@@ -153,15 +180,7 @@ fn decode_one(
     accept_plain: bool,
     mut delivery: Delivery,
 ) -> Result<Decoded, DeadLetter> {
-    let message = event::Message {
-        subject: &delivery.message.subject,
-        headers: delivery.message.headers.as_ref(),
-        payload: &delivery.message.payload,
-        stream,
-        stream_sequence: delivery.stream_sequence,
-        published_at: delivery.published_at,
-    };
-    let result = event::decode(&message, accept_plain);
+    let result = event::decode(&message(stream, &delivery), accept_plain);
     delivery.timings.mark_decoded(now_nanos());
     match result {
         Ok(event) => Ok(Decoded { delivery, event }),

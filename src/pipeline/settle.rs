@@ -1,13 +1,15 @@
 //! Settle: the one place where messages are acknowledged. Each is committed in Postgres, or its letter is in
-//! the dead-letter stream. A lost ack causes a redelivery, which becomes a duplicate.
+//! the dead-letter stream, or it is a marker of NATS. A lost ack causes a redelivery, which becomes a duplicate.
 
 use async_nats::Client;
 use bytes::Bytes;
 
 use super::writer::Writer;
+use crate::labels::Outcome;
 use crate::message::{CacheWrite, Delivery, PublishedLetter, StoredBatch};
 use crate::messaging::InFlight;
 use crate::observe::Observer;
+use crate::telemetry::Metrics;
 
 const ACK: &[u8] = b"+ACK";
 
@@ -37,6 +39,20 @@ pub(crate) async fn ack_dead_letter(
         observer.letter(&published);
     }
     in_flight.settle(std::iter::once(published.letter.delivery));
+}
+
+/// Acknowledges NATS's own markers, which are no events.
+pub(crate) async fn ack_markers(
+    client: &Client,
+    in_flight: &InFlight,
+    metrics: &Metrics,
+    markers: Vec<Delivery>,
+) {
+    for delivery in &markers {
+        acknowledge(client, delivery).await;
+    }
+    metrics.settled[Outcome::Marker].increment(markers.len() as u64);
+    in_flight.settle(markers.into_iter());
 }
 
 /// Skips the ack if the consumer was recreated: it would acknowledge another message.

@@ -23,6 +23,7 @@ use crate::messaging::consumer::{self, ConsumerWatch, Restored};
 use crate::messaging::in_flight::{Capacity, InFlight, SUBJECTS_MAX_BYTES};
 use crate::messaging::letters::bucket::Bucket;
 use crate::messaging::pull::{PULL_END_GRACE, PULL_EXPIRES, PullEnd, Pulls};
+use crate::messaging::readable::KnownReadable;
 use crate::telemetry::logs::RateLimit;
 use crate::telemetry::{Health, Metrics};
 
@@ -46,6 +47,8 @@ pub(crate) struct EventSource {
     pub(crate) letters: Bucket,
     /// Readiness.
     pub(crate) health: Health,
+    /// What the NATS client can read, by this process and those before it.
+    pub(crate) readable: Arc<KnownReadable>,
     /// A message made the NATS client of the previous process panic. ganesh must find it before it is
     /// delivered again.
     pub(crate) client_was_lost: bool,
@@ -103,6 +106,7 @@ impl Source {
                 client.clone(),
                 event_source.consumer.clone(),
                 in_flight.clone(),
+                event_source.readable.clone(),
                 config.nats.stream.clone(),
                 outputs.dead_letters.clone(),
                 event_source.client_was_lost,
@@ -116,6 +120,8 @@ impl Source {
                     ),
                     in_flight.clone(),
                 ),
+                client: client.clone(),
+                readable: event_source.readable.clone(),
                 in_flight,
                 outputs,
                 config: config.clone(),
@@ -149,7 +155,7 @@ impl Source {
         let free = tokio::select! {
             biased; // read first what arrived before a disconnect
             pulled = self.intake.pulls.next() => {
-                let end = self.intake.accept(pulled.ok_or(ClientClosed)?);
+                let end = self.intake.accept(pulled.ok_or(ClientClosed)?).await;
                 return Ok(self.on_pull_end(end).await);
             }
             () = connection::dropped(&mut self.event_source.drops, drops) => return Ok(Ok(())),
@@ -299,7 +305,7 @@ impl Source {
                 let overdue_at = self.intake.pulls.overdue_at();
                 tokio::select! {
                     pulled = self.intake.pulls.next() => match pulled {
-                        Some(pulled) => self.intake.accept(pulled),
+                        Some(pulled) => self.intake.accept(pulled).await,
                         None => return,
                     },
                     () = sleep_until_or_never(overdue_at) => {

@@ -14,6 +14,7 @@ use crate::labels::Reason;
 use crate::message::DeadLetter;
 use crate::messaging::InFlight;
 use crate::messaging::in_flight::{Admission, Capacity};
+use crate::messaging::readable::KnownReadable;
 use crate::messaging::unreadable::{Search, Unreadable};
 
 /// Messages that are read at the same time: each may be as large as the server allows.
@@ -39,13 +40,14 @@ impl Unreadables {
         client: Client,
         consumer: PullConsumer,
         in_flight: Arc<InFlight>,
+        readable: Arc<KnownReadable>,
         stream: String,
         dead_letters: Sender<DeadLetter>,
         is_due: bool,
     ) -> Self {
         Self {
             server_id: client.server_info().server_id,
-            search: Search::new(client.clone(), consumer),
+            search: Search::new(client.clone(), consumer, readable),
             client,
             in_flight,
             stream,
@@ -76,6 +78,7 @@ impl Unreadables {
     /// Looks at what is delivered and not held, and hands on what cannot be read.
     pub(super) async fn search_and_bury(&mut self) -> Result<(), Error> {
         self.is_due = false;
+        let consumer_generation = self.in_flight.consumer_generation();
         let (candidates, is_all) = self.search.candidates(&self.in_flight).await?;
         let count = candidates.len();
         let mut looked_at = Vec::with_capacity(count);
@@ -110,9 +113,11 @@ impl Unreadables {
         );
         // Another go where this one came further, and not to the end.
         self.is_due = !looked_at.is_empty() && (result.is_err() || !is_all);
-        for (sequence, is_readable) in looked_at {
-            self.search.note(sequence, is_readable);
-        }
+        let readable = looked_at
+            .into_iter()
+            .filter(|(_, is_readable)| *is_readable);
+        self.search
+            .note(readable.map(|(sequence, _)| sequence), consumer_generation);
         result
     }
 

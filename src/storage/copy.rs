@@ -2,12 +2,13 @@
 
 use sqlx::postgres::PgConnection;
 
+use super::clock::ServerClock;
 use super::row::{COLUMNS, Row};
 use super::timestamp::to_postgres;
 use crate::event::Timestamp;
 
 const SIGNATURE: &[u8] = b"PGCOPY\n\xff\r\n\0";
-const COLUMN_COUNT: i16 = 14;
+const COLUMN_COUNT: i16 = 15;
 /// The version byte in front of every binary `jsonb`.
 const JSONB_VERSION: u8 = 1;
 /// Length that stands for NULL.
@@ -20,32 +21,36 @@ const ROW_OVERHEAD_BYTES: usize = 400;
 pub(super) async fn copy(
     connection: &mut PgConnection,
     rows: &[Row<'_>],
+    clock: &ServerClock,
 ) -> Result<u64, sqlx::Error> {
     // The trigger refuse_copy_of_decided reads the sequences.
     let sequences = || rows.iter().map(Row::stream_seq_i64);
     let (first, last) = (sequences().min(), sequences().max());
     let (first, last) = (first.unwrap_or_default(), last.unwrap_or_default());
-    let statement =
-        format!("COPY events ({COLUMNS}) FROM STDIN (FORMAT binary) /* {first} to {last} */");
+    let statement = format!(
+        "COPY events ({COLUMNS}, stored_at) FROM STDIN (FORMAT binary) /* {first} to {last} */"
+    );
+    let clock = clock.read(connection).await?;
     let mut copy = connection.copy_in_raw(&statement).await?;
-    copy.send(encode(rows)).await?;
+    // The server has its lock on the table by now, however long that took.
+    copy.send(encode(rows, clock.now())).await?;
     copy.finish().await
 }
 
-pub(crate) fn encode(rows: &[Row<'_>]) -> Vec<u8> {
+pub(crate) fn encode(rows: &[Row<'_>], stored_at: Timestamp) -> Vec<u8> {
     let data_bytes: usize = rows.iter().map(|row| row.event.data.len()).sum();
     let mut buffer = Vec::with_capacity(data_bytes + rows.len() * ROW_OVERHEAD_BYTES);
     buffer.extend_from_slice(SIGNATURE);
     put_i32(&mut buffer, 0); // flags
     put_i32(&mut buffer, 0); // length of the header extension
     for row in rows {
-        encode_row(&mut buffer, row);
+        encode_row(&mut buffer, row, stored_at);
     }
     buffer.extend_from_slice(&(-1i16).to_be_bytes()); // trailer
     buffer
 }
 
-fn encode_row(buffer: &mut Vec<u8>, row: &Row<'_>) {
+fn encode_row(buffer: &mut Vec<u8>, row: &Row<'_>, stored_at: Timestamp) {
     let event = row.event;
     buffer.extend_from_slice(&COLUMN_COUNT.to_be_bytes());
     put_bytes(buffer, event.id.as_bytes());
@@ -63,6 +68,7 @@ fn encode_row(buffer: &mut Vec<u8>, row: &Row<'_>) {
     buffer.extend_from_slice(&row.stream_seq_i64().to_be_bytes());
     put_timestamp(buffer, row.published_at);
     put_bytes(buffer, row.trace_id.to_string().as_bytes());
+    put_timestamp(buffer, stored_at);
 }
 
 fn put_i32(buffer: &mut Vec<u8>, value: i32) {

@@ -18,9 +18,10 @@ pub(super) async fn insert(
 ) -> Result<Vec<bool>, sqlx::Error> {
     // Text arrays cast in the statement, because that takes any JSON text as it is.
     let statement = format!(
-        "INSERT INTO events ({COLUMNS}) \
+        "INSERT INTO events ({COLUMNS}, stored_at) \
          SELECT id, source, time, type, subject, datacontenttype, dataschema, data::jsonb, \
-                data_bytes, extensions::jsonb, nats_subject, stream_seq, published_at, trace_id \
+                data_bytes, extensions::jsonb, nats_subject, stream_seq, published_at, trace_id, \
+                clock_timestamp() \
          FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::text[], $5::text[], $6::text[], \
                      $7::text[], $8::text[], $9::bytea[], $10::text[], $11::text[], \
                      $12::bigint[], $13::timestamptz[], $14::text[]) AS new ({COLUMNS}) \

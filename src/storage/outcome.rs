@@ -3,6 +3,7 @@
 
 use sqlx::postgres::PgConnection;
 
+use super::clock::ServerClock;
 use super::fates::{self, MessageFate};
 use super::insert::column;
 use super::row::Row;
@@ -32,11 +33,12 @@ pub async fn write_rows(
     connection: &mut PgConnection,
     rows: &[Row<'_>],
     method: WriteMethod,
+    clock: &ServerClock,
 ) -> Result<Vec<RowOutcome>, sqlx::Error> {
     let mut outcomes = vec![RowOutcome::Stored; rows.len()];
     let unknown: Vec<usize> = match method {
         WriteMethod::Copy => {
-            let is_complete = copy::copy(connection, rows).await? == rows.len() as u64;
+            let is_complete = copy::copy(connection, rows, clock).await? == rows.len() as u64;
             let all = 0..rows.len();
             all.filter(|_| !is_complete).collect()
         }

@@ -7,9 +7,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
-use serde_json::Value;
+use serde_json::value::RawValue;
 use sqlx::postgres::{PgConnection, PgPool, PgRow};
-use sqlx::types::Json;
 use sqlx::{FromRow, Row};
 use tokio::sync::Semaphore;
 
@@ -29,17 +28,58 @@ const ALTERNATES_MAX: usize = 50;
 /// They are looked for in so many spans: 1,024 partitions.
 const ALTERNATES_MAX_SPANS: usize = 16;
 
-// Data beyond 16 MiB as JSON stays in Postgres, and so does data with a number that JSON writes
-// with more than 400 digits: a few bytes of a row can be 130 KB of text. Such data is NULL here.
+// Of a row that somebody else wrote, a few bytes can be much text: `1e131071` and `0e-16383` are written
+// out. JSON that is larger than `$max` as text is NULL here, and Postgres does not make it either: it adds
+// up its numbers first, and stops at the limit. A KiB is at most 12 MB of text. (Not `jsonb_path_query`,
+// whose time grows with the square of what it finds.)
+macro_rules! bounded_json {
+    ($column:literal, $max:literal) => {
+        concat!(
+            "(SELECT text FROM (SELECT ", $column, "::text AS text \
+              WHERE pg_column_size(", $column, " #> '{}') <= 1024 \
+              OR (pg_column_size(", $column, " #> '{}') <= ", $max, " AND NOT EXISTS (SELECT FROM ( \
+                  SELECT sum(octet_length(number::text)) OVER (ROWS UNBOUNDED PRECEDING) AS total \
+                  FROM jsonb_array_elements(jsonb_path_query_array( \
+                      ", $column, ", 'strict $.** ? (@.type() == \"number\")')) AS number \
+              ) AS numbers WHERE total > ", $max, ")) \
+              OFFSET 0) AS made WHERE octet_length(text) <= ", $max, ") AS ", $column, ", "
+        )
+    };
+}
+
+macro_rules! bounded_text {
+    ($column:literal) => {
+        concat!(
+            "CASE WHEN octet_length(",
+            $column,
+            ") <= 65536 THEN ",
+            $column,
+            " END AS ",
+            $column,
+            ", "
+        )
+    };
+}
+
 macro_rules! columns {
     () => {
-        "SELECT id, source, time, type, subject, datacontenttype, dataschema, extensions, stream_seq, \
-         (SELECT text FROM (SELECT data::text AS text WHERE NOT jsonb_path_exists(data, \
-             'strict $.** ? (@ > 1e400 || @ < -1e400 || (@ > -1e-400 && @ < 1e-400 && @ != 0))') \
-             OFFSET 0) AS small WHERE octet_length(text) <= 16777216) AS data, \
-         CASE WHEN octet_length(data_bytes) <= 12582912 THEN data_bytes END AS data_bytes, \
-         data IS NOT NULL OR data_bytes IS NOT NULL AS has_data \
-         FROM events "
+        concat!(
+            "SELECT time, stream_seq, ",
+            bounded_text!("id"),
+            bounded_text!("source"),
+            bounded_text!("type"),
+            bounded_text!("subject"),
+            bounded_text!("datacontenttype"),
+            bounded_text!("dataschema"),
+            bounded_json!("extensions", "1048576"),
+            bounded_json!("data", "16777216"),
+            "CASE WHEN octet_length(data_bytes) <= 12582912 THEN data_bytes END AS data_bytes, \
+             greatest(octet_length(id), octet_length(source), octet_length(type), octet_length(subject), \
+                      octet_length(datacontenttype), octet_length(dataschema)) > 65536 AS has_long_text, \
+             extensions IS NOT NULL AS has_extensions, \
+             data IS NOT NULL OR data_bytes IS NOT NULL AS has_data \
+             FROM events "
+        )
     };
 }
 
@@ -300,27 +340,37 @@ fn text(row: &PgRow, column: &str) -> Result<String, sqlx::Error> {
 
 /// The members of an object; values that are no strings, which ganesh does not write, as JSON.
 fn extensions(row: &PgRow) -> Result<BTreeMap<String, String>, sqlx::Error> {
-    let Some(Json(Value::Object(members))) = row.try_get("extensions")? else {
-        return Ok(BTreeMap::new());
+    let json: Option<String> = row.try_get("extensions")?;
+    if json.is_none() && row.try_get("has_extensions")? {
+        return Err(too_large("its extension attributes are larger than 1 MiB"));
+    }
+    // Raw, as numbers may be larger than any type of ours.
+    let members: Option<BTreeMap<String, &RawValue>> = json
+        .as_deref()
+        .and_then(|json| serde_json::from_str(json).ok());
+    let text = |value: &RawValue| {
+        serde_json::from_str(value.get()).unwrap_or_else(|_| value.get().to_owned())
     };
-    let text = |value| match value {
-        Value::String(text) => text,
-        other => other.to_string(),
-    };
-    let members = members.into_iter();
+    let members = members.unwrap_or_default().into_iter();
     Ok(members.map(|(name, value)| (name, text(value))).collect())
+}
+
+fn too_large(what: &str) -> sqlx::Error {
+    sqlx::Error::Decode(format!("{what}: read the row by SQL").into())
 }
 
 impl FromRow<'_, PgRow> for StoredEvent {
     fn from_row(row: &PgRow) -> Result<Self, sqlx::Error> {
+        if row.try_get::<Option<bool>, _>("has_long_text")? == Some(true) {
+            return Err(too_large("an attribute is larger than 64 KiB"));
+        }
         let json: Option<String> = row.try_get("data")?;
         let bytes: Option<Vec<u8>> = row.try_get("data_bytes")?;
         let data = match (json, bytes) {
             (Some(json), _) => Data::Json(json.into()),
             (None, Some(bytes)) => Data::Binary(bytes.into()),
             (None, None) if row.try_get("has_data")? => {
-                let why = "the data is larger than 16 MiB as JSON: read it by SQL";
-                return Err(sqlx::Error::Decode(why.into()));
+                return Err(too_large("the data is larger than 16 MiB as JSON"));
             }
             (None, None) => Data::None,
         };

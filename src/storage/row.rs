@@ -4,7 +4,7 @@ use std::cmp::Ordering;
 
 use crate::event::{Event, Timestamp, TraceId};
 
-/// The columns that both ways of writing fill, in this order. `stored_at` has a default.
+/// The columns of [`Row`]. `stored_at`, which both ways of writing fill too, is Postgres's clock.
 pub(super) const COLUMNS: &str = "id, source, time, type, subject, datacontenttype, dataschema, \
      data, data_bytes, extensions, nats_subject, stream_seq, published_at, trace_id";
 

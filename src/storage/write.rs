@@ -11,6 +11,7 @@ use sqlx::postgres::{PgConnection, PgPool};
 use strum::VariantArray as _;
 
 use super::classify::{classify, copy_line, sqlstate};
+use super::clock::ServerClock;
 use super::deadline::{Deadline, LentConnection};
 use super::fates::MAY_BE_DECIDED;
 use super::outcome::{RowOutcome, write_rows};
@@ -40,6 +41,7 @@ pub(super) const WRITE_TIMEOUT: Duration = Duration::from_secs(35);
 pub struct EventWriter {
     pool: PgPool,
     metrics: Metrics,
+    clock: Arc<ServerClock>,
     inserts_left: Arc<AtomicU32>,
     /// Where rows are slow.
     part_limit: Arc<PartLimit>,
@@ -82,6 +84,7 @@ impl EventWriter {
         Self {
             pool,
             metrics,
+            clock: Arc::default(),
             inserts_left: Arc::default(),
             part_limit: Arc::default(),
             copy_is_refused: Arc::default(),
@@ -239,7 +242,7 @@ impl EventWriter {
         let mut connection = acquired.map_err(|error| AttemptError::without(&error, method))?;
         let number = self.attempts.fetch_add(1, Ordering::Relaxed) + 1;
         self.metrics.batch_writes[method].increment(1);
-        let write = write_once(&mut connection, rows, method, options.advance_epoch);
+        let write = self.write_once(&mut connection, rows, method, options.advance_epoch);
         match tokio::time::timeout(WRITE_TIMEOUT, write).await {
             Ok(Ok(written)) => {
                 // Rows that are there already or skipped prove nothing: Postgres does not even try them.
@@ -267,6 +270,26 @@ impl EventWriter {
                 })
             }
         }
+    }
+
+    /// A statement alone is a transaction; only the epoch needs one around it.
+    async fn write_once(
+        &self,
+        connection: &mut PgConnection,
+        rows: &[Row<'_>],
+        method: WriteMethod,
+        advance_epoch: bool,
+    ) -> Result<Vec<RowOutcome>, sqlx::Error> {
+        if !advance_epoch {
+            return write_rows(connection, rows, method, &self.clock).await;
+        }
+        // Dropped on an error, it rolls back before the connection's next use.
+        let mut transaction = connection.begin().await?;
+        let written = write_rows(&mut transaction, rows, method, &self.clock).await?;
+        // Last, so that other writers wait for this row's lock as briefly as can be.
+        epoch::advance(&mut transaction).await?;
+        transaction.commit().await?;
+        Ok(written)
     }
 }
 
@@ -340,25 +363,6 @@ impl AttemptError {
     pub(super) fn is_late(&self) -> bool {
         self.error.code == Code::Timeout && self.is_answer
     }
-}
-
-/// A statement alone is a transaction; only the epoch needs one around it.
-async fn write_once(
-    connection: &mut PgConnection,
-    rows: &[Row<'_>],
-    method: WriteMethod,
-    advance_epoch: bool,
-) -> Result<Vec<RowOutcome>, sqlx::Error> {
-    if !advance_epoch {
-        return write_rows(connection, rows, method).await;
-    }
-    // Dropped on an error, it rolls back before the connection's next use.
-    let mut transaction = connection.begin().await?;
-    let written = write_rows(&mut transaction, rows, method).await?;
-    // Last, so that other writers wait for this row's lock as briefly as can be.
-    epoch::advance(&mut transaction).await?;
-    transaction.commit().await?;
-    Ok(written)
 }
 
 /// Anything but a plain answer of the server, and read-only sessions (25006: the

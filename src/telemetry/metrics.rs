@@ -56,7 +56,7 @@ table! {
     /// Deliveries fetched whose delivery count was above one.
     redelivered: Counter = "ganesh_messages_redelivered_total";
 
-    /// Messages settled, by outcome: stored, duplicate, skipped (by a trigger of the table), dead_lettered, released.
+    /// Messages settled, by outcome: stored, duplicate, skipped (by a trigger of the table), dead_lettered, marker (of NATS, no event), released.
     settled: Counter = "ganesh_messages_settled_total" [outcome: Outcome];
 
     /// Dead letters written, by reason.

@@ -57,23 +57,52 @@ async fn answers_that_nobody_takes_share_a_bounded_memory_and_end() {
     drop(clients);
 }
 
+/// Changes a column of a row.
+async fn set(stack: &Stack, id: &str, column: &str, value: &str) {
+    let update = format!("UPDATE events SET {column} = {value} WHERE id = '{id}'");
+    sqlx::query(&update).execute(&stack.pool).await.unwrap();
+}
+
 #[tokio::test]
 async fn a_row_that_is_too_large_to_answer_costs_neither_ganesh_nor_postgres_its_size() {
     let stack = Stack::start().await;
     let ganesh = stack.serve(&[]).await;
-    // 13 KB that would be 190 MB; 14 KB that would be 24 MB; and what is as large as it looks.
-    let numbers = |number: &str| format!("('[' || repeat('{number},', 1450) || '1]')::jsonb");
-    insert(&stack, "high", &numbers("1e131071")).await;
-    insert(&stack, "low", &numbers("-1e-16383")).await;
-    insert(&stack, "deep", "('{\"a\":[{\"b\":-1e131071}]}')::jsonb").await;
-    insert(&stack, "long", "to_jsonb(repeat('x', 17000000))").await;
-    insert(
-        &stack,
-        "good",
-        "'[1e308, -1e-300, 0, 0.1, \"1e131071\"]'::jsonb",
-    )
-    .await;
-    for id in ["high", "low", "deep", "long"] {
+    let numbers = |number: &str, count: usize| {
+        format!("('[' || repeat('{number},', {count}) || '1]')::jsonb")
+    };
+    for (id, data) in [
+        // 13 KB that would be 190 MB; 14 KB that would be 24 MB.
+        ("high", numbers("1e131071", 1_450)),
+        ("low", numbers("-1e-16383", 1_450)),
+        // 1 MB that would be 1.6 GB, which Postgres cannot even make; 2 MB that would be 120 MB.
+        ("zeros", numbers("0e-16383", 100_000)),
+        ("many", numbers("1e399", 300_000)),
+        ("long", "to_jsonb(repeat('x', 17000000))".to_owned()),
+    ] {
+        insert(&stack, id, &data).await;
+    }
+    for (id, column, value) in [
+        ("type", "type", "repeat('x', 100000000)".to_owned()),
+        ("schema", "dataschema", "repeat('x', 70000)".to_owned()),
+        (
+            "extensions",
+            "extensions",
+            format!("jsonb_build_object('a', {})", numbers("0e-16383", 100_000)),
+        ),
+    ] {
+        insert(&stack, id, "'1'::jsonb").await;
+        set(&stack, id, column, &value).await;
+    }
+    for id in [
+        "high",
+        "low",
+        "zeros",
+        "many",
+        "long",
+        "type",
+        "schema",
+        "extensions",
+    ] {
         for path in [
             format!("/v1/events/{id}"),
             format!("/v1/subjects/{id}/latest"),
@@ -81,7 +110,7 @@ async fn a_row_that_is_too_large_to_answer_costs_neither_ganesh_nor_postgres_its
             let began = Instant::now();
             let answer = send(request(&ganesh, Method::GET, &path)).await;
             let detail = answer.problem(500, "Internal Server Error");
-            assert!(detail.contains("16 MiB"), "{path}: {detail}");
+            assert!(detail.contains("larger than 16 MiB"), "{path}: {detail}");
             assert!(
                 began.elapsed() < Duration::from_secs(3),
                 "{path}: {:?}",
@@ -91,10 +120,37 @@ async fn a_row_that_is_too_large_to_answer_costs_neither_ganesh_nor_postgres_its
     }
     let resident = ganesh.resident_bytes() / MIB;
     assert!(resident < 200, "{resident} MiB");
-    for path in ["/v1/events/good", "/v1/subjects/good/latest"] {
-        assert_eq!(get(&ganesh, path).await.json()["data"][4], "1e131071");
-    }
     assert_eq!(ganesh.admin("/readyz").await.0, 200);
+}
+
+#[tokio::test]
+async fn a_row_that_is_large_only_as_text_is_answered_up_to_the_limit() {
+    let stack = Stack::start().await;
+    let ganesh = stack.serve(&[]).await;
+    insert(
+        &stack,
+        "good",
+        "'[1e308, -1e-300, 0, 0.1, \"1e131071\"]'::jsonb",
+    )
+    .await;
+    insert(&stack, "digits", "'{\"a\":[{\"b\":-1e131071}]}'::jsonb").await;
+    insert(&stack, "number", "'1e131071'::jsonb").await;
+    insert(&stack, "odd", "'1'::jsonb").await;
+    let odd = "'{\"a\": 1e400, \"b\": {\"c\": \"d\"}, \"e\": \"f\"}'::jsonb";
+    set(&stack, "odd", "extensions", odd).await;
+    for path in ["events/{}", "subjects/{}/latest", "subjects/{}/latest"] {
+        let of = async |id: &str| get(&ganesh, &format!("/v1/{}", path.replace("{}", id))).await;
+        assert_eq!(of("good").await.json()["data"][4], "1e131071");
+        for id in ["digits", "number"] {
+            let answer = of(id).await;
+            assert_eq!(answer.status, 200, "{id}");
+            assert!(answer.body.len() > 131_072, "{id}: {}", answer.body.len());
+        }
+        let odd = of("odd").await.json();
+        assert_eq!(odd["a"].as_str().map(str::len), Some(401));
+        assert_eq!(odd["b"], "{\"c\": \"d\"}");
+        assert_eq!(odd["e"], "f");
+    }
 }
 
 #[tokio::test]

@@ -110,35 +110,35 @@ async fn what_cannot_be_a_change_is_a_400_that_says_what_was_expected() {
     let ganesh = stack.serve(&[]).await;
     let url = ganesh.admin_url("/log-level");
     let long = format!("{{\"filter\": \"{}\"}}", "info,".repeat(1_000));
+    let (filter, lasting) = (
+        ["filter: expected a level", "ganesh=debug,info"],
+        ["for: expected", "1s to 1d"],
+    );
+    let body_is = ["expected {", "\"for\": \"15m\""];
+    // Nothing of it is said again: it may have been a secret.
     for (body, words) in [
-        (
-            r#"{"filter": "loud"}"#,
-            ["filter \"loud\"", "ganesh=debug,info"],
-        ),
-        (r#"{"filter": ""}"#, ["filter \"\"", "a level"]),
-        (r#"{"filter": "ganesh=loud"}"#, ["ganesh=loud", "a level"]),
-        (r#"{"filter": "info", "for": "15"}"#, ["for \"15\"", "15m"]),
-        (
-            r#"{"filter": "info", "for": "0s"}"#,
-            ["for \"0s\"", "from 1s"],
-        ),
-        (
-            r#"{"filter": "info", "for": "2d"}"#,
-            ["for \"2d\"", "to 1d"],
-        ),
-        (
-            r#"{"filter": "info", "four": "2s"}"#,
-            ["four", "\"for\": \"15m\""],
-        ),
-        (r#"{"for": "2s"}"#, ["filter", "\"for\": \"15m\""]),
-        ("debug", ["line 1", "\"filter\""]),
-        ("", ["EOF", "\"filter\""]),
+        (r#"{"filter": "loud"}"#, filter),
+        (r#"{"filter": ""}"#, filter),
+        (r#"{"filter": "ganesh=loud"}"#, filter),
+        (r#"{"filter": "info,loud"}"#, filter),
+        (r#"{"filter": "nats://u:loud@h"}"#, filter),
+        (r#"{"filter": "info", "for": "15loud"}"#, lasting),
+        (r#"{"filter": "info", "for": "0s"}"#, lasting),
+        (r#"{"filter": "info", "for": "2d"}"#, lasting),
+        (r#"{"filter": "info", "loud": "2s"}"#, body_is),
+        (r#"{"filter": ["loud"]}"#, body_is),
+        (r#"["loud", "loud", "loud"]"#, body_is),
+        (r#""loud""#, body_is),
+        (r#"{"for": "2s"}"#, body_is),
+        ("loud", body_is),
+        ("", body_is),
         (long.as_str(), ["4096 bytes", ""]),
     ] {
         let (status, problem) = put(&url, body.to_owned()).await;
         assert_eq!(status, 400, "{body}: {problem}");
         assert_eq!(problem["instance"], "/log-level");
         let detail = problem["detail"].as_str().unwrap();
+        assert!(!detail.contains("loud"), "{detail}");
         for word in words {
             assert!(detail.contains(word), "{word}: {detail}");
         }
@@ -314,7 +314,7 @@ async fn the_command_shows_and_changes_and_says_what_is_wrong() {
     })
     .await;
     for (arguments, words) in [
-        (&["loud"][..], ["filter \"loud\"", "expected a level"]),
+        (&["loud"][..], ["filter: expected", "a level"]),
         (
             &["info", "--for", "1"],
             ["--for=1 (GANESH_LOG_LEVEL_FOR)", "expected 1s to 1d"],
@@ -322,6 +322,7 @@ async fn the_command_shows_and_changes_and_says_what_is_wrong() {
     ] {
         let (code, _, refused) = log_level(&address, arguments);
         assert_eq!(code, 2, "{refused}");
+        assert!(!refused.contains("loud"), "{refused}");
         for word in words {
             assert!(refused.contains(word), "{word}: {refused}");
         }

@@ -10,7 +10,7 @@ use crate::support::servers::Server;
 use crate::support::{Ganesh, Stack, eventually};
 
 /// `ganesh serve` that uses the cache by now: before that it stores all the same.
-async fn serve(stack: &Stack, settings: &[(&str, &str)]) -> Ganesh {
+pub async fn serve(stack: &Stack, settings: &[(&str, &str)]) -> Ganesh {
     let ganesh = stack.serve(settings).await;
     let cache = "ganesh_dependency_up{dependency=\"cache\"}";
     ganesh.wait_for_metric(cache, 1.0).await;
@@ -19,7 +19,7 @@ async fn serve(stack: &Stack, settings: &[(&str, &str)]) -> Ganesh {
 }
 
 /// Publishes in a batch of its own, and waits until that is acknowledged.
-async fn store(stack: &Stack, events: &[Event]) {
+pub async fn store(stack: &Stack, events: &[Event]) {
     publish(&stack.jetstream().await, events).await;
     stack.wait_until_drained().await;
 }

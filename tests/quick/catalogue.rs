@@ -111,6 +111,7 @@ fn the_names_and_labels_that_dashboards_rely_on_are_there() {
             "duplicate",
             "skipped",
             "dead_lettered",
+            "marker",
             "released"
         ]
     );

@@ -1,7 +1,7 @@
 //! Dragonfly or Redis.
 
 use super::{ANSWER_TIMEOUT, Findings};
-use crate::cache::words;
+use crate::cache::{NOT_SUPPORTED, is_cluster, words};
 use crate::config::Config;
 
 /// Prefix of the policies that may evict any key, the least used first.
@@ -37,6 +37,10 @@ async fn ask(config: &Config, findings: &mut Findings) -> Result<(), redis::Redi
         ),
     };
     findings.ok(format_args!("{product} {version} at {}", config.cache.url));
+    if is_cluster(&mut connection).await {
+        findings.failed(NOT_SUPPORTED);
+        return Ok(());
+    }
     if field("role").is_some_and(|role| role != "master") {
         findings.warning("it is a replica and refuses writes: name the primary in REDIS_URL");
     }

@@ -1,5 +1,7 @@
 //! What `ganesh serve` needs before it serves: each dependency there, and fit.
 
+use std::sync::Arc;
+
 use async_nats::jetstream;
 use sqlx::PgPool;
 
@@ -7,6 +9,7 @@ use super::{CLIENT_WAS_LOST, Service};
 use crate::cli::Failure;
 use crate::cli::startup::{StartDeadline, wait_for, wait_for_postgres, wait_for_schema};
 use crate::error::Dependency;
+use crate::messaging::readable::KnownReadable;
 use crate::messaging::{connection, consumer, in_flight};
 use crate::pipeline::source::EventSource;
 use crate::storage::{classify, identity, pool, upkeep};
@@ -86,13 +89,20 @@ async fn connect_nats(
     )
     .await?;
     let ensured = ensured.map_err(|violations| Failure::Usage(violations.join("\n")))?;
+    let said = std::env::var(CLIENT_WAS_LOST).ok();
+    let made = ensured
+        .consumer
+        .cached_info()
+        .created
+        .unix_timestamp_nanos();
     Ok(EventSource {
+        readable: Arc::new(KnownReadable::of_consumer(made, said.as_deref())),
+        client_was_lost: said.is_some(),
         jetstream,
         drops,
         consumer: ensured.consumer,
         consumer_watch: ensured.watch,
         letters: ensured.letters,
         health: health.clone(),
-        client_was_lost: std::env::var_os(CLIENT_WAS_LOST).is_some(),
     })
 }

@@ -4,7 +4,7 @@ use ganesh::event::{DecodeReason, JSON_DEPTH_MAX_LEVELS};
 use serde_json::json;
 
 use super::{
-    BINARY, STRUCTURED, decode_binary, decode_message, json_data, refused_binary,
+    BINARY, STRUCTURED, bytes_data, decode_binary, decode_message, json_data, refused_binary,
     refused_structured,
 };
 
@@ -94,11 +94,62 @@ fn json_that_nests_too_deep_is_refused() {
 }
 
 #[test]
+fn a_number_that_is_far_longer_without_its_exponent_is_refused() {
+    let json = [("ce-datacontenttype", "application/json")];
+    let event = |data: &str| {
+        format!(r#"{{"specversion":"1.0","id":"A","source":"s","type":"t","data":{data}}}"#)
+    };
+    for number in [
+        "1e131071",
+        "-1E+1001",
+        "0e-16383",
+        "1.5e-1001",
+        "1e0001001",
+        "1e99999999999999999999999",
+    ] {
+        for data in [number.to_owned(), format!(r#"{{"a":["1e1",{number}]}}"#)] {
+            assert_eq!(
+                refused_binary(&json, &data),
+                DecodeReason::InvalidJson,
+                "{data}"
+            );
+            let error = decode_message(STRUCTURED, event(&data)).unwrap_err();
+            assert_eq!(error.reason(), DecodeReason::InvalidJson, "{data}");
+            assert!(
+                error.to_string().contains("exponent beyond 1000"),
+                "{error}"
+            );
+            assert!(!error.to_string().contains(number), "{error}");
+            // Of a message that does not say what it is, they are bytes.
+            assert_eq!(
+                decode_binary(&[], &data).unwrap().data,
+                bytes_data(data.as_bytes())
+            );
+        }
+    }
+    for data in [
+        "1e1000",
+        "-1E-1000",
+        "0.1e0001000",
+        r#""1e131071""#,
+        r#"{"1e9999":"\"2e9999","b\\":"3E9999\\"}"#,
+        r#""7e9999""#,
+        "[true,false,1e5]",
+    ] {
+        assert_eq!(decode_binary(&json, data).unwrap().data, json_data(data));
+        assert_eq!(
+            decode_message(STRUCTURED, event(data)).unwrap().data,
+            json_data(data)
+        );
+    }
+}
+
+#[test]
 fn what_only_postgres_refuses_in_json_passes() {
     for body in [
         r#"{"a":"\u0000"}"#,
         r#""\ud800""#,
-        "1e400000",
+        "1e999",
         r#"{"a":1,"a":2}"#,
     ] {
         assert_eq!(decode_binary(&[], body).unwrap().data, json_data(body));
