@@ -3,6 +3,7 @@
 mod bisection;
 pub(crate) mod classify;
 mod clock;
+mod columns;
 mod copy;
 mod default_rows;
 pub mod epoch;

@@ -12,10 +12,10 @@ const RANGES_MAX: usize = 2_048;
 
 /// Shared by who reads deliveries, who searches, and who starts the process again.
 #[derive(Debug, Default)]
-pub(crate) struct KnownReadable(Mutex<Sequences>);
+pub(crate) struct KnownReadable(Mutex<ReadableRanges>);
 
 #[derive(Debug, Default)]
-struct Sequences {
+struct ReadableRanges {
     /// When the consumer was made, in nanoseconds of the Unix epoch; `None`: not known. Another one may be of
     /// another stream, whose sequences begin again.
     consumer_made: Option<i128>,
@@ -29,14 +29,14 @@ impl KnownReadable {
     /// Nothing but what the process before has said of the same consumer: [`Self::to_text`].
     pub(crate) fn of_consumer(made: i128, said: Option<&str>) -> Self {
         let ranges = said.and_then(|said| parse(said, made)).unwrap_or_default();
-        Self(Mutex::new(Sequences {
+        Self(Mutex::new(ReadableRanges {
             consumer_made: Some(made),
             consumer_generation: 0,
             ranges,
         }))
     }
 
-    fn lock(&self) -> MutexGuard<'_, Sequences> {
+    fn lock(&self) -> MutexGuard<'_, ReadableRanges> {
         // What is there is true after a panic as well.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -45,9 +45,9 @@ impl KnownReadable {
     pub(crate) fn add(&self, sequences: impl Iterator<Item = u64>, consumer_generation: u64) {
         let mut known = self.lock();
         if consumer_generation > known.consumer_generation {
-            *known = Sequences {
+            *known = ReadableRanges {
                 consumer_generation,
-                ..Sequences::default()
+                ..ReadableRanges::default()
             };
         }
         if consumer_generation < known.consumer_generation {
@@ -108,7 +108,7 @@ impl KnownReadable {
     }
 }
 
-impl Sequences {
+impl ReadableRanges {
     fn add(&mut self, run: Option<RangeInclusive<u64>>) {
         let Some((mut first, mut last)) = run.map(RangeInclusive::into_inner) else {
             return;

@@ -12,6 +12,7 @@ use sqlx::postgres::{PgConnection, PgPool, PgRow};
 use sqlx::{FromRow, Row};
 use tokio::sync::Semaphore;
 
+use super::columns::{bounded_json, bounded_text, columns};
 use super::deadline::{Deadline, LentConnection};
 use super::layout::{self, Layout, Span};
 use crate::config::PartitionInterval;
@@ -27,61 +28,6 @@ const READS_AT_ONCE: usize = 4;
 const ALTERNATES_MAX: usize = 50;
 /// They are looked for in so many spans: 1,024 partitions.
 const ALTERNATES_MAX_SPANS: usize = 16;
-
-// Of a row that somebody else wrote, a few bytes can be much text: `1e131071` and `0e-16383` are written
-// out. JSON that is larger than `$max` as text is NULL here, and Postgres does not make it either: it adds
-// up its numbers first, and stops at the limit. A KiB is at most 12 MB of text. (Not `jsonb_path_query`,
-// whose time grows with the square of what it finds.)
-macro_rules! bounded_json {
-    ($column:literal, $max:literal) => {
-        concat!(
-            "(SELECT text FROM (SELECT ", $column, "::text AS text \
-              WHERE pg_column_size(", $column, " #> '{}') <= 1024 \
-              OR (pg_column_size(", $column, " #> '{}') <= ", $max, " AND NOT EXISTS (SELECT FROM ( \
-                  SELECT sum(octet_length(number::text)) OVER (ROWS UNBOUNDED PRECEDING) AS total \
-                  FROM jsonb_array_elements(jsonb_path_query_array( \
-                      ", $column, ", 'strict $.** ? (@.type() == \"number\")')) AS number \
-              ) AS numbers WHERE total > ", $max, ")) \
-              OFFSET 0) AS made WHERE octet_length(text) <= ", $max, ") AS ", $column, ", "
-        )
-    };
-}
-
-macro_rules! bounded_text {
-    ($column:literal) => {
-        concat!(
-            "CASE WHEN octet_length(",
-            $column,
-            ") <= 65536 THEN ",
-            $column,
-            " END AS ",
-            $column,
-            ", "
-        )
-    };
-}
-
-macro_rules! columns {
-    () => {
-        concat!(
-            "SELECT time, stream_seq, ",
-            bounded_text!("id"),
-            bounded_text!("source"),
-            bounded_text!("type"),
-            bounded_text!("subject"),
-            bounded_text!("datacontenttype"),
-            bounded_text!("dataschema"),
-            bounded_json!("extensions", "1048576"),
-            bounded_json!("data", "16777216"),
-            "CASE WHEN octet_length(data_bytes) <= 12582912 THEN data_bytes END AS data_bytes, \
-             greatest(octet_length(id), octet_length(source), octet_length(type), octet_length(subject), \
-                      octet_length(datacontenttype), octet_length(dataschema)) > 65536 AS has_long_text, \
-             extensions IS NOT NULL AS has_extensions, \
-             data IS NOT NULL OR data_bytes IS NOT NULL AS has_data \
-             FROM events "
-        )
-    };
-}
 
 // $1 and $2 are a span: the planner leaves out the partitions that have no part in it.
 macro_rules! in_span {
