@@ -13,7 +13,7 @@ CREATE INDEX fates_decided_at ON fates (decided_at);
 
 -- Once for each statement: ganesh's COPY ends with the first and the last sequence of its rows. This
 -- runs when the statement has its lock on events, and sees what was committed until then.
-CREATE FUNCTION refuse_copy_of_decided() RETURNS trigger LANGUAGE plpgsql AS $$
+CREATE FUNCTION refuse_copy_of_decided() RETURNS trigger LANGUAGE plpgsql SET search_path FROM CURRENT AS $$
 DECLARE
     sequences text[];
 BEGIN

@@ -40,7 +40,7 @@ pub enum Code {
     Timeout,
     /// The server works on something that conflicts (deadlock, serialization, lock).
     Conflict,
-    /// The server is short of something (disk, memory, connections).
+    /// The server is short of something (disk, memory, connections, a lock that somebody holds).
     Resources,
     /// The server is shutting down, starting, or read-only.
     Unavailable,

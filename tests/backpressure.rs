@@ -7,7 +7,9 @@ use async_nats::{HeaderMap, HeaderName, HeaderValue};
 use bytes::Bytes;
 use ganesh::event::{Data, Event};
 
+use crate::postgres_faults::connections::proxied;
 use crate::support::events::{event, events, publish};
+use crate::support::proxy::Manner;
 use crate::support::{Ganesh, Stack, eventually};
 
 const HELD: &str = "ganesh_in_flight_messages";
@@ -116,15 +118,12 @@ async fn a_second_process_gets_its_share_while_the_first_holds_its_limit() {
         ("GANESH_MAX_IN_FLIGHT", "1000"),
         ("GANESH_BATCH_MAX_EVENTS", "100"),
     ];
-    // The first one cannot store: its events wait for a lock that the test holds, in
-    // a database that only the first one uses.
-    let elsewhere = Stack::start().await;
-    drop(elsewhere.serve(&[]).await);
-    let lock = elsewhere.lock("events", "ACCESS EXCLUSIVE").await;
+    // The first one cannot store: the way from its statements to Postgres is held up.
+    let (proxy, through) = proxied(&stack).await;
     let mut first_settings = limit.to_vec();
-    first_settings.push(("POSTGRES_URL", elsewhere.database_url.as_str()));
-    first_settings.push(("GANESH_MIGRATE_ON_START", "true"));
+    first_settings.push(("POSTGRES_URL", through.as_str()));
     let first = stack.serve(&first_settings).await;
+    proxy.behave(Manner::Hold);
     publish(&stack.jetstream().await, &events("e", 20_000)).await;
     first.wait_for_metric(HELD, 900.0).await;
     let second = stack.serve(&limit).await;
@@ -134,5 +133,4 @@ async fn a_second_process_gets_its_share_while_the_first_holds_its_limit() {
     )
     .await;
     drop(second);
-    lock.rollback().await.unwrap();
 }

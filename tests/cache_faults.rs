@@ -4,10 +4,12 @@
 use std::time::{Duration, Instant};
 
 use ganesh::event::{Event, Timestamp};
+use rustix::process::Signal;
 
 use crate::support::events::{events, publish};
 use crate::support::proxy::{Manner, Proxy, Way};
 use crate::support::reads::{assert_newest, latest, latest_by_cache, of};
+use crate::support::servers::send_signal;
 use crate::support::{Ganesh, Stack, eventually};
 
 const CACHE_UP: &str = "ganesh_dependency_up{dependency=\"cache\"}";
@@ -98,20 +100,27 @@ async fn a_cache_slower_than_its_limit_costs_few_batches_that_limit_and_is_skipp
 /// Stores a backlog with a cache that answers so late; rows a second, by the times at which Postgres
 /// began to store them.
 async fn drained_per_second(stack: &Stack, late: Duration) -> f64 {
-    const EVENTS: usize = 15_000;
+    const EVENTS: usize = 30_000;
     let (proxy, url) = proxied(stack).await;
     proxy.behave_one_way(Way::ToClient, Manner::Delay(late));
     let name = format!("late-{}", rand::random::<u32>());
-    publish(&stack.jetstream().await, &events(&name, EVENTS)).await;
     // Many batches, and storing one takes less than the cache does.
     let settings = [
         ("REDIS_URL", url.as_str()),
         ("GANESH_BATCH_MAX_EVENTS", "250"),
     ];
     let ganesh = stack.serve(&settings).await;
+    // Until it has the cache, each batch advances the epoch, one after the other.
+    latest_by_cache(&ganesh, "none").await;
+    send_signal(ganesh.pid(), Signal::STOP);
+    publish(&stack.jetstream().await, &events(&name, EVENTS)).await;
+    send_signal(ganesh.pid(), Signal::CONT);
     stack.wait_until_drained().await;
     let written = ganesh.metric(WRITTEN).await;
-    assert!(written >= 30.0, "{written} of 60 batches went to the cache");
+    assert!(
+        written >= 60.0,
+        "{written} of 120 batches went to the cache"
+    );
     assert!(ganesh.terminate().await.success());
     let (rows, seconds): (i64, f64) = sqlx::query_as(
         "SELECT count(*), extract(epoch FROM max(stored_at) - min(stored_at))::float8 \

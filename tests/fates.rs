@@ -14,6 +14,7 @@ use crate::support::events::{event, events, publish};
 use crate::support::keys::{hold_key, wait_until_so_many_wait};
 use crate::support::ledger::{assert_each_is_one_row_or_one_letter, letters};
 use crate::support::proxy::Manner;
+use crate::support::reads::latest;
 use crate::support::servers::send_signal;
 use crate::support::{Ganesh, PATIENCE, Stack, eventually};
 
@@ -68,6 +69,9 @@ async fn stopped_before_its_writes(
     let (proxy, through) = proxied(stack).await;
     let address = [("POSTGRES_URL", through.as_str())];
     let late = stack.serve(&[&SETTINGS[..], &address].concat()).await;
+    // Reads at the same time leave connections open: a new one would not get as far as a statement.
+    let reads = (0..8).map(|_| latest(&late, "none"));
+    futures::future::join_all(reads).await;
     proxy.behave(Manner::Hold);
     let jetstream = stack.jetstream().await;
     publish(&jetstream, &all[..1]).await;

@@ -225,7 +225,7 @@ impl Parking {
     #[allow(clippy::needless_pass_by_value, reason = "the history is spent")]
     pub(crate) fn park_again(
         &self,
-        batches: Vec<Batch>,
+        batch: Batch,
         history: BatchHistory,
         failures: SeenFailures,
         is_refused: bool,
@@ -233,23 +233,17 @@ impl Parking {
         let mut state = self.state();
         state.parked_in_progress &= !history.was_parked;
         if history.attempt == Attempt::Probe && is_refused {
-            let count = batches.iter().map(|batch| batch.messages.len()).sum();
-            let rows = vec![true; count];
+            let rows = vec![true; batch.messages.len()];
             state.window.note(Attempt::Probe, &rows, Instant::now());
         }
-        state.park(batches, history.attempt, failures);
+        state.park(batch, history.attempt, failures);
         drop(state);
         self.wake.notify_one();
     }
 
     /// Parks the rest of a batch whose other rows are decided, and recorded next.
-    pub(crate) fn park_rest(
-        &self,
-        batches: Vec<Batch>,
-        history: &BatchHistory,
-        failures: SeenFailures,
-    ) {
-        self.state().park(batches, history.attempt, failures);
+    pub(crate) fn park_rest(&self, batch: Batch, history: &BatchHistory, failures: SeenFailures) {
+        self.state().park(batch, history.attempt, failures);
         self.wake.notify_one();
     }
 
@@ -260,7 +254,7 @@ impl Parking {
         }
         let batch = self.batch(messages);
         self.state()
-            .park(vec![batch], Attempt::Fresh, SeenFailures::default());
+            .park(batch, Attempt::Fresh, SeenFailures::default());
         self.wake.notify_one();
     }
 

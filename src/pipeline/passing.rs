@@ -1,6 +1,7 @@
-//! Answers of Postgres with a code that passes by itself elsewhere: a statement that took too long, a
-//! conflict, no partition, no room. They are retried. When one comes back for the same rows, again and
-//! again, while others are stored, the rows are to blame. Pure.
+//! Answers of Postgres with a code that passes by itself elsewhere. They are retried. When a conflict or the
+//! time limit of statements comes back for the same rows, again and again, while others are stored, the rows
+//! are to blame. No room, a lock that somebody holds, or a server that does not write say nothing of the
+//! rows: these are kept until they can be stored. Pure.
 
 use crate::error::Code;
 use crate::storage::Passing;
@@ -55,7 +56,8 @@ impl PassingFailures {
     /// How the next attempt takes such an answer.
     pub(crate) fn next_attempt(&self, others_stored: bool) -> Passing {
         let others_stored = self.others_stored + u32::from(others_stored);
-        if self.attempts >= ATTEMPTS_MIN && others_stored >= OTHERS_STORED_MIN {
+        let is_lasting = self.attempts >= ATTEMPTS_MIN && others_stored >= OTHERS_STORED_MIN;
+        if self.is_about_rows && is_lasting {
             Passing::Blame
         } else if self.attempts == ATTEMPTS_IN_PLACE && (self.is_about_rows || others_stored > 0) {
             Passing::Search
@@ -104,5 +106,11 @@ mod tests {
         assert_eq!(failures.next_attempt(false), Passing::Retry);
         assert!(failures.is_to_be_parked(false));
         assert_eq!(failures.next_attempt(true), Passing::Search);
+    }
+
+    #[test]
+    fn a_server_that_is_short_of_something_is_no_fault_of_the_rows() {
+        let failures = failed(1_000, Code::Resources, true);
+        assert_eq!(failures.next_attempt(true), Passing::Retry);
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::attempt::{self, Undecided, Written};
 use super::fate::{self, Ends, Proposal};
-use super::parking::{Attempt, NextBatch};
+use super::parking::{Attempt, NextBatch, SeenFailures};
 use super::writer::Writer;
 use crate::error::Error;
 use crate::labels::{Outcome, Reason, WriteMethod};
@@ -42,12 +42,23 @@ pub(crate) async fn store(
     let mut undecided_rows = 0;
     let outcomes = if let Some(undecided) = undecided {
         let outcomes_before = outcomes.len();
-        let (outcomes, rest) = take_undecided(&mut batch, outcomes, &undecided.failed_alone);
+        let (outcomes, [alone, others]) =
+            take_undecided(&mut batch, outcomes, &undecided.failed_alone);
         let Undecided {
             failures,
             is_refused,
             ..
         } = undecided;
+        let rest = match (alone, others) {
+            (Some(alone), Some(others)) => {
+                // Rows that were not tried alone have no failures of their own.
+                let untried = SeenFailures::default();
+                writer.parking.park_rest(others, &history, untried);
+                Some(alone)
+            }
+            (alone, others) => alone.or(others),
+        };
+        let rest = rest.expect("what is undecided is in one of them");
         if outcomes.is_empty() {
             writer
                 .parking
@@ -82,7 +93,8 @@ pub(crate) async fn store(
         timings: timings(&mut batch, events, method),
         messages: batch.messages,
         outcomes,
-        epoch_advanced: options.advance_epoch,
+        // A duplicate's row may be another replica's, and younger than our transaction.
+        epoch_advanced: options.advance_epoch && ends.settled.is_empty(),
     };
     Ok(Some(finish(writer, stored, ends)))
 }
@@ -107,7 +119,7 @@ fn take_undecided(
     batch: &mut Batch,
     outcomes: Vec<Option<RowOutcome>>,
     failed_alone: &[bool],
-) -> (Vec<RowOutcome>, Vec<Batch>) {
+) -> (Vec<RowOutcome>, [Option<Batch>; 2]) {
     let mut decided = Vec::new();
     let (mut stay, mut alone, mut others) = (Vec::new(), Vec::new(), Vec::new());
     let messages = std::mem::take(&mut batch.messages).into_iter();
@@ -122,13 +134,14 @@ fn take_undecided(
         }
     }
     batch.messages = stay;
-    let rest = [alone, others].into_iter().filter(|part| !part.is_empty());
-    let rest = rest.map(|messages| Batch {
-        messages,
-        taken_at: batch.taken_at,
-        failures: batch.failures.clone(),
+    let rest = [alone, others].map(|messages| {
+        (!messages.is_empty()).then(|| Batch {
+            messages,
+            taken_at: batch.taken_at,
+            failures: batch.failures.clone(),
+        })
     });
-    (decided, rest.collect())
+    (decided, rest)
 }
 
 impl Writer {

@@ -16,9 +16,7 @@ pub(crate) fn classify(error: &sqlx::Error) -> Error {
     let (class, code) = match error {
         sqlx::Error::Database(database) => {
             let state = database.code();
-            let constraint = database.constraint();
-            let is_moving = constraint.is_none_or(|name| name == exclusion::CONSTRAINT);
-            by_sqlstate(state.as_deref().unwrap_or(""), is_moving)
+            by_sqlstate(state.as_deref().unwrap_or(""), database.constraint())
         }
         sqlx::Error::PoolTimedOut => (Class::Transient, Code::Timeout),
         sqlx::Error::Io(_)
@@ -38,13 +36,19 @@ pub(crate) fn sqlstate(error: &sqlx::Error) -> Option<Cow<'_, str>> {
 }
 
 /// Appendix A of Postgres's manual, by the first two characters of the state.
-fn by_sqlstate(state: &str, is_moving: bool) -> (Class, Code) {
+fn by_sqlstate(state: &str, constraint: Option<&str>) -> (Class, Code) {
     match state {
         "23505" => return (Class::Transient, Code::Duplicate),
-        // A row that met a partition being attached: the constraint has no name then, or is upkeep's.
-        "23514" if is_moving => return (Class::Transient, Code::Conflict),
-        // lock_not_available, query_canceled: our own time limits.
-        "55P03" | "57014" => return (Class::Transient, Code::Timeout),
+        // A row that met a partition being attached: the constraint has no name then.
+        "23514" if constraint.is_none() => return (Class::Transient, Code::Conflict),
+        // Upkeep refuses the row for now: no fault of the row's.
+        "23514" if constraint == Some(exclusion::CONSTRAINT) => {
+            return (Class::Transient, Code::Resources);
+        }
+        // lock_not_available: somebody holds a lock for longer than lock_timeout. No fault of the row's.
+        "55P03" => return (Class::Transient, Code::Resources),
+        // query_canceled: statement_timeout.
+        "57014" => return (Class::Transient, Code::Timeout),
         _ => {}
     }
     match state.get(..2).unwrap_or("") {

@@ -39,18 +39,21 @@ const READ: &str = "\
     FROM unnest($1::bigint[], $2::timestamptz[]) \
          WITH ORDINALITY AS key (stream_seq, published_at, place) \
          JOIN fates USING (stream_seq, published_at)";
-/// Transactions that write to `events` now. A replica's sessions have this name.
+/// Transactions that write to `events` now, and may have looked before the fate was committed: within a
+/// minute after it was written at the latest. A replica's sessions have this name.
 const UNDER_WAY: &str = "\
     SELECT DISTINCT virtualtransaction \
     FROM pg_locks JOIN pg_stat_activity AS session USING (pid) \
     WHERE locktype = 'relation' AND relation = 'events'::regclass AND granted \
     AND pg_locks.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
-    AND mode = 'RowExclusiveLock' AND pid <> pg_backend_pid() AND application_name = 'ganesh'";
+    AND mode = 'RowExclusiveLock' AND pid <> pg_backend_pid() AND application_name = 'ganesh' \
+    AND xact_start <= (SELECT max(decided_at) + interval '1 minute' FROM fates \
+                       JOIN unnest($1::bigint[], $2::timestamptz[]) AS key (stream_seq, published_at) \
+                       USING (stream_seq, published_at))";
 const ARE_UNDER_WAY: &str =
     "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'virtualxid' AND virtualxid = ANY ($1))";
-/// Longer than a message can be held by a replica that hangs, and as long as the dead-letter stream
-/// recognises a second letter.
-const FORGET: &str = "DELETE FROM fates WHERE decided_at < now() - interval '1 day'";
+/// Longer than a letter waits for a full dead-letter stream, or a message is held by a replica that hangs.
+const FORGET: &str = "DELETE FROM fates WHERE decided_at < now() - interval '7 days'";
 
 /// How a message ends that has no row.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,7 +119,7 @@ impl EventWriter {
                 .map(|(decided, proposed)| decided.unwrap_or_else(|| proposed.clone()))
                 .collect();
             let is_settled = fates.iter().all(|fate| *fate == MessageFate::Skipped)
-                || are_writers_done(connection).await?;
+                || are_writers_done(connection, rows).await?;
             lent.give_back();
             Ok(is_settled.then_some(fates))
         };
@@ -144,8 +147,13 @@ pub(super) async fn read(
 }
 
 /// Waits for the statements that write to `events` now. False if one of them takes long.
-async fn are_writers_done(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+async fn are_writers_done(
+    connection: &mut PgConnection,
+    rows: &[Row<'_>],
+) -> Result<bool, sqlx::Error> {
     let under_way: Vec<String> = sqlx::query_scalar(UNDER_WAY)
+        .bind(sequences(rows))
+        .bind(published(rows))
         .fetch_all(&mut *connection)
         .await?;
     if under_way.is_empty() {

@@ -1,5 +1,6 @@
 //! Which database this is: no copy of its tables has the same name.
 
+use sqlx::Row;
 use sqlx::postgres::PgExecutor;
 
 /// The cluster, the database, and the schema in which the tables are or will be. A copy of all the
@@ -13,10 +14,11 @@ macro_rules! identity {
 }
 pub(super) use identity;
 
+/// Without a prepared statement: a pooler would keep it for others.
+///
 /// # Errors
 /// When Postgres does not answer.
 pub(crate) async fn database(executor: impl PgExecutor<'_>) -> Result<String, sqlx::Error> {
-    sqlx::query_scalar(concat!("SELECT ", identity!()))
-        .fetch_one(executor)
-        .await
+    let row = executor.fetch_one(concat!("SELECT ", identity!())).await?;
+    row.try_get(0)
 }

@@ -186,6 +186,19 @@ impl Reads {
     /// # Errors
     /// When Postgres does not answer within [`READ_LIMIT`], or with an error.
     pub async fn have_rows(&self, events: &[&Event]) -> Result<Vec<bool>, Error> {
+        let mut have_rows = vec![false; events.len()];
+        for group in groups_within_a_day(events) {
+            let asked: Vec<&Event> = group.iter().map(|place| events[*place]).collect();
+            let found = self.have_rows_at(&asked).await?;
+            for (place, found) in group.into_iter().zip(found) {
+                have_rows[place] = found;
+            }
+        }
+        Ok(have_rows)
+    }
+
+    /// The same of events whose times lie close together: a statement locks each partition between them.
+    async fn have_rows_at(&self, events: &[&Event]) -> Result<Vec<bool>, Error> {
         let deadline = Deadline::new(READ_LIMIT, "whether events have rows");
         let ids: Vec<&str> = events.iter().map(|event| event.id.as_str()).collect();
         let sources: Vec<&str> = events.iter().map(|event| event.source.as_str()).collect();
@@ -345,4 +358,19 @@ impl FromRow<'_, PgRow> for Alternate {
             time: row.try_get("time")?,
         })
     }
+}
+/// Places of events whose times are within a day of each other.
+fn groups_within_a_day(events: &[&Event]) -> Vec<Vec<usize>> {
+    const DAY_MICROS: i64 = 24 * 60 * 60 * 1_000_000;
+    let mut places: Vec<usize> = (0..events.len()).collect();
+    places.sort_by_key(|place| events[*place].time);
+    let micros = |place: usize| events[place].time.micros();
+    let mut groups: Vec<Vec<usize>> = Vec::new();
+    for place in places {
+        match groups.last_mut() {
+            Some(group) if micros(place) - micros(group[0]) <= DAY_MICROS => group.push(place),
+            _ => groups.push(vec![place]),
+        }
+    }
+    groups
 }

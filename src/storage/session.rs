@@ -14,15 +14,20 @@ pub(crate) const POSTGRES_MIN_MAJOR_VERSION: i32 = 17;
 pub(super) const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// What a session has to have. The first value is set; the others are as good.
-const SETTINGS: [(&str, &[&str]); 11] = [
+const SETTINGS: [(&str, &[&str]); 13] = [
     // A commit is durable when it is answered.
     ("synchronous_commit", &["on", "remote_apply"]),
     // STATEMENT_TIMEOUT, as Postgres shows it.
     ("statement_timeout", &["30s"]),
+    // Below it, so that a wait for a lock has a code of its own: it is no fault of the rows.
+    ("lock_timeout", &["25s"]),
+    // By this name replicas find each other's statements under way (fates.rs).
+    ("application_name", &["ganesh"]),
+    // Triggers run: one of ours keeps rows out of events (migrations/0003_fates.sql).
+    ("session_replication_role", &["origin", "local"]),
     // A statement that nobody waits for any more ends, and its server process with it.
     ("client_connection_check_interval", &["1s"]),
     // Whoever set one of these had other clients in mind: batches and idle connections would end.
-    ("lock_timeout", &["0"]),
     ("idle_in_transaction_session_timeout", &["0"]),
     ("idle_session_timeout", &["0"]),
     ("transaction_timeout", &["0"]),

@@ -50,10 +50,6 @@ async fn json_that_only_postgres_refuses_is_a_dead_letter_with_sqlstate_and_mess
         (r#"{"a":"\ud800"}"#, "22P02", "invalid input syntax"),
         (r#"{"a":"\udc00 low"}"#, "22P02", "invalid input syntax"),
         (r#"{"\u0000":1}"#, "22P05", "unsupported Unicode escape"),
-        (r#"{"a":1e200000}"#, "22003", "overflow"),
-        (r#"{"a":-1e200000}"#, "22003", "overflow"),
-        (r#"{"a":1e-200000}"#, "22003", "overflow"),
-        (r#"{"a":1e99999999999999}"#, "22", ""),
     ];
     let poisons: Vec<Event> = cases
         .iter()

@@ -108,11 +108,11 @@ impl ParkingState {
         })
     }
 
-    /// Parks batches without an outcome, all for the same time.
-    pub(super) fn park(&mut self, batches: Vec<Batch>, attempt: Attempt, failures: SeenFailures) {
+    /// Parks a batch without an outcome.
+    pub(super) fn park(&mut self, batch: Batch, attempt: Attempt, failures: SeenFailures) {
         let due = self.next_try();
         let is_probe = attempt == Attempt::Probe;
-        let parked = batches.into_iter().map(|batch| Parked {
+        self.parked.push_back(Parked {
             batch,
             due,
             attempt: if is_probe { Attempt::Again } else { attempt },
@@ -123,7 +123,6 @@ impl ParkingState {
                 failures
             },
         });
-        self.parked.extend(parked);
     }
 
     pub(super) fn park_rejected(&mut self, rejected: Vec<RejectedRow>, taken_at: u64) {

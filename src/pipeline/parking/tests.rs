@@ -161,10 +161,9 @@ async fn one_parked_batch_is_tried_at_a_time_and_an_unexplained_one_later() {
         rejected_in_attempt: Some(7),
         ..SeenFailures::default()
     };
-    let batches = vec![work.batch];
     scene
         .parking
-        .park_again(batches, work.history, failures, true);
+        .park_again(work.batch, work.history, failures, true);
     let (other, _, work) = scene.next().await;
     assert_eq!(other, 12);
     scene
