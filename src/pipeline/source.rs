@@ -57,7 +57,7 @@ pub(crate) struct EventSource {
 /// Reads deliveries of one consumer.
 pub(crate) struct Source {
     client: Client,
-    event_source: EventSource,
+    upstream: EventSource,
     config: Arc<Config>,
     intake: Intake,
     unreadables: Unreadables,
@@ -130,7 +130,7 @@ impl Source {
             },
             client,
             disconnects_handled,
-            event_source,
+            upstream: event_source,
             config,
             backoff: Backoff::new(),
             retry_at: Instant::now(),
@@ -158,7 +158,7 @@ impl Source {
                 let end = self.intake.accept(pulled.ok_or(ClientClosed)?).await;
                 return Ok(self.on_pull_end(end).await);
             }
-            () = connection::dropped(&mut self.event_source.drops, drops) => return Ok(Ok(())),
+            () = connection::dropped(&mut self.upstream.drops, drops) => return Ok(Ok(())),
             () = sleep_until_or_never(overdue_at) => {
                 return Ok(if self.intake.pulls.drop_overdue() {
                     Err(response_error("the end of a pull did not arrive"))
@@ -229,8 +229,8 @@ impl Source {
 
     /// The consumer answers pulls, so it exists.
     fn mark_healthy(&mut self) {
-        self.event_source.health.set_stream_gone(false);
-        self.event_source.health.set_pulls_fail(false);
+        self.upstream.health.set_stream_gone(false);
+        self.upstream.health.set_pulls_fail(false);
         (self.backoff, self.failing_since) = (Backoff::new(), None);
     }
 
@@ -238,7 +238,7 @@ impl Source {
     fn on_pull_error(&mut self, error: &Error) {
         let since = *self.failing_since.get_or_insert_with(Instant::now);
         if since.elapsed() >= FAILING_SAID_AFTER {
-            self.event_source.health.set_pulls_fail(true);
+            self.upstream.health.set_pulls_fail(true);
         }
         tracing::warn!(%error, "pulling messages failed; trying again");
         self.intake.metrics.dependency_error(error);
@@ -249,9 +249,9 @@ impl Source {
     /// search that fails is not repeated at once: such a message disconnects again, and starts the next
     /// search.
     async fn handle_disconnect(&mut self) -> Result<(), ClientClosed> {
-        let drops = *self.event_source.drops.borrow();
+        let drops = *self.upstream.drops.borrow();
         if drops > self.disconnects_handled {
-            let connected = connection::connected(&self.client, &mut self.event_source.drops);
+            let connected = connection::connected(&self.client, &mut self.upstream.drops);
             self.intake.read_until(connected).await?;
             self.disconnects_handled = drops;
             self.intake.pulls.discard_all();
@@ -268,7 +268,7 @@ impl Source {
                 break;
             }
             // Find the message that crashed the client before the next pull delivers it again.
-            if !self.event_source.client_was_lost {
+            if !self.upstream.client_was_lost {
                 break;
             }
         }
@@ -282,7 +282,7 @@ impl Source {
             consumer_watch,
             health,
             ..
-        } = &self.event_source;
+        } = &self.upstream;
         let (nats, pipeline) = (&self.config.nats, &self.config.pipeline);
         let restored = consumer::restore(jetstream, nats, pipeline, consumer_watch).await?;
         health.set_stream_gone(restored == Restored::StreamGone);
@@ -317,7 +317,7 @@ impl Source {
         };
         tokio::select! {
             _ = timeout(PULL_EXPIRES + PULL_END_GRACE, read) => {}
-            () = connection::dropped(&mut self.event_source.drops, drops) => {}
+            () = connection::dropped(&mut self.upstream.drops, drops) => {}
         }
     }
 }

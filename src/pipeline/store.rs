@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::attempt::{self, Undecided, Written};
 use super::fate::{self, Ends, Proposal};
-use super::parking::{Attempt, NextBatch, SeenFailures};
+use super::parking::{Attempt, BatchHistory, NextBatch, SeenFailures};
 use super::writer::Writer;
 use crate::error::Error;
 use crate::labels::{Outcome, Reason, WriteMethod};
@@ -49,16 +49,7 @@ pub(crate) async fn store(
             is_refused,
             ..
         } = undecided;
-        let rest = match (alone, others) {
-            (Some(alone), Some(others)) => {
-                // Rows that were not tried alone have no failures of their own.
-                let untried = SeenFailures::default();
-                writer.parking.park_rest(others, &history, untried);
-                Some(alone)
-            }
-            (alone, others) => alone.or(others),
-        };
-        let rest = rest.expect("what is undecided is in one of them");
+        let rest = park_untried(writer, &history, alone, others);
         if outcomes.is_empty() {
             writer
                 .parking
@@ -111,6 +102,24 @@ fn finish(writer: &Writer, mut stored: StoredBatch, ends: Ends) -> (StoredBatch,
         letters.map(|(decoded, reason, detail)| letter(decoded, reason, detail, &stored.timings));
     let letters = letters.collect();
     (stored, letters)
+}
+
+/// Parks the rows that were not tried alone where others were: they have no failures of their own. Gives back
+/// what has.
+fn park_untried(
+    writer: &Writer,
+    history: &BatchHistory,
+    alone: Option<Batch>,
+    others: Option<Batch>,
+) -> Batch {
+    match (alone, others) {
+        (Some(alone), Some(others)) => {
+            let untried = SeenFailures::default();
+            writer.parking.park_rest(others, history, untried);
+            alone
+        }
+        (alone, others) => alone.or(others).expect("a row is undecided"),
+    }
 }
 
 /// Takes the undecided messages out of the batch: those whose row failed alone, and the others, each as a
