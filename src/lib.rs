@@ -5,14 +5,14 @@
 //!  JetStream ─▶ source, decode ─▶ queue ─▶ writer ×W: store ─▶ cache ─▶ settle ─▶ ack
 //!                  │                │        COPY or     newest    ack after
 //!                  │ no event       │        INSERT      states    the commit
-//!                  ▼                │          │ refused row
+//!                  ▼                │          │ rejected row
 //!               dead letters ◀──────┼──────────┘
 //!               held ◀── keepalive: progress acks, releases
 //! ```
 //!
 //! W is four times `GANESH_WRITERS`, of which `GANESH_WRITERS` store at the same time. The queue holds
-//! no more than may be held (`GANESH_MAX_IN_FLIGHT`). The modules stand in the order in which a message
-//! meets them; imports run one way (tests/quick/architecture.rs).
+//! no more than may be held (`GANESH_MAX_IN_FLIGHT`). `pipeline.rs` names the file of
+//! each step. Imports run one way (tests/quick/architecture.rs).
 
 pub mod config;
 pub mod cli;

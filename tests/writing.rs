@@ -18,7 +18,7 @@ use crate::support::keys::{hold_key, wait_until_so_many_wait};
 const COPY_FIRST: WriteOptions = WriteOptions {
     expect_duplicates: false,
     advance_epoch: false,
-    others_succeed: None,
+    others_stored_by: None,
     passing: Passing::Retry,
 };
 

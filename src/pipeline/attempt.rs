@@ -28,8 +28,8 @@ pub(crate) struct Undecided {
 }
 
 /// Retries until every row has an outcome, and the stored ones are committed. Meanwhile the keepalive
-/// keeps the messages, and the source pauses for lack of capacity. Returns early if nobody knows who is to
-/// blame, if a code comes back that should have passed, or if a parked batch fails.
+/// keeps the messages, and the source pauses for lack of capacity. Rows stay
+/// undecided if the cause is unknown, a transient error repeats, or the batch was parked before.
 ///
 /// # Errors
 /// Fatal ones of Postgres.
@@ -86,7 +86,7 @@ impl SeenFailures {
     fn guide(&self, writer: &Writer, options: &mut WriteOptions) {
         let evidence = |attempt| writer.storage.evidence_since(attempt);
         options.passing = self.passing.next_attempt(self.others_stored(writer));
-        options.others_succeed = match options.passing {
+        options.others_stored_by = match options.passing {
             Passing::Blame => self.passing.first().and_then(evidence),
             Passing::Retry | Passing::Search => self.rejected_in_attempt.and_then(evidence),
         };

@@ -16,7 +16,8 @@
 //!   again become dead letters.
 //! - An unknown cause: the SQLSTATE does not say whether the rows or the server are to blame. The
 //!   batch is tried again. Once other rows were stored meanwhile, its rows are to blame.
-//! - A code that passes by itself elsewhere: others get the writer. See [`PassingFailures`].
+//! - A transient SQLSTATE that comes back: the batch is parked, and the writer takes another one
+//!   ([`PassingFailures`]).
 //!
 //! Parked messages stay held: they are kept alive, count against the limits, and are released
 //! when they are dropped. So a pause needs no signal to the source: it finds no room and stops pulling.
@@ -111,7 +112,7 @@ impl Parking {
     pub(crate) async fn next_batch(&self) -> Option<NextBatch> {
         let mut queue_lock = self.queue.clone().lock_owned().await;
         loop {
-            if self.state().is_turn_of_fresh()
+            if self.state().fresh_goes_before_parked()
                 && let Some(messages) = queue_lock.try_batch(&self.limits)
             {
                 return Some(self.fresh(messages));

@@ -9,6 +9,8 @@ use crate::storage::Passing;
 /// Attempts in a row by the writer that has the batch. Then the batch is parked, so that others get the
 /// writer.
 const ATTEMPTS_IN_PLACE: u32 = 3;
+/// The same where the code says that the server writes nothing: more than a minute. A trigger can say so, too.
+const ATTEMPTS_OF_SERVER_IN_PLACE: u32 = 20;
 /// Rows are not blamed before so many attempts at them have failed: some 20 s, or minutes where each one
 /// runs into the time limit.
 const ATTEMPTS_MIN: u32 = 10;
@@ -27,6 +29,8 @@ pub(crate) struct PassingFailures {
     last: u64,
     /// Its code usually says something of the rows: a part of them may pass.
     is_about_rows: bool,
+    /// Its code says that the server writes nothing for now, whatever the rows.
+    is_about_server: bool,
 }
 
 impl PassingFailures {
@@ -41,6 +45,7 @@ impl PassingFailures {
         self.attempts = self.attempts.saturating_add(1);
         self.last = newest;
         self.is_about_rows = matches!(code, Code::Conflict | Code::Timeout);
+        self.is_about_server = matches!(code, Code::Unavailable | Code::Connection);
     }
 
     /// Evidence that others are stored is asked for since this attempt.
@@ -55,20 +60,27 @@ impl PassingFailures {
 
     /// How the next attempt takes such an answer.
     pub(crate) fn next_attempt(&self, others_stored: bool) -> Passing {
-        let others_stored = self.others_stored + u32::from(others_stored);
-        let is_lasting = self.attempts >= ATTEMPTS_MIN && others_stored >= OTHERS_STORED_MIN;
+        let often = self.others_stored + u32::from(others_stored);
+        let is_lasting = self.attempts >= ATTEMPTS_MIN && often >= OTHERS_STORED_MIN;
+        let is_third = self.attempts == ATTEMPTS_IN_PLACE && (self.is_about_rows || often > 0);
         if self.is_about_rows && is_lasting {
             Passing::Blame
-        } else if self.attempts == ATTEMPTS_IN_PLACE && (self.is_about_rows || others_stored > 0) {
+        } else if is_third || self.attempts > ATTEMPTS_IN_PLACE && others_stored {
             Passing::Search
         } else {
             Passing::Retry
         }
     }
 
-    /// Whether the writer goes on to others.
+    /// Whether the writer goes on to others. If these cannot be stored either, it waits with its batch for
+    /// longer, and goes on as soon as the server does.
     pub(crate) fn is_to_be_parked(&self, others_stored: bool) -> bool {
-        self.attempts >= ATTEMPTS_IN_PLACE && self.next_attempt(others_stored) == Passing::Retry
+        let in_place = if self.is_about_server {
+            ATTEMPTS_OF_SERVER_IN_PLACE
+        } else {
+            ATTEMPTS_IN_PLACE
+        };
+        self.attempts >= in_place && self.next_attempt(others_stored) == Passing::Retry
     }
 }
 
@@ -109,8 +121,21 @@ mod tests {
     }
 
     #[test]
+    fn a_writer_waits_with_its_batch_for_a_server_that_writes_nothing() {
+        assert!(!failed(19, Code::Unavailable, false).is_to_be_parked(false));
+        assert!(failed(20, Code::Unavailable, false).is_to_be_parked(false));
+    }
+
+    #[test]
+    fn a_batch_is_searched_whenever_others_were_stored_since() {
+        let failures = failed(7, Code::Resources, false);
+        assert_eq!(failures.next_attempt(false), Passing::Retry);
+        assert_eq!(failures.next_attempt(true), Passing::Search);
+    }
+
+    #[test]
     fn a_server_that_is_short_of_something_is_no_fault_of_the_rows() {
         let failures = failed(1_000, Code::Resources, true);
-        assert_eq!(failures.next_attempt(true), Passing::Retry);
+        assert_ne!(failures.next_attempt(true), Passing::Blame);
     }
 }

@@ -1,5 +1,6 @@
-//! Settle: the one place where messages are acknowledged. Each is committed in Postgres, or its letter is in
-//! the dead-letter stream, or it is a marker of NATS. A lost ack causes a redelivery, which becomes a duplicate.
+//! Settle: the one place where messages are acknowledged. Each has a committed row or needs none (a trigger
+//! skipped it, a marker of NATS), or its letter is in the dead-letter stream. A lost ack causes a redelivery,
+//! which becomes a duplicate.
 
 use async_nats::Client;
 use bytes::Bytes;

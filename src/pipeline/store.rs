@@ -67,11 +67,11 @@ pub(crate) async fn store(
     if history.attempt == Attempt::Probe {
         rows.extend(std::iter::repeat_n(true, undecided_rows));
     }
-    let Sorted {
+    let SplitBatch {
         outcomes,
         rejected,
         mut proposals,
-    } = take_rowless(&mut batch.messages, outcomes);
+    } = split_by_outcome(&mut batch.messages, outcomes);
     let blamed = writer
         .parking
         .record_outcome(history, &rows, rejected, batch.taken_at);
@@ -104,8 +104,8 @@ fn finish(writer: &Writer, mut stored: StoredBatch, ends: Ends) -> (StoredBatch,
     (stored, letters)
 }
 
-/// Parks the rows that were not tried alone where others were: they have no failures of their own. Gives back
-/// what has.
+/// If some rows failed alone, parks the other undecided ones without a history of failures. Returns the batch
+/// that the caller has to park.
 fn park_untried(
     writer: &Writer,
     history: &BatchHistory,
@@ -216,7 +216,7 @@ fn was_rejected(outcome: &RowOutcome) -> Option<bool> {
 }
 
 /// What becomes of the decided messages of a batch.
-struct Sorted {
+struct SplitBatch {
     /// Of those that stay in the batch.
     outcomes: Vec<Outcome>,
     rejected: Vec<RejectedRow>,
@@ -225,8 +225,8 @@ struct Sorted {
 
 /// Takes the messages out of the batch whose end is to be decided; the others keep their order. A
 /// redelivered message that a trigger skipped may be on its way to too many deliveries.
-fn take_rowless(batch: &mut Vec<Decoded>, outcomes: Vec<RowOutcome>) -> Sorted {
-    let mut sorted = Sorted {
+fn split_by_outcome(batch: &mut Vec<Decoded>, outcomes: Vec<RowOutcome>) -> SplitBatch {
+    let mut sorted = SplitBatch {
         outcomes: Vec::with_capacity(outcomes.len()),
         rejected: Vec::new(),
         proposals: Vec::new(),

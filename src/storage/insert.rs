@@ -7,8 +7,8 @@ use sqlx::postgres::PgConnection;
 
 use super::row::{COLUMNS, Row};
 
-/// Writes the rows whose event is no row yet, and whose message has no other fate. Atomic. `true` for each row that is new. Only our key makes a
-/// duplicate: a row that violates another constraint is an error.
+/// Writes the rows whose event is no row yet, and whose message has no other fate. Atomic. `true` for each row
+/// that is new. Only our key makes a duplicate: a row that violates another constraint is an error.
 ///
 /// The rows are in write order and hold no event twice, so a sequence names one of them; two, where the
 /// stream was deleted and made again, and both are in one batch: if one of these is new, both count as new.

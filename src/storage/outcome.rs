@@ -1,5 +1,5 @@
-//! How rows end. What a statement was given and Postgres did not store is there already, or a trigger of
-//! the table skipped it: Postgres does not say which, so its key is looked for.
+//! How rows end. A row that Postgres did not store is a duplicate, or a trigger skipped it. Postgres does not
+//! say which, so ganesh looks up the key.
 
 use sqlx::postgres::PgConnection;
 

@@ -158,12 +158,12 @@ impl Round {
     ) -> Result<(), WriteFailure> {
         let mut undecided: Option<WriteFailure> = None;
         for (row, failed) in self.alone {
-            let others_succeed = self.options.others_succeed == Some(failed.method);
+            let others_stored_by = self.options.others_stored_by == Some(failed.method);
             let is_unknown = failed.error.class == Class::Poison;
             let is_to_blame = if is_unknown {
-                others_succeed || self.stored_by[failed.method as usize]
+                others_stored_by || self.stored_by[failed.method as usize]
             } else {
-                others_succeed && self.options.passing == Passing::Blame
+                others_stored_by && self.options.passing == Passing::Blame
             };
             if is_to_blame {
                 outcomes[places[row]] = Some(RowOutcome::Rejected(failed.error.detail));

@@ -61,7 +61,7 @@ pub struct WriteOptions {
     pub advance_epoch: bool,
     /// Others were stored by this method since this batch failed ([`EventWriter::evidence_since`]): a row
     /// that fails alone by the same method is then to blame itself.
-    pub others_succeed: Option<WriteMethod>,
+    pub others_stored_by: Option<WriteMethod>,
     /// What an answer means whose code passes by itself elsewhere.
     pub passing: Passing,
 }
@@ -106,8 +106,7 @@ impl EventWriter {
         self.attempts.load(Ordering::Relaxed)
     }
 
-    /// The method by which an attempt that began later, at any rows, has stored one. `INSERT` before
-    /// `COPY`, if both have.
+    /// Returns the method by which a later attempt, of any batch, stored a row: `INSERT` if both did.
     pub(crate) fn evidence_since(&self, attempt: u64) -> Option<WriteMethod> {
         let newest =
             |method: &WriteMethod| self.newest_success[*method as usize].load(Ordering::Relaxed);
@@ -136,6 +135,7 @@ impl EventWriter {
             if round.is_empty() {
                 return Ok(method);
             }
+            // round.rs: tries all of them, and smaller parts where one fails.
             method = self.write_round(rows, &round, outcomes, options).await?;
         }
     }
@@ -202,7 +202,7 @@ impl EventWriter {
             return false;
         }
         // Where others were stored by COPY alone, an INSERT that fails blames nobody.
-        options.others_succeed == Some(WriteMethod::Copy)
+        options.others_stored_by == Some(WriteMethod::Copy)
             || is_large && !options.expect_duplicates && !self.take_insert()
     }
 
@@ -272,7 +272,7 @@ impl EventWriter {
         }
     }
 
-    /// A statement alone is a transaction; only the epoch needs one around it.
+    /// One statement commits by itself. Only advancing the cache's epoch needs a transaction around it.
     async fn write_once(
         &self,
         connection: &mut PgConnection,

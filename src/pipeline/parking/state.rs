@@ -46,7 +46,7 @@ pub(super) enum Next {
 }
 
 impl ParkingState {
-    pub(super) fn is_turn_of_fresh(&self) -> bool {
+    pub(super) fn fresh_goes_before_parked(&self) -> bool {
         self.last_was_parked && !self.window.is_paused()
     }
 
