@@ -104,10 +104,10 @@ async fn drained_per_second(stack: &Stack, late: Duration) -> f64 {
     let (proxy, url) = proxied(stack).await;
     proxy.behave_one_way(Way::ToClient, Manner::Delay(late));
     let name = format!("late-{}", rand::random::<u32>());
-    // Many batches, and storing one takes less than the cache does.
+    // Storing a batch takes less than the cache does: two writers alone would wait for it most of the time.
     let settings = [
         ("REDIS_URL", url.as_str()),
-        ("GANESH_BATCH_MAX_EVENTS", "250"),
+        ("GANESH_BATCH_MAX_EVENTS", "1000"),
     ];
     let ganesh = stack.serve(&settings).await;
     // Until it has the cache, each batch advances the epoch, one after the other.
@@ -117,10 +117,7 @@ async fn drained_per_second(stack: &Stack, late: Duration) -> f64 {
     send_signal(ganesh.pid(), Signal::CONT);
     stack.wait_until_drained().await;
     let written = ganesh.metric(WRITTEN).await;
-    assert!(
-        written >= 60.0,
-        "{written} of 120 batches went to the cache"
-    );
+    assert!(written >= 15.0, "{written} of 30 batches went to the cache");
     assert!(ganesh.terminate().await.success());
     let (rows, seconds): (i64, f64) = sqlx::query_as(
         "SELECT count(*), extract(epoch FROM max(stored_at) - min(stored_at))::float8 \
@@ -140,8 +137,8 @@ async fn a_cache_that_answers_late_costs_less_than_a_fifth_of_the_rate() {
     // It makes the stream.
     assert!(stack.serve(&[]).await.terminate().await.success());
     let mut shares = Vec::new();
-    // Other tests run beside it, so one good pair of three is enough.
-    for _ in 0..3 {
+    // Other tests run beside it, so one good pair of five is enough.
+    for _ in 0..5 {
         let undisturbed = drained_per_second(&stack, Duration::ZERO).await;
         let late = drained_per_second(&stack, Duration::from_millis(90)).await;
         shares.push(late / undisturbed);

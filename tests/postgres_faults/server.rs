@@ -154,14 +154,14 @@ async fn what_only_a_person_can_mend_stops_the_process_which_says_so_and_loses_n
 }
 
 #[tokio::test]
-async fn a_lock_on_events_that_outlasts_the_statement_timeout_costs_attempts_and_nothing_else() {
+async fn a_lock_on_events_that_outlasts_the_lock_timeout_costs_attempts_and_nothing_else() {
     let stack = Stack::start().await;
     let ganesh = stack.serve(&[("GANESH_ACK_WAIT", "4s")]).await;
     let lock = stack.lock("events", "ACCESS EXCLUSIVE").await;
     let all = events("e", 1_000);
     publish(&stack.jetstream().await, &all).await;
     eventually("a statement is cancelled", || async {
-        ganesh.log().contains("SQLSTATE 57014")
+        ganesh.log().contains("SQLSTATE 55P03")
     })
     .await;
     lock.rollback().await.unwrap();
