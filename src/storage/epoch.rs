@@ -34,7 +34,7 @@ const CLAIM: &str = concat!(
 );
 
 /// The row of the epoch.
-#[derive(Debug, Clone, PartialEq, Eq, sqlx::FromRow)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EpochRow {
     /// The database that the epoch belongs to: the beginning of all valid keys.
     pub database: String,
@@ -53,12 +53,13 @@ pub struct EpochRow {
 /// When Postgres does not answer.
 pub async fn read(executor: impl PgExecutor<'_>) -> Result<EpochRow, sqlx::Error> {
     let row = sqlx::query_as(READ).fetch_optional(executor).await?;
-    Ok(row.unwrap_or(EpochRow {
-        database: String::new(),
-        epoch: 0,
-        server: None,
-        is_read_only: false,
-    }))
+    let (database, epoch, server, is_read_only) = row.unwrap_or_default();
+    Ok(EpochRow {
+        database,
+        epoch,
+        server,
+        is_read_only,
+    })
 }
 
 /// Makes every key that is in the cache unreachable.

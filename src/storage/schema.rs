@@ -1,16 +1,46 @@
 //! What a server must be, and the migrations.
 
+use std::borrow::Cow;
+use std::sync::LazyLock;
+
 use sqlx::Executor;
-use sqlx::migrate::{MigrateError, Migrator};
+use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::postgres::{PgConnection, PgPool};
 
 use super::classify::classify;
 use super::session::quoted;
 use crate::error::{Class, Code, Dependency, Error};
 
-pub(super) static MIGRATIONS: Migrator = sqlx::migrate!();
+/// The files of migrations/, oldest first. `sqlx::migrate!` would find them by itself, but compiles sqlx and
+/// tokio a second time, for the compiler's own use.
+pub(super) static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| Migrator {
+    migrations: Cow::Owned(vec![
+        migration(
+            1,
+            "events",
+            include_str!("../../migrations/0001_events.sql"),
+        ),
+        migration(
+            2,
+            "cache_epoch",
+            include_str!("../../migrations/0002_cache_epoch.sql"),
+        ),
+        migration(3, "fates", include_str!("../../migrations/0003_fates.sql")),
+    ]),
+    ..Migrator::DEFAULT
+});
 
-#[derive(Debug, sqlx::FromRow)]
+fn migration(version: i64, description: &'static str, sql: &'static str) -> Migration {
+    Migration::new(
+        version,
+        description.into(),
+        MigrationType::Simple,
+        sql.into(),
+        false,
+    )
+}
+
+#[derive(Debug)]
 pub(crate) struct ServerFacts {
     /// `server_version_num`, such as 170010.
     pub(crate) version_num: i32,
@@ -23,7 +53,13 @@ pub(crate) async fn facts(connection: &mut PgConnection) -> Result<ServerFacts, 
     let facts = "SELECT current_setting('server_version_num')::int AS version_num, \
                         current_setting('full_page_writes')::bool AS full_page_writes, \
                         current_setting('transaction_read_only')::bool AS read_only";
-    sqlx::query_as(facts).fetch_one(connection).await
+    let (version_num, full_page_writes, read_only) =
+        sqlx::query_as(facts).fetch_one(connection).await?;
+    Ok(ServerFacts {
+        version_num,
+        full_page_writes,
+        read_only,
+    })
 }
 
 /// Applies the migrations that are missing. Replicas that start together take turns.
@@ -93,5 +129,33 @@ pub(crate) fn migrate_error(error: MigrateError) -> Error {
             Code::Setup,
             format!("migrations: {other}"),
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::MIGRATIONS;
+
+    #[test]
+    fn every_file_of_migrations_is_applied() {
+        let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("migrations");
+        let mut files = Vec::new();
+        for entry in fs::read_dir(folder).expect("migrations/ exists") {
+            let path = entry.expect("it can be listed").path();
+            if path.extension().is_some_and(|extension| extension == "sql") {
+                let name = path.file_name().expect("it is a file");
+                let text = fs::read_to_string(&path).expect("it can be read");
+                files.push((name.to_string_lossy().into_owned(), text));
+            }
+        }
+        files.sort();
+        let listed = MIGRATIONS.iter().map(|one| {
+            let name = format!("{:04}_{}.sql", one.version, one.description);
+            (name, one.sql.to_string())
+        });
+        assert_eq!(listed.collect::<Vec<_>>(), files);
     }
 }
