@@ -37,6 +37,7 @@ mod openmetrics;
 mod panels;
 mod partitions;
 mod produce_one;
+mod queries;
 mod postgres_faults;
 mod rejections;
 mod reopened;
