@@ -26,7 +26,7 @@ check: ## Check formatting, lints (warnings are errors) and documentation
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --locked --no-deps --document-private-items
 
-chaos: fetch ## Run random faults for MINUTES (1) from SEED (random) at RATE messages/s (2000), then check every message
+chaos: fetch ## Run random faults for MINUTES (1) from SEED (random) at RATE messages/s (2000), of the kinds FAULTS (all), then check every message
 	cargo test --locked --test behaviour -- --ignored --exact --nocapture \
 	  chaos::under_faults_for_as_long_as_one_likes_every_message_is_one_row_or_one_letter
 

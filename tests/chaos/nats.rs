@@ -129,15 +129,20 @@ async fn publish_unreadable(scene: &mut Scene, lasts: Duration) {
     scene.unreadable.push(sequence);
     scene.sent = scene.sent + Sent::letters([1, 1]);
     // A restart would hide that the look for it does not find it.
-    let (jetstream, began) = (scene.jetstream().await, Instant::now());
-    while floor(&jetstream).await.is_none_or(|floor| floor < sequence) {
+    wait_until_settled(&scene.jetstream().await, sequence).await;
+}
+
+/// Waits until this message and all before it are settled.
+pub async fn wait_until_settled(jetstream: &Context, sequence: u64) {
+    let began = Instant::now();
+    while floor(jetstream).await.is_none_or(|floor| floor < sequence) {
         assert!(began.elapsed() < RECOVERY_MAX, "{sequence} is not settled");
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
 }
 
 /// All up to it is settled; `None` while the server does not answer.
-async fn floor(jetstream: &Context) -> Option<u64> {
+pub async fn floor(jetstream: &Context) -> Option<u64> {
     let stream = jetstream.get_stream("EVENTS").await.ok()?;
     let info = stream.consumer_info("ganesh").await.ok()?;
     Some(info.ack_floor.stream_sequence)

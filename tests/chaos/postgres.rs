@@ -16,7 +16,7 @@ pub const ROLE: &str = "service";
 /// Source of the rows that no message made.
 pub const FILLER: &str = "/filler";
 /// So many are made at a time.
-const FILLERS: i64 = 50_000;
+pub const FILLERS: i64 = 50_000;
 
 /// The server's own error: a disk that is really full has a test of its own.
 const DISK_FULL: &str = "CREATE OR REPLACE FUNCTION full_disk() RETURNS trigger LANGUAGE plpgsql \
@@ -24,15 +24,22 @@ const DISK_FULL: &str = "CREATE OR REPLACE FUNCTION full_disk() RETURNS trigger 
     CREATE TRIGGER full_disk BEFORE INSERT ON events \
     FOR EACH STATEMENT EXECUTE FUNCTION full_disk()";
 
-/// Makes the role. Gives the database's address for it, at this port.
-pub async fn make_role(stack: &Stack, port: u16) -> String {
+/// Makes the role, with settings under which a crash loses commits, and locks are not waited for.
+pub async fn make_role(stack: &Stack) {
     execute(
         stack,
         &format!(
-            "CREATE ROLE {ROLE} LOGIN PASSWORD '{ROLE}'; ALTER DATABASE ganesh OWNER TO {ROLE}"
+            "CREATE ROLE {ROLE} LOGIN PASSWORD '{ROLE}'; ALTER DATABASE ganesh OWNER TO {ROLE}; \
+             ALTER ROLE {ROLE} SET synchronous_commit = off; \
+             ALTER ROLE {ROLE} SET lock_timeout = '10ms'; \
+             ALTER ROLE {ROLE} SET idle_in_transaction_session_timeout = '5s'"
         ),
     )
     .await;
+}
+
+/// The database's address for it, at this port.
+pub fn url(port: u16) -> String {
     format!("postgresql://{ROLE}:{ROLE}@127.0.0.1:{port}/ganesh")
 }
 
@@ -122,11 +129,11 @@ pub async fn fill_last_partition(stack: &Stack, first: i64) -> i64 {
     FILLERS
 }
 
-/// The last partition goes, and its rows into the default one. Tried again where it and the
-/// upkeep of a replica wait for each other.
-pub async fn lose_last_partition(stack: &Stack) {
+/// The last partition goes, and its rows into the default one; which it was. Tried again where it and
+/// the upkeep of a replica wait for each other.
+pub async fn lose_last_partition(stack: &Stack) -> String {
+    let partition = partition(stack, "max").await;
     eventually("a partition is lost", || async {
-        let partition = partition(stack, "max").await;
         let statement = format!(
             "BEGIN; ALTER TABLE events DETACH PARTITION {partition}; \
              INSERT INTO events SELECT * FROM {partition}; DROP TABLE {partition}; COMMIT"
@@ -138,6 +145,18 @@ pub async fn lose_last_partition(stack: &Stack) {
             .is_ok()
     })
     .await;
+    partition
+}
+
+/// Whether it is a partition.
+pub async fn is_attached(stack: &Stack, partition: &str) -> bool {
+    let statement = format!(
+        "SELECT EXISTS (SELECT FROM pg_inherits \
+         WHERE inhparent = 'events'::regclass AND inhrelid = to_regclass('{partition}'))"
+    );
+    let mut connection = connect(stack).await;
+    let attached = sqlx::query_scalar(&statement).fetch_one(&mut connection);
+    attached.await.expect("Postgres is up")
 }
 
 /// Takes all of them, and those that come free, for so long: 53300 for whoever asks.

@@ -2,16 +2,22 @@
 
 use std::fs;
 use std::os::unix::fs::symlink;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
+use tokio_util::sync::CancellationToken;
 
+use super::operator::operate_on_fillers;
 use super::postgres;
 use super::scene::Scene;
 use super::schedule::{Fault, Link, REPLICAS, Replica};
 use crate::support::ganesh::FILES_MAX;
 use crate::support::proxy::Proxy;
 use crate::support::servers::send_signal;
+
+/// How long the rows of a lost partition are watched while they move: upkeep that was refused waits for
+/// longer.
+const MOVE_WATCHED: Duration = Duration::from_secs(10);
 
 /// Does it, and undoes it.
 pub async fn strike(scene: &mut Scene, fault: Fault, lasts: Duration) {
@@ -45,15 +51,7 @@ pub async fn strike(scene: &mut Scene, fault: Fault, lasts: Duration) {
             scene.clock.step(0);
         }
         Fault::PermissionRevoked => revoke(scene, lasts).await,
-        // Killed while it starts, and perhaps while it makes the partition again.
-        Fault::PartitionGone(replica) => {
-            let first = scene.fillers;
-            scene.fillers += postgres::fill_last_partition(&scene.stack, first).await;
-            postgres::lose_last_partition(&scene.stack).await;
-            kill(scene, replica, Duration::ZERO).await;
-            tokio::time::sleep(lasts / 4).await;
-            kill(scene, replica, Duration::ZERO).await;
-        }
+        Fault::PartitionGone(replica) => lose_partition(scene, replica, lasts).await,
         other => unreachable!("{other:?} is not about a replica"),
     }
 }
@@ -62,6 +60,27 @@ async fn kill(scene: &mut Scene, replica: Replica, lasts: Duration) {
     scene.take_replica(replica).await.kill();
     tokio::time::sleep(lasts).await;
     scene.start_replica(replica);
+}
+
+/// The replica is killed while it starts, and perhaps while it makes the partition again.
+async fn lose_partition(scene: &mut Scene, replica: Replica, lasts: Duration) {
+    let first = scene.fillers;
+    scene.fillers += postgres::fill_last_partition(&scene.stack, first).await;
+    let partition = postgres::lose_last_partition(&scene.stack).await;
+    let stop = CancellationToken::new();
+    let pool = scene.stack.pool.clone();
+    let operator = tokio::spawn(operate_on_fillers(pool, first, stop.clone()));
+    kill(scene, replica, Duration::ZERO).await;
+    tokio::time::sleep(lasts / 4).await;
+    kill(scene, replica, Duration::ZERO).await;
+    let began = Instant::now();
+    while began.elapsed() < MOVE_WATCHED && !postgres::is_attached(&scene.stack, &partition).await {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    stop.cancel();
+    let [deleted, changed] = operator.await.expect("each row was there");
+    scene.operated.fillers_deleted.extend(deleted);
+    scene.operated.fillers_changed.extend(changed);
 }
 
 /// Every write to the log fails with ENOSPC.

@@ -1,16 +1,20 @@
 //! The stack that faults happen to: two `serve`, their servers, and what undoes a fault.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use async_nats::jetstream::Context;
 use tempfile::TempDir;
 
+use super::neighbours::Neighbours;
+use super::operator::Operated;
 use super::schedule::{Fault, Link, REPLICAS, Replica, Step, Trouble};
 use super::verify::Sent;
-use super::{cache, nats, postgres, replicas};
+use super::{cache, constraints, nats, neighbours, operator, pooler, postgres, replicas};
 use crate::support::clock::Clock;
 use crate::support::cluster::Cluster;
-use crate::support::proxy::{Manner, Proxy};
+use crate::support::deliveries::Deliveries;
+use crate::support::proxy::{Manner, Proxy, Way};
 use crate::support::servers::{Server, free_port};
 use crate::support::{Ganesh, Stack};
 
@@ -20,6 +24,8 @@ const ACK_WAIT: &str = "4s";
 const SETTLED_MAX_MESSAGES: u64 = 200;
 /// After a fault is undone. The slowest way back: a pause that ends with its third or fourth probe.
 pub const RECOVERY_MAX: Duration = Duration::from_secs(60);
+/// How much the producer sends in so long may wait while the cache answers late.
+const LATE_CACHE_LAG_MAX_SECS: u64 = 2;
 /// Of a cluster's stream: more than half an hour makes.
 const STREAM_MAX_BYTES: i64 = 3 << 30;
 
@@ -31,12 +37,14 @@ pub struct Scene {
     pub cluster: Option<Cluster>,
     /// Between the replicas and each server of NATS.
     nats: Vec<Proxy>,
-    /// Between them and Postgres.
-    postgres: [Proxy; 1],
+    /// Counted by them.
+    pub deliveries: Arc<Deliveries>,
+    /// Between each replica and Postgres, or the pooler.
+    postgres: Vec<Proxy>,
+    /// Between one of them and Postgres.
+    pooler: Server,
     /// Between them and the cache.
     cache: [Proxy; 1],
-    /// Their database.
-    database_url: String,
     /// Of all replicas.
     pub clock: Clock,
     replicas: Vec<Option<Ganesh>>,
@@ -53,6 +61,12 @@ pub struct Scene {
     pub sent: Sent,
     /// Of that, by stream sequence, what no client can read.
     pub unreadable: Vec<u64>,
+    /// Constraints that were added.
+    pub constraints: usize,
+    /// What an operator did.
+    pub operated: Operated,
+    /// Others in the account of NATS.
+    pub neighbours: Neighbours,
 }
 
 impl Scene {
@@ -68,14 +82,23 @@ impl Scene {
             None
         };
         let nats = nats_servers(&stack, cluster.as_ref()).iter();
-        let nats = nats.map(|server| Proxy::forgetful(server.port()));
+        let deliveries = Arc::new(Deliveries::default());
+        let nats = nats.map(|server| Proxy::counting(server.port(), deliveries.clone()));
         let nats = futures::future::join_all(nats).await;
         let port = stack.postgres.as_ref().expect("it is the run's own").port();
-        let postgres = [Proxy::forgetful(port).await];
+        postgres::make_role(&stack).await;
+        let pooler = pooler::start(port);
+        let mut postgres = Vec::new();
+        for replica in 0..REPLICAS {
+            let is_pooled = replica == pooler::REPLICA;
+            let port = if is_pooled { pooler.port() } else { port };
+            postgres.push(Proxy::forgetful(port).await);
+        }
         let mut scene = Self {
             nats,
-            database_url: postgres::make_role(&stack, postgres[0].port).await,
+            deliveries,
             postgres,
+            pooler,
             cache: [Proxy::forgetful(stack.cache.port()).await],
             stack,
             cluster,
@@ -90,11 +113,15 @@ impl Scene {
             redelivered_before: 0.0,
             sent: Sent::default(),
             unreadable: Vec::new(),
+            constraints: 0,
+            operated: Operated::default(),
+            neighbours: Neighbours::default(),
         };
         for replica in 0..REPLICAS {
             scene.start_replica(replica);
             scene.replica(replica).wait_until_ready().await;
         }
+        neighbours::begin(&mut scene).await;
         scene
     }
 
@@ -131,10 +158,11 @@ impl Scene {
         let nats = nats.map(|proxy| format!("nats://127.0.0.1:{}", proxy.port));
         let nats = nats.collect::<Vec<_>>().join(",");
         let cache = format!("redis://127.0.0.1:{}", self.cache[0].port);
+        let postgres = postgres::url(self.postgres[replica].port);
         let logs = self.logs[replica].path().to_str().expect("it is ASCII");
         let settings = [
             ("NATS_URL", nats.as_str()),
-            ("POSTGRES_URL", self.database_url.as_str()),
+            ("POSTGRES_URL", postgres.as_str()),
             ("REDIS_URL", cache.as_str()),
             ("GANESH_HTTP_ADDR", address.as_str()),
             ("GANESH_LOG_DIR", logs),
@@ -186,6 +214,13 @@ impl Scene {
             | Fault::SlowConsumer
             | Fault::Unreadable
             | Fault::TooManyRefused => nats::strike(self, fault, lasts).await,
+            Fault::ConstraintAdded => constraints::strike(self, lasts).await,
+            Fault::OperatorAtWork => operator::strike(self, lasts).await,
+            Fault::NeighbourMovesIn => neighbours::strike(self).await,
+            Fault::PoolerKilled | Fault::PoolerPaused => {
+                pooler::strike(&mut self.pooler, fault, lasts).await;
+            }
+            Fault::CacheLate => self.answer_late(lasts).await,
             Fault::Network(link, trouble) => {
                 trouble_network(self.proxies(link), trouble, lasts).await;
             }
@@ -205,6 +240,22 @@ impl Scene {
             | Fault::PostgresFull
             | Fault::ConnectionsTaken => postgres::strike(&mut self.stack, fault, lasts).await,
         }
+    }
+
+    /// The cache answers late, which holds nobody up.
+    async fn answer_late(&self, lasts: Duration) {
+        let [cache] = &self.cache;
+        let millis = 50 + lasts.as_millis() % 151;
+        let delay = Duration::from_millis(u64::try_from(millis).expect("it is small"));
+        cache.behave_one_way(Way::ToClient, Manner::Delay(delay));
+        tokio::time::sleep(lasts * 2).await;
+        let waiting = self.backlog().await;
+        cache.behave(Manner::Pass);
+        let most = SETTLED_MAX_MESSAGES + u64::from(self.rate) * LATE_CACHE_LAG_MAX_SECS;
+        assert!(
+            waiting.is_none_or(|waiting| waiting < most),
+            "{waiting:?} messages wait for a cache that answers {delay:?} late"
+        );
     }
 
     /// Whether a replica says that too many rows are refused.

@@ -79,7 +79,8 @@ pub enum Fault {
     /// Somebody locks a partition that no event goes into.
     PartitionLocked,
     /// A partition is not there any more, and its rows are in the default one: upkeep makes it
-    /// again, and moves them, while the replica that does it is killed.
+    /// again, and moves them, while the replica that does it is killed, and somebody deletes and changes
+    /// some.
     PartitionGone(Replica),
     /// The role may not insert any more: both replicas end with 1, and start again when it may.
     PermissionRevoked,
@@ -87,12 +88,22 @@ pub enum Fault {
     PostgresReadOnly,
     /// Its disk is full (53100).
     PostgresFull,
+    /// Somebody adds a constraint that some events violate.
+    ConstraintAdded,
+    /// Somebody deletes and changes rows.
+    OperatorAtWork,
+    /// `kill -9` of the pooler.
+    PoolerKilled,
+    /// SIGSTOP of the pooler.
+    PoolerPaused,
     /// Others have all its connections, and ganesh loses those that it had.
     ConnectionsTaken,
     /// `kill -9` of the cache: it comes back with what its last snapshot has.
     CacheKilled,
     /// SIGSTOP of the cache.
     CachePaused,
+    /// Each of its answers comes 50 to 200 ms late.
+    CacheLate,
     /// FLUSHALL.
     CacheFlushed,
     /// Its memory is full, and it evicts nothing.
@@ -107,6 +118,8 @@ pub enum Fault {
     ClocksStepped,
     /// Somebody deletes the consumer.
     ConsumerDeleted,
+    /// Somebody makes streams beside ganesh's, and deletes others.
+    NeighbourMovesIn,
     /// The network between the replicas and one server.
     Network(Link, Trouble),
 }
@@ -163,8 +176,15 @@ pub fn steps(seed: u64) -> impl Iterator<Item = Step> {
             Fault::PostgresReadOnly,
             Fault::PostgresFull,
             Fault::ConnectionsTaken,
+            Fault::ConstraintAdded,
+            Fault::OperatorAtWork,
+            // As often as two others.
+            Fault::OperatorAtWork,
+            Fault::PoolerKilled,
+            Fault::PoolerPaused,
             Fault::CacheKilled,
             Fault::CachePaused,
+            Fault::CacheLate,
             Fault::CacheFlushed,
             Fault::CacheFull,
             Fault::CacheEvicting,
@@ -172,6 +192,7 @@ pub fn steps(seed: u64) -> impl Iterator<Item = Step> {
             Fault::CacheForeign,
             Fault::ClocksStepped,
             Fault::ConsumerDeleted,
+            Fault::NeighbourMovesIn,
             // As often as four others.
             network,
             network,

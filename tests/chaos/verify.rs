@@ -5,15 +5,17 @@ use std::time::{Duration, Instant};
 
 use async_nats::jetstream::consumer::pull::OrderedConfig;
 use async_nats::jetstream::stream::Stream;
-use async_nats::jetstream::{self, Context, Message};
+use async_nats::jetstream::{Context, Message};
 use futures::{StreamExt, TryStreamExt};
-use ganesh::event::{self, Timestamp};
+use ganesh::event::{self, Event, Timestamp};
 use sqlx::Executor;
 
+use super::constraints::{self, Constrained};
+use super::operator::{self, Now};
 use super::postgres::FILLER;
 use super::scene::Scene;
 use super::schedule::REPLICAS;
-use super::special;
+use super::{neighbours, special};
 use crate::support::reads::{latest_at, newest_in_postgres};
 use crate::support::{PATIENCE, Stack};
 
@@ -31,7 +33,16 @@ const READABLE: &[&str] = &[
 const SUBJECTS_COMPARED: i64 = 300;
 
 /// An event's identity, hashed: millions of them are compared.
-type Key = u128;
+pub type Key = u128;
+
+/// A dead letter.
+#[derive(Debug)]
+pub struct Letter {
+    /// `ganesh-dlq-reason`.
+    pub reason: String,
+    /// `ganesh-dlq-detail`.
+    pub detail: String,
+}
 
 /// What ought to be there.
 #[derive(Default)]
@@ -41,6 +52,10 @@ struct Expected {
     rows: HashSet<Key>,
     /// By stream sequence.
     letters: HashSet<u64>,
+    /// These are either.
+    constrained: Vec<Constrained>,
+    /// Stream sequences of the events whose rows an operator deleted.
+    deleted: HashMap<Key, Vec<usize>>,
 }
 
 /// What who published it says of it: at least so much is there, as it was acknowledged, and at most
@@ -91,7 +106,7 @@ impl Sent {
         let is_within = |[least, most]: [u64; 2], count: u64| (least..=most).contains(&count);
         assert!(
             is_within(self.messages, checked.messages)
-                && is_within(self.rows, checked.rows as u64)
+                && is_within(self.rows, (checked.rows + checked.deleted) as u64)
                 && is_within(self.letters, checked.letters as u64),
             "{checked:?} is not what was published: {self:?}"
         );
@@ -105,6 +120,8 @@ pub struct Checked {
     pub messages: u64,
     /// Rows of `events`.
     pub rows: usize,
+    /// Rows that an operator deleted, and that stayed away.
+    pub deleted: usize,
     /// Dead letters.
     pub letters: usize,
 }
@@ -113,38 +130,83 @@ pub struct Checked {
 /// every replica give what Postgres says is newest.
 pub async fn verify(scene: &Scene, sent: Sent) -> Checked {
     let jetstream = scene.jetstream().await;
-    let stack = &scene.stack;
-    let expected = expected(&jetstream, &scene.unreadable).await;
-    let rows = rows(stack, scene.fillers).await;
+    let mut expected = expected(scene, &jetstream).await;
+    let rows = rows(scene).await;
     let letters = letters(&jetstream).await;
-    let missing = expected.rows.difference(&rows).count();
+    constraints::verify(&expected.constrained, &rows, &letters);
+    for Constrained { key, sequence, .. } in &expected.constrained {
+        if rows.contains(key) {
+            expected.rows.insert(*key);
+        } else {
+            expected.letters.insert(*sequence);
+        }
+    }
+    let deleted = take_deleted(scene, &mut expected, &rows);
+    assert_rows(&expected, &rows);
+    assert_letters(&expected, &letters);
+    neighbours::verify(scene).await;
+    let apis: Vec<String> = (0..REPLICAS).map(|replica| scene.api(replica)).collect();
+    newest(&scene.stack, &apis).await;
+    let checked = Checked {
+        messages: expected.messages,
+        rows: rows.len(),
+        deleted,
+        letters: letters.len(),
+    };
+    sent.assert_holds_for(&checked);
+    checked
+}
+
+/// Rows that an operator deleted are expected no more, but for those whose message came again; how many.
+fn take_deleted(scene: &Scene, expected: &mut Expected, rows: &HashSet<Key>) -> usize {
+    let deliveries = scene.deliveries.counts();
+    let mut gone = 0;
+    for (key, deletion) in &scene.operated.deleted {
+        let sequences = &expected.deleted[key];
+        let now = deletion.now(sequences, &deliveries);
+        let is_there = rows.contains(key);
+        let is_right = match now {
+            Now::Gone => !is_there,
+            Now::Back => is_there,
+            Now::Either => true,
+        };
+        assert!(
+            is_right,
+            "an operator deleted the row of {sequences:?}: is there {is_there}, expected {now:?}"
+        );
+        if !is_there {
+            expected.rows.remove(key);
+            gone += 1;
+        }
+    }
+    gone
+}
+
+fn assert_rows(expected: &Expected, rows: &HashSet<Key>) {
+    let missing = expected.rows.difference(rows).count();
     let unknown = rows.difference(&expected.rows).count();
     assert_eq!(
         (missing, unknown),
         (0, 0),
         "rows that are missing, that nobody sent"
     );
-    let twice: Vec<_> = letters.iter().filter(|(_, count)| **count > 1).collect();
+}
+
+fn assert_letters(expected: &Expected, letters: &HashMap<u64, Vec<Letter>>) {
+    let twice: Vec<_> = letters.iter().filter(|(_, all)| all.len() > 1).collect();
     assert!(twice.is_empty(), "messages with two letters: {twice:?}");
     let found: HashSet<u64> = letters.keys().copied().collect();
     let missing: Vec<_> = expected.letters.difference(&found).collect();
     let unknown: Vec<_> = found.difference(&expected.letters).collect();
+    let why: Vec<_> = unknown.iter().map(|sequence| &letters[sequence]).collect();
     assert!(
         missing.is_empty() && unknown.is_empty(),
-        "letters: missing {missing:?}, unknown {unknown:?}"
+        "letters: missing {missing:?}, unknown {unknown:?}: {why:?}"
     );
-    let apis: Vec<String> = (0..REPLICAS).map(|replica| scene.api(replica)).collect();
-    newest(stack, &apis).await;
-    let checked = Checked {
-        messages: expected.messages,
-        rows: rows.len(),
-        letters: found.len(),
-    };
-    sent.assert_holds_for(&checked);
-    checked
 }
 
-fn key(source: &str, id: &str, time: Timestamp) -> Key {
+/// An event's identity, hashed.
+pub fn key(source: &str, id: &str, time: Timestamp) -> Key {
     let text = format!("{source}\0{id}\0{}", time.micros());
     xxhash_rust::xxh3::xxh3_128(text.as_bytes())
 }
@@ -167,7 +229,8 @@ async fn messages_of(
 
 /// By the stream's own messages, decoded as ganesh does; but for those that a client cannot read,
 /// which are known.
-async fn expected(jetstream: &Context, unreadable: &[u64]) -> Expected {
+async fn expected(scene: &Scene, jetstream: &Context) -> Expected {
+    let unreadable = &scene.unreadable;
     let stream = jetstream.get_stream("EVENTS").await.unwrap();
     let began = Instant::now();
     // In a cluster the two were once seen to differ.
@@ -184,54 +247,64 @@ async fn expected(jetstream: &Context, unreadable: &[u64]) -> Expected {
     };
     let mut expected = Expected {
         messages,
-        rows: HashSet::new(),
         letters: unreadable.iter().copied().collect(),
+        ..Expected::default()
     };
     while let Some(message) = stored.next().await {
-        let info = message.info().unwrap();
-        let sequence = info.stream_sequence;
-        let published_at = Timestamp::from_nanos(info.published.unix_timestamp_nanos());
-        match decoded(&message, sequence, published_at) {
-            Some(key) => expected.rows.insert(key),
-            None => expected.letters.insert(sequence),
+        let sequence = message.info().unwrap().stream_sequence;
+        let Some(event) = decoded(&message).filter(|event| !event.id.starts_with(POISON)) else {
+            expected.letters.insert(sequence);
+            continue;
         };
+        let key = key(&event.source, &event.id, event.time);
+        if scene.operated.deleted.contains_key(&key) {
+            let sequence = usize::try_from(sequence).unwrap();
+            expected.deleted.entry(key).or_default().push(sequence);
+        }
+        if event.source.starts_with(constraints::SOURCE) {
+            expected.constrained.push(Constrained {
+                sequence,
+                key,
+                source: event.source,
+                id: event.id,
+            });
+        } else {
+            expected.rows.insert(key);
+        }
     }
     expected
 }
 
 /// None: it has to become a letter.
-fn decoded(message: &jetstream::Message, sequence: u64, published_at: Timestamp) -> Option<Key> {
-    let event = event::decode(
+fn decoded(message: &Message) -> Option<Event> {
+    let info = message.info().unwrap();
+    let published_at = Timestamp::from_nanos(info.published.unix_timestamp_nanos());
+    event::decode(
         &event::Message {
             subject: &message.subject,
             headers: message.headers.as_ref(),
             payload: &message.payload,
             stream: "EVENTS",
-            stream_sequence: sequence,
+            stream_sequence: info.stream_sequence,
             published_at,
         },
         true,
     )
-    .ok()?;
-    (!event.id.starts_with(POISON)).then(|| key(&event.source, &event.id, event.time))
+    .ok()
 }
 
-/// Those of messages; beside them there are so many fillers.
+/// Those of messages; those that no message made are as they have to be.
 ///
 /// While rows of the default partition move to a new one, a statement that was planned before it waits,
 /// and then finds them in neither; holding the default one keeps them where they are.
-async fn rows(stack: &Stack, fillers: i64) -> HashSet<Key> {
-    let mut transaction = stack.pool.begin().await.unwrap();
+async fn rows(scene: &Scene) -> HashSet<Key> {
+    let mut transaction = scene.stack.pool.begin().await.unwrap();
     transaction
         .execute("LOCK TABLE events_default IN ACCESS SHARE MODE")
         .await
         .unwrap();
-    let statement = format!("SELECT count(*) FROM events WHERE source = '{FILLER}'");
-    let found: i64 = sqlx::query_scalar(&statement)
-        .fetch_one(&mut *transaction)
-        .await
-        .unwrap();
-    assert_eq!(found, fillers, "rows that no message made");
+    operator::verify_fillers(scene, &mut transaction).await;
+    operator::verify_changed(scene, &mut transaction).await;
     let statement = format!(
         "SELECT source, id, (extract(epoch FROM time) * 1000000)::bigint FROM events \
          WHERE source <> '{FILLER}'"
@@ -247,17 +320,22 @@ async fn rows(stack: &Stack, fillers: i64) -> HashSet<Key> {
     distinct
 }
 
-/// Stream sequences of the originals, and how many letters each has.
-async fn letters(jetstream: &Context) -> HashMap<u64, u32> {
+/// By stream sequences of the originals.
+async fn letters(jetstream: &Context) -> HashMap<u64, Vec<Letter>> {
     let stream = jetstream.get_stream("EVENTS_DLQ").await.unwrap();
     let (_, mut stored) = messages_of(&stream, &[]).await;
-    let mut letters = HashMap::new();
+    let mut letters: HashMap<u64, Vec<Letter>> = HashMap::new();
     while let Some(letter) = stored.next().await {
         let headers = letter.headers.as_ref().unwrap();
-        let sequence = headers.get("ganesh-dlq-stream-sequence").unwrap();
-        *letters
-            .entry(sequence.as_str().parse().unwrap())
-            .or_default() += 1;
+        let header = |name: &str| headers.get(name).map(ToString::to_string);
+        let sequence = header("ganesh-dlq-stream-sequence").unwrap();
+        letters
+            .entry(sequence.parse().unwrap())
+            .or_default()
+            .push(Letter {
+                reason: header("ganesh-dlq-reason").unwrap(),
+                detail: header("ganesh-dlq-detail").unwrap_or_default(),
+            });
     }
     letters
 }

@@ -5,6 +5,7 @@ pub mod cache_server;
 pub mod clock;
 pub mod cluster;
 pub mod collector;
+pub mod deliveries;
 pub mod events;
 pub mod exposition;
 pub mod ganesh;

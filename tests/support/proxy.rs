@@ -12,6 +12,8 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::watch;
 use tokio::time::Instant;
 
+use super::deliveries::Deliveries;
+
 const CHUNK_BYTES: usize = 64 * 1024;
 
 /// Where bytes go.
@@ -91,6 +93,8 @@ struct Shared {
     orders: watch::Sender<Orders>,
     /// None: too much would pass.
     passed: Option<Mutex<Vec<Passed>>>,
+    /// Who counts what passes to the client.
+    deliveries: Option<Arc<Deliveries>>,
     /// What must not arrive, once.
     trap: Mutex<Option<Trap>>,
 }
@@ -149,15 +153,24 @@ pub fn moment() -> u64 {
 impl Proxy {
     /// Starts one before the server at this port.
     pub async fn start(target_port: u16) -> Self {
-        Self::before(target_port, Some(Mutex::default())).await
+        Self::before(target_port, Some(Mutex::default()), None).await
     }
 
     /// One that does not remember what passed: for hours of traffic.
     pub async fn forgetful(target_port: u16) -> Self {
-        Self::before(target_port, None).await
+        Self::before(target_port, None, None).await
     }
 
-    async fn before(target_port: u16, passed: Option<Mutex<Vec<Passed>>>) -> Self {
+    /// The same before a server of NATS, which counts deliveries.
+    pub async fn counting(target_port: u16, deliveries: Arc<Deliveries>) -> Self {
+        Self::before(target_port, None, Some(deliveries)).await
+    }
+
+    async fn before(
+        target_port: u16,
+        passed: Option<Mutex<Vec<Passed>>>,
+        deliveries: Option<Arc<Deliveries>>,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let port = listener.local_addr().unwrap().port();
         let shared = Arc::new(Shared {
@@ -169,6 +182,7 @@ impl Proxy {
                 half_closes: 0,
             }),
             passed,
+            deliveries,
             trap: Mutex::default(),
         });
         tokio::spawn(accept(listener, shared.clone()));
@@ -263,6 +277,7 @@ async fn pump(shared: Arc<Shared>, way: Way, mut from: OwnedReadHalf, mut to: Ow
     let mut chunk = vec![0; CHUNK_BYTES];
     let mut late: VecDeque<(Instant, Vec<u8>)> = VecDeque::new();
     let mut ended = false;
+    let mut unread = Vec::new();
     loop {
         let now = *orders.borrow_and_update();
         if now.end(way, made) || (ended && late.is_empty()) {
@@ -301,6 +316,11 @@ async fn pump(shared: Arc<Shared>, way: Way, mut from: OwnedReadHalf, mut to: Ow
             }
         };
         shared.remember(log, &arrived);
+        if way == Way::ToClient
+            && let Some(deliveries) = &shared.deliveries
+        {
+            deliveries.hear(&mut unread, &arrived);
+        }
         // Who does not read must not keep a connection from being cut.
         tokio::select! {
             written = to.write_all(&arrived) => if written.is_err() { return },
