@@ -4,6 +4,7 @@
 mod answers;
 pub mod connections;
 mod disk;
+mod recovery;
 mod server;
 
 use ganesh::event::Event;

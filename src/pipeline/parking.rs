@@ -17,7 +17,7 @@
 //! - An unknown cause: the SQLSTATE does not say whether the rows or the server are to blame. The
 //!   batch is tried again. Once other rows were stored meanwhile, its rows are to blame.
 //! - A transient SQLSTATE that comes back: the batch is parked, and the writer takes another one
-//!   ([`PassingFailures`]).
+//!   ([`PassingFailures`]). If nobody was stored meanwhile, it is tried again as soon as others are.
 //!
 //! Parked messages stay held: they are kept alive, count against the limits, and are released
 //! when they are dropped. So a pause needs no signal to the source: it finds no room and stops pulling.
@@ -277,6 +277,9 @@ impl Parking {
                 state.parked_in_progress = false;
                 // This parked batch has an outcome, so the next one may, too: restart the waits.
                 state.undecided_attempts = 0;
+            }
+            if rows.contains(&false) {
+                state.end_waits_for_outage(Instant::now());
             }
             let was_paused = state.window.is_paused();
             let park = state.window.note(history.attempt, rows, Instant::now());

@@ -58,6 +58,12 @@ impl PassingFailures {
         self.last
     }
 
+    /// Whether nobody was stored between the failures, as in an outage of all. Such rows are tried at once
+    /// when others are stored: at most once, so that rows are blamed no sooner.
+    pub(crate) fn are_of_an_outage(&self) -> bool {
+        self.attempts > 0 && self.others_stored == 0
+    }
+
     /// How the next attempt takes such an answer.
     pub(crate) fn next_attempt(&self, others_stored: bool) -> Passing {
         let often = self.others_stored + u32::from(others_stored);

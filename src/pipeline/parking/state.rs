@@ -108,6 +108,19 @@ impl ParkingState {
         })
     }
 
+    /// Others are stored, so what failed while nobody was may pass, too: it waits no longer.
+    pub(super) fn end_waits_for_outage(&mut self, now: Instant) {
+        for parked in &mut self.parked {
+            let SeenFailures {
+                rejected_in_attempt,
+                passing,
+            } = &parked.failures;
+            if rejected_in_attempt.is_none() && passing.are_of_an_outage() {
+                parked.due = parked.due.min(now);
+            }
+        }
+    }
+
     /// Parks a batch without an outcome.
     pub(super) fn park(&mut self, batch: Batch, attempt: Attempt, failures: SeenFailures) {
         let due = self.next_try();

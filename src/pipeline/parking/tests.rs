@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::state::RETRY_AFTER;
 use super::*;
+use crate::error::Code;
 use crate::event::{self, Timestamp};
 use crate::message::InFlightId;
 use crate::messaging::InFlight;
@@ -174,6 +175,34 @@ async fn one_parked_batch_is_tried_at_a_time_and_an_unexplained_one_later() {
     assert_eq!((again, attempt), (11, Attempt::Fresh));
     assert!(began.elapsed() >= RETRY_AFTER.0);
     assert_eq!(work.history.failures.rejected_in_attempt, Some(7));
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_failed_while_nobody_was_stored_is_tried_at_once_when_others_are_and_once_only() {
+    let scene = scene();
+    scene.send(1..=3);
+    let (first, _, work) = scene.next().await;
+    assert_eq!(first, 1);
+    let mut failures = SeenFailures::default();
+    failures.passing.add(Code::Resources, 1, false);
+    scene
+        .parking
+        .park_again(work.batch, work.history, failures, true);
+    for (fresh, is_tried_at_once) in [(2, true), (3, false)] {
+        let began = Instant::now();
+        let (sequence, _, work) = scene.next().await;
+        assert_eq!(sequence, fresh);
+        scene
+            .parking
+            .record_outcome(work.history, &[false], Vec::new(), 1);
+        let (again, _, work) = scene.next().await;
+        assert_eq!(again, 1);
+        assert_eq!(began.elapsed().is_zero(), is_tried_at_once);
+        failures.passing.add(Code::Resources, 2, true);
+        scene
+            .parking
+            .park_again(work.batch, work.history, failures, true);
+    }
 }
 
 #[tokio::test(start_paused = true)]
