@@ -216,7 +216,7 @@ impl std::fmt::Display for Report {
 
 /// Enough for each thing to happen, few enough for every run of the tests.
 const SHORT: Plan = Plan {
-    seed: 1,
+    seed: 199_577,
     lasts: Duration::from_secs(20),
     rate: 300,
 };
