@@ -141,6 +141,102 @@ async fn events_that_somebody_replaced_make_it_unready_and_are_refused_at_the_ne
     assert_refused(&stack, &[], &["events", "unique index on id, source, time"]).await;
 }
 
+const GUARD: &str = "refuse_copy_of_decided";
+
+/// Without it, a `COPY` can store a row of a message that is a dead letter.
+#[tokio::test]
+async fn a_trigger_of_ours_that_somebody_disables_is_named_with_what_to_do() {
+    let stack = Stack::start().await;
+    let ganesh = stack.serve(&[]).await;
+    let words = [GUARD, "disabled", "ENABLE TRIGGER"];
+    for disable in [
+        "DISABLE TRIGGER refuse_copy_of_decided",
+        "DISABLE TRIGGER ALL",
+        "ENABLE REPLICA TRIGGER refuse_copy_of_decided",
+    ] {
+        let disable = format!("ALTER TABLE events {disable}");
+        stack.pool.execute(disable.as_str()).await.unwrap();
+        eventually("it is not ready", || async {
+            let (status, body) = ganesh.admin("/readyz").await;
+            status == 503 && words.iter().all(|word| body.contains(word))
+        })
+        .await;
+        assert_refused(&stack, &[], &words).await;
+        let enable = format!("ALTER TABLE events ENABLE TRIGGER {GUARD}");
+        stack.pool.execute(enable.as_str()).await.unwrap();
+        ganesh.wait_until_ready().await;
+    }
+    // It fires under every role of a session.
+    let always = format!("ALTER TABLE events ENABLE ALWAYS TRIGGER {GUARD}");
+    stack.pool.execute(always.as_str()).await.unwrap();
+    let doctor = run(Some(&stack), &["doctor"], &[]);
+    assert_eq!(doctor.status.code(), Some(0), "{doctor:?}");
+}
+
+#[tokio::test]
+async fn keys_and_triggers_of_ours_that_somebody_changed_are_named() {
+    let stack = Stack::start().await;
+    let migrated = run(Some(&stack), &["migrate"], &[]);
+    assert!(migrated.status.success(), "{migrated:?}");
+    let function: String = sqlx::query_scalar("SELECT pg_get_functiondef($1::regproc)")
+        .bind(GUARD)
+        .fetch_one(&stack.pool)
+        .await
+        .unwrap();
+    let trigger = |condition: &str| {
+        format!(
+            "CREATE OR REPLACE TRIGGER {GUARD} BEFORE INSERT ON events FOR EACH STATEMENT \
+             WHEN ({condition}) EXECUTE FUNCTION {GUARD}()"
+        )
+    };
+    let blind = format!(
+        "CREATE OR REPLACE FUNCTION {GUARD}() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NULL; END $$"
+    );
+    let elsewhere = format!("ALTER FUNCTION {GUARD} SET search_path = pg_catalog");
+    let deferrable = "ALTER TABLE events DROP CONSTRAINT events_pkey, \
+         ADD CONSTRAINT events_pkey PRIMARY KEY (id, source, time) DEFERRABLE";
+    let immediate = "ALTER TABLE events DROP CONSTRAINT events_pkey, \
+         ADD CONSTRAINT events_pkey PRIMARY KEY (id, source, time)";
+    let restored = trigger("current_query() LIKE 'COPY %'");
+    for (change, repair, words) in [
+        (
+            trigger("false"),
+            restored.clone(),
+            [GUARD, "trigger", "changed"],
+        ),
+        (blind, function.clone(), [GUARD, "function", "changed"]),
+        (elsewhere, function, [GUARD, "function", "changed"]),
+        (
+            "ALTER TABLE fates RENAME TO decided".to_owned(),
+            "ALTER TABLE decided RENAME TO fates".to_owned(),
+            ["fates", "missing", "unique"],
+        ),
+        (
+            deferrable.to_owned(),
+            immediate.to_owned(),
+            ["events", "deferrable", "id, source, time"],
+        ),
+        (
+            format!("DROP TRIGGER {GUARD} ON events"),
+            restored,
+            [GUARD, "trigger", "missing"],
+        ),
+        (
+            "ALTER TABLE fates DROP CONSTRAINT fates_pkey".to_owned(),
+            String::new(),
+            ["fates", "unique", "stream_seq"],
+        ),
+    ] {
+        stack.pool.execute(change.as_str()).await.unwrap();
+        let doctor = run(Some(&stack), &["doctor"], &[]);
+        let said = String::from_utf8(doctor.stdout).unwrap();
+        let fits =
+            |line: &str| line.starts_with("FAILED") && words.iter().all(|word| line.contains(word));
+        assert!(said.lines().any(fits), "{change}: {said}");
+        stack.pool.execute(repair.as_str()).await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn everything_works_in_a_schema_with_an_odd_name() {
     let stack = Stack::start().await;

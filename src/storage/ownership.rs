@@ -1,5 +1,6 @@
 //! Whose tables these are. Migrations that ran in another schema, and tables of other programs, are found
-//! before anything is made or written.
+//! before anything is made or written. So are a key or a trigger of ours that somebody dropped, disabled or
+//! changed: promises rely on them.
 
 use sqlx::Connection;
 use sqlx::postgres::PgConnection;
@@ -9,6 +10,13 @@ use super::session::quoted;
 
 /// The tables that the migrations make.
 const TABLES: [&str; 4] = ["events", "events_default", "cache_epoch", "fates"];
+
+/// The trigger of `events`, and its function.
+const GUARD: &str = "refuse_copy_of_decided";
+/// Its condition, as Postgres shows it. `pg_get_triggerdef` would wait for a lock on `events`.
+const GUARD_CONDITION: &str = "current_query() ~~ 'COPY %'::text";
+/// `tgtype` in `pg_trigger`: BEFORE is 2, INSERT is 4, a trigger for each row would have 1, too.
+const BEFORE_INSERT_STATEMENT: i16 = 6;
 
 /// The columns of `events` that ganesh writes and reads, and their types.
 const COLUMNS: [(&str, &str); 15] = [
@@ -70,7 +78,7 @@ async fn violation_in_snapshot(
     };
     match owner {
         Owner::AnotherProgram => return Ok(of_another_program("_sqlx_migrations")),
-        Owner::Ganesh => return events_differ(connection, schema).await,
+        Owner::Ganesh => return differs(connection, schema).await,
         Owner::Nobody => {}
     }
     if let Some(table) = first_taken(connection, schema).await? {
@@ -155,42 +163,118 @@ async fn first_taken(
         .await
 }
 
-/// How `events` differs from what the migrations make and every statement relies on.
+/// How the tables differ from what the migrations make and every statement relies on.
+async fn differs(
+    connection: &mut PgConnection,
+    schema: &str,
+) -> Result<Option<String>, sqlx::Error> {
+    let differs = match events_differ(connection, schema).await? {
+        None if are_all_applied(connection).await? => guards_differ(connection, schema).await?,
+        differs => differs,
+    };
+    Ok(differs.map(|why| {
+        format!(
+            "schema {schema} is not as ganesh made it: {why}: restore it, or set GANESH_POSTGRES_SCHEMA to a \
+             schema for ganesh alone"
+        )
+    }))
+}
+
+/// Whether nothing is left for `migrate` to make.
+async fn are_all_applied(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
+    let statement = "SELECT count(*) = cardinality($1) FROM _sqlx_migrations WHERE success AND version = ANY ($1)";
+    let versions: Vec<i64> = MIGRATIONS.iter().map(|ours| ours.version).collect();
+    sqlx::query_scalar(statement)
+        .bind(versions)
+        .fetch_one(connection)
+        .await
+}
+
+/// SQL: whether a table has the unique index on these columns, in alphabetical order, that `ON CONFLICT`
+/// needs.
+fn has_key(table: &str, columns: &str) -> String {
+    format!(
+        "EXISTS (SELECT FROM pg_index WHERE indrelid = {table} AND indisunique AND indisvalid \
+             AND indimmediate AND indpred IS NULL \
+             AND (SELECT array_agg(attname::text ORDER BY attname) FROM pg_attribute \
+                  WHERE attrelid = indrelid AND attnum = ANY ((indkey::int2[])[0:indnkeyatts - 1])) \
+                 = '{{{columns}}}'::text[])"
+    )
+}
+
 async fn events_differ(
     connection: &mut PgConnection,
     schema: &str,
 ) -> Result<Option<String>, sqlx::Error> {
-    let statement = "\
+    let has_key = has_key("(SELECT oid FROM events)", "id,source,time");
+    let statement = format!(
+        "\
         WITH events AS (SELECT c.oid FROM pg_class AS c JOIN pg_namespace AS n ON n.oid = c.relnamespace \
                         WHERE n.nspname = $1 AND c.relname = 'events'), \
         columns AS (SELECT attnum, attname::text AS name, atttypid::regtype::text AS type \
                     FROM pg_attribute WHERE attrelid = (SELECT oid FROM events) \
                     AND attnum > 0 AND NOT attisdropped) \
         SELECT CASE \
-            WHEN NOT EXISTS (SELECT FROM events) THEN 'it is missing' \
+            WHEN NOT EXISTS (SELECT FROM events) THEN 'events is missing' \
             WHEN NOT EXISTS (SELECT FROM pg_partitioned_table WHERE partrelid = (SELECT oid FROM events) \
                 AND partstrat = 'r' AND partnatts = 1 \
                 AND partattrs[0] = (SELECT attnum FROM columns WHERE name = 'time')) \
-                THEN 'it is not partitioned by time' \
-            WHEN NOT EXISTS (SELECT FROM pg_index WHERE indrelid = (SELECT oid FROM events) \
-                AND indisunique AND indnkeyatts = 3 AND indpred IS NULL \
-                AND (SELECT count(*) FROM columns WHERE attnum = ANY (indkey::int2[]) \
-                     AND name IN ('id', 'source', 'time')) = 3) \
-                THEN 'it has no unique index on id, source, time' \
-            ELSE (SELECT format('it has no column %s of type %s', name, type) FROM ( \
+                THEN 'events is not partitioned by time' \
+            WHEN NOT {has_key} THEN 'events has no unique index on id, source, time, or a deferrable one' \
+            ELSE (SELECT format('events has no column %s of type %s', name, type) FROM ( \
                 SELECT * FROM unnest($2::text[], $3::text[]) AS ours (name, type) \
                 EXCEPT SELECT name, type FROM columns) AS missing LIMIT 1) \
-        END";
-    let differs: Option<String> = sqlx::query_scalar(statement)
+        END"
+    );
+    sqlx::query_scalar(&statement)
         .bind(schema)
         .bind(COLUMNS.map(|(name, _)| name.to_owned()).to_vec())
         .bind(COLUMNS.map(|(_, kind)| kind.to_owned()).to_vec())
         .fetch_one(connection)
-        .await?;
-    Ok(differs.map(|why| {
-        format!(
-            "events in schema {schema} is not as ganesh made it: {why}: restore it, or set \
-             GANESH_POSTGRES_SCHEMA to a schema for ganesh alone"
-        )
-    }))
+        .await
+}
+
+/// What keeps a message from being a row and a dead letter: the keys of the tables that decide, and the
+/// trigger that looks into them.
+async fn guards_differ(
+    connection: &mut PgConnection,
+    schema: &str,
+) -> Result<Option<String>, sqlx::Error> {
+    let fates = has_key("to_regclass('fates')", "published_at,stream_seq");
+    let epoch = has_key("to_regclass('cache_epoch')", "singleton");
+    let statement = format!(
+        "\
+        WITH guard AS (SELECT tgtype, tgqual, tgfoid, tgenabled, prosrc, \
+                              EXISTS (SELECT FROM unnest(proconfig) AS setting \
+                                      WHERE setting LIKE 'search\\_path=%' AND position($1 IN setting) = 0) \
+                              AS looks_elsewhere \
+                       FROM pg_trigger JOIN pg_proc ON pg_proc.oid = tgfoid \
+                       WHERE tgrelid = to_regclass('events') AND tgname = '{GUARD}') \
+        SELECT CASE \
+            WHEN NOT EXISTS (SELECT FROM guard) THEN 'trigger {GUARD} of events is missing' \
+            WHEN EXISTS (SELECT FROM guard WHERE tgenabled NOT IN ('O', 'A')) \
+                THEN 'trigger {GUARD} of events is disabled (ALTER TABLE events ENABLE TRIGGER {GUARD})' \
+            WHEN EXISTS (SELECT FROM guard WHERE tgtype <> {BEFORE_INSERT_STATEMENT} \
+                         OR tgfoid IS DISTINCT FROM to_regproc('{GUARD}') \
+                         OR pg_get_expr(tgqual, 0, true) IS DISTINCT FROM $2) \
+                THEN 'trigger {GUARD} of events was changed' \
+            WHEN EXISTS (SELECT FROM guard WHERE prosrc <> $3 OR looks_elsewhere) \
+                THEN 'function {GUARD} was changed' \
+            WHEN NOT {fates} THEN 'fates is missing, or has no unique index on stream_seq, published_at' \
+            WHEN NOT {epoch} THEN 'cache_epoch is missing, or has no unique index on singleton' \
+        END"
+    );
+    sqlx::query_scalar(&statement)
+        .bind(schema)
+        .bind(GUARD_CONDITION)
+        .bind(guard_source())
+        .fetch_one(connection)
+        .await
+}
+
+/// The body of its function, as its migration has it.
+fn guard_source() -> &'static str {
+    let migrations = MIGRATIONS.iter();
+    let mut bodies = migrations.filter_map(|migration| migration.sql.split("$$").nth(1));
+    bodies.next().expect("one migration makes a function")
 }
