@@ -64,6 +64,7 @@ fn rows(events: &[Event]) -> Vec<Row<'_>> {
     let published_at = Timestamp::now();
     let row = |(event, stream_seq)| Row {
         event,
+        stream: "EVENTS",
         nats_subject: "events.bench",
         stream_seq,
         published_at,

@@ -160,6 +160,7 @@ fn writer(
         observer: resources.observer.clone(),
         health: resources.health.clone(),
         metrics: resources.metrics.clone(),
+        stream: resources.config.nats.stream.as_str().into(),
         max_deliveries: resources.config.pipeline.max_deliveries,
         log: Arc::default(),
     }

@@ -133,6 +133,7 @@ fn row(sample: &Sample) -> Row<'_> {
     let (stream_seq, published_at) = (sample.stream_seq, sample.published_at);
     Row {
         event: &sample.event,
+        stream: "EVENTS",
         nats_subject: &sample.nats_subject,
         stream_seq,
         published_at,

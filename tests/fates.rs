@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use async_nats::jetstream::AckKind;
 use async_nats::jetstream::consumer::PullConsumer;
+use async_nats::jetstream::stream;
 use futures::TryStreamExt;
 use rustix::process::Signal;
 use sqlx::Executor;
@@ -164,6 +165,46 @@ async fn a_row_that_another_replica_has_made_a_letter_of_is_not_stored_when_its_
     for letter in letters(&stack).await {
         assert_eq!(letter.reason, "rejected_row");
     }
+}
+
+/// A mirror has the sequences and the times of its origin: each of its messages ends for itself.
+#[tokio::test]
+async fn a_message_of_another_stream_with_the_same_sequence_and_time_has_a_fate_of_its_own() {
+    let stack = Stack::start().await;
+    stack.make_streams().await;
+    let jetstream = stack.jetstream().await;
+    let mirror = stream::Config {
+        name: "MIRROR".to_owned(),
+        mirror: Some(stream::Source {
+            name: "EVENTS".to_owned(),
+            ..stream::Source::default()
+        }),
+        ..stream::Config::default()
+    };
+    jetstream.create_stream(mirror).await.unwrap();
+    let break_schema =
+        "ALTER TABLE events ADD CONSTRAINT no_test CHECK (type <> 'com.example.test')";
+    stack.pool.execute(break_schema).await.unwrap();
+    let first = stack.serve(&[]).await;
+    publish(&jetstream, &events("e", 3)).await;
+    eventually("they are letters", || async {
+        stack.dead_letters().await == 3
+    })
+    .await;
+    holds_nothing(&first).await;
+    assert!(first.terminate().await.success());
+    let repair = "ALTER TABLE events DROP CONSTRAINT no_test";
+    stack.pool.execute(repair).await.unwrap();
+    let settings = [
+        ("GANESH_STREAM", "MIRROR"),
+        ("GANESH_DLQ_STREAM", "MIRROR_DLQ"),
+    ];
+    let second = stack.serve(&settings).await;
+    second
+        .wait_for_metric("ganesh_messages_received_total", 3.0)
+        .await;
+    holds_nothing(&second).await;
+    assert_eq!(stack.rows().await, 3);
 }
 
 /// Nothing is acknowledged while the epoch cannot be read.

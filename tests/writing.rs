@@ -28,6 +28,7 @@ fn rows(events: &[Event]) -> Vec<Row<'_>> {
         .zip(events)
         .map(|(stream_seq, event)| Row {
             event,
+            stream: "EVENTS",
             nats_subject: "events.test",
             stream_seq,
             published_at,

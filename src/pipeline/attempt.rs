@@ -39,7 +39,7 @@ pub(crate) async fn write(
     history: &BatchHistory,
     mut options: WriteOptions,
 ) -> Result<Written, Error> {
-    let (rows, order) = rows_in_write_order(&batch.messages);
+    let (rows, order) = rows_in_write_order(writer, &batch.messages);
     let mut outcomes = vec![None; rows.len()];
     let mut failures = history.failures;
     let mut backoff = Backoff::new();
@@ -138,8 +138,8 @@ fn report(writer: &Writer, error: &Error, events: usize) -> Result<(), Error> {
 }
 
 /// The batch's rows as they are written, and for each its place in the batch.
-fn rows_in_write_order(batch: &[Decoded]) -> (Vec<Row<'_>>, Vec<usize>) {
-    let rows: Vec<Row<'_>> = batch.iter().map(row).collect();
+fn rows_in_write_order<'a>(writer: &'a Writer, batch: &'a [Decoded]) -> (Vec<Row<'a>>, Vec<usize>) {
+    let rows: Vec<Row<'_>> = batch.iter().map(|decoded| row(writer, decoded)).collect();
     let mut order: Vec<usize> = (0..rows.len()).collect();
     order.sort_unstable_by(|a, b| rows[*a].write_order(&rows[*b]));
     let sorted = order.iter().map(|i| rows[*i]).collect();
@@ -154,10 +154,11 @@ fn in_batch_order(outcomes: Vec<Option<RowOutcome>>, order: &[usize]) -> Vec<Opt
     in_order
 }
 
-pub(crate) fn row(decoded: &Decoded) -> Row<'_> {
+pub(crate) fn row<'a>(writer: &'a Writer, decoded: &'a Decoded) -> Row<'a> {
     let Decoded { delivery, event } = decoded;
     Row {
         event,
+        stream: &writer.stream,
         nats_subject: &delivery.message.subject,
         stream_seq: delivery.stream_sequence,
         published_at: delivery.published_at,

@@ -44,7 +44,10 @@ pub(crate) async fn decide(
         .map(|proposal| (proposal.decoded, proposal.fate))
         .unzip();
     let fates = {
-        let rows: Vec<Row<'_>> = messages.iter().map(row).collect();
+        let rows: Vec<Row<'_>> = messages
+            .iter()
+            .map(|decoded| row(writer, decoded))
+            .collect();
         let ask = || writer.storage.decide(&rows, &proposed);
         until_answered(writer, failures, ask).await?
     };

@@ -45,6 +45,8 @@ pub(crate) struct Writer {
     /// Signals that Postgres has recovered.
     pub(crate) health: Health,
     pub(crate) metrics: Metrics,
+    /// `GANESH_STREAM`.
+    pub(crate) stream: Arc<str>,
     /// `GANESH_MAX_DELIVERIES`.
     pub(crate) max_deliveries: u64,
     /// Limits lines that repeat during an outage.

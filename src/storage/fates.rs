@@ -31,14 +31,15 @@ pub(super) const MAY_BE_DECIDED: &str = "GN001";
 const SKIPPED: &str = "skipped";
 
 const RECORD: &str = "\
-    INSERT INTO fates (stream_seq, published_at, fate, detail) \
-    SELECT * FROM unnest($1::bigint[], $2::timestamptz[], $3::text[], $4::text[]) ORDER BY 1, 2 \
+    INSERT INTO fates (stream, stream_seq, published_at, fate, detail) \
+    SELECT * FROM unnest($1::text[], $2::bigint[], $3::timestamptz[], $4::text[], $5::text[]) \
+    ORDER BY 2, 3, 1 \
     ON CONFLICT DO NOTHING";
 const READ: &str = "\
     SELECT place, fate, detail \
-    FROM unnest($1::bigint[], $2::timestamptz[]) \
-         WITH ORDINALITY AS key (stream_seq, published_at, place) \
-         JOIN fates USING (stream_seq, published_at)";
+    FROM unnest($1::text[], $2::bigint[], $3::timestamptz[]) \
+         WITH ORDINALITY AS key (stream, stream_seq, published_at, place) \
+         JOIN fates USING (stream, stream_seq, published_at)";
 /// Transactions that write to `events` now, and may have looked before the fate was committed: within a
 /// minute after it was written at the latest. A replica's sessions have this name.
 const UNDER_WAY: &str = "\
@@ -48,8 +49,9 @@ const UNDER_WAY: &str = "\
     AND pg_locks.database = (SELECT oid FROM pg_database WHERE datname = current_database()) \
     AND mode = 'RowExclusiveLock' AND pid <> pg_backend_pid() AND application_name = 'ganesh' \
     AND xact_start <= (SELECT max(decided_at) + interval '1 minute' FROM fates \
-                       JOIN unnest($1::bigint[], $2::timestamptz[]) AS key (stream_seq, published_at) \
-                       USING (stream_seq, published_at))";
+                       JOIN unnest($1::text[], $2::bigint[], $3::timestamptz[]) \
+                            AS key (stream, stream_seq, published_at) \
+                       USING (stream, stream_seq, published_at))";
 const ARE_UNDER_WAY: &str =
     "SELECT EXISTS (SELECT FROM pg_locks WHERE locktype = 'virtualxid' AND virtualxid = ANY ($1))";
 /// Longer than a letter waits for a full dead-letter stream, or a message is held by a replica that hangs.
@@ -105,6 +107,7 @@ impl EventWriter {
             let mut lent = LentConnection::of(self.pool()).await?;
             let connection = &mut *lent.connection;
             sqlx::query(RECORD)
+                .bind(streams(rows))
                 .bind(sequences(rows))
                 .bind(published(rows))
                 .bind(proposed.iter().map(MessageFate::name).collect::<Vec<_>>())
@@ -134,6 +137,7 @@ pub(super) async fn read(
     rows: &[Row<'_>],
 ) -> Result<Vec<Option<MessageFate>>, sqlx::Error> {
     let found: Vec<(i64, String, String)> = sqlx::query_as(READ)
+        .bind(streams(rows))
         .bind(sequences(rows))
         .bind(published(rows))
         .fetch_all(connection)
@@ -152,6 +156,7 @@ async fn are_writers_done(
     rows: &[Row<'_>],
 ) -> Result<bool, sqlx::Error> {
     let under_way: Vec<String> = sqlx::query_scalar(UNDER_WAY)
+        .bind(streams(rows))
         .bind(sequences(rows))
         .bind(published(rows))
         .fetch_all(&mut *connection)
@@ -179,6 +184,10 @@ pub(super) async fn forget_old(pool: &PgPool) -> Result<(), sqlx::Error> {
 
 async fn execute<'a>(executor: impl PgExecutor<'a>, statement: &str) -> Result<(), sqlx::Error> {
     sqlx::query(statement).execute(executor).await.map(|_| ())
+}
+
+fn streams<'a>(rows: &[Row<'a>]) -> Vec<&'a str> {
+    rows.iter().map(|row| row.stream).collect()
 }
 
 fn sequences(rows: &[Row<'_>]) -> Vec<i64> {

@@ -24,9 +24,10 @@ pub(super) async fn insert(
                 clock_timestamp() \
          FROM unnest($1::text[], $2::text[], $3::timestamptz[], $4::text[], $5::text[], $6::text[], \
                      $7::text[], $8::text[], $9::bytea[], $10::text[], $11::text[], \
-                     $12::bigint[], $13::timestamptz[], $14::text[]) AS new ({COLUMNS}) \
+                     $12::bigint[], $13::timestamptz[], $14::text[], $15::text[]) AS new ({COLUMNS}, stream) \
          WHERE NOT EXISTS (SELECT FROM fates WHERE fates.stream_seq = new.stream_seq \
-                           AND fates.published_at = new.published_at) \
+                           AND fates.published_at = new.published_at \
+                           AND fates.stream = new.stream) \
          ON CONFLICT (id, source, time) DO NOTHING RETURNING stream_seq"
     );
     let inserted: Vec<i64> = sqlx::query_scalar(&statement)
@@ -46,6 +47,7 @@ pub(super) async fn insert(
         .bind(column(rows, Row::stream_seq_i64))
         .bind(column(rows, |row| row.published_at))
         .bind(column(rows, |row| row.trace_id.to_string()))
+        .bind(column(rows, |row| row.stream))
         .fetch_all(connection)
         .await?;
     let inserted: HashSet<i64> = inserted.into_iter().collect();

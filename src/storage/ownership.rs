@@ -240,7 +240,7 @@ async fn guards_differ(
     connection: &mut PgConnection,
     schema: &str,
 ) -> Result<Option<String>, sqlx::Error> {
-    let fates = has_key("to_regclass('fates')", "published_at,stream_seq");
+    let fates = has_key("to_regclass('fates')", "published_at,stream,stream_seq");
     let epoch = has_key("to_regclass('cache_epoch')", "singleton");
     let statement = format!(
         "\
@@ -260,7 +260,7 @@ async fn guards_differ(
                 THEN 'trigger {GUARD} of events was changed' \
             WHEN EXISTS (SELECT FROM guard WHERE prosrc <> $3 OR looks_elsewhere) \
                 THEN 'function {GUARD} was changed' \
-            WHEN NOT {fates} THEN 'fates is missing, or has no unique index on stream_seq, published_at' \
+            WHEN NOT {fates} THEN 'fates is missing, or has no unique index on stream, stream_seq, published_at' \
             WHEN NOT {epoch} THEN 'cache_epoch is missing, or has no unique index on singleton' \
         END"
     );

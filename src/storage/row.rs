@@ -13,6 +13,8 @@ pub(super) const COLUMNS: &str = "id, source, time, type, subject, datacontentty
 #[expect(missing_docs, reason = "the columns have the same names")]
 pub struct Row<'a> {
     pub event: &'a Event,
+    /// With sequence and time it names the message.
+    pub stream: &'a str,
     pub nats_subject: &'a str,
     pub stream_seq: u64,
     /// When the stream stored it.

@@ -123,6 +123,7 @@ impl Fixture {
     async fn commit_event(&self, event: &Event, n: i64, advance_epoch: bool) {
         let row = Row {
             event,
+            stream: "EVENTS",
             nats_subject: "events.test",
             stream_seq: seq(n),
             published_at: event.time,
