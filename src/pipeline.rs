@@ -27,6 +27,7 @@ mod intake;
 mod passing;
 mod settle;
 mod store;
+mod trial;
 mod unreadable;
 mod writer;
 

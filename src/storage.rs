@@ -25,6 +25,7 @@ pub(crate) mod row;
 pub mod schema;
 pub(crate) mod session;
 mod timestamp;
+mod trials;
 pub(crate) mod upkeep;
 pub(crate) mod write;
 

@@ -96,7 +96,7 @@ async fn doctor_says_what_serve_will_make() {
     assert_line(
         &said,
         "warning",
-        &["3 migrations are missing: run `ganesh migrate`"],
+        &["4 migrations are missing: run `ganesh migrate`"],
     );
 }
 

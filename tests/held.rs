@@ -10,9 +10,10 @@ use futures::StreamExt;
 use ganesh::messaging::InFlight;
 use ganesh::messaging::in_flight::{Admission, Capacity};
 use ganesh::telemetry::Metrics;
-use sqlx::{Postgres, Transaction};
+use sqlx::{Executor, Postgres, Transaction};
 
 use crate::support::events::{event, events, publish};
+use crate::support::keys::{hold_key, wait_until_so_many_wait};
 use crate::support::proxy::{Manner, Proxy, Way};
 use crate::support::{Ganesh, Stack, eventually};
 
@@ -151,22 +152,82 @@ async fn a_message_that_was_delivered_too_often_is_stored_alone() {
     assert!(of_one >= 1.0, "{of_one} of one");
 }
 
+/// The third delivery is more than twice as often.
+const ONE_DELIVERY: [(&str, &str); 2] = [("GANESH_MAX_DELIVERIES", "1"), ("GANESH_ACK_WAIT", "2s")];
+
+async fn trials(stack: &Stack) -> Vec<i32> {
+    sqlx::query_scalar("SELECT begun FROM trials")
+        .fetch_all(&stack.pool)
+        .await
+        .unwrap()
+}
+
 #[tokio::test]
-async fn a_message_that_was_delivered_twice_as_often_is_a_dead_letter() {
+async fn a_message_that_was_delivered_twice_as_often_is_stored_all_the_same() {
     let stack = Stack::start().await;
     stack.make_streams().await;
-    let jetstream = stack.jetstream().await;
-    publish(&jetstream, &events("e", 5)).await;
-    wear_out(&stack, 2).await;
-    let ganesh = stack.serve(&[("GANESH_MAX_DELIVERIES", "1")]).await;
+    publish(&stack.jetstream().await, &events("e", 5)).await;
+    wear_out(&stack, 9).await;
+    let _ganesh = stack.serve(&ONE_DELIVERY).await;
     stack.wait_until_drained().await;
+    assert_eq!(stack.rows().await, 5);
+    assert_eq!(stack.dead_letters().await, 0);
+    assert!(trials(&stack).await.is_empty());
+}
+
+/// Each start uses up one delivery of every message that it held.
+#[tokio::test]
+async fn a_service_that_cannot_write_and_is_started_again_and_again_makes_no_letters() {
+    let stack = Stack::start().await;
+    assert!(stack.serve(&ONE_DELIVERY).await.terminate().await.success());
+    let refuse = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+         RAISE 'permission denied' USING ERRCODE = '42501'; END $$; \
+         CREATE TRIGGER refuse BEFORE INSERT ON events FOR EACH ROW EXECUTE FUNCTION refuse()";
+    stack.pool.execute(refuse).await.unwrap();
+    let all = events("e", 20);
+    publish(&stack.jetstream().await, &all).await;
+    for _ in 0..5 {
+        let mut ganesh = Ganesh::serve(&stack, &ONE_DELIVERY);
+        let status = ganesh.wait().await;
+        assert_eq!(status.code(), Some(1), "{}", ganesh.log());
+    }
+    let repair = "DROP TRIGGER refuse ON events";
+    stack.pool.execute(repair).await.unwrap();
+    let _ganesh = stack.serve(&ONE_DELIVERY).await;
+    stack.wait_until_drained().await;
+    assert_eq!(stack.rows().await, 20);
+    assert_eq!(stack.dead_letters().await, 0);
+}
+
+#[tokio::test]
+async fn a_message_whose_write_ends_three_processes_is_a_dead_letter() {
+    let stack = Stack::start().await;
+    assert!(stack.serve(&ONE_DELIVERY).await.terminate().await.success());
+    let jetstream = stack.jetstream().await;
+    let all = events("e", 5);
+    publish(&jetstream, &all).await;
+    wear_out(&stack, 2).await;
+    let key = hold_key(&stack, &all[0]).await;
+    for begun in 1..=3 {
+        let ganesh = stack.serve(&ONE_DELIVERY).await;
+        eventually("its write has begun", || async {
+            trials(&stack).await == [begun]
+        })
+        .await;
+        wait_until_so_many_wait(&stack, 1).await;
+        ganesh.kill();
+        wait_until_so_many_wait(&stack, 0).await;
+    }
+    let ganesh = stack.serve(&ONE_DELIVERY).await;
+    stack.wait_until_drained().await;
+    key.rollback().await.unwrap();
     assert_eq!(stack.rows().await, 4);
     assert_eq!(stack.dead_letters().await, 1);
     let letters = jetstream.get_stream("EVENTS_DLQ").await.unwrap();
     let letter = letters.get_raw_message(1).await.unwrap();
     let header = |name: &str| letter.headers.get(name).map(ToString::to_string).unwrap();
     assert_eq!(header("ganesh-dlq-reason"), "max_deliveries");
-    assert_eq!(header("ganesh-dlq-deliveries"), "3");
+    assert_eq!(header("ganesh-dlq-deliveries"), "6");
     let counted = "ganesh_dead_letters_total{reason=\"max_deliveries\"}";
     ganesh.wait_for_metric(counted, 1.0).await;
 }

@@ -37,7 +37,13 @@ async fn grafana_reads_events_and_nothing_else_and_the_exporter_only_statistics(
         .await
         .unwrap();
     assert_eq!(rows, 0);
-    for table in ["cache_epoch", "fates", "_sqlx_migrations", "events_default"] {
+    for table in [
+        "cache_epoch",
+        "fates",
+        "trials",
+        "_sqlx_migrations",
+        "events_default",
+    ] {
         let read = format!("SELECT 1 FROM {table}");
         assert_eq!(
             refusal(&mut grafana, &read).await,

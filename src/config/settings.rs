@@ -126,7 +126,7 @@ pub const SETTINGS: &[Setting] = &[
     setting(Stream, "GANESH_CONSUMER", "ganesh", "Durable pull consumer, shared by all replicas"),
     setting(Stream, "GANESH_DLQ_STREAM", "EVENTS_DLQ", "Stream of the dead letters, on subjects dlq.>; on <its name>.> if another stream has these"),
     setting(Stream, "GANESH_ACK_WAIT", "30s", "Time after which the server delivers an unacknowledged message again"),
-    setting(Pipeline, "GANESH_MAX_DELIVERIES", "20", "A message delivered more often is stored alone; after twice as often, a dead letter"),
+    setting(Pipeline, "GANESH_MAX_DELIVERIES", "20", "A message delivered more often is stored alone; after twice as often, a dead letter if that ended three processes"),
     setting(Pipeline, "GANESH_ACCEPT_PLAIN", "true", "Store a message that is no CloudEvent under its NATS metadata; false: dead letter"),
     setting(Pipeline, "GANESH_BATCH_MAX_EVENTS", "2000", "Events in a batch, at most"),
     setting(Pipeline, "GANESH_BATCH_MAX_BYTES", "8MiB", "Bytes in a batch, at most"),

@@ -81,7 +81,10 @@ pub(crate) async fn have_rows(
 }
 
 /// Asks until Postgres answers.
-async fn until_answered<T, F: Future<Output = Result<T, Error>>>(
+///
+/// # Errors
+/// Fatal ones of Postgres.
+pub(crate) async fn until_answered<T, F: Future<Output = Result<T, Error>>>(
     writer: &Writer,
     failures: &mut Failures,
     ask: impl Fn() -> F,
@@ -98,7 +101,7 @@ async fn until_answered<T, F: Future<Output = Result<T, Error>>>(
             tracing::error!(%error, "Postgres refuses what we ask; stopping");
             return Err(error);
         }
-        tracing::warn!(%error, "cannot decide on messages without a row; trying again");
+        tracing::warn!(%error, "cannot decide on single messages; trying again");
         failures.add(&error);
         backoff.wait_or(recovery).await;
     }

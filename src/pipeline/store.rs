@@ -2,9 +2,10 @@
 
 use std::sync::Arc;
 
-use super::attempt::{self, Undecided, Written};
+use super::attempt::{Undecided, Written};
 use super::fate::{self, Ends, Proposal};
 use super::parking::{Attempt, BatchHistory, NextBatch, SeenFailures};
+use super::trial;
 use super::writer::Writer;
 use crate::error::Error;
 use crate::labels::{Outcome, Reason, WriteMethod};
@@ -22,12 +23,26 @@ pub(crate) async fn store(
     next: NextBatch,
 ) -> Result<Option<(StoredBatch, Vec<DeadLetter>)>, Error> {
     let NextBatch { mut batch, history } = next;
-    if batch.messages.iter().any(|d| writer.is_exhausted(d)) {
-        writer
-            .parking
-            .record_outcome(history, &[], Vec::new(), batch.taken_at);
-        return decide_exhausted(writer, batch).await.map(Some);
+    let given_up = trial::begin(writer, &mut batch).await?;
+    if given_up.is_empty() {
+        return write(writer, batch, history).await;
     }
+    // Others are tried again without them.
+    trial::end(writer, &mut batch).await?;
+    let others = std::mem::replace(&mut batch.messages, given_up);
+    writer.parking.park_for_later(others);
+    writer
+        .parking
+        .record_outcome(history, &[], Vec::new(), batch.taken_at);
+    decide_given_up(writer, batch).await.map(Some)
+}
+
+/// Writes a batch of which no message is given up.
+async fn write(
+    writer: &Writer,
+    mut batch: Batch,
+    history: BatchHistory,
+) -> Result<Option<(StoredBatch, Vec<DeadLetter>)>, Error> {
     let options = WriteOptions {
         expect_duplicates: history.was_parked
             || batch.messages.iter().any(|d| d.delivery.is_redelivered()),
@@ -38,7 +53,7 @@ pub(crate) async fn store(
         outcomes,
         method,
         undecided,
-    } = attempt::write(writer, &mut batch, &history, options).await?;
+    } = trial::write(writer, &mut batch, &history, options).await?;
     let mut undecided_rows = 0;
     let outcomes = if let Some(undecided) = undecided {
         let outcomes_before = outcomes.len();
@@ -153,18 +168,10 @@ fn take_undecided(
     (decided, rest)
 }
 
-impl Writer {
-    /// Whether it was delivered more than 2 × `GANESH_MAX_DELIVERIES` times. It failed alone, too, so it
-    /// is to blame, not its batch.
-    fn is_exhausted(&self, decoded: &Decoded) -> bool {
-        decoded.delivery.delivered > self.max_deliveries * 2
-    }
-}
-
-/// Decides messages that were delivered too often, without another write. If the event has a row, the
-/// message is a duplicate whose acknowledgement was lost. Otherwise it becomes a dead letter, unless a
-/// trigger skipped its row.
-async fn decide_exhausted(
+/// Decides messages that are given up, without another write. If the event has a row, the message is a
+/// duplicate whose acknowledgement was lost. Otherwise it becomes a dead letter, unless a trigger skipped
+/// its row.
+async fn decide_given_up(
     writer: &Writer,
     mut batch: Batch,
 ) -> Result<(StoredBatch, Vec<DeadLetter>), Error> {
@@ -176,8 +183,9 @@ async fn decide_exhausted(
             duplicates.push((decoded, Outcome::Duplicate));
         } else {
             let detail = format!(
-                "delivered {} times, more than twice GANESH_MAX_DELIVERIES, and it has no row",
-                decoded.delivery.delivered
+                "delivered {} times, and {} processes ended while they wrote it alone; it has no row",
+                decoded.delivery.delivered,
+                trial::ENDED_MAX
             );
             let fate = MessageFate::DeadLetter(Reason::MaxDeliveries, detail);
             proposals.push(Proposal { decoded, fate });

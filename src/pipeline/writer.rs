@@ -30,7 +30,7 @@ pub(crate) struct Writer {
     /// Gives the next batch: from the queue, or a parked one that is due.
     pub(crate) parking: Arc<Parking>,
     pub(crate) storage: EventWriter,
-    /// Checks whether an exhausted message has a row.
+    /// Checks whether a message that becomes a dead letter has a row.
     pub(crate) reads: Reads,
     /// Receives the newest state of each subject.
     pub(crate) cache: Cache,

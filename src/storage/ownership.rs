@@ -9,7 +9,7 @@ use super::schema::MIGRATIONS;
 use super::session::quoted;
 
 /// The tables that the migrations make.
-const TABLES: [&str; 4] = ["events", "events_default", "cache_epoch", "fates"];
+const TABLES: [&str; 5] = ["events", "events_default", "cache_epoch", "fates", "trials"];
 
 /// The trigger of `events`, and its function.
 const GUARD: &str = "refuse_copy_of_decided";
@@ -241,6 +241,7 @@ async fn guards_differ(
     schema: &str,
 ) -> Result<Option<String>, sqlx::Error> {
     let fates = has_key("to_regclass('fates')", "published_at,stream,stream_seq");
+    let trials = has_key("to_regclass('trials')", "published_at,stream,stream_seq");
     let epoch = has_key("to_regclass('cache_epoch')", "singleton");
     let statement = format!(
         "\
@@ -261,6 +262,7 @@ async fn guards_differ(
             WHEN EXISTS (SELECT FROM guard WHERE prosrc <> $3 OR looks_elsewhere) \
                 THEN 'function {GUARD} was changed' \
             WHEN NOT {fates} THEN 'fates is missing, or has no unique index on stream, stream_seq, published_at' \
+            WHEN NOT {trials} THEN 'trials is missing, or has no unique index on stream, stream_seq, published_at' \
             WHEN NOT {epoch} THEN 'cache_epoch is missing, or has no unique index on singleton' \
         END"
     );

@@ -26,6 +26,11 @@ pub(super) static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| Migrator {
             include_str!("../../migrations/0002_cache_epoch.sql"),
         ),
         migration(3, "fates", include_str!("../../migrations/0003_fates.sql")),
+        migration(
+            4,
+            "trials",
+            include_str!("../../migrations/0004_trials.sql"),
+        ),
     ]),
     ..Migrator::DEFAULT
 });

@@ -9,7 +9,7 @@ use tracing::Instrument;
 use super::deadline::{Deadline, LentConnection};
 use super::fates;
 use super::partitions::{self, Upkeep};
-use super::{classify, ownership};
+use super::{classify, ownership, trials};
 use crate::backoff::Backoff;
 use crate::config::PostgresConfig;
 use crate::error::{Dependency, Error};
@@ -86,7 +86,8 @@ pub(crate) async fn round(
     limit: Duration,
 ) -> Result<Upkeep, Error> {
     let upkeep = async {
-        let forgotten = fates::forget_old(pool).await;
+        let mut forgotten = fates::forget_old(pool).await;
+        forgotten = forgotten.and(trials::forget_old(pool).await);
         let upkeep = partitions::upkeep(pool, config).await?;
         forgotten.map(|()| upkeep)
     };

@@ -181,6 +181,7 @@ async fn limited_role(stack: &Stack) -> (String, String) {
         format!("GRANT SELECT ON _sqlx_migrations TO {role}"),
         format!("GRANT SELECT, INSERT, UPDATE ON cache_epoch TO {role}"),
         format!("GRANT SELECT, INSERT, DELETE ON fates TO {role}"),
+        format!("GRANT SELECT, INSERT, UPDATE, DELETE ON trials TO {role}"),
     ] {
         execute(&stack.pool, &statement).await;
     }

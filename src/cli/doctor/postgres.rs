@@ -131,7 +131,11 @@ async fn check_permissions(
                 has_table_privilege('cache_epoch', 'UPDATE') AND \
                 has_table_privilege('fates', 'SELECT') AND \
                 has_table_privilege('fates', 'INSERT') AND \
-                has_table_privilege('fates', 'DELETE'), \
+                has_table_privilege('fates', 'DELETE') AND \
+                has_table_privilege('trials', 'SELECT') AND \
+                has_table_privilege('trials', 'INSERT') AND \
+                has_table_privilege('trials', 'UPDATE') AND \
+                has_table_privilege('trials', 'DELETE'), \
                 pg_has_role(c.relowner, 'USAGE') AND \
                 has_database_privilege(current_database(), 'TEMPORARY') AND \
                 has_schema_privilege(c.relnamespace, 'CREATE') \
@@ -141,7 +145,7 @@ async fn check_permissions(
     .await?;
     if !may_write {
         findings.failed(
-            "this role may not read and write events, cache_epoch and fates: GRANT SELECT, INSERT, UPDATE, DELETE ON them TO it",
+            "this role may not read and write events, cache_epoch, fates and trials: GRANT SELECT, INSERT, UPDATE, DELETE ON them TO it",
         );
     } else if !may_partition {
         findings.failed(format_args!(
