@@ -242,3 +242,24 @@ async fn writers_that_meet_in_the_middle_do_not_deadlock() {
         assert_eq!(stored.count(), 1_000);
     }
 }
+
+/// The stream was deleted and made again, and messages of both are in one batch.
+#[tokio::test]
+async fn messages_with_one_sequence_of_two_generations_of_the_stream_end_each_for_itself() {
+    let stack = Stack::start().await;
+    let writer = writer(&stack).await;
+    let all = [event("there"), event("new")];
+    write(&writer, &all[..1], COPY_FIRST).await;
+    let mut batch = rows(&all);
+    for (row, published_at) in batch.iter_mut().zip([1, 2]) {
+        row.stream_seq = 7;
+        row.published_at = Timestamp::from_micros(published_at);
+    }
+    let mut outcomes = [None, None];
+    writer
+        .write(&batch, &mut outcomes, COPY_FIRST)
+        .await
+        .unwrap();
+    let expected = [RowOutcome::Duplicate, RowOutcome::Stored].map(Some);
+    assert_eq!(outcomes, expected);
+}

@@ -6,12 +6,13 @@ use bytes::Bytes;
 use sqlx::postgres::PgConnection;
 
 use super::row::{COLUMNS, Row};
+use crate::event::Timestamp;
 
 /// Writes the rows whose event is no row yet, and whose message has no other fate. Atomic. `true` for each row
 /// that is new. Only our key makes a duplicate: a row that violates another constraint is an error.
 ///
-/// The rows are in write order and hold no event twice, so a sequence names one of them; two, where the
-/// stream was deleted and made again, and both are in one batch: if one of these is new, both count as new.
+/// The rows are in write order and hold no event twice. They are told apart by their messages: a trigger may
+/// change what an event is known by.
 pub(super) async fn insert(
     connection: &mut PgConnection,
     rows: &[Row<'_>],
@@ -28,9 +29,9 @@ pub(super) async fn insert(
          WHERE NOT EXISTS (SELECT FROM fates WHERE fates.stream_seq = new.stream_seq \
                            AND fates.published_at = new.published_at \
                            AND fates.stream = new.stream) \
-         ON CONFLICT (id, source, time) DO NOTHING RETURNING stream_seq"
+         ON CONFLICT (id, source, time) DO NOTHING RETURNING stream_seq, published_at"
     );
-    let inserted: Vec<i64> = sqlx::query_scalar(&statement)
+    let inserted: Vec<(i64, Timestamp)> = sqlx::query_as(&statement)
         .bind(column(rows, |row| row.event.id.as_str()))
         .bind(column(rows, |row| row.event.source.as_str()))
         .bind(column(rows, |row| row.event.time))
@@ -50,8 +51,8 @@ pub(super) async fn insert(
         .bind(column(rows, |row| row.stream))
         .fetch_all(connection)
         .await?;
-    let inserted: HashSet<i64> = inserted.into_iter().collect();
-    Ok(column(rows, |row| inserted.contains(&row.stream_seq_i64())))
+    let inserted: HashSet<(i64, Timestamp)> = inserted.into_iter().collect();
+    Ok(column(rows, |row| inserted.contains(&row.message())))
 }
 
 pub(super) fn column<'a, T>(rows: &'a [Row<'a>], value: impl Fn(&Row<'a>) -> T) -> Vec<T> {

@@ -8,6 +8,7 @@ use super::fates::{self, MessageFate};
 use super::insert::column;
 use super::row::Row;
 use super::{copy, insert};
+use crate::event::Timestamp;
 use crate::labels::{Reason, WriteMethod};
 
 /// How a row ended.
@@ -67,9 +68,7 @@ pub async fn write_rows(
                 Some(MessageFate::Skipped) | None => RowOutcome::Skipped,
             },
             // `COPY` says of none whether it stored it. Another message's row was there before.
-            Some(sequence)
-                if method == WriteMethod::Copy && sequence == rows[i].stream_seq_i64() =>
-            {
+            Some(message) if method == WriteMethod::Copy && message == rows[i].message() => {
                 RowOutcome::Stored
             }
             Some(_) => RowOutcome::Duplicate,
@@ -78,20 +77,21 @@ pub async fn write_rows(
     Ok(outcomes)
 }
 
-/// For each row the sequence of the message whose row has its key, if there is one. The rows are in write
-/// order, so that the first and the last one bound the partitions that are looked into.
+/// For each row the message whose row has its key, if there is one: what [`Row::message`] says of it. The rows
+/// are in write order, so that the first and the last one bound the partitions that are looked into.
 async fn find(
     connection: &mut PgConnection,
     rows: &[Row<'_>],
-) -> Result<Vec<Option<i64>>, sqlx::Error> {
+) -> Result<Vec<Option<(i64, Timestamp)>>, sqlx::Error> {
     // LIMIT: one search of the index for each key, whatever the planner knows of the table.
-    let statement = "SELECT place, sequence \
+    let statement = "SELECT place, sequence, published_at \
          FROM unnest($1::text[], $2::text[], $3::timestamptz[]) \
               WITH ORDINALITY AS key (id, source, time, place), \
-              LATERAL (SELECT coalesce(stream_seq, 0) AS sequence FROM events \
+              LATERAL (SELECT coalesce(stream_seq, 0) AS sequence, \
+                              coalesce(published_at, '-infinity') AS published_at FROM events \
                        WHERE id = key.id AND source = key.source AND time = key.time \
                        AND time BETWEEN $4 AND $5 LIMIT 1) AS there";
-    let found: Vec<(i64, i64)> = sqlx::query_as(statement)
+    let found: Vec<(i64, i64, Timestamp)> = sqlx::query_as(statement)
         .bind(column(rows, |row| row.event.id.as_str()))
         .bind(column(rows, |row| row.event.source.as_str()))
         .bind(column(rows, |row| row.event.time))
@@ -101,10 +101,10 @@ async fn find(
         .persistent(false)
         .fetch_all(connection)
         .await?;
-    let mut sequences = vec![None; rows.len()];
-    for (place, sequence) in found {
+    let mut messages = vec![None; rows.len()];
+    for (place, sequence, published_at) in found {
         let index = usize::try_from(place - 1).expect("ordinality counts from 1");
-        sequences[index] = Some(sequence);
+        messages[index] = Some((sequence, published_at));
     }
-    Ok(sequences)
+    Ok(messages)
 }

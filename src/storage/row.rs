@@ -41,6 +41,11 @@ impl Row<'_> {
         self.key() == other.key()
     }
 
+    /// Names the message among those of its stream, also where the stream was deleted and made again.
+    pub(super) fn message(&self) -> (i64, Timestamp) {
+        (self.stream_seq_i64(), self.published_at)
+    }
+
     pub(super) fn stream_seq_i64(&self) -> i64 {
         // JetStream counts from 1; 2^63 messages take longer than hardware lasts.
         i64::try_from(self.stream_seq).unwrap_or(i64::MAX)
