@@ -7,6 +7,7 @@ use sqlx::Executor;
 
 use crate::support::events::{event, publish};
 use crate::support::ganesh::run;
+use crate::support::keys::publish_in_one_batch;
 use crate::support::servers::postgres_with;
 use crate::support::{Ganesh, Stack};
 
@@ -19,6 +20,14 @@ const FEW_LOCKS: &str =
 
 fn hours_ago(hours: i64) -> Timestamp {
     Timestamp::from_micros(Timestamp::now().micros() - hours * MICROS_AN_HOUR)
+}
+
+fn of(id: &str, hours: i64) -> Event {
+    Event {
+        time: hours_ago(hours),
+        subject: Some(format!("subject-of-{id}")),
+        ..event(id)
+    }
 }
 
 /// Hourly partitions up to the current one, and events in some of them.
@@ -38,11 +47,6 @@ async fn with_partitions() -> (Stack, Ganesh) {
         ("GANESH_WRITERS", "1"),
     ];
     let ganesh = stack.serve(&settings).await;
-    let of = |id: &str, hours| Event {
-        time: hours_ago(hours),
-        subject: Some(format!("subject-of-{id}")),
-        ..event(id)
-    };
     let all = [
         of("new", 0),
         of("old", PARTITIONS - 2),
@@ -89,6 +93,23 @@ async fn reads_touch_a_bounded_number_of_partitions_at_a_time() {
     for path in ["/v1/events/none?source=/test", "/v1/subjects/none/latest"] {
         assert_eq!(get(path).await.0, 404, "{path}");
     }
+}
+
+/// What is not stored of a batch is looked for by its key, wherever that may be.
+#[tokio::test]
+async fn duplicates_of_all_times_in_one_batch_are_found_a_few_partitions_at_a_time() {
+    let (stack, ganesh) = with_partitions().await;
+    let all = [
+        of("first", PARTITIONS - 2),
+        of("between", 200),
+        of("last", 1),
+    ];
+    for _ in 0..2 {
+        publish_in_one_batch(&stack, &ganesh, &all).await;
+        stack.wait_until_drained().await;
+    }
+    let duplicates = "ganesh_messages_settled_total{outcome=\"duplicate\"}";
+    ganesh.wait_for_metric(duplicates, 3.0).await;
 }
 
 #[tokio::test]

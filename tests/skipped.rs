@@ -1,10 +1,15 @@
 //! A trigger of the table that skips rows: they are no rows, and count as nothing else than skipped.
 
-use ganesh::event::{Event, Timestamp};
-use sqlx::Executor;
+use ganesh::config::PartitionInterval;
+use ganesh::event::{Event, Timestamp, TraceId};
+use ganesh::storage::partitions::{Partition, partition_of};
+use ganesh::storage::{EventWriter, Row, RowOutcome, WriteOptions};
+use ganesh::telemetry::Metrics;
+use sqlx::postgres::PgConnection;
+use sqlx::{Connection, Executor};
 
 use crate::support::events::{event, events, publish};
-use crate::support::keys::publish_in_one_batch;
+use crate::support::keys::{publish_in_one_batch, wait_until_so_many_wait};
 use crate::support::{Ganesh, Stack, eventually};
 
 const SKIPPED: &str = "com.example.skipped";
@@ -169,4 +174,57 @@ async fn a_row_that_a_trigger_skips_because_it_is_there_is_a_duplicate() {
     stack.wait_until_drained().await;
     wait_for_settled(&ganesh, 102.0, 50.0, 0.0).await;
     assert_eq!(stack.rows().await, 102);
+}
+
+/// A statement that waits while rows move from the default partition to their own was planned without that one.
+#[tokio::test]
+async fn a_row_that_moves_to_its_partition_while_it_is_looked_for_is_a_duplicate() {
+    let stack = Stack::start().await;
+    ganesh::storage::schema::migrate(&stack.pool).await.unwrap();
+    let writer = EventWriter::new(stack.pool.clone(), Metrics::default());
+    let event = event("e");
+    let write = async || {
+        let row = Row {
+            event: &event,
+            stream: "EVENTS",
+            nats_subject: "events.test",
+            stream_seq: 1,
+            published_at: event.time,
+            trace_id: TraceId::of_message(None, "EVENTS", 1, event.time),
+        };
+        let mut outcomes = [None];
+        let options = WriteOptions::default();
+        writer.write(&[row], &mut outcomes, options).await.unwrap();
+        outcomes.into_iter().next().flatten().unwrap()
+    };
+    assert_eq!(write().await, RowOutcome::Stored);
+    // Holds an INSERT up at its end.
+    let gate = "CREATE FUNCTION gate() RETURNS trigger LANGUAGE plpgsql AS \
+         $$ BEGIN PERFORM pg_advisory_xact_lock_shared(7); RETURN NULL; END $$; \
+         CREATE TRIGGER gate AFTER INSERT ON events FOR EACH STATEMENT EXECUTE FUNCTION gate()";
+    stack.pool.execute(gate).await.unwrap();
+    let mut closed = PgConnection::connect(&stack.database_url).await.unwrap();
+    closed.execute("SELECT pg_advisory_lock(7)").await.unwrap();
+    let meanwhile = async {
+        wait_until_so_many_wait(&stack, 1).await;
+        let mover = stack.lock("events_default", "ACCESS EXCLUSIVE");
+        let open = async {
+            wait_until_so_many_wait(&stack, 2).await;
+            closed.close().await.unwrap();
+        };
+        let (mut mover, ()) = tokio::join!(mover, open);
+        // The row is looked for.
+        wait_until_so_many_wait(&stack, 1).await;
+        let Partition { name, from, to } = partition_of(event.time, PartitionInterval::Day);
+        let move_rows = format!(
+            "CREATE TABLE {name} (LIKE events INCLUDING ALL); \
+             INSERT INTO {name} SELECT * FROM events_default; \
+             DELETE FROM events_default; \
+             ALTER TABLE events ATTACH PARTITION {name} FOR VALUES FROM ('{from}') TO ('{to}')"
+        );
+        mover.execute(move_rows.as_str()).await.unwrap();
+        mover.commit().await.unwrap();
+    };
+    let (outcome, ()) = tokio::join!(write(), meanwhile);
+    assert_eq!(outcome, RowOutcome::Duplicate);
 }

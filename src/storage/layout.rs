@@ -60,6 +60,16 @@ impl Layout {
         Ok(number == self.number)
     }
 
+    /// Whether one span of [`Self::spans`] holds both.
+    pub(super) fn are_in_one_span(&self, one: Timestamp, other: Timestamp) -> bool {
+        let span_of = |time| {
+            let later = self.starts.partition_point(|start| *start > time);
+            // The last one is older than all partitions.
+            (later < self.starts.len()).then_some(later / PARTITIONS_AT_ONCE)
+        };
+        span_of(one) == span_of(other)
+    }
+
     /// All time, the newest first. No two spans meet; each holds few partitions, and the default one.
     pub(super) fn spans(&self) -> impl Iterator<Item = Span> {
         let ends = self
@@ -123,6 +133,7 @@ mod tests {
         fn every_time_is_in_exactly_one_span_and_later_ones_come_first(
             mut starts in prop::collection::btree_set(-1_000_000i64..1_000_000, 0..400),
             time in -1_100_000i64..1_100_000,
+            other in -1_100_000i64..1_100_000,
         ) {
             let mut newest_first: Vec<Timestamp> = Vec::new();
             while let Some(start) = starts.pop_last() {
@@ -134,6 +145,12 @@ mod tests {
                 span.from.is_none_or(|from| from <= time) && span.to.is_none_or(|to| time <= to)
             };
             prop_assert_eq!(layout.spans().filter(holds).count(), 1);
+            let other = Timestamp::from_micros(other);
+            let is_in_it = |span: &Span| {
+                span.from.is_none_or(|from| from <= other) && span.to.is_none_or(|to| other <= to)
+            };
+            let together = layout.spans().any(|span| holds(&span) && is_in_it(&span));
+            prop_assert_eq!(layout.are_in_one_span(time, other), together);
             for span in layout.spans() {
                 let inside = |start: &&Timestamp| {
                     span.from.is_none_or(|from| from <= **start) && span.to.is_none_or(|to| **start <= to)

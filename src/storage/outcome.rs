@@ -6,6 +6,7 @@ use sqlx::postgres::PgConnection;
 use super::clock::ServerClock;
 use super::fates::{self, MessageFate};
 use super::insert::column;
+use super::layout::Layout;
 use super::row::Row;
 use super::{copy, insert};
 use crate::event::Timestamp;
@@ -77,12 +78,46 @@ pub async fn write_rows(
     Ok(outcomes)
 }
 
-/// For each row the message whose row has its key, if there is one: what [`Row::message`] says of it. The rows
-/// are in write order, so that the first and the last one bound the partitions that are looked into.
+/// What [`Row::message`] says.
+type MessageKey = (i64, Timestamp);
+
+/// For each row the message whose row has its key, if there is one. The rows are in write order: by time.
 async fn find(
     connection: &mut PgConnection,
     rows: &[Row<'_>],
-) -> Result<Vec<Option<(i64, Timestamp)>>, sqlx::Error> {
+) -> Result<Vec<Option<MessageKey>>, sqlx::Error> {
+    if are_within_a_day(rows) {
+        let found = find_between(connection, rows).await?;
+        if !found.contains(&None) {
+            return Ok(found);
+        }
+    }
+    loop {
+        let layout = Layout::read(connection).await?;
+        let mut found = Vec::with_capacity(rows.len());
+        for part in rows.chunk_by(|a, b| layout.are_in_one_span(a.event.time, b.event.time)) {
+            found.extend(find_between(connection, part).await?);
+        }
+        // A search that waits while rows move from the default partition to their own was planned without
+        // that one, and finds them in neither.
+        if !found.contains(&None) || layout.stands(connection).await? {
+            return Ok(found);
+        }
+    }
+}
+
+/// Then they touch few partitions.
+fn are_within_a_day(rows: &[Row<'_>]) -> bool {
+    const DAY_MICROS: i64 = 24 * 60 * 60 * 1_000_000;
+    let micros = |row: Option<&Row<'_>>| row.map_or(0, |row| row.event.time.micros());
+    micros(rows.last()) - micros(rows.first()) <= DAY_MICROS
+}
+
+/// The first and the last row bound the partitions that are looked into: a statement locks each of them.
+async fn find_between(
+    connection: &mut PgConnection,
+    rows: &[Row<'_>],
+) -> Result<Vec<Option<MessageKey>>, sqlx::Error> {
     // LIMIT: one search of the index for each key, whatever the planner knows of the table.
     let statement = "SELECT place, sequence, published_at \
          FROM unnest($1::text[], $2::text[], $3::timestamptz[]) \
