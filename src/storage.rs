@@ -1,6 +1,7 @@
 //! Postgres: the pool, the schema, and every statement that touches `events`.
 
 mod bisection;
+pub(crate) mod blockers;
 pub(crate) mod classify;
 mod clock;
 mod columns;

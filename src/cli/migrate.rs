@@ -2,11 +2,10 @@
 
 use clap::Command;
 
-use super::startup::{StartDeadline, migrate, wait_for_postgres};
+use super::startup::{StartDeadline, missing_migrations, wait_for_postgres, wait_for_schema};
 use super::{Failure, TELEMETRY_SETTINGS, print_line};
 use crate::config::{Config, flags};
-use crate::error::Class;
-use crate::storage::{classify, partitions, pool, schema};
+use crate::storage::{classify, partitions, pool};
 use crate::telemetry::Metrics;
 
 pub(super) fn command() -> Command {
@@ -25,15 +24,9 @@ pub(super) fn command() -> Command {
 pub(super) async fn run(config: Config) -> Result<(), Failure> {
     let pool = pool::lazy(&config.postgres, 1, &Metrics::default(), |_| {})?;
     let deadline = StartDeadline::after(config.startup_timeout);
-    wait_for_postgres(&config.postgres, deadline).await?;
-    let missing = schema::missing_migrations(&pool).await;
-    let missing = missing.map_err(|error| classify(&error))?;
-    match migrate(&pool, &config.postgres).await {
-        Err(error) if error.class == Class::Fatal => {
-            return Err(Failure::Usage(format!("migrations: {}", error.detail)));
-        }
-        result => result?,
-    }
+    wait_for_postgres(&pool, &config.postgres, deadline).await?;
+    let missing = missing_migrations(&pool, deadline).await?;
+    wait_for_schema(&pool, &config.postgres, true, deadline).await?;
     let made = partitions::upkeep(&pool, &config.postgres).await;
     made.map_err(|error| classify(&error))?;
     print_line(format_args!(

@@ -10,9 +10,12 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use super::Failure;
 use crate::config::PostgresConfig;
 use crate::error::{Class, Error};
-use crate::storage::{classify, ownership, pool, schema, session};
+use crate::storage::deadline::Deadline;
+use crate::storage::{blockers, classify, ownership, pool, schema, session};
 
 const ATTEMPT_EVERY: Duration = Duration::from_millis(500);
+/// For the check whose tables these are: then it says who holds a lock, and tries again.
+const CHECK_LIMIT: Duration = Duration::from_secs(5);
 /// How often a wait says that it goes on.
 const SAY_EVERY: Duration = Duration::from_secs(5);
 
@@ -73,18 +76,25 @@ where
 
 /// Waits for Postgres, and refuses a server that breaks a promise, and a schema that is not ganesh's.
 pub(super) async fn wait_for_postgres(
+    pool: &PgPool,
     config: &PostgresConfig,
     deadline: StartDeadline,
 ) -> Result<(), Failure> {
     let options = pool::options(config)?;
     let schema = &config.schema;
-    let ask = async || {
+    let open = async || {
         let mut connection = session::open(&options, schema).await?;
         session::refuse_shared_sessions(&mut connection, &options, schema).await?;
-        ownership::violation(&mut connection, schema).await
+        let process = session::process_of(&mut connection).await?;
+        Ok::<_, sqlx::Error>((connection, process))
     };
     let violation = wait_for("Postgres (POSTGRES_URL)", deadline, || async {
-        ask().await.map_err(|error| classify(&error))
+        let opened = open().await.map_err(|error| classify(&error));
+        let (mut connection, process) = opened?;
+        let limit = CHECK_LIMIT.min(deadline.left() / 2);
+        let look = ownership::violation(&mut connection, schema);
+        let found = blockers::within(pool, process, (limit, "whose tables these are"), look);
+        found.await?.map_err(|error| classify(&error))
     })
     .await?;
     match violation {
@@ -93,20 +103,21 @@ pub(super) async fn wait_for_postgres(
     }
 }
 
-/// Waits for Postgres with the schema that ganesh needs. Applies missing migrations if `migrate`,
-/// again after a lost connection.
+/// Waits for Postgres with the schema that ganesh needs. Makes what is missing of it if `migrate`, again
+/// after a lost connection.
 pub(super) async fn wait_for_schema(
     pool: &PgPool,
     config: &PostgresConfig,
+    migrate: bool,
     deadline: StartDeadline,
 ) -> Result<(), Failure> {
     loop {
-        wait_for_postgres(config, deadline).await?;
-        let missing = if config.migrate_on_start {
-            migrate(pool, config).await.map(|()| 0)
+        wait_for_postgres(pool, config, deadline).await?;
+        let missing = if migrate {
+            let migrated = schema::migrate_within(pool, &config.schema, deadline.left());
+            migrated.await.map(|()| 0)
         } else {
-            let missing = schema::missing_migrations(pool).await;
-            missing.map_err(|error| classify(&error))
+            missing_migrations(pool, deadline).await
         };
         match missing {
             Ok(0) => return Ok(()),
@@ -128,8 +139,11 @@ pub(super) async fn wait_for_schema(
     }
 }
 
-/// Makes the schema and applies the migrations that are missing.
-pub(super) async fn migrate(pool: &PgPool, config: &PostgresConfig) -> Result<(), Error> {
-    schema::make_schema(pool, &config.schema).await?;
-    schema::migrate(pool).await.map_err(schema::migrate_error)
+/// How many migrations the database lacks.
+pub(super) async fn missing_migrations(
+    pool: &PgPool,
+    deadline: StartDeadline,
+) -> Result<usize, Error> {
+    let limit = Deadline::new(deadline.left(), "which migrations are missing");
+    limit.run(schema::missing_migrations(pool)).await
 }

@@ -2,13 +2,16 @@
 
 use std::borrow::Cow;
 use std::sync::LazyLock;
+use std::time::Duration;
 
 use sqlx::Executor;
 use sqlx::migrate::{MigrateError, Migration, MigrationType, Migrator};
 use sqlx::postgres::{PgConnection, PgPool};
 
+use super::blockers;
 use super::classify::classify;
-use super::session::quoted;
+use super::deadline::Deadline;
+use super::session::{self, quoted};
 use crate::error::{Class, Code, Dependency, Error};
 
 /// The files of migrations/, oldest first. `sqlx::migrate!` would find them by itself, but compiles sqlx and
@@ -77,19 +80,43 @@ pub async fn migrate(pool: &PgPool) -> Result<(), MigrateError> {
     MIGRATIONS.run(&mut connection).await
 }
 
+/// Makes the schema, and applies the migrations that are missing, for `limit` at most.
+///
+/// # Errors
+/// When one fails, or takes longer: that names who holds a lock. Those before it stay applied.
+pub(crate) async fn migrate_within(
+    pool: &PgPool,
+    schema: &str,
+    limit: Duration,
+) -> Result<(), Error> {
+    let what = "migrations";
+    let open = async {
+        // Out of the pool: see `migrate`.
+        let mut connection = pool.acquire().await?.detach();
+        let process = session::process_of(&mut connection).await?;
+        Ok((connection, process))
+    };
+    let (mut connection, process) = Deadline::new(limit, what).run(open).await?;
+    let work = async {
+        make_schema(&mut connection, schema).await?;
+        MIGRATIONS.run(&mut connection).await.map_err(migrate_error)
+    };
+    blockers::within(pool, process, (limit, what), work).await?
+}
+
 /// Makes the schema where it is missing.
-pub(crate) async fn make_schema(pool: &PgPool, schema: &str) -> Result<(), Error> {
+async fn make_schema(connection: &mut PgConnection, schema: &str) -> Result<(), Error> {
     let made = async {
         let is_missing = "SELECT to_regnamespace($1) IS NULL";
         let quoted = quoted(schema);
         let is_missing: bool = sqlx::query_scalar(is_missing)
             .bind(&quoted)
-            .fetch_one(pool)
+            .fetch_one(&mut *connection)
             .await?;
         if is_missing {
             // Another replica may be making it.
             let make = format!("CREATE SCHEMA IF NOT EXISTS {quoted}");
-            pool.execute(make.as_str()).await?;
+            connection.execute(make.as_str()).await?;
         }
         Ok(())
     };
@@ -125,7 +152,7 @@ pub(crate) async fn missing_migrations(pool: &PgPool) -> Result<usize, sqlx::Err
     Ok(missing.count())
 }
 
-pub(crate) fn migrate_error(error: MigrateError) -> Error {
+fn migrate_error(error: MigrateError) -> Error {
     match error {
         MigrateError::Execute(error) | MigrateError::ExecuteMigration(error, _) => classify(&error),
         other => Error::new(

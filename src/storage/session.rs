@@ -129,7 +129,8 @@ pub(crate) async fn refuse_shared_sessions(
     Ok(())
 }
 
-async fn process_of(connection: &mut PgConnection) -> Result<i32, sqlx::Error> {
+/// The server's process of this session.
+pub(crate) async fn process_of(connection: &mut PgConnection) -> Result<i32, sqlx::Error> {
     let row = connection
         .fetch_one("SELECT pg_backend_pid()::text")
         .await?;

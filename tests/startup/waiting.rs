@@ -3,11 +3,14 @@
 use std::net::TcpListener;
 use std::time::{Duration, Instant};
 
+use rustix::process::Signal;
 use sqlx::Executor;
 
 use super::ended_with;
 use crate::support::events::{events, publish};
+use crate::support::ganesh::{command, run};
 use crate::support::keys::wait_until_so_many_wait;
+use crate::support::servers::send_signal;
 use crate::support::stack::kill_sessions;
 use crate::support::{Ganesh, Stack, eventually};
 
@@ -53,6 +56,68 @@ async fn postgres_that_goes_away_during_the_migrations_is_waited_for() {
     wait_for_line(&ganesh, "the schema was not looked after; trying again").await;
     lock.rollback().await.unwrap();
     ganesh.wait_until_ready().await;
+}
+
+/// Each command ends with 1, in time and with all of these words in one line.
+async fn assert_ended_by_a_lock(stack: &Stack, commands: &[&str], words: &[&str]) {
+    let settings = [("GANESH_STARTUP_TIMEOUT", "6s")];
+    let fits = |line: &str| words.iter().all(|word| line.contains(word));
+    for command in commands {
+        let began = Instant::now();
+        let said = if *command == "serve" {
+            ended_with(1, stack, &settings).await
+        } else {
+            let output = run(Some(stack), &[command], &settings);
+            assert_eq!(output.status.code(), Some(1), "{command}: {output:?}");
+            let said = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+            said.concat()
+        };
+        assert!(said.lines().any(fits), "{command}: {said}");
+        let took = began.elapsed();
+        assert!(took < Duration::from_secs(15), "{command}: {took:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_lock_that_somebody_holds_ends_the_start_in_time_and_names_who_holds_it() {
+    let stack = Stack::start().await;
+    stack.make_streams().await;
+    let mut lock = stack.lock("_sqlx_migrations", "ACCESS EXCLUSIVE").await;
+    let process: i32 = sqlx::query_scalar("SELECT pg_backend_pid()")
+        .fetch_one(&mut *lock)
+        .await
+        .unwrap();
+    let process = format!("process {process} ");
+    let words = [process.as_str(), "waits for a lock", "idle in transaction"];
+    assert_ended_by_a_lock(&stack, &["doctor", "migrate", "serve"], &words).await;
+    lock.rollback().await.unwrap();
+    let _ganesh = stack.serve(&[]).await;
+}
+
+/// Two that migrate at the same time take turns. One that hangs keeps the other from it.
+#[tokio::test]
+async fn a_migration_that_hangs_ends_the_start_of_others_in_time_and_is_named() {
+    let stack = Stack::start().await;
+    let mut unfinished = stack.pool.begin().await.unwrap();
+    let make = "CREATE TABLE _sqlx_migrations (version int)";
+    unfinished.execute(make).await.unwrap();
+    let mut hangs = command(Some(&stack), &["migrate"], &[]).spawn().unwrap();
+    wait_until_so_many_wait(&stack, 1).await;
+    let waiting = "SELECT pid FROM pg_stat_activity \
+         WHERE datname = current_database() AND wait_event_type = 'Lock'";
+    let process: i32 = sqlx::query_scalar(waiting)
+        .fetch_one(&stack.pool)
+        .await
+        .unwrap();
+    let process = format!("process {process} ");
+    // Whatever its statement runs into: its session has the lock.
+    send_signal(hangs.id(), Signal::STOP);
+    let words = [process.as_str(), "migrations", "waits for a lock"];
+    assert_ended_by_a_lock(&stack, &["migrate", "serve"], &words).await;
+    let _ = hangs.kill();
+    let _ = hangs.wait();
+    unfinished.rollback().await.unwrap();
+    let _ganesh = stack.serve(&[]).await;
 }
 
 #[tokio::test]

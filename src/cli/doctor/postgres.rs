@@ -1,10 +1,12 @@
 //! Postgres: the server, the schema, and what our role may do.
 
+use std::time::Duration;
+
 use sqlx::{Connection, PgPool};
 
 use super::{ANSWER_TIMEOUT, Findings};
 use crate::config::Config;
-use crate::storage::{classify, ownership, pool, schema, session};
+use crate::storage::{blockers, classify, ownership, pool, schema, session};
 use crate::telemetry::Metrics;
 
 pub(super) async fn check(config: &Config, findings: &mut Findings) {
@@ -23,6 +25,8 @@ pub(super) async fn check(config: &Config, findings: &mut Findings) {
     }
 }
 
+/// Less than [`ANSWER_TIMEOUT`]: says who holds a lock.
+const CHECK_LIMIT: Duration = Duration::from_secs(3);
 const START: &str = "start it, or correct POSTGRES_URL";
 
 /// What to do, by SQLSTATE.
@@ -47,7 +51,22 @@ async fn ask(config: &Config, findings: &mut Findings) -> Result<(), sqlx::Error
     let mut connection = session::open(&options, schema).await?;
     let facts = schema::facts(&mut connection).await?;
     session::refuse_shared_sessions(&mut connection, &options, schema).await?;
-    let foreign = ownership::violation(&mut connection, schema).await?;
+    let pool = pool::lazy(&config.postgres, 1, &Metrics::default(), |_| {})?;
+    let process = session::process_of(&mut connection).await?;
+    let look = ownership::violation(&mut connection, schema);
+    let looked = blockers::within(
+        &pool,
+        process,
+        (CHECK_LIMIT, "whose tables these are"),
+        look,
+    );
+    let foreign = match looked.await {
+        Ok(foreign) => foreign?,
+        Err(late) => {
+            findings.failed(late.detail);
+            return Ok(());
+        }
+    };
     connection.close().await?;
     let (major, minor) = (facts.version_num / 10_000, facts.version_num % 10_000);
     findings.ok(format_args!(
@@ -62,7 +81,6 @@ async fn ask(config: &Config, findings: &mut Findings) -> Result<(), sqlx::Error
         findings
             .warning("full_page_writes is off: a power failure can corrupt pages; set it to on");
     }
-    let pool = pool::lazy(&config.postgres, 1, &Metrics::default(), |_| {})?;
     match foreign {
         Some(foreign) => findings.failed(foreign),
         None => check_schema(&pool, schema, findings).await?,

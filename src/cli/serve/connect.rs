@@ -34,10 +34,11 @@ pub(super) async fn connect(service: &Service) -> Result<Servers, Failure> {
     let writers = config.pipeline.all_writers();
     let pool = pool::lazy(&config.postgres, writers, metrics, refused)?;
     // Nothing is made before all is checked: a start that is refused leaves nothing behind.
-    if config.postgres.migrate_on_start {
-        wait_for_postgres(&config.postgres, deadline).await?;
+    let migrate = config.postgres.migrate_on_start;
+    if migrate {
+        wait_for_postgres(&pool, &config.postgres, deadline).await?;
     } else {
-        wait_for_schema(&pool, &config.postgres, deadline).await?;
+        wait_for_schema(&pool, &config.postgres, migrate, deadline).await?;
     }
     service.health.set(Dependency::Postgres, true);
     let database = wait_for("Postgres (POSTGRES_URL)", deadline, || async {
@@ -46,7 +47,7 @@ pub(super) async fn connect(service: &Service) -> Result<Servers, Failure> {
     })
     .await?;
     let event_source = connect_nats(service, &database, deadline).await?;
-    wait_for_schema(&pool, &config.postgres, deadline).await?;
+    wait_for_schema(&pool, &config.postgres, migrate, deadline).await?;
     // Before the first event, or it would land in the default partition.
     let _ = upkeep::round(&config.postgres, &pool, &service.metrics, deadline.left()).await;
     Ok(Servers { pool, event_source })
