@@ -67,7 +67,7 @@ pub(crate) async fn ensure(
 }
 
 /// Makes what is missing. The letters come first: if the server refuses the event stream for good, they
-/// can be removed again, as nobody has used them.
+/// can be removed again, if nobody has used them.
 async fn make_missing(
     jetstream: &Context,
     nats: &NatsConfig,
@@ -79,10 +79,8 @@ async fn make_missing(
     if let Err(error) = &making
         && error.class == Class::Fatal
     {
-        for name in made {
-            if let Err(error) = jetstream.delete_stream(&name).await {
-                tracing::warn!(stream = name, %error, "the stream that this start made stays");
-            }
+        for made in &made {
+            streams::remove_unused(jetstream, made).await;
         }
     }
     let prefix = making?;
@@ -101,7 +99,7 @@ async fn make_streams(
     jetstream: &Context,
     nats: &NatsConfig,
     existing: &Existing,
-    made: &mut Vec<String>,
+    made: &mut Vec<stream::Info>,
 ) -> Result<String, Error> {
     const ANOTHER_NAME: &str = "name another stream with GANESH_DLQ_STREAM";
     let mut letters = dlq_stream(nats);
@@ -112,22 +110,17 @@ async fn make_streams(
         // A letter is as durable as the message that was acknowledged for it.
         let of_events = existing.events.as_ref().map_or(0, ReportedConfig::replicas);
         letters.num_replicas = replicas.max(of_events);
-        if let Creation::Overlaps(_) =
-            streams::create(jetstream, letters.clone(), ANOTHER_NAME).await?
-        {
+        let mut creation = streams::create(jetstream, letters.clone(), ANOTHER_NAME).await?;
+        if let Creation::Overlaps(_) = creation {
             // Another deployment has them: letters follow the name of their stream.
             letters.subjects = vec![own_subjects(&letters.name)];
-            let creation = streams::create(jetstream, letters.clone(), ANOTHER_NAME);
-            creation.await?.done()?;
+            creation = streams::create(jetstream, letters.clone(), ANOTHER_NAME).await?;
         }
-        made.push(letters.name.clone());
+        made.push(creation.done()?);
     }
     if existing.bucket.is_none() {
-        let bucket = bucket_stream(&letters);
-        let name = bucket.name.clone();
-        let creation = streams::create(jetstream, bucket, ANOTHER_NAME);
-        creation.await?.done()?;
-        made.push(name);
+        let creation = streams::create(jetstream, bucket_stream(&letters), ANOTHER_NAME);
+        made.push(creation.await?.done()?);
     }
     if existing.events.is_none() {
         let fix = "set GANESH_STREAM to the stream that has them, or GANESH_SUBJECTS to others";

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use async_nats::jetstream::context::CreateStreamErrorKind;
-use async_nats::jetstream::stream::{Config, DiscardPolicy, RetentionPolicy, StorageType};
+use async_nats::jetstream::stream::{Config, DiscardPolicy, Info, RetentionPolicy, StorageType};
 use async_nats::jetstream::{self, Context, ErrorCode};
 
 use super::connection::setup_error;
@@ -82,7 +82,7 @@ pub fn bucket_stream(letters: &Config) -> Config {
 /// Whether a stream was made.
 #[must_use]
 pub(super) enum Creation {
-    Done,
+    Done(Box<Info>),
     /// Another stream has its subjects; the error that says so.
     Overlaps(Error),
 }
@@ -90,9 +90,9 @@ pub(super) enum Creation {
 impl Creation {
     /// # Errors
     /// When it was not.
-    pub(super) fn done(self) -> Result<(), Error> {
+    pub(super) fn done(self) -> Result<Info, Error> {
         match self {
-            Self::Done => Ok(()),
+            Self::Done(info) => Ok(*info),
             Self::Overlaps(error) => Err(error),
         }
     }
@@ -123,17 +123,20 @@ pub(super) async fn create(
     overlap_fix: &str,
 ) -> Result<Creation, Error> {
     let name = config.name.clone();
-    let mut refused = ask_for(jetstream, &config).await?;
-    let limit = refused.as_ref().and_then(refusals::duplicates_limit);
+    let mut made = ask_for(jetstream, &config).await?;
+    let limit = made.as_ref().err().and_then(refusals::duplicates_limit);
     if let Some(limit) = limit.filter(|limit| *limit < config.duplicate_window) {
         config.duplicate_window = limit;
         let noted = limit.as_nanos().to_string();
         config.metadata.insert(SERVER_LIMIT.to_owned(), noted);
-        refused = ask_for(jetstream, &config).await?;
+        made = ask_for(jetstream, &config).await?;
     }
-    let Some(answer) = refused else {
-        tracing::info!(stream = name, "stream created");
-        return Ok(Creation::Done);
+    let answer = match made {
+        Ok(info) => {
+            tracing::info!(stream = name, "stream created");
+            return Ok(Creation::Done(info));
+        }
+        Err(answer) => answer,
     };
     let detail = format!("creating stream {name}");
     match answer.error_code() {
@@ -148,12 +151,39 @@ pub(super) async fn create(
     }
 }
 
-/// Asks for a stream once. Returns the server's refusal, if it refuses.
-async fn ask_for(jetstream: &Context, config: &Config) -> Result<Option<jetstream::Error>, Error> {
+/// Deletes a stream that this start made. If it is not as it was made, or not empty, somebody uses it by now,
+/// and it stays.
+pub(super) async fn remove_unused(jetstream: &Context, made: &Info) {
+    let name = &made.config.name;
+    let removed = async {
+        let found = jetstream.get_stream(name).await;
+        let found = found.map_err(|error| error.to_string())?;
+        let now = found.cached_info();
+        let is_as_made = now.created == made.created && now.config == made.config;
+        if !is_as_made || now.state.last_sequence > 0 || now.state.consumer_count > 0 {
+            return Err("somebody uses it by now".to_owned());
+        }
+        let deleted = jetstream.delete_stream(name).await;
+        deleted.map(|_| ()).map_err(|error| error.to_string())
+    };
+    if let Err(error) = removed.await {
+        tracing::warn!(
+            stream = name,
+            error,
+            "the stream that this start made stays"
+        );
+    }
+}
+
+/// Asks for a stream once. The inner error is the server's refusal.
+async fn ask_for(
+    jetstream: &Context,
+    config: &Config,
+) -> Result<Result<Box<Info>, jetstream::Error>, Error> {
     let created = jetstream.create_stream(config).await;
     match created.map_err(|error| (error.kind(), error)) {
-        Ok(_) => Ok(None),
-        Err((CreateStreamErrorKind::JetStream(answer), _)) => Ok(Some(answer)),
+        Ok(stream) => Ok(Ok(Box::new(stream.cached_info().clone()))),
+        Err((CreateStreamErrorKind::JetStream(answer), _)) => Ok(Err(answer)),
         Err((_, error)) => Err(api_error(&format!(
             "creating stream {}: {error}",
             config.name

@@ -72,6 +72,30 @@ async fn a_limit_of_server_or_account_ends_the_start_at_once_and_names_what_to_c
     }
 }
 
+/// Letters are published, by whomever, from the moment on at which their stream is there.
+#[tokio::test]
+async fn a_refused_start_leaves_what_it_made_where_somebody_uses_it() {
+    let (stack, url) = stack_with(&account("max_file: 64GB, max_streams: 2")).await;
+    let jetstream = jetstream_of(&stack).await;
+    let client = jetstream.client();
+    let others = tokio::spawn(async move {
+        loop {
+            client.publish("dlq.other", "letter".into()).await.unwrap();
+            client.flush().await.unwrap();
+        }
+    });
+    let said = refused(&stack, &[("NATS_URL", &url)]).await;
+    others.abort();
+    let left = jetstream.get_stream("EVENTS_DLQ").await.unwrap();
+    assert!(left.cached_info().state.messages > 0);
+    let words = ["EVENTS_DLQ", "stays", "somebody uses it"];
+    let fits = |line: &str| words.iter().all(|word| line.contains(word));
+    assert!(said.lines().any(fits), "{said}");
+    // The bucket is empty.
+    let left = inventory(&jetstream).await;
+    assert_eq!(left.len(), 1, "{left:?}");
+}
+
 #[tokio::test]
 async fn the_servers_limits_of_pulls_acks_and_duplicates_are_lived_with() {
     let limits = "jetstream { max_file_store: 64GB, \
