@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use async_nats::jetstream::stream;
+use ganesh::event::Timestamp;
 use rustix::process::Signal;
 use sqlx::Executor;
 
@@ -122,6 +123,33 @@ async fn a_write_under_way_is_waited_for_before_a_letter_is_written() {
     holds_nothing(&under_way).await;
     assert_each_is_one_row_or_one_letter(&stack, &all).await;
     assert!(!is_under_way || stack.dead_letters().await == 0);
+}
+
+/// Somebody always writes. What began long after the decision has seen it.
+#[tokio::test]
+async fn a_letter_waits_for_no_write_that_began_a_minute_after_its_decision() {
+    let stack = Stack::start().await;
+    stack.make_streams().await;
+    let jetstream = stack.jetstream().await;
+    publish(&jetstream, &[event("e")]).await;
+    let stream = jetstream.get_stream("EVENTS").await.unwrap();
+    let message = stream.get_raw_message(1).await.unwrap();
+    let published_at = Timestamp::from_nanos(message.time.unix_timestamp_nanos());
+    let decide = "INSERT INTO fates (stream, stream_seq, published_at, fate, detail, decided_at) \
+         VALUES ('EVENTS', 1, $1, 'rejected_row', 'long ago', now() - interval '2 minutes')";
+    sqlx::query(decide)
+        .bind(published_at)
+        .execute(&stack.pool)
+        .await
+        .unwrap();
+    let mut writes = stack.pool.begin().await.unwrap();
+    let as_ganesh =
+        "SET LOCAL application_name = 'ganesh'; LOCK TABLE events IN ROW EXCLUSIVE MODE";
+    writes.execute(as_ganesh).await.unwrap();
+    let _ganesh = stack.serve(&[]).await;
+    stack.wait_until_drained().await;
+    assert_eq!(stack.dead_letters().await, 1);
+    assert_eq!(stack.rows().await, 0);
 }
 
 /// A mirror has the sequences and the times of its origin: each of its messages ends for itself.

@@ -1,7 +1,7 @@
 //! Hundreds of partitions on a server with room for few locks, as thousands on one with its defaults.
 
 use ganesh::config::PartitionInterval;
-use ganesh::event::{Event, Timestamp};
+use ganesh::event::{Data, Event, Timestamp};
 use ganesh::storage::partitions::{Partition, partition_of};
 use sqlx::Executor;
 
@@ -110,6 +110,20 @@ async fn duplicates_of_all_times_in_one_batch_are_found_a_few_partitions_at_a_ti
     }
     let duplicates = "ganesh_messages_settled_total{outcome=\"duplicate\"}";
     ganesh.wait_for_metric(duplicates, 3.0).await;
+}
+
+/// Before a message becomes a dead letter, it is looked for by its key, too.
+#[tokio::test]
+async fn letters_of_all_times_in_one_batch_are_decided_a_few_partitions_at_a_time() {
+    let (stack, ganesh) = with_partitions().await;
+    let refused = |id: &str, hours| Event {
+        data: Data::Json("{\"text\":\"\\u0000\"}".into()),
+        ..of(id, hours)
+    };
+    let all = [refused("first", PARTITIONS - 2), refused("last", 1)];
+    publish_in_one_batch(&stack, &ganesh, &all).await;
+    stack.wait_until_drained().await;
+    assert_eq!(stack.dead_letters().await, 2);
 }
 
 #[tokio::test]

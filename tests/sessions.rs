@@ -19,25 +19,28 @@ const LAX: &str = "\
     ALTER ROLE lax SET transaction_timeout = '6s'; \
     ALTER ROLE lax SET default_transaction_isolation = 'serializable'; \
     ALTER ROLE lax SET search_path = 'pg_catalog'; \
+    ALTER ROLE lax SET session_replication_role = 'replica'; \
     ALTER ROLE lax SET client_encoding = 'LATIN1'";
 
-/// Notes under which settings each row is written.
+/// Notes under which settings each row is written, unless triggers do not run.
 const NOTE: &str = "\
     CREATE TABLE public.noted (setting text PRIMARY KEY); \
     CREATE FUNCTION public.note() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
     INSERT INTO public.noted SELECT name || ' = ' || current_setting(name) FROM unnest(ARRAY[ \
         'synchronous_commit', 'statement_timeout', 'lock_timeout', 'transaction_timeout', \
         'idle_in_transaction_session_timeout', 'transaction_isolation', 'search_path', \
-        'client_encoding', 'TimeZone']) AS name ON CONFLICT DO NOTHING; \
+        'client_encoding', 'TimeZone', 'application_name', 'session_replication_role']) AS name ON CONFLICT DO NOTHING; \
     RETURN NEW; END $$; \
     CREATE TRIGGER note BEFORE INSERT ON public.events FOR EACH ROW EXECUTE FUNCTION public.note()";
 
-const EXPECTED: [&str; 9] = [
+const EXPECTED: [&str; 11] = [
     "TimeZone = UTC",
+    "application_name = ganesh",
     "client_encoding = UTF8",
     "idle_in_transaction_session_timeout = 0",
     "lock_timeout = 25s",
     "search_path = public",
+    "session_replication_role = origin",
     "statement_timeout = 30s",
     "synchronous_commit = on",
     "transaction_isolation = read committed",
@@ -75,7 +78,7 @@ async fn whatever_a_role_or_a_pooler_has_set_rows_are_written_under_our_settings
         ("IGNORE", "options,extra_float_digits"),
     ];
     // One as its packages configure it, and one that drops what it does not know.
-    let plain = bouncer(&stack, &[("SERVER_USER", "lax")]);
+    let plain = bouncer(&stack, &[("SERVER_USER", "lax"), ("ADD_HOST", "1")]);
     let dropping = bouncer(&stack, &dropping);
     let direct = stack.database_url.replace("ganesh:ganesh@", "lax:lax@");
     for (url, way) in [

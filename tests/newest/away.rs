@@ -2,12 +2,16 @@
 
 use std::time::{Duration, Instant};
 
-use ganesh::event::Timestamp;
+use ganesh::event::{Timestamp, TraceId};
+use ganesh::storage::{EventWriter, Row, WriteOptions};
+use ganesh::telemetry::Metrics;
+use sqlx::Executor;
 
 use super::fixture::until_all_go_by_its_epoch;
 use crate::support::cache_server::{ask, keys_of};
 use crate::support::events::publish;
 use crate::support::reads::{assert_newest, latest, latest_by_cache, of};
+use crate::support::servers::free_port;
 use crate::support::{Ganesh, Stack, eventually};
 
 const CACHE_UP: &str = "ganesh_dependency_up{dependency=\"cache\"}";
@@ -128,4 +132,48 @@ async fn a_cache_restored_from_an_old_snapshot_shows_nothing_of_it() {
         }
         assert!(started.elapsed() < Duration::from_secs(30), "never used");
     }
+}
+
+/// Its row is of another process, which died before it wrote to the cache. This one has no cache.
+#[tokio::test]
+async fn a_duplicate_that_is_known_only_at_its_decision_leaves_no_older_state_in_the_cache() {
+    let stack = Stack::start().await;
+    let nowhere = format!("redis://127.0.0.1:{}", free_port());
+    let _writes = stack.serve(&[("REDIS_URL", nowhere.as_str())]).await;
+    let settings = [
+        ("GANESH_STREAM", "OTHER"),
+        ("GANESH_SUBJECTS", "other.>"),
+        ("GANESH_DLQ_STREAM", "OTHER_DLQ"),
+    ];
+    let reads = stack.serve(&settings).await;
+    until_cache_is(&[&reads], true).await;
+    until_all_go_by_its_epoch().await;
+    store(&stack, "1").await;
+    // That advanced it.
+    until_all_go_by_its_epoch().await;
+    eventually("the cache has it", || async {
+        latest(&reads, "s").await.cache.contains("hit")
+    })
+    .await;
+    let second = of("s", "2", Timestamp::now());
+    let row = Row {
+        event: &second,
+        stream: "EVENTS",
+        nats_subject: "events.test",
+        stream_seq: 2,
+        published_at: second.time,
+        trace_id: TraceId::of_message(None, "EVENTS", 2, second.time),
+    };
+    let dies = EventWriter::new(stack.pool.clone(), Metrics::default());
+    let options = WriteOptions::default();
+    dies.write(&[row], &mut [None], options).await.unwrap();
+    let refuse = "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN \
+         RAISE 'refused' USING ERRCODE = '22000'; END $$; \
+         CREATE TRIGGER refuse BEFORE INSERT ON events FOR EACH ROW EXECUTE FUNCTION refuse()";
+    stack.pool.execute(refuse).await.unwrap();
+    publish(&stack.jetstream().await, &[second]).await;
+    stack.wait_until_drained().await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(latest(&reads, "s").await.id.as_deref(), Some("2"));
+    assert_eq!(stack.dead_letters().await, 0);
 }
