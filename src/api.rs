@@ -8,33 +8,41 @@
 pub(crate) mod admin;
 mod answers;
 mod connections;
+mod cursor;
+mod etag;
 mod events;
 mod guard;
 pub(crate) mod log_level;
+mod openapi;
 mod parameters;
 mod problem;
 mod runbook;
 mod same_host;
+mod search;
 mod server;
 mod slow;
+mod stats;
 mod subjects;
 
 use std::time::Duration;
 
 use axum::Router;
-use axum::http::StatusCode;
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE};
+use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use bytes::Bytes;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
 use crate::cache::Cache;
 use crate::config::Secret;
 use crate::error::Error;
 use crate::storage::queries::Reads;
+use crate::storage::sqlstate_in;
 use crate::telemetry::Metrics;
 pub(crate) use answers::AnswerMemory;
 pub(crate) use events::ENCODED;
@@ -64,14 +72,29 @@ impl Api {
         Problem::from(error)
     }
 
-    /// An event in the JSON format of `CloudEvents`.
-    fn event_response(&self, event: Bytes) -> Result<Response, Problem> {
-        let headers = [
-            (CONTENT_TYPE, "application/cloudevents+json"),
-            // A cache on the way knows nothing of what was written since.
-            (CACHE_CONTROL, "no-store"),
+    /// The same of a read whose length the caller chooses: one that takes too long is no failure of Postgres.
+    fn search_failed(&self, error: &Error) -> Problem {
+        // query_canceled: statement_timeout.
+        if sqlstate_in(&error.detail) != Some("57014") {
+            return self.failed(error);
+        }
+        let detail = "there is too much to look through: narrow it by from and to, or by subject";
+        Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail)
+    }
+
+    /// An event in the JSON format of `CloudEvents`; 304 for a client that has it.
+    fn event_response(&self, asked: &HeaderMap, event: Bytes) -> Result<Response, Problem> {
+        let tag = etag::of(&event);
+        // Whoever keeps it asks again each time: a cache on the way knows nothing of what was written since.
+        let caching = [
+            (ETAG, tag.clone()),
+            (CACHE_CONTROL, HeaderValue::from_static("no-cache")),
         ];
-        Ok((headers, self.answers.body(event)?).into_response())
+        if etag::is_known(asked, &tag) {
+            return Ok((StatusCode::NOT_MODIFIED, caching).into_response());
+        }
+        let content = [(CONTENT_TYPE, "application/cloudevents+json")];
+        Ok((caching, content, self.answers.body(event)?).into_response())
     }
 }
 
@@ -88,9 +111,26 @@ pub(crate) async fn serve(
 
 fn router(api: Api, token: Option<Secret>) -> Router {
     let guard = Guard::new(api.metrics.clone(), token);
-    Router::new()
-        .route("/v1/subjects/{subject}/latest", get(subjects::latest))
-        .route("/v1/events/{id}", get(events::by_id))
+    let (router, document) = OpenApiRouter::with_openapi(openapi::frame())
+        .routes(routes!(search::search))
+        .routes(routes!(events::by_id))
+        .routes(routes!(stats::stats))
+        .routes(routes!(subjects::list))
+        .routes(routes!(subjects::latest))
+        .split_for_parts();
+    let document = document.to_json().expect("a document is JSON");
+    let document = Bytes::from(document);
+    router
+        .route(
+            "/v1/openapi.json",
+            get(async move || {
+                let headers = [
+                    (CONTENT_TYPE, "application/json"),
+                    (CACHE_CONTROL, "no-cache"),
+                ];
+                (headers, document.clone())
+            }),
+        )
         // The router adds `Allow`.
         .method_not_allowed_fallback(|| async {
             let detail = "only GET and HEAD are answered here";

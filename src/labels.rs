@@ -151,8 +151,16 @@ pub enum ConnectionEvent {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case", const_into_str)]
 pub enum HttpRoute {
+    #[strum(serialize = "/v1/events")]
+    Search,
     #[strum(serialize = "/v1/events/{id}")]
     Event,
+    #[strum(serialize = "/v1/openapi.json")]
+    Document,
+    #[strum(serialize = "/v1/stats")]
+    Stats,
+    #[strum(serialize = "/v1/subjects")]
+    Subjects,
     #[strum(serialize = "/v1/subjects/{subject}/latest")]
     Latest,
     Other,

@@ -1,11 +1,18 @@
 //! The HTTP API and the admin endpoints, as a caller sees them.
 
 mod admin;
+mod bad_input;
 mod bounds;
 mod client;
 mod connections;
+mod etag;
 mod events;
 mod latest;
+mod openapi;
 mod problems;
+mod search;
+mod search_moving;
+mod stats;
+mod subjects;
 mod token;
 mod trace;

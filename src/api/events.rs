@@ -6,13 +6,14 @@ use std::fmt::Write;
 use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::{RawPathParams, State};
 use axum::http::header::LINK;
-use axum::http::{HeaderValue, Uri};
+use axum::http::{HeaderMap, HeaderValue, Uri};
 use axum::response::Response;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
+use super::openapi::{CloudEvent, Problems};
 use super::problem::Problem;
 use super::{Api, parameters};
-use crate::event::{Timestamp, to_json};
+use crate::event::to_json;
 use crate::storage::queries::{Alternate, EventKey};
 
 /// Clients refuse heads that are longer than 8 to 16 KiB.
@@ -24,32 +25,49 @@ pub(crate) const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
     .remove(b'_')
     .remove(b'~');
 
+/// One event.
+///
+/// An id is unique within its source only, so several events can match. The newest one is the answer.
+#[utoipa::path(
+    get,
+    path = "/v1/events/{id}",
+    operation_id = "event_by_id",
+    params(
+        ("id" = String, Path, description = "The attribute `id`", min_length = 1, max_length = 1024),
+        ("source" = Option<String>, Query, description = "The attribute `source`", min_length = 1, max_length = 1024),
+        ("time" = Option<String>, Query, description = "The attribute `time`", format = DateTime),
+        ("If-None-Match" = Option<String>, Header, description = "The `ETag` of an answer that the client has"),
+    ),
+    responses(
+        (status = 200, description = "The event", body = CloudEvent, content_type = "application/cloudevents+json",
+            headers(("ETag" = String), ("Link" = String, description = "Others that match: `rel=\"alternate\"`"))),
+        (status = 304, description = "The client has this answer"),
+        Problems,
+    )
+)]
 pub(super) async fn by_id(
     State(api): State<Api>,
     params: Result<RawPathParams, RawPathParamsRejection>,
     uri: Uri,
+    headers: HeaderMap,
 ) -> Result<Response, Problem> {
     let id = parameters::segment(params, "id")?;
     let [source, time] = parameters::query(uri.query(), ["source", "time"])?;
     let key = EventKey {
         id: &id,
         source: source.as_deref(),
-        time: time.as_deref().map(parse_time).transpose()?,
+        time: time
+            .map(|time| parameters::time("time", &time))
+            .transpose()?,
     };
     let found = api.reads.event_by_id(&key).await;
     let found = found.map_err(|error| api.failed(&error))?;
     let (found, others) = found.ok_or_else(|| Problem::not_found("no such event"))?;
-    let mut response = api.event_response(to_json(&found.event))?;
+    let mut response = api.event_response(&headers, to_json(&found.event))?;
     if let Some(links) = links(&id, &others) {
         response.headers_mut().insert(LINK, links);
     }
     Ok(response)
-}
-
-fn parse_time(text: &str) -> Result<Timestamp, Problem> {
-    Timestamp::parse_rfc3339(text).ok_or_else(|| {
-        Problem::bad_request("time is not an RFC 3339 timestamp (a plus is written %2B)")
-    })
 }
 
 /// RFC 8288; as many as fit.
@@ -80,6 +98,7 @@ fn links(id: &str, others: &[Alternate]) -> Option<HeaderValue> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::event::Timestamp;
 
     fn other(source: &str) -> Alternate {
         let time = Timestamp::from_micros(1_700_000_000_000_000);

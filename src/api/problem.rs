@@ -15,6 +15,8 @@ use crate::text::cut;
 
 /// How much of a request's target is repeated in an answer.
 const INSTANCE_MAX_BYTES: usize = 1_024;
+/// How much of a parameter's value is repeated.
+const VALUE_SHOWN_MAX_BYTES: usize = 100;
 /// Seconds after which a client may repeat a request that failed on the server's side.
 const RETRY_AFTER_SECS: &str = "1";
 
@@ -22,6 +24,8 @@ const RETRY_AFTER_SECS: &str = "1";
 pub(super) struct Problem {
     status: StatusCode,
     detail: String,
+    /// What is wrong in the request, and what was expected there.
+    parameter: Option<Box<(String, String)>>,
     /// One more header, where the status asks for it.
     header: Option<(HeaderName, HeaderValue)>,
 }
@@ -31,12 +35,28 @@ impl Problem {
         Self {
             status,
             detail: detail.into(),
+            parameter: None,
             header: None,
         }
     }
 
     pub(super) fn bad_request(detail: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, detail)
+    }
+
+    /// 400: what a parameter was given, and what was expected.
+    pub(super) fn parameter(name: &str, given: &str, expected: &str) -> Self {
+        let shown = cut(given, VALUE_SHOWN_MAX_BYTES);
+        let more = if shown.len() < given.len() { "…" } else { "" };
+        Self::bad_request(format!("{name}={shown}{more}: expected {expected}"))
+            .about(name, expected)
+    }
+
+    /// Names the parameter for programs.
+    pub(super) fn about(mut self, parameter: &str, expected: &str) -> Self {
+        let name = cut(parameter, INSTANCE_MAX_BYTES).to_owned();
+        self.parameter = Some(Box::new((name, expected.to_owned())));
+        self
     }
 
     pub(super) fn not_found(detail: impl Into<String>) -> Self {
@@ -76,14 +96,18 @@ impl Problem {
         let path = uri.path();
         // A path may come with characters that should have been percent-encoded.
         let instance = cut(path, INSTANCE_MAX_BYTES);
-        json!({
+        let mut body = json!({
             "type": "about:blank",
             "title": self.status.canonical_reason(),
             "status": self.status.as_u16(),
             "detail": self.detail,
             "instance": instance,
-        })
-        .to_string()
+        });
+        if let Some((name, expected)) = self.parameter.as_deref() {
+            body["parameter"] = name.as_str().into();
+            body["expected"] = expected.as_str().into();
+        }
+        body.to_string()
     }
 }
 

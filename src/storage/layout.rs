@@ -70,6 +70,13 @@ impl Layout {
         span_of(one) == span_of(other)
     }
 
+    /// The earliest time from which on a read up to `to` meets no more partitions than one span.
+    pub(super) fn reach(&self, to: Timestamp) -> Timestamp {
+        let not_later = self.starts.iter().skip_while(|start| **start > to);
+        let last = not_later.copied().nth(PARTITIONS_AT_ONCE - 1);
+        last.unwrap_or(Timestamp::MIN)
+    }
+
     /// All time, the newest first. No two spans meet; each holds few partitions, and the default one.
     pub(super) fn spans(&self) -> impl Iterator<Item = Span> {
         let ends = self

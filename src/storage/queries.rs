@@ -1,5 +1,5 @@
 //! Reads of `events`, as the API and the cache need them. Every statement that reads the table
-//! for them stands here.
+//! for them stands here, or beside it in `search.rs`.
 
 use std::collections::BTreeMap;
 use std::iter;
@@ -12,6 +12,7 @@ use sqlx::postgres::{PgConnection, PgPool, PgRow};
 use sqlx::{FromRow, Row};
 use tokio::sync::Semaphore;
 
+use super::classify::sqlstate_in;
 use super::columns::{bounded_json, bounded_text, columns};
 use super::deadline::{Deadline, LentConnection};
 use super::layout::{self, Layout, Span};
@@ -24,6 +25,8 @@ pub(crate) const READ_LIMIT: Duration = Duration::from_secs(4);
 /// Reads at the same time: fewer than the pool has beside the writers' connections, so that
 /// readers never keep ingestion or the epoch from theirs.
 const READS_AT_ONCE: usize = 4;
+/// Of these, searches, which can take seconds: the others never wait for them alone.
+const SEARCHES_AT_ONCE: usize = 2;
 /// Further matches that are listed beside the one that is answered.
 const ALTERNATES_MAX: usize = 50;
 /// They are looked for in so many spans: 1,024 partitions.
@@ -96,7 +99,8 @@ pub struct Alternate {
 #[derive(Clone)]
 pub struct Reads {
     pool: PgPool,
-    permits: Arc<Semaphore>,
+    pub(super) permits: Arc<Semaphore>,
+    pub(super) searches: Arc<Semaphore>,
     /// Which partitions there were after the last read.
     layout: Arc<ArcSwap<Layout>>,
     /// How far back the partitions reach in which a newest state is looked for first.
@@ -109,6 +113,7 @@ impl Reads {
         Self {
             pool,
             permits: Arc::new(Semaphore::new(READS_AT_ONCE)),
+            searches: Arc::new(Semaphore::new(SEARCHES_AT_ONCE)),
             layout: Arc::default(),
             recent: Duration::from_micros(interval.micros().cast_unsigned()),
         }
@@ -234,7 +239,7 @@ impl Reads {
     /// from the default partition to their own was planned without that one, and finds them in
     /// neither. Also repeats it on a new connection: after a restart of the server, the first
     /// statement on each pooled connection fails.
-    async fn read_until_it_stands<T, F>(
+    pub(super) async fn read_until_it_stands<T, F>(
         &self,
         deadline: Deadline,
         read: impl Fn(LentConnection, Arc<Layout>) -> F,
@@ -262,6 +267,10 @@ impl Reads {
                 Ok(Some(found)) => return Ok(found),
                 Ok(None) => {}
                 Err(error) if repeats > 0 && is_worth_repeating(&error) => repeats -= 1,
+                Err(error) if repeats > 0 && is_of_a_dropped_partition(&error) => {
+                    repeats -= 1;
+                    self.layout.store(Arc::default());
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -291,8 +300,14 @@ fn is_worth_repeating(error: &Error) -> bool {
     error.class == Class::Transient && matches!(error.code, Code::Connection | Code::Unavailable)
 }
 
+/// A statement that finds a partition, and waits for it while it is dropped, fails: internal_error ("could not
+/// open relation"), undefined_table.
+fn is_of_a_dropped_partition(error: &Error) -> bool {
+    matches!(sqlstate_in(&error.detail), Some("XX000" | "42P01"))
+}
+
 /// Empty where it is NULL, which ganesh writes into none of these columns.
-fn text(row: &PgRow, column: &str) -> Result<String, sqlx::Error> {
+pub(super) fn text(row: &PgRow, column: &str) -> Result<String, sqlx::Error> {
     row.try_get::<Option<_>, _>(column)
         .map(Option::unwrap_or_default)
 }

@@ -37,7 +37,7 @@ async fn cache_status_and_age_say_where_the_answer_came_from() {
     let bypass = get(&ganesh, "/v1/subjects/s/latest").await;
     assert_eq!(bypass.header("cache-status"), Some("ganesh; fwd=bypass"));
     assert_eq!(bypass.header("age"), None);
-    assert_eq!(bypass.header("cache-control"), Some("no-store"));
+    assert_eq!(bypass.header("cache-control"), Some("no-cache"));
     assert_eq!(
         bypass.header("content-type"),
         Some("application/cloudevents+json")

@@ -43,7 +43,10 @@ async fn what_cannot_be_understood_is_a_400_that_names_it() {
         ("/v1/events/e?source=", "\"source\" is empty"),
         ("/v1/events/e?source=%ff", "\"source\" is not UTF-8"),
         ("/v1/events/e?source=%2", "\"source\" is not UTF-8"),
-        ("/v1/events/e?time=yesterday", "time is not an RFC 3339"),
+        (
+            "/v1/events/e?time=yesterday",
+            "time=yesterday: expected an RFC 3339",
+        ),
         ("/v1/events/e?time=2023-11-14T22:13:20+01:00", "%2B"),
         ("/v1/events/%ff", "id is not UTF-8"),
         ("/v1/events/%00", "id contains U+0000"),
