@@ -23,23 +23,29 @@ mod server;
 mod slow;
 mod stats;
 mod subjects;
+mod tokens;
 
 use std::time::Duration;
 
 use axum::Router;
-use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, ETAG};
-use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::http::header::{
+    AGE, AUTHORIZATION, CACHE_CONTROL, CONTENT_TYPE, ETAG, IF_NONE_MATCH, LINK, RETRY_AFTER,
+};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use bytes::Bytes;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
+use tower_http::CompressionLevel;
+use tower_http::compression::CompressionLayer;
+use tower_http::cors::CorsLayer;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::cache::Cache;
-use crate::config::Secret;
+use crate::config::HttpConfig;
 use crate::error::Error;
 use crate::storage::queries::Reads;
 use crate::storage::sqlstate_in;
@@ -49,12 +55,16 @@ pub(crate) use events::ENCODED;
 use guard::Guard;
 use problem::Problem;
 use server::Limits;
+use tokens::TokensInForce;
 
 /// Clients keep connections for their next requests.
 const LIMITS: Limits = Limits {
     connections_max: 1_024,
     client_limit: Duration::from_secs(30),
 };
+
+/// How long a browser may keep the answer to its question whether it may ask.
+const PREFLIGHT_MAX_AGE: Duration = Duration::from_hours(1);
 
 #[derive(Clone)]
 pub(crate) struct Api {
@@ -98,19 +108,23 @@ impl Api {
     }
 }
 
-/// Serves the API until `stop` is cancelled, then lets the running requests end. Asks for
-/// `token` where there is one.
-pub(crate) async fn serve(
+/// Serves the API until `stop` is cancelled, then lets the running requests end.
+pub(crate) fn serve(
     listener: TcpListener,
     api: Api,
-    token: Option<Secret>,
+    config: &HttpConfig,
     stop: CancellationToken,
-) {
-    server::serve(listener, router(api, token), LIMITS, stop).await;
+) -> impl Future<Output = ()> + use<> {
+    let tokens = TokensInForce::new(config.api_tokens.tokens.clone());
+    let watch = tokens::watch(config.api_tokens.clone(), tokens.clone(), stop.clone());
+    let router = router(api, tokens, &config.cors_origins);
+    async move {
+        tokio::join!(server::serve(listener, router, LIMITS, stop), watch);
+    }
 }
 
-fn router(api: Api, token: Option<Secret>) -> Router {
-    let guard = Guard::new(api.metrics.clone(), token);
+fn router(api: Api, tokens: TokensInForce, cors_origins: &[String]) -> Router {
+    let guard = Guard::new(api.metrics.clone(), tokens);
     let (router, document) = OpenApiRouter::with_openapi(openapi::frame())
         .routes(routes!(search::search))
         .routes(routes!(events::by_id))
@@ -120,7 +134,7 @@ fn router(api: Api, token: Option<Secret>) -> Router {
         .split_for_parts();
     let document = document.to_json().expect("a document is JSON");
     let document = Bytes::from(document);
-    router
+    let router = router
         .route(
             "/v1/openapi.json",
             get(async move || {
@@ -139,5 +153,34 @@ fn router(api: Api, token: Option<Secret>) -> Router {
         .fallback(|| async { Problem::not_found("no such route") })
         .layer(middleware::from_fn_with_state(guard, guard::pass))
         .layer(middleware::from_fn(problem::name_target))
-        .with_state(api)
+        .with_state(api);
+    let router = match cors(cors_origins) {
+        Some(cors) => router.layer(cors),
+        None => router,
+    };
+    router.layer(compression())
+}
+
+/// Pages of these origins may read; `None` where there are none.
+fn cors(origins: &[String]) -> Option<CorsLayer> {
+    let origins = origins.iter().filter_map(|origin| origin.parse().ok());
+    let origins: Vec<HeaderValue> = origins.collect();
+    let header = HeaderName::from_static;
+    let sent = [AUTHORIZATION, IF_NONE_MATCH];
+    let traced = ["traceparent", "tracestate", "x-request-id"].map(header);
+    let shown = [LINK, ETAG, AGE, RETRY_AFTER];
+    let ours = ["cache-status", "x-request-id"].map(header);
+    (!origins.is_empty()).then(|| {
+        CorsLayer::new()
+            .allow_origin(origins)
+            .allow_methods([Method::GET, Method::HEAD])
+            .allow_headers([&sent[..], &traced[..]].concat())
+            .expose_headers([&shown[..], &ours[..]].concat())
+            .max_age(PREFLIGHT_MAX_AGE)
+    })
+}
+
+/// Fast: a page has some MiB, and others share the processor.
+fn compression() -> CompressionLayer {
+    CompressionLayer::new().quality(CompressionLevel::Fastest)
 }

@@ -27,7 +27,7 @@ pub use settings::{Group, SETTINGS, Setting};
 pub(crate) use sources::{flags, group_flags};
 pub(crate) use subjects::is_valid as is_subject;
 pub(crate) use subjects::{covers, pattern_of};
-pub(crate) use values::parse_duration;
+pub(crate) use values::{parse_duration, parse_tokens};
 
 pub(crate) const DLQ_SUBJECTS: &str = "dlq.>";
 
@@ -127,9 +127,20 @@ impl PipelineConfig {
 
 #[derive(Debug, Clone)]
 pub(crate) struct HttpConfig {
-    pub(crate) api_addr: SocketAddr,
+    /// `None`: there is no API.
+    pub(crate) api_addr: Option<SocketAddr>,
     pub(crate) admin_addr: SocketAddr,
-    pub(crate) api_token: Option<Secret>,
+    pub(crate) api_tokens: ApiTokens,
+    /// Whose pages may read the API.
+    pub(crate) cors_origins: Vec<String>,
+}
+
+/// What the API asks for; nothing if there are none.
+#[derive(Debug, Clone)]
+pub(crate) struct ApiTokens {
+    pub(crate) tokens: Vec<Secret>,
+    /// Where they came from, and may change.
+    pub(crate) file: Option<PathBuf>,
 }
 
 /// Logs and traces.
@@ -220,7 +231,7 @@ impl Config {
             );
         }
         let (api, admin) = (self.http.api_addr, self.http.admin_addr);
-        if api == admin && api.port() != 0 {
+        if api == Some(admin) && admin.port() != 0 {
             r.conflict(
                 "GANESH_ADMIN_ADDR",
                 "GANESH_HTTP_ADDR",
@@ -317,9 +328,13 @@ impl PipelineConfig {
 impl HttpConfig {
     fn read(r: &mut Reader) -> Self {
         Self {
-            api_addr: r.socket_addr("GANESH_HTTP_ADDR"),
+            api_addr: r.socket_addr_or_off("GANESH_HTTP_ADDR"),
             admin_addr: r.socket_addr("GANESH_ADMIN_ADDR"),
-            api_token: r.token("GANESH_API_TOKEN"),
+            api_tokens: ApiTokens {
+                tokens: r.tokens("GANESH_API_TOKEN"),
+                file: r.file_of("GANESH_API_TOKEN"),
+            },
+            cors_origins: r.origins("GANESH_HTTP_CORS_ORIGINS"),
         }
     }
 }

@@ -7,6 +7,7 @@ mod client;
 mod connections;
 mod etag;
 mod events;
+mod headers;
 mod latest;
 mod openapi;
 mod problems;

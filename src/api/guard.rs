@@ -9,13 +9,12 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use opentelemetry::propagation::Extractor;
-use subtle::ConstantTimeEq;
 use tokio::sync::Semaphore;
 use tracing::{Instrument, Span, field};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use super::problem::Problem;
-use crate::config::Secret;
+use super::tokens::TokensInForce;
 use crate::labels::{HttpRoute, StatusClass};
 use crate::telemetry::metrics::Both;
 use crate::telemetry::{Metrics, semconv};
@@ -28,26 +27,29 @@ const REQUESTS_AT_ONCE: usize = 256;
 /// An answer takes no longer than this. Longer than a read of Postgres may.
 const REQUEST_LIMIT: Duration = Duration::from_secs(5);
 
+const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+const REQUEST_ID_MAX_BYTES: usize = 128;
+
 #[derive(Clone)]
 pub(super) struct Guard {
     metrics: Metrics,
-    token: Option<Secret>,
+    tokens: TokensInForce,
     permits: Arc<Semaphore>,
 }
 
 impl Guard {
-    pub(super) fn new(metrics: Metrics, token: Option<Secret>) -> Self {
+    pub(super) fn new(metrics: Metrics, tokens: TokensInForce) -> Self {
         let permits = Arc::new(Semaphore::new(REQUESTS_AT_ONCE));
         Self {
             metrics,
-            token,
+            tokens,
             permits,
         }
     }
 
     fn admit(&self, request: &Request) -> Result<(), Problem> {
-        if let Some(token) = &self.token {
-            check_token(request.headers(), token.expose())?;
+        if self.tokens.are_asked_for() {
+            check_token(request.headers(), &self.tokens)?;
         }
         let target = request.uri().path_and_query();
         if target.is_some_and(|target| target.as_str().len() > TARGET_MAX_BYTES) {
@@ -62,10 +64,11 @@ impl Guard {
 pub(super) async fn pass(State(guard): State<Guard>, request: Request, next: Next) -> Response {
     let route = request.extensions().get::<MatchedPath>().cloned();
     let route = route.as_ref().map_or("other", MatchedPath::as_str);
-    let span = span(&request, route);
+    let id = request_id(request.headers());
+    let span = span(&request, route, &id);
     let began = Instant::now();
     let answer = answer(&guard, request, next).instrument(span.clone()).await;
-    let response = answer.into_response();
+    let mut response = answer.into_response();
     let status = response.status().as_u16();
     span.record(semconv::HTTP_RESPONSE_STATUS_CODE, status);
     if response.status().is_server_error() {
@@ -75,6 +78,7 @@ pub(super) async fn pass(State(guard): State<Guard>, request: Request, next: Nex
     let labels = Both(HttpRoute::of(route), StatusClass::of(status));
     let seconds = began.elapsed().as_secs_f64();
     guard.metrics.http_request_seconds[labels].record(seconds);
+    response.headers_mut().insert(REQUEST_ID, id);
     response
 }
 
@@ -88,12 +92,25 @@ async fn answer(guard: &Guard, request: Request, next: Next) -> Result<Response,
         .map_err(|_| Problem::timeout("no answer in time"))
 }
 
-fn check_token(headers: &HeaderMap, token: &str) -> Result<(), Problem> {
+/// The caller's, if it is short and plain, else a new one.
+fn request_id(headers: &HeaderMap) -> HeaderValue {
+    let given = headers.get(REQUEST_ID);
+    let is_plain = |id: &&HeaderValue| {
+        let bytes = id.as_bytes();
+        (1..=REQUEST_ID_MAX_BYTES).contains(&bytes.len()) && bytes.iter().all(u8::is_ascii_graphic)
+    };
+    given.filter(is_plain).cloned().unwrap_or_else(|| {
+        let made = format!("{:032x}", rand::random::<u128>());
+        HeaderValue::try_from(made).expect("hexadecimal digits are visible ASCII")
+    })
+}
+
+fn check_token(headers: &HeaderMap, tokens: &TokensInForce) -> Result<(), Problem> {
     let given = headers.get(AUTHORIZATION).map(HeaderValue::as_bytes);
     let Some(given) = given.and_then(bearer) else {
         return Err(Problem::unauthorized("Bearer realm=\"ganesh\""));
     };
-    if bool::from(given.ct_eq(token.as_bytes())) {
+    if tokens.admit(given) {
         return Ok(());
     }
     let challenge = "Bearer realm=\"ganesh\", error=\"invalid_token\"";
@@ -108,7 +125,7 @@ fn bearer(authorization: &[u8]) -> Option<&[u8]> {
 }
 
 /// OpenTelemetry's span of an HTTP server, under the caller's span if it sent one.
-fn span(request: &Request, route: &str) -> Span {
+fn span(request: &Request, route: &str, id: &HeaderValue) -> Span {
     let method = match *request.method() {
         Method::GET
         | Method::HEAD
@@ -133,6 +150,7 @@ fn span(request: &Request, route: &str) -> Span {
         { semconv::HTTP_RESPONSE_STATUS_CODE } = field::Empty,
         { semconv::URL_PATH } = request.uri().path(),
         { semconv::URL_SCHEME } = "http",
+        { semconv::REQUEST_ID } = id.to_str().unwrap_or_default(),
     );
     let caller = opentelemetry::global::get_text_map_propagator(|propagator| {
         propagator.extract(&TraceHeaders(request.headers()))

@@ -109,23 +109,28 @@ fn print(report: &Report, options: &Options, config: &Config) -> anyhow::Result<
     Ok(())
 }
 
-/// An event, and the commands that ask for it.
+/// An event, and the commands that ask for it, if there is an API.
 fn look_up(event: &ListedEvent, config: &Config) -> String {
-    let api = reachable(config.http.api_addr);
-    let curl = match config.http.api_token {
-        Some(_) => "curl -H \"Authorization: Bearer $GANESH_API_TOKEN\"",
-        None => "curl",
-    };
     let (id, event_type, trace_id) = (&event.id, &event.event_type, &event.trace_id);
-    let subject = event.subject.as_deref().map(|subject| {
-        let path = utf8_percent_encode(subject, ENCODED);
-        format!(", subject {subject}\nnewest    {curl} http://{api}/v1/subjects/{path}/latest")
-    });
-    let subject = subject.unwrap_or_default();
-    let path = utf8_percent_encode(id, ENCODED);
-    format!(
-        "event     {id}, type {event_type}{subject}\n\
-         by id     {curl} http://{api}/v1/events/{path}\n\
-         trace id  {trace_id}"
-    )
+    let subject = event.subject.as_deref();
+    let mut lines = vec![match subject {
+        Some(subject) => format!("event     {id}, type {event_type}, subject {subject}"),
+        None => format!("event     {id}, type {event_type}"),
+    }];
+    if let Some(api) = config.http.api_addr {
+        let curl = if config.http.api_tokens.tokens.is_empty() {
+            "curl"
+        } else {
+            "curl -H \"Authorization: Bearer $GANESH_API_TOKEN\""
+        };
+        let curl = format!("{curl} http://{}/v1", reachable(api));
+        if let Some(subject) = subject {
+            let subject = utf8_percent_encode(subject, ENCODED);
+            lines.push(format!("newest    {curl}/subjects/{subject}/latest"));
+        }
+        let id = utf8_percent_encode(id, ENCODED);
+        lines.push(format!("by id     {curl}/events/{id}"));
+    }
+    lines.push(format!("trace id  {trace_id}"));
+    lines.join("\n")
 }

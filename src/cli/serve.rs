@@ -72,7 +72,7 @@ struct BackgroundTasks {
     in_flight: Arc<InFlight>,
     keepalive: JoinHandle<()>,
     keepalive_stop: CancellationToken,
-    api_server: JoinHandle<()>,
+    api_server: Option<JoinHandle<()>>,
     api_stop: CancellationToken,
 }
 
@@ -117,7 +117,10 @@ impl Service {
     async fn serve(&self) -> Result<(), Failure> {
         let http = &self.config.http;
         let admin_listener = bind("GANESH_ADMIN_ADDR", http.admin_addr).await?;
-        let api_listener = bind("GANESH_HTTP_ADDR", http.api_addr).await?;
+        let api_listener = match http.api_addr {
+            Some(address) => Some(bind("GANESH_HTTP_ADDR", address).await?),
+            None => None,
+        };
         self.serve_admin(admin_listener);
         let servers = connect::connect(self)
             .instrument(tracing::info_span!("start-up"))
@@ -157,7 +160,7 @@ impl Service {
     fn build(
         &self,
         servers: Servers,
-        api_listener: TcpListener,
+        api_listener: Option<TcpListener>,
     ) -> Result<(Resources, BackgroundTasks), Failure> {
         let Servers { pool, event_source } = servers;
         let reads = Reads::new(pool.clone(), self.config.postgres.partition_interval);
@@ -202,7 +205,7 @@ impl Service {
         &self,
         event_source: &EventSource,
         (cache, reads): (&Cache, &Reads),
-        api_listener: TcpListener,
+        api_listener: Option<TcpListener>,
     ) -> BackgroundTasks {
         let limits = in_flight::Capacity::in_flight(&self.config.pipeline);
         let ack_wait = self.config.nats.ack_wait;
@@ -221,13 +224,16 @@ impl Service {
             metrics: self.metrics.clone(),
             answers: AnswerMemory::default(),
         };
-        let token = self.config.http.api_token.clone();
         let api_stop = CancellationToken::new();
+        let api_server = api_listener.map(|listener| {
+            let served = api::serve(listener, api, &self.config.http, api_stop.clone());
+            tokio::spawn(served)
+        });
         BackgroundTasks {
             in_flight,
             keepalive: tokio::spawn(keepalive.run(keepalive_stop.clone())),
             keepalive_stop,
-            api_server: tokio::spawn(api::serve(api_listener, api, token, api_stop.clone())),
+            api_server,
             api_stop,
         }
     }
@@ -259,7 +265,10 @@ impl Service {
     async fn run_pipeline(&self, resources: Resources) -> Result<(), Error> {
         let http = &self.config.http;
         self.health.set_serving();
-        tracing::info!(api = %http.api_addr, admin = %http.admin_addr, "serving");
+        let api = http
+            .api_addr
+            .map_or("off".to_owned(), |address| address.to_string());
+        tracing::info!(api, admin = %http.admin_addr, "serving");
         let mut tasks = pipeline::spawn(resources, &self.stop);
         let deadline = async {
             self.stop.cancelled().await;
@@ -299,7 +308,9 @@ impl Service {
         }
         // Running requests are answered first.
         tasks.api_stop.cancel();
-        let _ = tokio::time::timeout_at(until.into(), tasks.api_server).await;
+        if let Some(server) = tasks.api_server {
+            let _ = tokio::time::timeout_at(until.into(), server).await;
+        }
         tracing::info!(held = tasks.in_flight.count(), "stopped");
         self.stop_background.cancel();
     }

@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::ffi::OsString;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::ArgMatches;
 use clap::parser::ValueSource;
@@ -113,6 +113,14 @@ impl Reader {
     /// Whether a setting has a value that is no default.
     pub(super) fn is_given(&self, env: &str) -> bool {
         matches!(self.given(env), Ok(Some(_)))
+    }
+
+    /// The file that the value of a setting comes from, if it does.
+    pub(super) fn file_of(&self, env: &str) -> Option<PathBuf> {
+        let is_flag = self.flags.get(env).is_some_and(|value| !value.is_empty());
+        let file = self.environment.get(&format!("{env}_FILE"));
+        file.filter(|path| !is_flag && !path.is_empty())
+            .map(PathBuf::from)
     }
 
     /// # Errors

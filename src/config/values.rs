@@ -12,12 +12,26 @@ use super::settings::setting_of;
 use super::subjects;
 
 impl Reader {
-    /// What a client can send in `Authorization`.
-    pub(super) fn token(&mut self, env: &'static str) -> Option<Secret> {
-        self.optional(env, "visible ASCII without spaces", |raw| {
-            let visible = raw.chars().all(|c| c.is_ascii_graphic());
-            visible.then(|| Secret::new(raw.to_owned()))
-        })
+    /// What clients can send in `Authorization`.
+    pub(super) fn tokens(&mut self, env: &'static str) -> Vec<Secret> {
+        let expected = "visible ASCII without spaces; several tokens one a line";
+        self.optional(env, expected, parse_tokens)
+            .unwrap_or_default()
+    }
+
+    /// Whose pages may ask: schemes and hosts, as browsers send them in `Origin`.
+    pub(super) fn origins(&mut self, env: &'static str) -> Vec<String> {
+        let expected = "origins such as https://app.example.com, separated by commas";
+        let origins = self.optional(env, expected, |raw| {
+            raw.split(',')
+                .map(|part| {
+                    let part = part.trim();
+                    let origin = url::Url::parse(part).ok()?.origin();
+                    (origin.ascii_serialization() == part).then(|| part.to_owned())
+                })
+                .collect()
+        });
+        origins.unwrap_or_default()
     }
 
     pub(super) fn folder(&mut self, env: &'static str) -> Option<PathBuf> {
@@ -83,6 +97,15 @@ impl Reader {
     pub(super) fn socket_addr(&mut self, env: &'static str) -> SocketAddr {
         self.parse(env, "an address and port such as 127.0.0.1:8080", |raw| {
             raw.parse().ok()
+        })
+    }
+
+    /// The same; `None` is `off`.
+    pub(super) fn socket_addr_or_off(&mut self, env: &'static str) -> Option<SocketAddr> {
+        let expected = "an address and port such as 127.0.0.1:8080, or off";
+        self.parse(env, expected, |raw| match raw {
+            "off" => Some(None),
+            address => address.parse().ok().map(Some),
         })
     }
 
@@ -196,6 +219,17 @@ impl Reader {
         });
         pairs.unwrap_or_default()
     }
+}
+
+/// One token a line; `None` where there is none, or one that no client can send.
+pub(crate) fn parse_tokens(text: &str) -> Option<Vec<Secret>> {
+    let lines = text.lines().map(str::trim).filter(|line| !line.is_empty());
+    let token = |line: &str| {
+        let is_visible = line.chars().all(|c| c.is_ascii_graphic());
+        is_visible.then(|| Secret::new(line.to_owned()))
+    };
+    let tokens: Option<Vec<Secret>> = lines.map(token).collect();
+    tokens.filter(|tokens| !tokens.is_empty())
 }
 
 /// What a URL may have beside scheme, host and port: what would do nothing is a mistake.

@@ -40,6 +40,8 @@ pub(crate) const DB_OPERATION_BATCH_SIZE: &str = "db.operation.batch.size";
 pub(crate) const HTTP_REQUEST_METHOD: &str = "http.request.method";
 pub(crate) const HTTP_ROUTE: &str = "http.route";
 pub(crate) const HTTP_RESPONSE_STATUS_CODE: &str = "http.response.status_code";
+/// `X-Request-Id`.
+pub(crate) const REQUEST_ID: &str = "ganesh.request_id";
 pub(crate) const URL_PATH: &str = "url.path";
 pub(crate) const URL_SCHEME: &str = "url.scheme";
 

@@ -4,7 +4,7 @@ use reqwest::Method;
 use reqwest::header::AUTHORIZATION;
 
 use super::client::{Answer, get, request, send};
-use crate::support::{Ganesh, Stack};
+use crate::support::{Ganesh, Stack, eventually};
 
 async fn get_as(ganesh: &Ganesh, authorization: &str) -> Answer {
     let request = request(ganesh, Method::GET, "/v1/events/unknown");
@@ -41,4 +41,61 @@ async fn with_a_token_only_who_has_it_is_answered() {
     // Probes and scrapers have none.
     assert_eq!(ganesh.admin("/readyz").await.0, 200);
     assert!(!ganesh.log().contains("s3cret"));
+}
+
+#[tokio::test]
+async fn each_token_of_a_file_admits_and_the_file_is_read_again() {
+    let stack = Stack::start().await;
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("tokens");
+    std::fs::write(&file, "token-first\n\n  token-second  \n").unwrap();
+    let settings = [("GANESH_API_TOKEN_FILE", file.to_str().unwrap())];
+    let ganesh = stack.serve(&settings).await;
+    let status = async |token: &str| get_as(&ganesh, &format!("Bearer {token}")).await.status;
+    assert_eq!(
+        (status("token-first").await, status("token-second").await),
+        (404, 404)
+    );
+    for wrong in [
+        "firs",
+        "token-firsttoken-second",
+        "token-first\\nsecond",
+        "",
+    ] {
+        assert_eq!(status(wrong).await, 401, "{wrong}");
+    }
+    // As Kubernetes does it: another file under the same name.
+    let next = folder.path().join("next");
+    std::fs::write(&next, "token-second\ntoken-third\n").unwrap();
+    std::fs::rename(&next, &file).unwrap();
+    eventually("the new one admits", || async {
+        status("token-third").await == 404
+    })
+    .await;
+    assert_eq!(
+        (status("token-first").await, status("token-second").await),
+        (401, 404)
+    );
+    // What has no tokens neither opens the API nor closes it.
+    for text in ["", "\n", "two words\n"] {
+        std::fs::write(&file, text).unwrap();
+        let warnings = ganesh.log().matches("those before stay in force").count();
+        if text.is_empty() {
+            eventually("it says so", || async {
+                ganesh.log().matches("those before stay in force").count() > warnings
+            })
+            .await;
+        }
+        assert_eq!((status("token-third").await, status("").await), (404, 401));
+    }
+    std::fs::remove_file(&file).unwrap();
+    std::fs::write(&file, "token-fourth").unwrap();
+    eventually("it is read again", || async {
+        status("token-fourth").await == 404
+    })
+    .await;
+    assert_eq!(get(&ganesh, "/v1/events/unknown").await.status, 401);
+    for token in ["token-first", "token-second", "token-third", "token-fourth"] {
+        assert!(!ganesh.log().contains(token), "{}", ganesh.log());
+    }
 }

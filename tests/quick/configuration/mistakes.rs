@@ -111,7 +111,17 @@ const MISTAKES: &[(&str, &str, &[&str])] = &[
     (
         "GANESH_HTTP_ADDR",
         "an address and port such as 127.0.0.1:8080",
-        &[":8080", "localhost:8080"],
+        &[":8080", "localhost:8080", "OFF"],
+    ),
+    (
+        "GANESH_HTTP_CORS_ORIGINS",
+        "origins such as https://app.example.com",
+        &[
+            "*",
+            "app.example.com",
+            "https://app.example.com/",
+            "https://a,b",
+        ],
     ),
     (
         "GANESH_ADMIN_ADDR",
