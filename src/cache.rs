@@ -29,6 +29,7 @@ mod epoch;
 mod failure;
 mod keys;
 mod connection;
+pub(crate) mod peek;
 mod read;
 mod scripts;
 mod write;

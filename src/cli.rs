@@ -4,6 +4,7 @@ mod admin_client;
 pub(crate) mod dlq;
 mod doctor;
 mod dotenv;
+mod explain;
 mod forget;
 mod shutdown;
 mod healthcheck;
@@ -79,6 +80,7 @@ pub fn command() -> Command {
         .subcommand(produce::command())
         .subcommand(migrate::command())
         .subcommand(dlq::command())
+        .subcommand(explain::command())
         .subcommand(forget::command())
         .subcommand(doctor::command())
         .subcommand(healthcheck::command())
@@ -104,6 +106,7 @@ enum Subcommand<'a> {
     Produce(Options),
     Migrate,
     Dlq(&'a ArgMatches),
+    Explain(explain::Request),
     Forget(Option<String>),
     Doctor,
     Healthcheck,
@@ -180,6 +183,7 @@ fn run(name: &str, matches: &ArgMatches) -> Result<(), Failure> {
             Subcommand::Produce(options) => Box::pin(produce::run(config, options, spans)).await,
             Subcommand::Migrate => migrate::run(config).await,
             Subcommand::Dlq(matches) => Box::pin(dlq::run(config, matches)).await,
+            Subcommand::Explain(request) => Box::pin(explain::run(config, request)).await,
             Subcommand::Forget(subject) => forget::run(config, subject).await,
             Subcommand::Doctor => doctor::run(config).await,
             Subcommand::Healthcheck => healthcheck::run(config).await,
@@ -213,7 +217,7 @@ fn read_settings<'a>(
     // These commands print results: their log would stand in between.
     let is_query = matches!(
         name,
-        "dlq" | "forget" | "doctor" | "healthcheck" | "log-level"
+        "dlq" | "explain" | "forget" | "doctor" | "healthcheck" | "log-level"
     );
     if is_query {
         reader.set_default("GANESH_LOG", "error");
@@ -229,6 +233,7 @@ fn read_settings<'a>(
         "produce" => Subcommand::Produce(Options::read(&mut reader)),
         "migrate" => Subcommand::Migrate,
         "dlq" => Subcommand::Dlq(matches),
+        "explain" => Subcommand::Explain(explain::request(&mut reader, matches)),
         "forget" => Subcommand::Forget(forget::subject(&mut reader)),
         "doctor" => Subcommand::Doctor,
         "healthcheck" => Subcommand::Healthcheck,

@@ -162,6 +162,8 @@ pub struct TelemetryConfig {
     pub(crate) trace_max_per_second: u32,
     pub service_name: String,
     pub resource_attributes: Vec<(String, String)>,
+    /// Jaeger's page and API.
+    pub(crate) jaeger_url: Option<SecretUrl>,
     /// Variables of OpenTelemetry that are set, and change nothing here.
     pub(crate) unread_variables: Vec<String>,
 }
@@ -371,6 +373,7 @@ impl TelemetryConfig {
             trace_baseline: r.integer("GANESH_TRACE_BASELINE", 0, 1_000_000_000),
             service_name,
             resource_attributes,
+            jaeger_url: r.optional_http_url("JAEGER_URL"),
             unread_variables: r.unread_of_opentelemetry(),
         }
     }

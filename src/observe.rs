@@ -1,5 +1,6 @@
 //! Records each settled message: histograms, `/debug/slow`, and spans if its trace is kept.
 
+pub(crate) mod explain;
 pub(crate) mod keeping;
 pub mod settled_message;
 pub mod slow_list;

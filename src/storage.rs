@@ -29,6 +29,7 @@ pub mod search;
 pub(crate) mod session;
 pub mod subjects;
 mod timestamp;
+pub(crate) mod trail;
 mod trials;
 pub(crate) mod upkeep;
 pub(crate) mod write;

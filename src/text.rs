@@ -1,11 +1,23 @@
 //! Text that others chose, as people may see it: cut, and without characters that act on a
 //! terminal or break a log line.
 
+use std::fmt::Display;
+
+use serde::Serializer;
+
 const QUOTED_MAX_CHARS: usize = 40;
 
 /// The beginning of a text: whole characters, of `max_bytes` at most.
 pub(crate) fn cut(text: &str, max_bytes: usize) -> &str {
     &text[..text.floor_char_boundary(max_bytes)]
+}
+
+/// Serialises a value as people read it.
+pub(crate) fn as_text<S: Serializer>(
+    value: &impl Display,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.collect_str(value)
 }
 
 /// A name or a short value in quotes, its end cut off where it is long.

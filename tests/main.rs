@@ -19,6 +19,7 @@ mod descriptors;
 mod doctor;
 mod encodings;
 mod exactly_once;
+mod explain;
 mod fates;
 mod guilty;
 mod held;

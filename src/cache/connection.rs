@@ -205,7 +205,7 @@ pub(super) fn bound_to_another() -> Error {
 /// Which process of the server this connection leads to: Redis has a `run_id`, Dragonfly a
 /// `master_replid`, each made anew at every start. That of Redis also tells a data set that was
 /// replaced by replication from the one before.
-async fn identify(connection: &mut MultiplexedConnection) -> Result<String, Error> {
+pub(super) async fn identify(connection: &mut MultiplexedConnection) -> Result<String, Error> {
     let mut infos = redis::pipe();
     infos
         .cmd("INFO")

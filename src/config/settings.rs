@@ -3,7 +3,8 @@
 use strum::IntoStaticStr;
 
 use Group::{
-    DeadLetters, Forget, Http, LogLevel, Pipeline, Produce, Servers, Storage, Stream, Telemetry,
+    DeadLetters, Explain, Forget, Http, LogLevel, Pipeline, Produce, Servers, Storage, Stream,
+    Telemetry,
 };
 
 /// One setting: a flag and an environment variable.
@@ -19,7 +20,7 @@ pub struct Setting {
     pub help: &'static str,
 }
 
-/// The topic of a setting. The last four belong to one command each.
+/// The topic of a setting. The last five belong to one command each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr)]
 #[expect(missing_docs, reason = "the headings say what they are")]
 pub enum Group {
@@ -34,6 +35,7 @@ pub enum Group {
     Produce,
     #[strum(serialize = "Dead letters")]
     DeadLetters,
+    Explain,
     Forget,
     #[strum(serialize = "Log level")]
     LogLevel,
@@ -41,7 +43,7 @@ pub enum Group {
 
 impl Group {
     /// Every group, in the order of [`SETTINGS`].
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Servers,
         Stream,
         Pipeline,
@@ -50,6 +52,7 @@ impl Group {
         Telemetry,
         Produce,
         DeadLetters,
+        Explain,
         Forget,
         LogLevel,
     ];
@@ -61,7 +64,7 @@ impl Group {
 
     /// Returns whether only one command has these settings.
     pub const fn is_of_one_command(self) -> bool {
-        matches!(self, Produce | DeadLetters | Forget | LogLevel)
+        matches!(self, Produce | DeadLetters | Explain | Forget | LogLevel)
     }
 
     /// The part of the variable's name that the flag leaves out.
@@ -69,6 +72,7 @@ impl Group {
         match self {
             Produce => "GANESH_PRODUCE_",
             DeadLetters => "GANESH_DLQ_",
+            Explain => "GANESH_EXPLAIN_",
             Forget => "GANESH_FORGET_",
             LogLevel => "GANESH_LOG_LEVEL_",
             _ => "GANESH_",
@@ -155,6 +159,7 @@ pub const SETTINGS: &[Setting] = &[
     setting(Telemetry, "OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:4317", "OTLP collector (gRPC, without TLS)"),
     setting(Telemetry, "OTEL_SERVICE_NAME", "ganesh", "Resource attribute service.name; ganesh-produce for produce"),
     setting(Telemetry, "OTEL_RESOURCE_ATTRIBUTES", "", "Further resource attributes: key=value pairs, separated by commas"),
+    setting(Telemetry, "JAEGER_URL", "", "Where Jaeger answers (http, such as http://localhost:16686): ganesh explain asks it for traces; empty: it does not"),
     setting(Produce, "GANESH_PRODUCE_RATE", "1000", "Messages a second; 0: as fast as they are acknowledged"),
     setting(Produce, "GANESH_PRODUCE_COUNT", "", "End after this many messages; of a few, print how to look them up"),
     setting(Produce, "GANESH_PRODUCE_DURATION", "", "End after this time, such as 30s or 5m; without it and --count: at Ctrl-C"),
@@ -180,6 +185,13 @@ pub const SETTINGS: &[Setting] = &[
     setting(DeadLetters, "GANESH_DLQ_RATE", "0", "Letters a second, at most; 0: no limit"),
     setting(DeadLetters, "GANESH_DLQ_MAX_GENERATION", "5", "Skip a message that was replayed this often"),
     setting(DeadLetters, "GANESH_DLQ_YES", "false", "Delete without asking; needed where there is no terminal"),
+    setting(Explain, "GANESH_EXPLAIN_SEQUENCE", "", "Sequence of a message in GANESH_STREAM"),
+    setting(Explain, "GANESH_EXPLAIN_ID", "", "Id of an event"),
+    setting(Explain, "GANESH_EXPLAIN_TRACE_ID", "", "Trace id of a message: 32 hexadecimal digits"),
+    setting(Explain, "GANESH_EXPLAIN_SUBJECT", "", "Subject of events, of which the newest is explained"),
+    setting(Explain, "GANESH_EXPLAIN_SOURCE", "", "Source of the event with that id; empty: any"),
+    setting(Explain, "GANESH_EXPLAIN_TIME", "", "Time of the event with that id, such as 2026-01-31T08:00:00Z; empty: the newest"),
+    setting(Explain, "GANESH_EXPLAIN_JSON", "false", "Print the answer as one JSON object"),
     setting(Forget, "GANESH_FORGET_SUBJECT", "", "Subject of the rows that were deleted or changed"),
     setting(LogLevel, "GANESH_LOG_LEVEL_FOR", "15m", "How long the other filter stays in force, from 1s to 1d"),
 ];

@@ -158,6 +158,15 @@ impl Reader {
         })
     }
 
+    /// The same, or none. A server behind a proxy has a path.
+    pub(super) fn optional_http_url(&mut self, env: &'static str) -> Option<SecretUrl> {
+        let expected = "a URL that starts with http://, without user, parameters and fragment";
+        self.optional(env, expected, |raw| {
+            let good = is_server_url(raw, &["http"], &PAGE_PARTS);
+            good.then(|| SecretUrl::new(raw.to_owned()))
+        })
+    }
+
     /// A stream's or a consumer's name: NATS refuses the characters of subjects and paths.
     pub(super) fn jetstream_name(&mut self, env: &'static str) -> String {
         self.parse(
@@ -248,6 +257,11 @@ const NATS_PARTS: UrlParts = UrlParts {
 const OTLP_PARTS: UrlParts = UrlParts {
     user: false,
     path: false,
+    parameters: &[],
+};
+const PAGE_PARTS: UrlParts = UrlParts {
+    user: false,
+    path: true,
     parameters: &[],
 };
 

@@ -10,6 +10,7 @@
 //! object is durable before the letter is, so every letter can be read.
 
 pub mod bucket;
+pub(crate) mod find;
 pub mod publish;
 pub(crate) mod replay;
 pub(crate) mod scan;

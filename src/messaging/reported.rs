@@ -29,6 +29,8 @@ pub(crate) struct ReportedStream {
 pub(crate) struct ReportedState {
     #[serde(rename = "first_seq")]
     pub(super) first_sequence: u64,
+    #[serde(rename = "last_seq")]
+    pub(super) last_sequence: u64,
     /// When its first message was stored (RFC 3339).
     #[serde(rename = "first_ts")]
     pub(super) first_time: String,

@@ -178,7 +178,7 @@ fn unreadable(
 
 /// Says what async-nats cannot parse in a message with this subject (as JSON has it; `is_text`
 /// unless it is not UTF-8) and these headers. It follows `Connection::try_read_op` there.
-fn check(subject: &str, is_text: bool, headers: &[u8]) -> Result<(), &'static str> {
+pub(super) fn check(subject: &str, is_text: bool, headers: &[u8]) -> Result<(), &'static str> {
     if !is_text {
         return Err("its subject is not UTF-8");
     }

@@ -79,10 +79,16 @@ impl Layout {
 
     /// All time, the newest first. No two spans meet; each holds few partitions, and the default one.
     pub(super) fn spans(&self) -> impl Iterator<Item = Span> {
-        let ends = self
-            .starts
-            .chunks(PARTITIONS_AT_ONCE)
-            .map(|part| part.last());
+        self.spans_of(PARTITIONS_AT_ONCE)
+    }
+
+    /// The same, each of one partition, for a search that reads all of it.
+    pub(super) fn narrow_spans(&self) -> impl Iterator<Item = Span> {
+        self.spans_of(1)
+    }
+
+    fn spans_of(&self, partitions: usize) -> impl Iterator<Item = Span> {
+        let ends = self.starts.chunks(partitions).map(|part| part.last());
         let mut to = None;
         ends.chain([None]).map(move |from| {
             let from = from.copied();
@@ -94,6 +100,11 @@ impl Layout {
 }
 
 impl Span {
+    /// Where it begins.
+    pub(super) fn start(self) -> Option<Timestamp> {
+        self.from
+    }
+
     /// The time from `age` before now on.
     pub(super) fn recent(age: Duration) -> Self {
         let age = i64::try_from(age.as_micros()).unwrap_or(i64::MAX);

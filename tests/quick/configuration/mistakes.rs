@@ -163,6 +163,11 @@ const MISTAKES: &[(&str, &str, &[&str])] = &[
         "key=value pairs separated by commas",
         &["team", "team=%FF"],
     ),
+    (
+        "JAEGER_URL",
+        "a URL that starts with http://",
+        &["localhost:16686", "https://jaeger:16686"],
+    ),
 ];
 
 /// Any text is one. Whether a folder can be used is seen later, and not by every subcommand.
