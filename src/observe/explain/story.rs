@@ -110,7 +110,8 @@ fn of_stream(story: &mut Story, inquiry: &Inquiry<'_>) {
             let text = format!("holds a message that no NATS client can read: {why}");
             story.say(STREAM, None, &text);
         }
-        if let Some(Err(error)) = &inquiry.decoded {
+        // A letter says so itself.
+        if let (Some(Err(error)), None) = (&inquiry.decoded, &inquiry.letter) {
             story.say(STREAM, None, &format!("holds what is no event: {error}"));
         }
     } else if is_removed(inquiry) {
