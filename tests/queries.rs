@@ -240,6 +240,23 @@ fn sessions() -> Vec<Value> {
     vec![split(false), split(true)]
 }
 
+fn slowest() -> Vec<Value> {
+    let rows = Made::all().map(|one| {
+        json!({"id": format!("event-{}", one.0), "trace_id": format!("{:032x}", one.0),
+               "waited": format!("00:00:00.{:03}", one.waited_millis())})
+    });
+    let rows = rows.filter(|row| row["waited"] == "00:00:00.096");
+    rows.take(20).collect()
+}
+
+fn last_value() -> Value {
+    let one = Made::of(SILENT_SUBJECT).next_back().unwrap();
+    let (degrees, tenths) = (one.tenths_celsius() / 10, one.tenths_celsius() % 10);
+    let celsius: Value = format!("{degrees}.{tenths}").parse().unwrap();
+    let data = json!({"sequence": one.sequence(), "celsius": celsius, "tags": ["a", "cold"]});
+    json!({"time": moment(one.micros()), "type": one.event_type(), "data": data})
+}
+
 /// What each query answers, computed from how the events were made.
 fn expected(name: &str) -> Vec<Value> {
     const MINUTE: i64 = 60_000_000;
@@ -260,15 +277,7 @@ fn expected(name: &str) -> Vec<Value> {
         }
         "rate with empty minutes" => counted(|one| json!({"minute": one.bin(MINUTE)})),
         "latency" => latency_by_hour(),
-        "slowest" => {
-            let rows = Made::all().map(|one| {
-                json!({"id": format!("event-{}", one.0), "trace_id": format!("{:032x}", one.0),
-                       "waited": format!("00:00:00.{:03}", one.waited_millis())})
-            });
-            let mut rows: Vec<_> = rows.filter(|row| row["waited"] == "00:00:00.096").collect();
-            rows.truncate(20);
-            rows
-        }
+        "slowest" => slowest(),
         "top talkers" => {
             let rows = counted(
                 |one| json!({"source": "https://fleet.example.com", "subject": one.subject()}),
@@ -279,14 +288,7 @@ fn expected(name: &str) -> Vec<Value> {
                 20,
             )
         }
-        "last value before a time" => {
-            let one = Made::of(SILENT_SUBJECT).next_back().unwrap();
-            let (degrees, tenths) = (one.tenths_celsius() / 10, one.tenths_celsius() % 10);
-            let celsius: Value = format!("{degrees}.{tenths}").parse().unwrap();
-            let data =
-                json!({"sequence": one.sequence(), "celsius": celsius, "tags": ["a", "cold"]});
-            vec![json!({"time": moment(one.micros()), "type": one.event_type(), "data": data})]
-        }
+        "last value before a time" => vec![last_value()],
         "newest of each subject" => (0..SUBJECTS).map(newest).collect(),
         "newest of known subjects" => [1, 7, 100].map(newest).into(),
         "gaps" => vec![json!({"sequence": SILENT.end, "missing": SILENT.end - SILENT.start})],
