@@ -152,7 +152,11 @@ async fn the_cache_is_not_given_what_was_skipped() {
     all.extend([of("second", STORED), of("skipped too", SKIPPED)]);
     publish_in_one_batch(&stack, &ganesh, &all).await;
     stack.wait_until_drained().await;
-    assert_eq!(latest().await.0, "second");
+    // P5 gives a second, which a cache write that was late takes.
+    eventually("the state is the newest stored one", || async {
+        latest().await.0 == "second"
+    })
+    .await;
 }
 
 /// Triggers that do the work of our key themselves.
