@@ -24,7 +24,7 @@ use super::queries::{READ_LIMIT, Reads, StoredEvent, text};
 use crate::error::Error;
 use crate::event::{Data, Event, Timestamp, to_json};
 
-/// No window begins later than this after the first one. With [`WINDOW_LIMIT`] it fits in [`READ_LIMIT`].
+/// No window begins later than this after the first one. With the limit of a window it fits in [`READ_LIMIT`].
 const WINDOWS_LIMIT: Duration = Duration::from_secs(2);
 /// Begins the transaction of a window, which the server ends after 800 ms.
 const BEGIN_WINDOW: &str = "BEGIN READ ONLY; SET LOCAL statement_timeout = '800ms'";
