@@ -8,7 +8,7 @@ use sqlx::{FromRow, Row};
 
 use super::deadline::{Deadline, LentConnection};
 use super::layout::{Layout, Span};
-use crate::error::{Dependency, Error};
+use crate::error::{Code, Error};
 use crate::event::Timestamp;
 use crate::text;
 
@@ -40,7 +40,7 @@ const BY_SEQUENCE: &str = statement!("stream_seq = $3::text::bigint AND $4::text
 const BY_TRACE: &str = statement!("trace_id = $3::text AND $4::text IS NULL");
 const FATE: &str = "\
     SELECT fate, left(detail, 1024) AS detail, decided_at, published_at FROM fates \
-    WHERE stream_seq = $1 AND ($2::timestamptz IS NULL OR published_at = $2) \
+    WHERE stream_seq = $1 AND ($2::timestamptz IS NULL OR published_at = $2) AND stream = $3 \
     ORDER BY published_at DESC LIMIT 1";
 
 /// Triggers that can leave a row out: for each row, before an insert, of `events` or a partition.
@@ -101,7 +101,7 @@ pub(crate) enum RowSearch<'a> {
     Subject(&'a str),
     /// No index has it: partitions are read, the newest first.
     Sequence(u64),
-    /// The same.
+    /// No index has it either.
     Trace(&'a str),
 }
 
@@ -126,15 +126,11 @@ pub(crate) async fn rows(pool: &PgPool, wanted: &RowSearch<'_>) -> Result<FoundR
     match deadline.run(search(pool, wanted, &mut found)).await {
         Ok(()) => Ok(found),
         // A scan that takes too long has still looked into what it has.
-        Err(error) if is_scan && error.detail == late().detail && found.searched_from.is_some() => {
+        Err(error) if is_scan && error.code == Code::Timeout && found.searched_from.is_some() => {
             Ok(found)
         }
         Err(error) => Err(error),
     }
-}
-
-fn late() -> Error {
-    Error::timeout(Dependency::Postgres, "search for a row")
 }
 
 async fn search(
@@ -174,10 +170,10 @@ async fn search(
             }
         }
         if layout.stands(&mut lent.connection).await? {
+            found.is_complete = true;
             break;
         }
     }
-    found.is_complete = true;
     // A search leaves memory of each partition in its session: that one is not given back.
     Ok(())
 }
@@ -220,6 +216,7 @@ pub(crate) async fn skipping_triggers(pool: &PgPool) -> Result<Vec<String>, Erro
 /// When Postgres does not answer, or with an error.
 pub(crate) async fn fate(
     pool: &PgPool,
+    stream: &str,
     sequence: u64,
     published_at: Option<Timestamp>,
 ) -> Result<Option<FateRow>, Error> {
@@ -228,6 +225,7 @@ pub(crate) async fn fate(
         let fate = sqlx::query_as(FATE)
             .bind(i64::try_from(sequence).unwrap_or(i64::MAX))
             .bind(published_at)
+            .bind(stream)
             .persistent(false)
             .fetch_optional(&mut *lent.connection)
             .await?;

@@ -46,6 +46,13 @@ async fn a_held_message_is_delivered_and_not_acknowledged() {
     assert_eq!(answer["outcome"], "held", "{answer:#}");
     assert_eq!(answer["stream"]["consumer"]["acknowledged"], false);
     assert_eq!(answer["stream"]["consumer"]["ack_pending"], 1);
+    // A mirror's message has the sequence and the time of its origin's, and an end of its own.
+    let fate = "INSERT INTO fates (stream, stream_seq, published_at, fate, detail) \
+         VALUES ('MIRROR', 1, $1::text::timestamptz, 'rejected_row', '')";
+    let published_at = answer["stream"]["stored_at"].as_str().unwrap();
+    let fate = sqlx::query(fate).bind(published_at).execute(&stack.pool);
+    fate.await.unwrap();
+    assert_eq!(explain(&stack, &["1"])["outcome"], "held");
     lock.rollback().await.unwrap();
     stack.wait_until_drained().await;
     ganesh

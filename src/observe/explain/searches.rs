@@ -163,7 +163,7 @@ impl Inquiry<'_> {
                 time: Some(time),
             };
             if let Some(found) = self.rows(&wanted).await {
-                self.rows_complete = true;
+                self.rows_complete = found.is_complete;
                 let row = found.rows.into_iter().next();
                 let is_own = row.as_ref().is_some_and(|row| {
                     row.sequence() == sequence && Some(row.published_at) == published_at
@@ -189,7 +189,8 @@ impl Inquiry<'_> {
             && let Some(pool) = self.pool()
         {
             let published_at = self.published_at();
-            let fate = trail::fate(&pool, sequence, published_at).await;
+            let stream = &self.places.config.nats.stream;
+            let fate = trail::fate(&pool, stream, sequence, published_at).await;
             self.fate = self.noted(AskedPlace::Postgres, fate).flatten();
             let triggers = trail::skipping_triggers(&pool).await;
             self.triggers = self
