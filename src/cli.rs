@@ -179,7 +179,9 @@ fn run(name: &str, matches: &ArgMatches) -> Result<(), Failure> {
         }
         let spans = tracing.as_ref().map(|tracing| tracing.queue.clone());
         let result = match subcommand {
-            Subcommand::Serve => serve::run(config, metrics, spans, log_filter, &shutdown).await,
+            Subcommand::Serve => {
+                Box::pin(serve::run(config, metrics, spans, log_filter, &shutdown)).await
+            }
             Subcommand::Produce(options) => Box::pin(produce::run(config, options, spans)).await,
             Subcommand::Migrate => migrate::run(config).await,
             Subcommand::Dlq(matches) => Box::pin(dlq::run(config, matches)).await,

@@ -232,6 +232,34 @@ async fn a_message_whose_write_ends_three_processes_is_a_dead_letter() {
     ganesh.wait_for_metric(counted, 1.0).await;
 }
 
+/// The note of a write that a shutdown broke off says nothing against its message.
+#[tokio::test]
+async fn shutdowns_in_the_middle_of_its_write_make_no_letter_of_a_message() {
+    let settings = [&ONE_DELIVERY[..], &[("GANESH_SHUTDOWN_GRACE", "2s")]].concat();
+    let stack = Stack::start().await;
+    assert!(stack.serve(&settings).await.terminate().await.success());
+    let all = events("e", 1);
+    publish(&stack.jetstream().await, &all).await;
+    wear_out(&stack, 2).await;
+    let key = hold_key(&stack, &all[0]).await;
+    for _ in 0..4 {
+        let ganesh = stack.serve(&settings).await;
+        eventually("its write has begun", || async {
+            trials(&stack).await == [1]
+        })
+        .await;
+        wait_until_so_many_wait(&stack, 1).await;
+        assert!(ganesh.terminate().await.success());
+        assert_eq!(trials(&stack).await, [0]);
+        wait_until_so_many_wait(&stack, 0).await;
+    }
+    key.rollback().await.unwrap();
+    let _ganesh = stack.serve(&settings).await;
+    stack.wait_until_drained().await;
+    assert_eq!(stack.rows().await, 1);
+    assert_eq!(stack.dead_letters().await, 0);
+}
+
 #[tokio::test]
 async fn a_message_that_was_delivered_twice_as_often_and_has_a_row_is_a_duplicate() {
     let stack = Stack::start().await;

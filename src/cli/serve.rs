@@ -130,11 +130,13 @@ impl Service {
         let client = servers.event_source.jetstream.client();
         let readable = servers.event_source.readable.clone();
         let (resources, background_tasks) = self.build(servers, api_listener)?;
+        let storage = resources.storage.clone();
         let result = tokio::select! {
             biased; // without a client the pipeline never ends
             () = connection::lost(drops) => Err(self.client_crashed(&readable)),
             result = self.run_pipeline(resources) => result.map_err(Failure::from),
         };
+        storage.end_own_trials().await;
         if !matches!(result, Err(Failure::ClientCrashed { .. })) {
             self.drain(&client, background_tasks).await;
         }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::attempt::{Undecided, Written};
+use super::attempt::{self, Undecided, Written};
 use super::fate::{self, Ends, Proposal};
 use super::parking::{Attempt, BatchHistory, NextBatch, SeenFailures};
 use super::trial;
@@ -23,26 +23,12 @@ pub(crate) async fn store(
     next: NextBatch,
 ) -> Result<Option<(StoredBatch, Vec<DeadLetter>)>, Error> {
     let NextBatch { mut batch, history } = next;
-    let given_up = trial::begin(writer, &mut batch).await?;
-    if given_up.is_empty() {
-        return write(writer, batch, history).await;
+    if trial::begin(writer, &mut batch).await? {
+        writer
+            .parking
+            .record_outcome(history, &[], Vec::new(), batch.taken_at);
+        return decide_given_up(writer, batch).await.map(Some);
     }
-    // Others are tried again without them.
-    trial::end(writer, &mut batch).await?;
-    let others = std::mem::replace(&mut batch.messages, given_up);
-    writer.parking.park_for_later(others);
-    writer
-        .parking
-        .record_outcome(history, &[], Vec::new(), batch.taken_at);
-    decide_given_up(writer, batch).await.map(Some)
-}
-
-/// Writes a batch of which no message is given up.
-async fn write(
-    writer: &Writer,
-    mut batch: Batch,
-    history: BatchHistory,
-) -> Result<Option<(StoredBatch, Vec<DeadLetter>)>, Error> {
     let options = WriteOptions {
         expect_duplicates: history.was_parked
             || batch.messages.iter().any(|d| d.delivery.is_redelivered()),
@@ -53,7 +39,7 @@ async fn write(
         outcomes,
         method,
         undecided,
-    } = trial::write(writer, &mut batch, &history, options).await?;
+    } = write(writer, &mut batch, &history, options).await?;
     let mut undecided_rows = 0;
     let outcomes = if let Some(undecided) = undecided {
         let outcomes_before = outcomes.len();
@@ -103,6 +89,19 @@ async fn write(
         epoch_advanced: options.advance_epoch && ends.settled.is_empty(),
     };
     Ok(Some(finish(writer, stored, ends)))
+}
+
+async fn write(
+    writer: &Writer,
+    batch: &mut Batch,
+    history: &BatchHistory,
+    options: WriteOptions,
+) -> Result<Written, Error> {
+    let written = attempt::write(writer, batch, history, options).await;
+    // Whatever came of it.
+    let ended = trial::end(writer, batch).await;
+    let written = written?;
+    ended.map(|()| written)
 }
 
 /// Adds messages that need no letter to those with rows, and makes the letters.
@@ -168,7 +167,7 @@ fn take_undecided(
     (decided, rest)
 }
 
-/// Decides messages that are given up, without another write. If the event has a row, the message is a
+/// Decides a message that is given up, without another write. If the event has a row, the message is a
 /// duplicate whose acknowledgement was lost. Otherwise it becomes a dead letter, unless a trigger skipped
 /// its row.
 async fn decide_given_up(
@@ -183,9 +182,9 @@ async fn decide_given_up(
             duplicates.push((decoded, Outcome::Duplicate));
         } else {
             let detail = format!(
-                "delivered {} times, and {} processes ended while they wrote it alone; it has no row",
+                "delivered {} times; {} processes died while they wrote it; it has no row",
                 decoded.delivery.delivered,
-                trial::ENDED_MAX
+                trial::DIED_MAX
             );
             let fate = MessageFate::DeadLetter(Reason::MaxDeliveries, detail);
             proposals.push(Proposal { decoded, fate });

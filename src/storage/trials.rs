@@ -1,8 +1,11 @@
 //! Writes of messages that were delivered very often. Each is noted before it begins, and the note is removed
-//! when it has ended, whatever the answer was: a note that stays is of a process that ended in the middle.
+//! when it has ended, or when the process ends in good order: a note that stays is of a process that died.
 //!
 //! Deliveries alone prove nothing against a row: a service that cannot write ends at each start, and each
 //! start uses up one delivery of every message that it held.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use sqlx::postgres::PgPool;
 
@@ -11,32 +14,40 @@ use super::row::Row;
 use super::write::{EventWriter, WRITE_TIMEOUT};
 use crate::error::Error;
 
+/// A process counts once, however often it begins.
 const BEGIN: &str = "\
-    INSERT INTO trials AS trial (stream, stream_seq, published_at) VALUES ($1, $2, $3) \
+    INSERT INTO trials AS trial (stream, stream_seq, published_at, process) VALUES ($1, $2, $3, $4) \
     ON CONFLICT (stream_seq, published_at, stream) \
-    DO UPDATE SET begun = trial.begun + 1, begun_at = clock_timestamp() \
+    DO UPDATE SET begun = trial.begun + (trial.process <> excluded.process)::int, \
+                  process = excluded.process, begun_at = clock_timestamp() \
     RETURNING begun - 1";
 const END: &str = "DELETE FROM trials WHERE stream = $1 AND stream_seq = $2 AND published_at = $3";
+const END_OF_PROCESS: &str = "UPDATE trials SET begun = begun - 1, process = '' WHERE process = $1";
+/// Less than a shutdown keeps back for the last acknowledgements.
+const END_OF_PROCESS_LIMIT: Duration = Duration::from_secs(1);
 /// Nobody delivers them any more.
 const FORGET: &str = "DELETE FROM trials WHERE begun_at < now() - interval '7 days'";
 
 impl EventWriter {
-    /// Notes that a write of this row begins. Returns how many began before and never ended.
+    /// Notes that a write of this row begins. Returns how many other processes began one and never ended it.
     ///
     /// # Errors
     /// When Postgres refuses or does not answer.
     pub(crate) async fn begin_trial(&self, row: &Row<'_>) -> Result<i32, Error> {
         let deadline = Deadline::new(WRITE_TIMEOUT, "note of a write that begins");
+        let (has_trials, process) = self.trials();
+        has_trials.store(true, Ordering::Relaxed);
         let begin = async {
             let mut lent = LentConnection::of(self.pool()).await?;
-            let ended_in_the_middle = sqlx::query_scalar(BEGIN)
+            let died = sqlx::query_scalar(BEGIN)
                 .bind(row.stream)
                 .bind(row.stream_seq_i64())
                 .bind(row.published_at)
+                .bind(process)
                 .fetch_one(&mut *lent.connection)
                 .await?;
             lent.give_back();
-            Ok(ended_in_the_middle)
+            Ok(died)
         };
         deadline.run(begin).await
     }
@@ -59,6 +70,22 @@ impl EventWriter {
             Ok(())
         };
         deadline.run(end).await
+    }
+
+    /// Takes back what this process noted, when it ends in good order and its writers have stopped in whatever
+    /// place: it does not count.
+    pub(crate) async fn end_own_trials(&self) {
+        let (has_trials, process) = self.trials();
+        if !has_trials.load(Ordering::Relaxed) {
+            return;
+        }
+        let deadline = Deadline::new(END_OF_PROCESS_LIMIT, "notes of writes that ended");
+        let end = sqlx::query(END_OF_PROCESS)
+            .bind(process)
+            .execute(self.pool());
+        if let Err(error) = deadline.run(end).await {
+            tracing::warn!(%error, "writes that this shutdown broke off count as if the process had died");
+        }
     }
 }
 

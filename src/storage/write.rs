@@ -50,6 +50,9 @@ pub struct EventWriter {
     attempts: Arc<AtomicU64>,
     /// For each method the newest attempt that stored a row.
     newest_success: Arc<[AtomicU64; WriteMethod::VARIANTS.len()]>,
+    /// Whether this process noted a trial, and its name there.
+    has_trials: Arc<AtomicBool>,
+    process: Arc<str>,
 }
 
 /// How to write one batch.
@@ -90,7 +93,13 @@ impl EventWriter {
             copy_is_refused: Arc::default(),
             attempts: Arc::default(),
             newest_success: Arc::default(),
+            has_trials: Arc::default(),
+            process: format!("{:016x}", rand::random::<u64>()).into(),
         }
+    }
+
+    pub(super) fn trials(&self) -> (&AtomicBool, &str) {
+        (&self.has_trials, &self.process)
     }
 
     pub(super) fn part_limit(&self) -> &PartLimit {
