@@ -95,9 +95,12 @@ class Watchers:
                 run = self.root / "scripts" / "infrastructure" / name / "run"
                 child.start([str(run)], {**environment, **self.own_settings(name, ports)}, stdin)
 
-    def otlp_endpoint(self, ports):
-        """Where ganesh sends its traces; None without a Jaeger."""
-        return f"http://127.0.0.1:{ports['jaeger_otlp']}" if self.present["jaeger"] else None
+    def trace_settings(self, ports):
+        """Where ganesh sends its traces, and reads them; None without a Jaeger."""
+        if not self.present["jaeger"]:
+            return None
+        otlp, page = (f"http://127.0.0.1:{ports[name]}" for name in ("jaeger_otlp", "jaeger"))
+        return {"OTEL_EXPORTER_OTLP_ENDPOINT": otlp, "JAEGER_URL": page}
 
     def prometheus_has_pages(self):
         """Debian's build looks for them in the folder of the installed package."""

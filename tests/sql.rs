@@ -315,7 +315,7 @@ fn expected(name: &str) -> Vec<Value> {
         "late" => {
             let events = Made::all().filter(Made::is_late).count();
             vec![
-                json!({"source": "https://fleet.example.com", "events": events, "latest": "00:02:00"}),
+                json!({"source": "https://fleet.example.com", "events": events, "longest_delay": "00:02:00"}),
             ]
         }
         other => panic!("docs/QUERIES.md: nothing is expected of {other}"),

@@ -62,7 +62,7 @@ pub(super) async fn watch(tokens: ApiTokens, in_force: TokensInForce, stop: Canc
             );
         } else {
             tracing::warn!(
-                "GANESH_API_TOKEN_FILE cannot be read or has no tokens, one a line: those before stay in force"
+                "GANESH_API_TOKEN_FILE: expected at least one token, one a line; the previous tokens stay valid"
             );
         }
         last = found;

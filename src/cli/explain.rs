@@ -29,11 +29,11 @@ pub(super) fn command() -> Command {
         .after_help(
             "Says what happened to one message, with times, and which place says so: the stream, its consumer, \
              Postgres, the dead letters, Jaeger (JAEGER_URL), the cache. Nothing is changed anywhere.\n\n\
-             WHAT is told from its form. Digits are a sequence of GANESH_STREAM, 32 hexadecimal digits a trace id. Anything \
+             The form of WHAT decides: digits are a sequence of GANESH_STREAM, 32 hexadecimal digits a trace id. Anything \
              else is an event's id, or else a subject, of which the newest event is explained. With --source or --time it \
              is an id in any case. --sequence, --id, --trace-id and --subject say which it is.\n\n\
-             A message without a row or a letter can be found by its sequence alone: the stream is not read through. \
-             What is not known is said, and which place could not be asked. Exit codes: 0 answered, 1 no place answered.",
+             A message without a row or a letter is found only by its sequence, or by a trace id that Jaeger has kept: the \
+             stream is not read through. The answer names what is unknown, and which system did not answer. Exit codes: 0 answered, 1 no place answered.",
         )
         .arg(Arg::new(WHAT).value_name("WHAT").help(
             "A sequence, an event's id, a trace id, or a subject",

@@ -100,7 +100,7 @@ impl Reader {
         })
     }
 
-    /// The same; `None` is `off`.
+    /// An address to listen on; `None` is `off`.
     pub(super) fn socket_addr_or_off(&mut self, env: &'static str) -> Option<SocketAddr> {
         let expected = "an address and port such as 127.0.0.1:8080, or off";
         self.parse(env, expected, |raw| match raw {
@@ -158,7 +158,7 @@ impl Reader {
         })
     }
 
-    /// The same, or none. A server behind a proxy has a path.
+    /// The URL of an HTTP server, or none. One behind a proxy has a path.
     pub(super) fn optional_http_url(&mut self, env: &'static str) -> Option<SecretUrl> {
         let expected = "a URL that starts with http://, without user, parameters and fragment";
         self.optional(env, expected, |raw| {

@@ -161,7 +161,7 @@ pub(super) async fn remove_unused(jetstream: &Context, made: &Info) {
         let now = found.cached_info();
         let is_as_made = now.created == made.created && now.config == made.config;
         if !is_as_made || now.state.last_sequence > 0 || now.state.consumer_count > 0 {
-            return Err("somebody uses it by now".to_owned());
+            return Err("another client uses it".to_owned());
         }
         let deleted = jetstream.delete_stream(name).await;
         deleted.map(|_| ()).map_err(|error| error.to_string())
@@ -170,7 +170,7 @@ pub(super) async fn remove_unused(jetstream: &Context, made: &Info) {
         tracing::warn!(
             stream = name,
             error,
-            "the stream that this start made stays"
+            "a stream that this start made is not deleted"
         );
     }
 }

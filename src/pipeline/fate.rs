@@ -101,7 +101,7 @@ pub(crate) async fn until_answered<T, F: Future<Output = Result<T, Error>>>(
             tracing::error!(%error, "Postgres refuses what we ask; stopping");
             return Err(error);
         }
-        tracing::warn!(%error, "cannot decide on single messages; trying again");
+        tracing::warn!(%error, "cannot read or write fates or trials; trying again");
         failures.add(&error);
         backoff.wait_or(recovery).await;
     }

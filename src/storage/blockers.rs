@@ -69,8 +69,8 @@ fn late(what: &str, holders: Option<&str>) -> Error {
         Class::Transient,
         Code::Timeout,
         format!(
-            "{what}: waits for a lock that somebody else holds: {holders}. End that (SELECT \
-             pg_terminate_backend(process)), or try again later"
+            "{what}: waiting for a lock held by {holders}. End it (SELECT pg_terminate_backend(its number)), \
+             or try again later"
         ),
     )
 }

@@ -4,7 +4,7 @@
 //! Deliveries alone prove nothing against a row: a service that cannot write ends at each start, and each
 //! start uses up one delivery of every message that it held.
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use sqlx::postgres::PgPool;
@@ -28,6 +28,23 @@ const END_OF_PROCESS_LIMIT: Duration = Duration::from_secs(1);
 /// Nobody delivers them any more.
 const FORGET: &str = "DELETE FROM trials WHERE begun_at < now() - interval '7 days'";
 
+/// The trials of one process.
+#[derive(Debug)]
+pub(super) struct OwnTrials {
+    /// Its name in the table.
+    process: String,
+    has_any: AtomicBool,
+}
+
+impl Default for OwnTrials {
+    fn default() -> Self {
+        Self {
+            process: format!("{:016x}", rand::random::<u64>()),
+            has_any: AtomicBool::new(false),
+        }
+    }
+}
+
 impl EventWriter {
     /// Notes that a write of this row begins. Returns how many other processes began one and never ended it.
     ///
@@ -35,15 +52,14 @@ impl EventWriter {
     /// When Postgres refuses or does not answer.
     pub(crate) async fn begin_trial(&self, row: &Row<'_>) -> Result<i32, Error> {
         let deadline = Deadline::new(WRITE_TIMEOUT, "note of a write that begins");
-        let (has_trials, process) = self.trials();
-        has_trials.store(true, Ordering::Relaxed);
+        self.own_trials.has_any.store(true, Ordering::Relaxed);
         let begin = async {
             let mut lent = LentConnection::of(self.pool()).await?;
             let died = sqlx::query_scalar(BEGIN)
                 .bind(row.stream)
                 .bind(row.stream_seq_i64())
                 .bind(row.published_at)
-                .bind(process)
+                .bind(&self.own_trials.process)
                 .fetch_one(&mut *lent.connection)
                 .await?;
             lent.give_back();
@@ -75,13 +91,12 @@ impl EventWriter {
     /// Takes back what this process noted, when it ends in good order and its writers have stopped in whatever
     /// place: it does not count.
     pub(crate) async fn end_own_trials(&self) {
-        let (has_trials, process) = self.trials();
-        if !has_trials.load(Ordering::Relaxed) {
+        if !self.own_trials.has_any.load(Ordering::Relaxed) {
             return;
         }
         let deadline = Deadline::new(END_OF_PROCESS_LIMIT, "notes of writes that ended");
         let end = sqlx::query(END_OF_PROCESS)
-            .bind(process)
+            .bind(&self.own_trials.process)
             .execute(self.pool());
         if let Err(error) = deadline.run(end).await {
             tracing::warn!(%error, "writes that this shutdown broke off count as if the process had died");

@@ -17,6 +17,7 @@ use super::fates::MAY_BE_DECIDED;
 use super::outcome::{RowOutcome, write_rows};
 use super::part_limit::PartLimit;
 use super::row::Row;
+use super::trials::OwnTrials;
 use super::{epoch, inspect};
 use crate::error::{Class, Code, Dependency, Error};
 use crate::labels::WriteMethod;
@@ -50,9 +51,8 @@ pub struct EventWriter {
     attempts: Arc<AtomicU64>,
     /// For each method the newest attempt that stored a row.
     newest_success: Arc<[AtomicU64; WriteMethod::VARIANTS.len()]>,
-    /// Whether this process noted a trial, and its name there.
-    has_trials: Arc<AtomicBool>,
-    process: Arc<str>,
+    /// What this process noted in `trials`.
+    pub(super) own_trials: Arc<OwnTrials>,
 }
 
 /// How to write one batch.
@@ -93,13 +93,8 @@ impl EventWriter {
             copy_is_refused: Arc::default(),
             attempts: Arc::default(),
             newest_success: Arc::default(),
-            has_trials: Arc::default(),
-            process: format!("{:016x}", rand::random::<u64>()).into(),
+            own_trials: Arc::default(),
         }
-    }
-
-    pub(super) fn trials(&self) -> (&AtomicBool, &str) {
-        (&self.has_trials, &self.process)
     }
 
     pub(super) fn part_limit(&self) -> &PartLimit {

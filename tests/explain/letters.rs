@@ -112,7 +112,7 @@ async fn a_letter_that_is_gone_is_not_guessed_at() {
     assert_eq!(answer["fate"]["fate"], "rejected_row");
     let told = told(&answer);
     assert!(
-        told.contains("replayed and deleted, or purged; which is not known"),
+        told.contains("it was replayed or purged; which is not known"),
         "{told}"
     );
 }

@@ -127,6 +127,6 @@ async fn a_stream_that_was_made_anew_has_another_message_of_that_sequence() {
     assert_eq!(answer["outcome"], "stored", "{answer:#}");
     assert_eq!(answer["stream"], serde_json::Value::Null);
     let not_known = answer["not_known"].to_string();
-    assert!(not_known.contains("made anew"), "{not_known}");
+    assert!(not_known.contains("deleted and made again"), "{not_known}");
     assert_eq!(explain(&stack, &["1"])["event"]["id"], "after");
 }

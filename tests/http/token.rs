@@ -79,10 +79,17 @@ async fn each_token_of_a_file_admits_and_the_file_is_read_again() {
     // What has no tokens neither opens the API nor closes it.
     for text in ["", "\n", "two words\n"] {
         std::fs::write(&file, text).unwrap();
-        let warnings = ganesh.log().matches("those before stay in force").count();
+        let warnings = ganesh
+            .log()
+            .matches("the previous tokens stay valid")
+            .count();
         if text.is_empty() {
             eventually("it says so", || async {
-                ganesh.log().matches("those before stay in force").count() > warnings
+                ganesh
+                    .log()
+                    .matches("the previous tokens stay valid")
+                    .count()
+                    > warnings
             })
             .await;
         }

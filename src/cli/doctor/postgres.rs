@@ -163,7 +163,7 @@ async fn check_permissions(
     .await?;
     if !may_write {
         findings.failed(
-            "this role may not read and write events, cache_epoch, fates and trials: GRANT SELECT, INSERT, UPDATE, DELETE ON them TO it",
+            "this role may not read and write all of ganesh's tables: GRANT SELECT, INSERT, UPDATE, DELETE ON events, cache_epoch, fates, trials TO it",
         );
     } else if !may_partition {
         findings.failed(format_args!(

@@ -1,4 +1,4 @@
-//! The answer, as `--json` and the API write it.
+//! The answer, as `--json` writes it.
 
 use serde::Serialize;
 
@@ -241,7 +241,7 @@ fn waiting(inquiry: &Inquiry<'_>) -> Option<WaitingSays> {
     })
 }
 
-/// The same in words.
+/// How it waits, in words.
 pub(super) fn waiting_in_words(inquiry: &Inquiry<'_>) -> Option<String> {
     let waiting = waiting(inquiry)?;
     let at_most = if waiting.before_is_exact || waiting.before == 0 {

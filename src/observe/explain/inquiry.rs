@@ -159,7 +159,7 @@ impl<'a> Inquiry<'a> {
     /// Forgets what the stream said: it was made anew, and the sequence means another message there.
     pub(super) fn forget_stream(&mut self, stored_at: Timestamp) {
         self.not_known.push(format!(
-            "what the stream had: it was made anew, and took its message {} of today at {stored_at}",
+            "what the original stream had: it was deleted and made again; its present message {} was stored at {stored_at}",
             self.sequence.unwrap_or_default()
         ));
         (self.message, self.bounds, self.consumer) = (None, None, None);
@@ -208,7 +208,7 @@ impl<'a> Inquiry<'a> {
         held.or_else(|| self.published_at_elsewhere())
     }
 
-    /// The same, without the stream.
+    /// When the stream took it, by what the row, the fate or the letter says.
     pub(super) fn published_at_elsewhere(&self) -> Option<Timestamp> {
         let by_row = self.row.as_ref().map(|row| row.published_at);
         let by_fate = || self.fate.as_ref().map(|fate| fate.published_at);
@@ -279,7 +279,7 @@ impl<'a> Inquiry<'a> {
         let newest = self.rows(&RowSearch::Subject(&subject)).await;
         self.newest = newest.and_then(|found| found.rows.into_iter().next());
         let Some(pool) = self.pool() else {
-            let why = "its keys have a number in them that Postgres keeps";
+            let why = "its keys contain the epoch, which Postgres holds";
             self.gap(AskedPlace::Cache, why.to_owned());
             return;
         };

@@ -271,8 +271,8 @@ impl Inquiry<'_> {
     fn say_how_far(&mut self, found: &FoundRows) {
         if let (false, Some(from)) = (found.is_complete, found.searched_from) {
             self.not_known.push(format!(
-                "whether it has a row of before {from}: no index leads there, and the search ended after 5 s; ask by \
-                 the event's id"
+                "whether there is a row older than {from}: there is no index for this, and the search stopped after \
+                 5 s; ask by the event's id"
             ));
         }
     }

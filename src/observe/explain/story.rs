@@ -237,9 +237,9 @@ fn of_letters(story: &mut Story, inquiry: &Inquiry<'_>) {
         if inquiry.letters_complete && inquiry.sequence.is_some() {
             let text = match &inquiry.fate {
                 Some(fate) if fate.fate != "skipped" => {
-                    "have its letter no more: replayed and deleted, or purged; which is not known"
+                    "no longer have its letter: it was replayed or purged; which is not known"
                 }
-                _ => "have none of it",
+                _ => "have no letter of it",
             };
             story.say(LETTERS, None, text);
         }
@@ -296,7 +296,7 @@ fn of_trace(story: &mut Story, inquiry: &Inquiry<'_>) {
     }
     if inquiry.spans.is_some() {
         let link = link(inquiry).unwrap_or_default();
-        let text = format!("has a trace {id} in which the message is not: {link}");
+        let text = format!("has trace {id}, without this message: {link}");
         story.say(JAEGER, None, &text);
     } else if inquiry.jaeger_answered {
         let text = format!("has no trace {id}: it was not kept, or is gone");
@@ -340,8 +340,10 @@ fn of_subject(story: &mut Story, inquiry: &Inquiry<'_>) {
         }
         ("nothing", _) => "has nothing of its subject: the next read asks Postgres".to_owned(),
         ("lease", _) => "is being given the state of its subject by a reader".to_owned(),
-        ("not_used", _) => "is not used: its epoch is of another server, or of none yet".to_owned(),
-        _ => "holds what reads do not use: they ask Postgres".to_owned(),
+        ("not_used", _) => {
+            "is not in use: the epoch belongs to another cache server, or to none yet".to_owned()
+        }
+        _ => "holds an unusable entry: reads go to Postgres".to_owned(),
     };
     story.say(CACHE, None, &text);
 }
