@@ -14,8 +14,9 @@ use crate::labels::{Decision, Stage};
 use crate::message::timings::DETAIL_MAX_BYTES;
 use crate::text::cut;
 
-/// Entries of each list at most.
-pub(crate) const ENTRIES_MAX: usize = 50;
+/// Of each longest stage: what waits behind a slow stage is many messages, and would push out the few that name it.
+const SLOWEST_OF_STAGE_MAX: usize = 20;
+const FAILED_MAX: usize = 50;
 /// The slowest ones are those of this window and of the one before.
 pub(crate) const WINDOW_NANOS: u64 = 300_000_000_000;
 
@@ -57,12 +58,15 @@ pub(crate) struct Lately {
 #[derive(Debug, Clone, Default)]
 pub struct SlowList(Arc<Mutex<Lists>>);
 
+/// Each list is sorted, the slowest first.
+type ByLongestStage = [Vec<SlowMessage>; Stage::VARIANTS.len()];
+
 #[derive(Debug, Default)]
 struct Lists {
     /// Number of the window that `slowest` is of.
     window: u64,
-    slowest: Vec<SlowMessage>,
-    slowest_before: Vec<SlowMessage>,
+    slowest: ByLongestStage,
+    slowest_before: ByLongestStage,
     /// The newest last.
     failed: VecDeque<SlowMessage>,
 }
@@ -71,21 +75,23 @@ impl SlowList {
     pub(crate) fn offer(&self, message: &SettledMessage<'_>, decision: Decision) {
         let failed = message.has_failed();
         let window = message.moment.monotonic() / WINDOW_NANOS;
-        let threshold = self.state_of(window).threshold_nanos();
+        let longest = message.times.longest();
+        let stage = longest.map_or(Stage::Stream, |longest| longest.stage);
+        let threshold = self.state_of(window).threshold_nanos(stage);
         if !failed && message.times.total_nanos() <= threshold {
             return;
         }
         // Not under the lock. When another task offers meanwhile, the slowest are sorted and cut all
         // the same.
         let entry = SlowMessage::of(message, decision);
-        let mut state = self.state_of(window);
+        let mut lists = self.state_of(window);
         if failed {
-            if state.failed.len() == ENTRIES_MAX {
-                state.failed.pop_front();
+            if lists.failed.len() == FAILED_MAX {
+                lists.failed.pop_front();
             }
-            state.failed.push_back(entry.clone());
+            lists.failed.push_back(entry.clone());
         }
-        state.insert(entry);
+        lists.insert(stage, entry);
     }
 
     /// The lists at `now_nanos` on the monotonic clock: the slowest first, and the newest failed
@@ -95,11 +101,11 @@ impl SlowList {
         let mut slowest: Vec<SlowMessage> = state
             .slowest
             .iter()
-            .chain(&state.slowest_before)
+            .zip(&state.slowest_before)
+            .flat_map(|(now, before)| slowest_of(now.iter().chain(before)))
             .cloned()
             .collect();
         slowest.sort_by_key(|entry| std::cmp::Reverse(entry.total_nanos()));
-        slowest.truncate(ENTRIES_MAX);
         Lately {
             slowest,
             failed: state.failed.iter().rev().cloned().collect(),
@@ -115,7 +121,7 @@ impl SlowList {
             state.slowest_before = if window == state.window + 1 {
                 slowest
             } else {
-                Vec::new()
+                ByLongestStage::default()
             };
             state.window = window;
         }
@@ -124,20 +130,25 @@ impl SlowList {
 }
 
 impl Lists {
-    /// The total that a message must exceed to be among the slowest.
-    fn threshold_nanos(&self) -> u64 {
-        let last = self.slowest.get(ENTRIES_MAX - 1);
+    /// The total that a message must exceed to be among the slowest of its longest stage.
+    fn threshold_nanos(&self, longest: Stage) -> u64 {
+        let last = self.slowest[longest as usize].get(SLOWEST_OF_STAGE_MAX - 1);
         last.map_or(0, SlowMessage::total_nanos)
     }
 
-    /// Adds an entry to the slowest, which are sorted, the slowest first.
-    fn insert(&mut self, entry: SlowMessage) {
-        let place = self
-            .slowest
-            .partition_point(|other| other.total_nanos() >= entry.total_nanos());
-        self.slowest.insert(place, entry);
-        self.slowest.truncate(ENTRIES_MAX);
+    fn insert(&mut self, longest: Stage, entry: SlowMessage) {
+        let slowest = &mut self.slowest[longest as usize];
+        let place = slowest.partition_point(|other| other.total_nanos() >= entry.total_nanos());
+        slowest.insert(place, entry);
+        slowest.truncate(SLOWEST_OF_STAGE_MAX);
     }
+}
+
+fn slowest_of<'a>(entries: impl Iterator<Item = &'a SlowMessage>) -> Vec<&'a SlowMessage> {
+    let mut entries: Vec<&SlowMessage> = entries.collect();
+    entries.sort_by_key(|entry| std::cmp::Reverse(entry.total_nanos()));
+    entries.truncate(SLOWEST_OF_STAGE_MAX);
+    entries
 }
 
 impl SlowMessage {
