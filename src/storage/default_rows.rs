@@ -61,6 +61,15 @@ pub(super) async fn is_mine_to_move(connection: &mut PgConnection) -> Result<boo
         .await
 }
 
+/// Gives the lock of [`is_mine_to_move`] back. Postgres ends a closed session a moment later: the next
+/// partition of the same round would find the lock taken, and be left for a minute.
+pub(super) async fn let_others_move(connection: &mut PgConnection) {
+    let unlock = sqlx::query("SELECT pg_advisory_unlock($1)").bind(MOVE_LOCK);
+    if let Err(error) = unlock.execute(connection).await {
+        tracing::debug!(%error, "the lock of who moves rows ends with its session");
+    }
+}
+
 /// Makes the table and copies them there, each part in a transaction of its own. The session has to be
 /// closed in the end, whatever happens: the notes for [`take_over`] end with it.
 pub(super) async fn copy_to_new_table(

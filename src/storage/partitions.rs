@@ -160,22 +160,39 @@ async fn make(pool: &PgPool, partition: &Partition) -> Result<Upkeep, sqlx::Erro
     if !are_waiting && !is_large {
         return attach(&mut connection, partition, false).await;
     }
-    // The lock of who moves, and the notes of what was copied, end with the session.
+    // The notes of what was copied end with the session, and at the latest then the lock.
     connection.close_on_drop();
     if !default_rows::is_mine_to_move(&mut connection).await? {
         return Ok(Upkeep::LeftToAnother);
     }
-    if are_waiting {
-        return match default_rows::copy_to_new_table(&mut connection, partition).await? {
-            Copying::Done => attach(&mut connection, partition, true).await,
-            Copying::Needless => Ok(Upkeep::Done),
-        };
+    let made = if are_waiting {
+        make_with_copies(&mut connection, partition).await
+    } else {
+        make_excluded(&mut connection, partition).await
+    };
+    default_rows::let_others_move(&mut connection).await;
+    made
+}
+
+async fn make_with_copies(
+    connection: &mut PgConnection,
+    partition: &Partition,
+) -> Result<Upkeep, sqlx::Error> {
+    match default_rows::copy_to_new_table(connection, partition).await? {
+        Copying::Done => attach(connection, partition, true).await,
+        Copying::Needless => Ok(Upkeep::Done),
     }
-    let made = match exclusion::make(&mut connection, partition).await {
-        Ok(()) => attach(&mut connection, partition, false).await,
+}
+
+async fn make_excluded(
+    connection: &mut PgConnection,
+    partition: &Partition,
+) -> Result<Upkeep, sqlx::Error> {
+    let made = match exclusion::make(connection, partition).await {
+        Ok(()) => attach(connection, partition, false).await,
         Err(error) => Err(error),
     };
-    let removed = exclusion::remove(&mut connection).await;
+    let removed = exclusion::remove(connection).await;
     made.and_then(|made| removed.map(|()| made))
 }
 
@@ -185,7 +202,9 @@ async fn clean_up(pool: &PgPool) -> Result<(), sqlx::Error> {
     if exclusion::is_left(&mut connection).await? {
         connection.close_on_drop();
         if default_rows::is_mine_to_move(&mut connection).await? {
-            exclusion::remove(&mut connection).await?;
+            let removed = exclusion::remove(&mut connection).await;
+            default_rows::let_others_move(&mut connection).await;
+            removed?;
         }
     }
     Ok(())

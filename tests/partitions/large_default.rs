@@ -3,9 +3,9 @@
 use ganesh::config::PartitionInterval;
 use ganesh::event::{Event, Timestamp};
 use ganesh::storage::partitions::{Partition, make_ahead, partition_of};
-use sqlx::Executor;
+use sqlx::{Executor, Row};
 
-use super::last_word::begin_to_move;
+use super::last_word::{begin_to_move, make};
 use super::upkeep::{count_in, fill_default, next_week};
 use crate::support::events::{event, publish};
 use crate::support::{Stack, eventually};
@@ -43,6 +43,22 @@ async fn a_large_default_partition_is_checked_before_it_is_locked() {
     let theirs = partition_of(next_week(), PartitionInterval::Day).name;
     assert_eq!(count_in(&stack, &theirs).await, 0);
     assert_eq!(count_in(&stack, "events_default").await, ROWS);
+}
+
+/// The lock ends with the session at the latest, and Postgres ends a closed session a moment later.
+#[tokio::test]
+async fn a_round_leaves_the_lock_of_who_moves_to_the_next_at_once() {
+    let stack = Stack::start().await;
+    ganesh::storage::schema::migrate(&stack.pool).await.unwrap();
+    fill_default(&stack, HISTORY, ROWS).await;
+    let mut next = stack.pool.acquire().await.unwrap();
+    while make(&stack.pool).await.is_some() {}
+    // In one exchange of messages: as little time as it can be.
+    let try_it = "SELECT pg_try_advisory_lock(0x67616e657369)";
+    let row = sqlx::raw_sql(try_it).fetch_one(&mut *next).await.unwrap();
+    let is_free: bool = row.get(0);
+    assert!(is_free, "the next partition would be left to another");
+    next.detach();
 }
 
 async fn assert_nothing_is_left(stack: &Stack) {
