@@ -166,7 +166,7 @@ async fn doctor_fails_for_a_role_that_lacks_a_permission_and_says_which() {
         ),
         (
             format!("GRANT SELECT ON ALL TABLES IN SCHEMA public TO {role}"),
-            "may not read and write events",
+            "may not read and write all of ganesh's tables",
         ),
         (
             format!("GRANT INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA public TO {role}"),

@@ -106,7 +106,7 @@ impl DeadLetters {
     /// How many letters match, and how many of them `limit` lets through, in words.
     fn found(&self, count: u64, limit: u64) -> String {
         let letters = if count == 1 { "letter" } else { "letters" };
-        let found = format!("{count} dead {letters} in {}", self.name);
+        let found = format!("{count} dead {letters} found in {}", self.name);
         if limit < count {
             format!("{found}, of which the first {limit}")
         } else {

@@ -37,7 +37,7 @@ async fn a_list_says_how_many_there_are_and_then_which() {
     .await;
     let table = stdout(&dlq(&stack, &["list"]));
     let mut lines = table.lines();
-    assert_eq!(lines.next(), Some("2 dead letters in EVENTS_DLQ"));
+    assert_eq!(lines.next(), Some("2 dead letters found in EVENTS_DLQ"));
     assert!(lines.next().unwrap().trim_start().starts_with("SEQUENCE"));
     let rest: Vec<&str> = lines.collect();
     assert_eq!(rest.len(), 2, "{table}");
@@ -49,7 +49,7 @@ async fn a_list_says_how_many_there_are_and_then_which() {
         assert!(rest[0].contains(part), "{table}");
     }
     let json = dlq(&stack, &["list", "--json"]);
-    assert_eq!(stderr(&json), "2 dead letters in EVENTS_DLQ\n");
+    assert_eq!(stderr(&json), "2 dead letters found in EVENTS_DLQ\n");
     let letters = listed(&stack, &[]);
     assert_eq!(letters[1]["reason"], "rejected_row");
     assert_eq!(letters[1]["stream_sequence"], 2);
@@ -87,7 +87,7 @@ async fn filters_pick_by_reason_subject_and_time_and_a_limit_the_oldest() {
         );
     }
     let limited = dlq(&stack, &["list", "--limit", "1", "--subject", "events.>"]);
-    let first = "4 dead letters in EVENTS_DLQ, of which the first 1\n";
+    let first = "4 dead letters found in EVENTS_DLQ, of which the first 1\n";
     assert!(stdout(&limited).starts_with(first), "{}", stdout(&limited));
 }
 

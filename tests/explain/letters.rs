@@ -80,7 +80,7 @@ async fn a_replayed_message_names_its_replay_and_a_replay_its_first_message() {
     assert_eq!(answer["dead_letter"]["stream_sequence"], 2);
     let told_of_it = told(&answer);
     assert!(
-        told_of_it.contains("it was replayed 1 times and failed again"),
+        told_of_it.contains("it failed again after each replay (1)"),
         "{told_of_it}"
     );
     strict.terminate().await;

@@ -64,7 +64,10 @@ async fn two_deployments_in_one_account_have_letters_of_their_own() {
         String::from_utf8(output.stdout).unwrap()
     };
     let listed = dlq(&["list", "--subject", "orders.bad"]);
-    assert!(listed.contains("1 dead letter in ORDERS_DLQ"), "{listed}");
+    assert!(
+        listed.contains("1 dead letter found in ORDERS_DLQ"),
+        "{listed}"
+    );
     let shown = dlq(&["show", "1"]);
     assert!(shown.contains("orders.bad"), "{shown}");
     let replayed = dlq(&["replay", "--dry-run"]);

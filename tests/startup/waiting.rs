@@ -88,7 +88,11 @@ async fn a_lock_that_somebody_holds_ends_the_start_in_time_and_names_who_holds_i
         .await
         .unwrap();
     let process = format!("process {process} ");
-    let words = [process.as_str(), "waits for a lock", "idle in transaction"];
+    let words = [
+        process.as_str(),
+        "waiting for a lock",
+        "idle in transaction",
+    ];
     assert_ended_by_a_lock(&stack, &["doctor", "migrate", "serve"], &words).await;
     lock.rollback().await.unwrap();
     let _ganesh = stack.serve(&[]).await;
@@ -112,7 +116,7 @@ async fn a_migration_that_hangs_ends_the_start_of_others_in_time_and_is_named() 
     let process = format!("process {process} ");
     // Whatever its statement runs into: its session has the lock.
     send_signal(hangs.id(), Signal::STOP);
-    let words = [process.as_str(), "migrations", "waits for a lock"];
+    let words = [process.as_str(), "migrations", "waiting for a lock"];
     assert_ended_by_a_lock(&stack, &["migrate", "serve"], &words).await;
     let _ = hangs.kill();
     let _ = hangs.wait();

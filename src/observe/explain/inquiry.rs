@@ -129,7 +129,10 @@ impl<'a> Inquiry<'a> {
             }
             Question::TraceId { trace_id } => self.find_by_trace(trace_id).await,
             Question::Subject { subject } => {
-                self.find_row(&RowSearch::Subject(subject)).await;
+                if !self.find_row(&RowSearch::Subject(subject)).await {
+                    let what = "whether a message without a row has this subject: only rows are found by it";
+                    self.not_known.push(what.to_owned());
+                }
             }
             Question::IdOrSubject { text } => {
                 let is_found = self.find_row_by_id(text, None, None).await

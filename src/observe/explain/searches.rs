@@ -47,8 +47,7 @@ impl Inquiry<'_> {
         };
         if found.letter.is_none() && found.not_looked_into > 0 {
             self.not_known.push(format!(
-                "whether it is one of {} letters that have the id in their body alone: ganesh dlq list, ganesh \
-                 dlq show",
+                "whether a letter has this id in its body alone, as {} may: see ganesh dlq list and show",
                 found.not_looked_into
             ));
         }

@@ -247,7 +247,7 @@ fn of_letters(story: &mut Story, inquiry: &Inquiry<'_>) {
     };
     let header = |name| letter.header(name).unwrap_or("?");
     let text = format!(
-        "have it as letter {}: {}: {} (delivered {} times; ganesh dlq show {})",
+        "have it as letter {}: {}: {} (deliveries: {}; ganesh dlq show {})",
         letter.sequence,
         letter.reason(),
         header(DETAIL),
@@ -258,7 +258,7 @@ fn of_letters(story: &mut Story, inquiry: &Inquiry<'_>) {
     let text = match letter.generation() {
         0 => "it was never replayed".to_owned(),
         generation => format!(
-            "it was replayed {generation} times and failed again, the last time as message {}; first it was message {}",
+            "it failed again after each replay ({generation}), the last time as message {}; first it was message {}",
             header(STREAM_SEQUENCE),
             header(FIRST_SEQUENCE)
         ),
@@ -333,7 +333,7 @@ fn of_subject(story: &mut Story, inquiry: &Inquiry<'_>) {
                 None => "an event",
             };
             format!(
-                "answers for its subject with {which}: id {}, since {:.0} s",
+                "answers for its subject with {which}: id {}, for {:.0} s",
                 cache.id.as_deref().unwrap_or("?"),
                 cache.age_seconds.unwrap_or_default()
             )
