@@ -14,6 +14,7 @@ mod events;
 mod guard;
 pub(crate) mod log_level;
 mod openapi;
+mod pages;
 mod parameters;
 mod problem;
 mod runbook;
@@ -36,6 +37,7 @@ use axum::middleware;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use bytes::Bytes;
+use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tower_http::CompressionLevel;
@@ -48,7 +50,7 @@ use crate::cache::Cache;
 use crate::config::HttpConfig;
 use crate::error::Error;
 use crate::storage::queries::Reads;
-use crate::storage::sqlstate_in;
+use crate::storage::turn::ReadError;
 use crate::telemetry::Metrics;
 pub(crate) use answers::AnswerMemory;
 pub(crate) use events::ENCODED;
@@ -82,14 +84,30 @@ impl Api {
         Problem::from(error)
     }
 
-    /// The same of a read whose length the caller chooses: one that takes too long is no failure of Postgres.
-    fn search_failed(&self, error: &Error) -> Problem {
-        // query_canceled: statement_timeout.
-        if sqlstate_in(&error.detail) != Some("57014") {
-            return self.failed(error);
+    /// The same of a read whose length the caller chooses; `shorter` says how it takes less time. No turn, or too
+    /// little time, is no failure of Postgres.
+    fn read_failed(&self, error: &ReadError, shorter: &str) -> Problem {
+        match error {
+            ReadError::Failed(error) => self.failed(error),
+            ReadError::NoTurn => {
+                Problem::unavailable("other searches, lists and counts are at work: try again")
+            }
+            ReadError::TooMuch => {
+                let detail = format!("there is too much to look through: {shorter}");
+                Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail)
+            }
         }
-        let detail = "there is too much to look through: narrow it by from and to, or by subject";
-        Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail)
+    }
+
+    /// JSON that no cache keeps.
+    fn json_response(&self, answer: &impl Serialize) -> Result<Response, Problem> {
+        let json =
+            serde_json::to_vec(answer).expect("names are texts, and nothing fails to serialize");
+        let headers = [
+            (CONTENT_TYPE, "application/json"),
+            (CACHE_CONTROL, "no-store"),
+        ];
+        Ok((headers, self.answers.body(json.into())?).into_response())
     }
 
     /// An event in the JSON format of `CloudEvents`; 304 for a client that has it.

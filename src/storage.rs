@@ -31,6 +31,7 @@ pub mod subjects;
 mod timestamp;
 pub(crate) mod trail;
 mod trials;
+pub mod turn;
 pub(crate) mod upkeep;
 pub(crate) mod write;
 

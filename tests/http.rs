@@ -13,6 +13,7 @@ mod openapi;
 mod problems;
 mod search;
 mod search_moving;
+mod slow_rows;
 mod stats;
 mod subjects;
 mod token;

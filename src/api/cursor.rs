@@ -5,22 +5,26 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
 
 use super::problem::Problem;
 use crate::event::Timestamp;
-use crate::storage::search::PageKey;
+use crate::storage::search::PageEnd;
 
-/// The first byte of a cursor: of pages of events, and of subjects.
+/// The first byte of a cursor: of pages of events that end with one or at a time, and of subjects.
 const OF_EVENTS: u8 = 1;
 const OF_SUBJECTS: u8 = 2;
+const OF_TIMES: u8 = 3;
 const PART_MAX_BYTES: usize = 1_024;
 
-/// Time in microseconds, length of the source, source, id.
-pub(super) fn of_event(key: &PageKey) -> String {
-    let length =
-        u16::try_from(key.source.len()).expect("sources of pages have at most 1,024 bytes");
-    let mut bytes = vec![OF_EVENTS];
-    bytes.extend_from_slice(&key.time.micros().to_be_bytes());
-    bytes.extend_from_slice(&length.to_be_bytes());
-    bytes.extend_from_slice(key.source.as_bytes());
-    bytes.extend_from_slice(key.id.as_bytes());
+/// Time in microseconds; of an event also length of the source, source, id.
+pub(super) fn of_events(end: &PageEnd) -> String {
+    let bytes = match end {
+        PageEnd::Time(time) => [&[OF_TIMES][..], &time.micros().to_be_bytes()].concat(),
+        PageEnd::Event { time, source, id } => {
+            let length =
+                u16::try_from(source.len()).expect("sources of pages have at most 1,024 bytes");
+            let (time, length) = (time.micros().to_be_bytes(), length.to_be_bytes());
+            let texts = [source.as_bytes(), id.as_bytes()].concat();
+            [&[OF_EVENTS][..], &time, &length, &texts].concat()
+        }
+    };
     BASE64.encode(bytes)
 }
 
@@ -30,8 +34,10 @@ pub(super) fn of_subject(subject: &str) -> String {
 
 /// # Errors
 /// 400 for what no page of events gave out.
-pub(super) fn event(text: &str) -> Result<PageKey, Problem> {
-    parse_event(text).ok_or_else(|| foreign(text))
+pub(super) fn events(text: &str) -> Result<PageEnd, Problem> {
+    let time = || Some(PageEnd::Time(instant(&of_form(OF_TIMES, text)?)?));
+    let end = parse_event(text).or_else(time);
+    end.ok_or_else(|| foreign(text))
 }
 
 /// # Errors
@@ -52,18 +58,22 @@ fn of_form(form: u8, text: &str) -> Option<Vec<u8>> {
     (!bytes.is_empty() && bytes.remove(0) == form).then_some(bytes)
 }
 
-fn parse_event(text: &str) -> Option<PageKey> {
+fn parse_event(text: &str) -> Option<PageEnd> {
     let bytes = of_form(OF_EVENTS, text)?;
-    let (micros, rest) = bytes.split_first_chunk()?;
+    let (micros, rest) = bytes.split_at_checked(size_of::<i64>())?;
     let (length, rest) = rest.split_first_chunk()?;
     let (source, id) = rest.split_at_checked(u16::from_be_bytes(*length).into())?;
-    let micros = i64::from_be_bytes(*micros);
-    let key = PageKey {
-        time: Timestamp::from_micros(micros),
+    Some(PageEnd::Event {
+        time: instant(micros)?,
         source: part(source)?,
         id: part(id)?,
-    };
-    (key.time.micros() == micros).then_some(key)
+    })
+}
+
+fn instant(bytes: &[u8]) -> Option<Timestamp> {
+    let micros = i64::from_be_bytes(bytes.try_into().ok()?);
+    let time = Timestamp::from_micros(micros);
+    (time.micros() == micros).then_some(time)
 }
 
 fn part(bytes: &[u8]) -> Option<String> {
@@ -85,14 +95,16 @@ mod tests {
             id in "[^\0]{0,200}",
         ) {
             prop_assert_eq!(subject(&of_subject(&id)), Ok(id.clone()));
-            let key = PageKey { time: Timestamp::from_micros(micros), source, id };
-            prop_assert_eq!(event(&of_event(&key)), Ok(key));
+            let time = Timestamp::from_micros(micros);
+            for end in [PageEnd::Event { time, source, id }, PageEnd::Time(time)] {
+                prop_assert_eq!(events(&of_events(&end)), Ok(end));
+            }
         }
 
         #[test]
         fn no_text_breaks_the_reader(text in "A[A-Za-z0-9_-]{0,60}") {
-            if let Ok(key) = event(&text) {
-                prop_assert_eq!(of_event(&key), text.clone());
+            if let Ok(end) = events(&text) {
+                prop_assert_eq!(of_events(&end), text.clone());
             }
             if let Ok(name) = subject(&text) {
                 prop_assert_eq!(of_subject(&name), text);

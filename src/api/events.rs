@@ -10,7 +10,7 @@ use axum::http::{HeaderMap, HeaderValue, Uri};
 use axum::response::Response;
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
-use super::openapi::{CloudEvent, Problems};
+use super::openapi::{EventById, Problems};
 use super::problem::Problem;
 use super::{Api, parameters};
 use crate::event::to_json;
@@ -38,12 +38,7 @@ pub(crate) const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
         ("time" = Option<String>, Query, description = "The attribute `time`", format = DateTime),
         ("If-None-Match" = Option<String>, Header, description = "The `ETag` of an answer that the client has"),
     ),
-    responses(
-        (status = 200, description = "The event", body = CloudEvent, content_type = "application/cloudevents+json",
-            headers(("ETag" = String), ("Link" = String, description = "Others that match: `rel=\"alternate\"`"))),
-        (status = 304, description = "The client has this answer"),
-        Problems,
-    )
+    responses(EventById, Problems)
 )]
 pub(super) async fn by_id(
     State(api): State<Api>,

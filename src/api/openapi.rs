@@ -1,11 +1,13 @@
 //! The OpenAPI document. Its paths come from the handlers themselves, its schemas from here.
 
 use std::collections::BTreeMap;
+use std::iter;
 
 use axum::http::StatusCode;
+use utoipa::openapi::header::HeaderBuilder;
 use utoipa::openapi::response::{Response, ResponseBuilder};
 use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
-use utoipa::openapi::{ContentBuilder, OpenApi as Document, Ref, RefOr};
+use utoipa::openapi::{ContentBuilder, ObjectBuilder, OpenApi as Document, Ref, RefOr, Type};
 use utoipa::{IntoResponses, Modify, OpenApi, ToSchema};
 
 /// What the handlers do not say.
@@ -92,6 +94,54 @@ struct ProblemDetails {
     /// What was expected there.
     #[schema(nullable = false)]
     expected: Option<String>,
+}
+
+/// One event, as `GET /v1/events/{id}` answers it.
+pub(super) struct EventById;
+
+/// The same, as `GET /v1/subjects/{subject}/latest` does.
+pub(super) struct LatestEvent;
+
+impl IntoResponses for EventById {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        let link = "Others that match: `rel=\"alternate\"`";
+        event_responses([("Link", Type::String, link)])
+    }
+}
+
+impl IntoResponses for LatestEvent {
+    fn responses() -> BTreeMap<String, RefOr<Response>> {
+        let status = "Where the answer comes from (RFC 9211)";
+        let age = "Seconds since the cache was given it";
+        event_responses([
+            ("Cache-Status", Type::String, status),
+            ("Age", Type::Integer, age),
+        ])
+    }
+}
+
+/// An event with its tag and these headers, and the answer for a client that has it.
+fn event_responses<const N: usize>(
+    headers: [(&str, Type, &str); N],
+) -> BTreeMap<String, RefOr<Response>> {
+    let content = ContentBuilder::new()
+        .schema(Some(Ref::from_schema_name("CloudEvent")))
+        .build();
+    let mut event = ResponseBuilder::new()
+        .description("The event")
+        .content("application/cloudevents+json", content);
+    let tag = ("ETag", Type::String, "Names this answer");
+    for (name, kind, description) in iter::once(tag).chain(headers) {
+        let schema = ObjectBuilder::new().schema_type(kind);
+        let header = HeaderBuilder::new()
+            .schema(Some(schema))
+            .description(Some(description));
+        event = event.header(name, header.build());
+    }
+    let unchanged = ResponseBuilder::new().description("The client has this answer");
+    [("200", event), ("304", unchanged)]
+        .map(|(status, response)| (status.to_owned(), RefOr::T(response.build())))
+        .into()
 }
 
 /// The errors that every route can answer.

@@ -4,24 +4,22 @@ mod condition;
 
 use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, LINK};
-use axum::http::{HeaderValue, StatusCode, Uri};
+use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
-use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 
 use super::openapi::{CloudEvent, Problems};
+use super::pages::{self, PageParameters};
 use super::problem::Problem;
 use super::{Api, cursor, parameters};
-use crate::storage::search::{EventSearch, PageKey};
+use crate::storage::search::EventSearch;
 
-const PAGE_DEFAULT: usize = 100;
-const PAGE_MAX: usize = 1_000;
 /// Of `data.<path>`.
 const CONDITIONS_MAX: usize = 8;
 /// A cursor and the route have room beside it in the target of a request.
 const QUERY_MAX_BYTES: usize = 5_000;
-/// Percent-encoded where the client did not.
-const IN_LINK: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'<').add(b'>').add(b'\\');
+/// How a search becomes one that takes less time.
+const SHORTER: &str = "narrow from and to, or name a subject";
 
 const KNOWN: [&str; 9] = [
     "type",
@@ -55,8 +53,7 @@ const KNOWN: [&str; 9] = [
         ("subject_prefix" = Option<String>, Query, description = "What `subject` begins with", min_length = 1, max_length = 1024),
         ("from" = Option<String>, Query, description = "The earliest `time`", format = DateTime),
         ("to" = Option<String>, Query, description = "The first `time` that is too late", format = DateTime),
-        ("limit" = Option<u32>, Query, description = "Events of a page, at most; 100 by default", minimum = 1, maximum = 1000),
-        ("cursor" = Option<String>, Query, description = "Where a page begins, out of `Link`", min_length = 1),
+        PageParameters,
     ),
     responses(
         (status = 200, description = "A page", body = [CloudEvent], content_type = "application/cloudevents-batch+json",
@@ -66,20 +63,21 @@ const KNOWN: [&str; 9] = [
 )]
 pub(super) async fn search(State(api): State<Api>, uri: Uri) -> Result<Response, Problem> {
     let search = read(uri.query())?;
-    let query = query_without_cursor(uri.query());
+    let query = pages::query_without_cursor(uri.query());
     if query.len() > QUERY_MAX_BYTES {
         let detail = format!("a search has at most {QUERY_MAX_BYTES} bytes of parameters");
         return Err(Problem::new(StatusCode::URI_TOO_LONG, detail));
     }
     let page = api.reads.search(&search).await;
-    let page = page.map_err(|error| api.search_failed(&error))?;
+    let page = page.map_err(|error| api.read_failed(&error, SHORTER))?;
     let headers = [
         (CONTENT_TYPE, "application/cloudevents-batch+json"),
         (CACHE_CONTROL, "no-store"),
     ];
     let mut response = (headers, api.answers.body(batch(&page.events))?).into_response();
     if let Some(next) = &page.next {
-        response.headers_mut().insert(LINK, link(&query, next));
+        let link = pages::next_link("/v1/events", &query, &cursor::of_events(next));
+        response.headers_mut().insert(LINK, link);
     }
     Ok(response)
 }
@@ -105,12 +103,11 @@ fn read(query: Option<&str>) -> Result<EventSearch, Problem> {
                 continue;
             }
             "limit" => {
-                let count = parameters::count(&name, &value, PAGE_MAX)?;
-                parameters::set(&mut limit, &name, count)?;
+                parameters::set(&mut limit, &name, value)?;
                 continue;
             }
             "cursor" => {
-                let after = cursor::event(&value)?;
+                let after = cursor::events(&value)?;
                 parameters::set(&mut search.after, &name, after)?;
                 continue;
             }
@@ -133,7 +130,7 @@ fn read(query: Option<&str>) -> Result<EventSearch, Problem> {
     if let (Some(from), Some(to)) = (search.from, search.to) {
         parameters::check_range(from, to)?;
     }
-    search.limit = limit.unwrap_or(PAGE_DEFAULT);
+    search.limit = pages::limit(limit.as_deref())?;
     Ok(search)
 }
 
@@ -150,24 +147,4 @@ fn batch(events: &[Bytes]) -> Bytes {
     }
     batch.push(b']');
     batch.into()
-}
-
-/// The parameters as the client wrote them, but for the cursor.
-fn query_without_cursor(query: Option<&str>) -> String {
-    let pairs = query.unwrap_or_default().split('&');
-    // A cursor under another spelling, such as %63ursor, is one, too.
-    let is_cursor = |pair: &str| {
-        let mut read = parameters::pairs(Some(pair));
-        matches!(read.next(), Some(Ok((name, _))) if name == "cursor")
-    };
-    let others = pairs.filter(|pair| !pair.is_empty() && !is_cursor(pair));
-    let others = others.map(|pair| utf8_percent_encode(pair, IN_LINK).to_string() + "&");
-    others.collect()
-}
-
-/// RFC 8288.
-fn link(query: &str, next: &PageKey) -> HeaderValue {
-    let cursor = cursor::of_event(next);
-    let link = format!("</v1/events?{query}cursor={cursor}>; rel=\"next\"");
-    HeaderValue::try_from(link).expect("percent-encoding leaves visible ASCII")
 }

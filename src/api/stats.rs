@@ -2,11 +2,9 @@
 
 use std::time::Duration;
 
-use axum::Json;
 use axum::extract::State;
 use axum::http::Uri;
-use axum::http::header::CACHE_CONTROL;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
@@ -26,6 +24,8 @@ const BUCKETS_MAX: i64 = 1_000;
 /// Buckets times values of the attribute.
 const COUNTS_MAX: usize = 10_000;
 const BUCKET: &str = "1s to 366d, written as 30s, 5m, 2h or 7d";
+/// How counts become some that take less time.
+const SHORTER: &str = "narrow from and to";
 const GROUP_BY: &str = "type, source or subject";
 
 /// Counts of events; buckets without events are left out.
@@ -75,14 +75,14 @@ pub(super) async fn stats(State(api): State<Api>, uri: Uri) -> Result<Response, 
         counts_max: COUNTS_MAX,
     };
     let counts = api.reads.counts(&search).await;
-    let counts = counts.map_err(|error| api.search_failed(&error))?;
-    let Some(counts) = counts else {
+    let counts = counts.map_err(|error| api.read_failed(&error, SHORTER))?;
+    if counts.len() > COUNTS_MAX {
         let detail = format!(
             "there are more than {COUNTS_MAX} counts: narrow the range, or choose a longer bucket"
         );
         let expected = format!("buckets and values for at most {COUNTS_MAX} counts");
         return Err(Problem::bad_request(detail).about("group_by", &expected));
-    };
+    }
     let counts = counts.into_iter().map(|((time, value), count)| {
         let mut entry = Map::from_iter([("time".to_owned(), time.to_string().into())]);
         if let Some(by) = &by {
@@ -91,13 +91,12 @@ pub(super) async fn stats(State(api): State<Api>, uri: Uri) -> Result<Response, 
         entry.insert("count".to_owned(), count.into());
         entry
     });
-    let stats = Stats {
+    api.json_response(&Stats {
         from: from.to_string(),
         to: to.to_string(),
         bucket_seconds: bucket.as_secs_f64(),
         counts: counts.collect(),
-    };
-    Ok(([(CACHE_CONTROL, "no-store")], Json(stats)).into_response())
+    })
 }
 
 fn read_bucket(text: &str) -> Result<Duration, Problem> {

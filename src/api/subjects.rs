@@ -2,26 +2,25 @@
 
 use std::time::Duration;
 
-use axum::Json;
 use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::{RawPathParams, State};
-use axum::http::header::{AGE, CACHE_CONTROL, HeaderName, LINK};
+use axum::http::header::{AGE, HeaderName, LINK};
 use axum::http::{HeaderMap, HeaderValue, Uri};
 use axum::response::{IntoResponse, Response};
-use percent_encoding::utf8_percent_encode;
 use serde::Serialize;
 use utoipa::ToSchema;
 
-use super::openapi::{CloudEvent, Problems};
+use super::openapi::{LatestEvent, Problems};
+use super::pages::{self, PageParameters};
 use super::problem::Problem;
-use super::{Api, ENCODED, cursor, parameters};
+use super::{Api, cursor, parameters};
 use crate::cache::Origin;
 use crate::storage::subjects::SubjectSearch;
 
 /// RFC 9211.
 const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
-const PAGE_DEFAULT: usize = 100;
-const PAGE_MAX: usize = 1_000;
+/// How a list becomes one that takes less time.
+const SHORTER: &str = "ask for a smaller limit";
 
 /// A subject that events have.
 #[derive(Debug, Serialize, ToSchema)]
@@ -47,8 +46,7 @@ struct SubjectList {
     operation_id = "list_subjects",
     params(
         ("prefix" = Option<String>, Query, description = "What they begin with", min_length = 1, max_length = 1024),
-        ("limit" = Option<u32>, Query, description = "Subjects of a page, at most; 100 by default", minimum = 1, maximum = 1000),
-        ("cursor" = Option<String>, Query, description = "Where a page begins, out of `Link`", min_length = 1),
+        PageParameters,
     ),
     responses(
         (status = 200, description = "A page", body = SubjectList,
@@ -58,41 +56,29 @@ struct SubjectList {
 )]
 pub(super) async fn list(State(api): State<Api>, uri: Uri) -> Result<Response, Problem> {
     let [prefix, limit, after] = parameters::query(uri.query(), ["prefix", "limit", "cursor"])?;
-    let limit = limit.map(|limit| parameters::count("limit", &limit, PAGE_MAX));
     let search = SubjectSearch {
         prefix,
-        limit: limit.transpose()?.unwrap_or(PAGE_DEFAULT),
+        limit: pages::limit(limit.as_deref())?,
         after: after.map(|after| cursor::subject(&after)).transpose()?,
     };
     let page = api.reads.subjects(&search).await;
-    let page = page.map_err(|error| api.search_failed(&error))?;
-    let last = page.subjects.last();
-    let next = last
-        .filter(|_| page.has_more)
-        .map(|(last, _)| link(&search, last));
+    let page = page.map_err(|error| api.read_failed(&error, SHORTER))?;
+    let last = page.subjects.last().filter(|_| page.has_more);
+    let next = last.map(|(last, _)| cursor::of_subject(last));
     let subjects = page.subjects.into_iter();
     let subjects = subjects.map(|(subject, time)| ListedSubject {
         subject,
         time: time.to_string(),
     });
-    let body = SubjectList {
+    let mut response = api.json_response(&SubjectList {
         subjects: subjects.collect(),
-    };
-    let mut response = ([(CACHE_CONTROL, "no-store")], Json(body)).into_response();
+    })?;
     if let Some(next) = next {
-        response.headers_mut().insert(LINK, next);
+        let query = pages::query_without_cursor(uri.query());
+        let link = pages::next_link("/v1/subjects", &query, &next);
+        response.headers_mut().insert(LINK, link);
     }
     Ok(response)
-}
-
-/// RFC 8288: the page after the one that ends with `last`.
-fn link(search: &SubjectSearch, last: &str) -> HeaderValue {
-    let prefix = search.prefix.as_deref().map_or_else(String::new, |prefix| {
-        format!("prefix={}&", utf8_percent_encode(prefix, ENCODED))
-    });
-    let (limit, cursor) = (search.limit, cursor::of_subject(last));
-    let link = format!("</v1/subjects?{prefix}limit={limit}&cursor={cursor}>; rel=\"next\"");
-    HeaderValue::try_from(link).expect("percent-encoding leaves visible ASCII")
 }
 
 /// The newest event of a subject.
@@ -104,16 +90,7 @@ fn link(search: &SubjectSearch, last: &str) -> HeaderValue {
         ("subject" = String, Path, description = "The attribute `subject`", min_length = 1, max_length = 1024),
         ("If-None-Match" = Option<String>, Header, description = "The `ETag` of an answer that the client has"),
     ),
-    responses(
-        (status = 200, description = "The event", body = CloudEvent, content_type = "application/cloudevents+json",
-            headers(
-                ("ETag" = String),
-                ("Cache-Status" = String, description = "Where the answer comes from (RFC 9211)"),
-                ("Age" = u64, description = "Seconds since the cache was given it"),
-            )),
-        (status = 304, description = "The client has this answer"),
-        Problems,
-    )
+    responses(LatestEvent, Problems)
 )]
 pub(super) async fn latest(
     State(api): State<Api>,

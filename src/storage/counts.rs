@@ -3,15 +3,17 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use sqlx::QueryBuilder;
 use sqlx::postgres::{PgConnection, Postgres};
-use sqlx::{Connection, QueryBuilder};
 
 use super::deadline::{Deadline, LentConnection};
-use super::layout::Layout;
-use super::queries::{READ_LIMIT, Reads};
-use super::subjects::BEGIN;
-use crate::error::Error;
+use super::layout::{Layout, before};
+use super::queries::Reads;
+use super::turn::{ReadError, begin, in_time, time_left};
 use crate::event::Timestamp;
+
+/// A range that takes too long is counted in so many parts.
+const NARROWER: i64 = 8;
 
 /// What events are counted by, beside their time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,7 +35,7 @@ pub struct CountSearch {
     pub bucket_micros: i64,
     /// `None` counts all of a bucket together.
     pub by: Option<CountBy>,
-    /// More counts than this are not answered.
+    /// Once there are more counts than this, the rest is left out.
     pub counts_max: usize,
 }
 
@@ -41,50 +43,70 @@ pub struct CountSearch {
 pub type EventCounts = BTreeMap<(Timestamp, Option<String>), i64>;
 
 impl Reads {
-    /// Counts events. `None`: there are more counts than asked for at most.
+    /// Counts events.
     ///
     /// # Errors
-    /// When Postgres does not answer within [`READ_LIMIT`], or with an error.
-    pub async fn counts(&self, search: &CountSearch) -> Result<Option<EventCounts>, Error> {
-        let deadline = Deadline::new(READ_LIMIT, "counts of events");
-        let _turn = deadline.wait_for(self.searches.acquire()).await?;
-        let _permit = deadline.wait_for(self.permits.acquire()).await?;
-        self.read_until_it_stands(deadline, |lent, layout| all(lent, layout, search))
-            .await
+    /// When there is no time for it, or Postgres does not answer.
+    pub async fn counts(&self, search: &CountSearch) -> Result<EventCounts, ReadError> {
+        let turn = self.turn("counts of events").await?;
+        let counts = self.read_until_it_stands(turn.deadline, |lent, layout| {
+            all(lent, layout, search, turn.deadline)
+        });
+        counts.await?.ok_or(ReadError::TooMuch)
     }
 }
 
-/// Returns the counts, and how many statements they took: each meets few partitions.
+/// Returns the counts, if there is time for them, and how many statements they took.
 async fn all(
     mut lent: LentConnection,
     layout: Arc<Layout>,
     search: &CountSearch,
+    deadline: Deadline,
 ) -> Result<(LentConnection, Option<EventCounts>, usize), sqlx::Error> {
     let mut counts = EventCounts::new();
-    let mut to = Timestamp::from_micros(search.to.micros() - 1);
-    let mut spans = 0;
+    let mut to = before(search.to);
+    let mut width = i64::MAX;
+    let mut statements = 0;
     while search.from <= to {
-        spans += 1;
-        let from = layout.reach(to).max(search.from);
-        for (bucket, value, count) in part(&mut lent.connection, from, to, search).await? {
+        if time_left(deadline).is_zero() {
+            return Ok((lent, None, statements));
+        }
+        statements += 1;
+        let part = layout.part_up_to(to);
+        let narrow = Timestamp::from_micros(to.micros().saturating_sub(width));
+        let from = part.first.max(search.from).max(narrow);
+        let counted = range(
+            &mut lent.connection,
+            (from, to),
+            search,
+            deadline,
+            part.is_default,
+        );
+        let Some(counted) = in_time(counted.await)? else {
+            // A statement has little time in the default partition: it is read by more of them.
+            if part.is_default && from < to {
+                width = (to.micros() - from.micros()) / NARROWER;
+                continue;
+            }
+            return Ok((lent, None, statements));
+        };
+        for (bucket, value, count) in counted {
             *counts.entry((bucket, value)).or_default() += count;
         }
-        if counts.len() > search.counts_max {
-            return Ok((lent, None, spans));
-        }
-        if from == Timestamp::MIN {
+        if counts.len() > search.counts_max || from == Timestamp::MIN {
             break;
         }
-        to = Timestamp::from_micros(from.micros() - 1);
+        to = before(from);
     }
-    Ok((lent, Some(counts), spans))
+    Ok((lent, Some(counts), statements))
 }
 
-async fn part(
+async fn range(
     connection: &mut PgConnection,
-    from: Timestamp,
-    to: Timestamp,
+    (from, to): (Timestamp, Timestamp),
     search: &CountSearch,
+    deadline: Deadline,
+    is_default: bool,
 ) -> Result<Vec<(Timestamp, Option<String>, i64)>, sqlx::Error> {
     let value = match search.by {
         Some(CountBy::Type) => "type",
@@ -104,9 +126,9 @@ async fn part(
         .push_bind(to)
         .push(") AS event GROUP BY bucket, value LIMIT ")
         .push_bind(i64::try_from(search.counts_max + 1).unwrap_or(i64::MAX));
-    let mut transaction = connection.begin_with(BEGIN).await?;
+    let mut transaction = begin(connection, deadline, time_left(deadline), is_default).await?;
     let counts = sql.build_query_as().persistent(false);
-    let counts = counts.fetch_all(&mut *transaction).await?;
+    let counts = counts.fetch_all(&mut *transaction).await;
     transaction.rollback().await?;
-    Ok(counts)
+    counts
 }

@@ -28,6 +28,11 @@ impl Deadline {
         }
     }
 
+    /// How long it is until then.
+    pub(crate) fn left(self) -> Duration {
+        self.at.saturating_duration_since(Instant::now())
+    }
+
     pub(crate) async fn wait_for<F: Future>(self, future: F) -> Result<F::Output, Error> {
         timeout_at(self.at, future)
             .await

@@ -2,6 +2,7 @@
 //! with one statement, newest first. Each one costs a lock for the table and each of its indexes, and the
 //! server has room for a few thousand.
 
+use std::iter;
 use std::time::Duration;
 
 use sqlx::Postgres;
@@ -18,15 +19,17 @@ const REMEMBERED_SPANS: usize = 32;
 /// Another number, where the partitions are others.
 const NUMBER: &str = "SELECT coalesce(sum(inhrelid::bigint), 0)::bigint FROM pg_inherits \
     WHERE inhparent = 'events'::regclass";
-/// Where they begin, the newest first. The default partition begins nowhere.
+/// Where they begin and end, the newest first; infinity where a bound is open. The default partition does neither.
 const LAYOUT: &str = "\
     SELECT coalesce(sum(oid::bigint), 0)::bigint, \
-           coalesce(array_agg(start ORDER BY start DESC) FILTER (WHERE isfinite(start)), '{}') \
-    FROM (SELECT partition.oid, \
-                 substring(pg_get_expr(relpartbound, partition.oid) FROM 'FROM \\(''([^'']+)''')::timestamptz \
-                 AS start \
-          FROM pg_inherits JOIN pg_class AS partition ON partition.oid = inhrelid \
-          WHERE inhparent = 'events'::regclass) AS partition";
+           coalesce(array_agg(start ORDER BY start DESC) FILTER (WHERE bound <> 'DEFAULT'), '{}'), \
+           coalesce(array_agg(stop ORDER BY start DESC) FILTER (WHERE bound <> 'DEFAULT'), '{}') \
+    FROM (SELECT oid, bound, \
+                 coalesce(substring(bound FROM 'FROM \\(''([^'']+)''')::timestamptz, '-infinity') AS start, \
+                 coalesce(substring(bound FROM 'TO \\(''([^'']+)''')::timestamptz, 'infinity') AS stop \
+          FROM (SELECT partition.oid, pg_get_expr(relpartbound, partition.oid) AS bound \
+                FROM pg_inherits JOIN pg_class AS partition ON partition.oid = inhrelid \
+                WHERE inhparent = 'events'::regclass) AS partition) AS partition";
 
 /// The partitions of `events`. Without any, one span covers all time.
 #[derive(Debug, Default)]
@@ -34,6 +37,16 @@ pub(super) struct Layout {
     number: i64,
     /// The newest first.
     starts: Vec<Timestamp>,
+    /// The first and the last instants of times that partitions cover without a gap, the newest first. Of the
+    /// others the default partition has the rows.
+    covered: Vec<(Timestamp, Timestamp)>,
+}
+
+/// A part of all time for one statement, up to a given end: it meets few partitions, or the default one alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Part {
+    pub(super) first: Timestamp,
+    pub(super) is_default: bool,
 }
 
 /// A span of time, both ends included; `None` is open.
@@ -45,8 +58,28 @@ pub(super) struct Span {
 
 impl Layout {
     pub(super) async fn read(connection: &mut PgConnection) -> Result<Self, sqlx::Error> {
-        let (number, starts) = sqlx::query_as(LAYOUT).fetch_one(connection).await?;
-        Ok(Self { number, starts })
+        let layout = sqlx::query_as(LAYOUT).fetch_one(connection);
+        let (number, starts, ends): (i64, Vec<_>, Vec<_>) = layout.await?;
+        Ok(Self::of(number, starts.into_iter().zip(ends)))
+    }
+
+    /// Of partitions from their first instant to the one after their last, the newest first.
+    fn of(number: i64, partitions: impl Iterator<Item = (Timestamp, Timestamp)>) -> Self {
+        let mut layout = Self {
+            number,
+            ..Self::default()
+        };
+        for (start, end) in partitions {
+            if start > Timestamp::MIN {
+                layout.starts.push(start);
+            }
+            match layout.covered.last_mut() {
+                Some((first, _)) if *first == end => *first = start,
+                _ if end == Timestamp::MAX => layout.covered.push((start, end)),
+                _ => layout.covered.push((start, before(end))),
+            }
+        }
+        layout
     }
 
     /// Whether nothing is known yet.
@@ -70,11 +103,38 @@ impl Layout {
         span_of(one) == span_of(other)
     }
 
-    /// The earliest time from which on a read up to `to` meets no more partitions than one span.
-    pub(super) fn reach(&self, to: Timestamp) -> Timestamp {
-        let not_later = self.starts.iter().skip_while(|start| **start > to);
-        let last = not_later.copied().nth(PARTITIONS_AT_ONCE - 1);
-        last.unwrap_or(Timestamp::MIN)
+    /// The part that ends with `to`.
+    pub(super) fn part_up_to(&self, to: Timestamp) -> Part {
+        match self.covered.iter().find(|(first, _)| *first <= to) {
+            Some((first, last)) if to <= *last => {
+                let not_later = self.starts.iter().skip_while(|start| **start > to);
+                let reached = not_later.copied().nth(PARTITIONS_AT_ONCE - 1);
+                Part {
+                    first: reached.map_or(*first, |reached| reached.max(*first)),
+                    is_default: false,
+                }
+            }
+            older => Part {
+                first: older.map_or(Timestamp::MIN, |(_, last)| after(*last)),
+                is_default: true,
+            },
+        }
+    }
+
+    /// What partitions cover, the newest first, each span with few of them.
+    pub(super) fn covered_spans(&self) -> impl Iterator<Item = Span> {
+        let mut next = Some(Timestamp::MAX);
+        let parts = iter::from_fn(move || {
+            let to = next?;
+            let part = self.part_up_to(to);
+            next = (part.first > Timestamp::MIN).then(|| before(part.first));
+            Some((part, to))
+        });
+        let covered = parts.filter(|(part, _)| !part.is_default);
+        covered.map(|(part, to)| Span {
+            from: (part.first > Timestamp::MIN).then_some(part.first),
+            to: (to < Timestamp::MAX).then_some(to),
+        })
     }
 
     /// All time, the newest first. No two spans meet; each holds few partitions, and the default one.
@@ -93,13 +153,19 @@ impl Layout {
         ends.chain([None]).map(move |from| {
             let from = from.copied();
             let span = Span { from, to };
-            to = from.map(|from| Timestamp::from_micros(from.micros() - 1));
+            to = from.map(before);
             span
         })
     }
 }
 
 impl Span {
+    /// All time.
+    pub(super) const ALL: Self = Self {
+        from: None,
+        to: None,
+    };
+
     /// Where it begins.
     pub(super) fn start(self) -> Option<Timestamp> {
         self.from
@@ -135,6 +201,15 @@ impl Span {
     }
 }
 
+/// The last instant before this one.
+pub(super) fn before(time: Timestamp) -> Timestamp {
+    Timestamp::from_micros(time.micros() - 1)
+}
+
+fn after(time: Timestamp) -> Timestamp {
+    Timestamp::from_micros(time.micros() + 1)
+}
+
 /// Whether a session that has looked into so many spans is too large to be kept.
 pub(super) fn is_too_large(spans: usize) -> bool {
     spans > REMEMBERED_SPANS
@@ -157,7 +232,7 @@ mod tests {
             while let Some(start) = starts.pop_last() {
                 newest_first.push(Timestamp::from_micros(start));
             }
-            let layout = Layout { number: 1, starts: newest_first.clone() };
+            let layout = Layout { number: 1, starts: newest_first.clone(), covered: Vec::new() };
             let time = Timestamp::from_micros(time);
             let holds = |span: &Span| {
                 span.from.is_none_or(|from| from <= time) && span.to.is_none_or(|to| time <= to)
@@ -177,6 +252,48 @@ mod tests {
             }
             let ends: Vec<_> = layout.spans().map(|span| span.to).collect();
             prop_assert!(ends.windows(2).skip(1).all(|pair| pair[0] > pair[1]));
+        }
+
+        #[test]
+        fn a_part_meets_few_partitions_or_the_default_one_alone(
+            bounds in prop::collection::btree_map(-1_000i64..1_000, 0i64..20, 0..400),
+            is_open in any::<[bool; 2]>(),
+            time in -1_100i64..1_100,
+        ) {
+            let mut partitions: Vec<(Timestamp, Timestamp)> = Vec::new();
+            let mut next = 2_000;
+            for (start, length) in bounds.into_iter().rev() {
+                // Many meet the next one.
+                let end = next.min(start + 1 + length * 20);
+                partitions.push((Timestamp::from_micros(start), Timestamp::from_micros(end)));
+                next = start;
+            }
+            if let (Some((_, newest)), true) = (partitions.first_mut(), is_open[0]) {
+                *newest = Timestamp::MAX;
+            }
+            if let (Some((oldest, _)), true) = (partitions.last_mut(), is_open[1]) {
+                *oldest = Timestamp::MIN;
+            }
+            let layout = Layout::of(1, partitions.clone().into_iter());
+            for time in [Timestamp::MIN, Timestamp::from_micros(time), Timestamp::MAX] {
+                let part = layout.part_up_to(time);
+                prop_assert!(part.first <= time);
+                let met = partitions.iter().filter(|(start, end)| {
+                    *start <= time && (part.first < *end || *end == Timestamp::MAX)
+                });
+                let met = met.count();
+                let few = 1..=PARTITIONS_AT_ONCE;
+                prop_assert_eq!(part.is_default, met == 0);
+                prop_assert!(part.is_default || few.contains(&met), "{} partitions", met);
+                let is_covered = layout.covered.iter().any(|(first, last)| {
+                    *first <= part.first && time <= *last
+                });
+                prop_assert_eq!(is_covered, !part.is_default);
+                let spans = layout.covered_spans().filter(|span| {
+                    span.from.is_none_or(|from| from <= time) && span.to.is_none_or(|to| time <= to)
+                });
+                prop_assert_eq!(spans.count(), usize::from(is_covered));
+            }
         }
     }
 }

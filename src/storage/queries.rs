@@ -1,5 +1,5 @@
-//! Reads of `events`, as the API and the cache need them. Every statement that reads the table
-//! for them stands here, or beside it in `search.rs`.
+//! Reads of `events`, a bounded number at a time, each with a deadline and on partitions that stand. Here are
+//! those of one event; those whose length the caller chooses (`turn.rs`) stand in files of their own.
 
 use std::collections::BTreeMap;
 use std::iter;
@@ -306,8 +306,23 @@ fn is_of_a_dropped_partition(error: &Error) -> bool {
     matches!(sqlstate_in(&error.detail), Some("XX000" | "42P01"))
 }
 
+/// An event without its extensions and its data.
+pub(super) fn attributes(row: &PgRow) -> Result<Event, sqlx::Error> {
+    Ok(Event {
+        id: text(row, "id")?,
+        source: text(row, "source")?,
+        event_type: text(row, "type")?,
+        subject: row.try_get("subject")?,
+        time: row.try_get("time")?,
+        datacontenttype: row.try_get("datacontenttype")?,
+        dataschema: row.try_get("dataschema")?,
+        extensions: BTreeMap::new(),
+        data: Data::None,
+    })
+}
+
 /// Empty where it is NULL, which ganesh writes into none of these columns.
-pub(super) fn text(row: &PgRow, column: &str) -> Result<String, sqlx::Error> {
+fn text(row: &PgRow, column: &str) -> Result<String, sqlx::Error> {
     row.try_get::<Option<_>, _>(column)
         .map(Option::unwrap_or_default)
 }
@@ -351,15 +366,9 @@ impl FromRow<'_, PgRow> for StoredEvent {
         let stream_seq: Option<i64> = row.try_get("stream_seq")?;
         Ok(Self {
             event: Event {
-                id: text(row, "id")?,
-                source: text(row, "source")?,
-                event_type: text(row, "type")?,
-                subject: row.try_get("subject")?,
-                time: row.try_get("time")?,
-                datacontenttype: row.try_get("datacontenttype")?,
-                dataschema: row.try_get("dataschema")?,
                 extensions: extensions(row)?,
                 data,
+                ..attributes(row)?
             },
             stream_seq: u64::try_from(stream_seq.unwrap_or(0)).unwrap_or(0),
         })

@@ -2,32 +2,32 @@
 //!
 //! A page is looked for in windows of time, from the newest to the oldest, each with one statement. A quick
 //! window makes the next one longer. One that runs into its limit is tried again, shorter. So a page costs a
-//! bounded time whatever is asked, and may end before it is full: the next one goes on from there.
+//! bounded time whatever is asked, and may end before it is full: the next one goes on from there. A full one
+//! ends at once: whether there is more, the next one finds.
 
 mod condition;
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures::TryStreamExt;
 use sqlx::postgres::{PgConnection, PgPool, PgRow, Postgres};
-use sqlx::{Connection, FromRow, QueryBuilder, Row};
+use sqlx::{FromRow, QueryBuilder};
 
 pub use self::condition::{Comparison, DataCondition, DataTest, JsonState, Operand};
 use super::classify::sqlstate;
 use super::columns::{bounded_json, bounded_text, columns};
 use super::deadline::{Deadline, LentConnection};
-use super::layout::Layout;
-use super::queries::{READ_LIMIT, Reads, StoredEvent, text};
-use crate::error::Error;
-use crate::event::{Data, Event, Timestamp, to_json};
+use super::layout::{Layout, before};
+use super::queries::{Reads, StoredEvent, attributes};
+use super::turn::{ReadError, begin, is_too_long, time_left};
+use crate::event::{Event, Timestamp, to_json};
 
-/// No window begins later than this after the first one. With the limit of a window it fits in [`READ_LIMIT`].
+/// No window begins later than this after the first one.
 const WINDOWS_LIMIT: Duration = Duration::from_secs(2);
-/// Begins the transaction of a window, which the server ends after 800 ms.
-const BEGIN_WINDOW: &str = "BEGIN READ ONLY; SET LOCAL statement_timeout = '800ms'";
+/// The server ends the statement of a window after this time.
+const WINDOW_LIMIT: Duration = Duration::from_millis(800);
 /// The first window without a subject, and with one: few events are about it, and an index has them in order.
 const FIRST_WINDOW: Duration = Duration::from_secs(10);
 const FIRST_WINDOW_OF_SUBJECT: Duration = Duration::from_hours(1);
@@ -49,13 +49,18 @@ const SELECT: &str = concat!(
 // By the columns of the table: those of the answer are bounded.
 const ORDER: &str = " ORDER BY events.time DESC, events.source DESC, events.id DESC LIMIT ";
 
-/// What orders events on pages: no two of them have the same.
+/// What is left to look for comes after this.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[expect(missing_docs, reason = "the attributes have the same names")]
-pub struct PageKey {
-    pub time: Timestamp,
-    pub source: String,
-    pub id: String,
+pub enum PageEnd {
+    /// After this event. They are in the order of these attributes, and no two have the same.
+    Event {
+        time: Timestamp,
+        source: String,
+        id: String,
+    },
+    /// All from this time on was looked through.
+    Time(Timestamp),
 }
 
 /// Which events are asked for: those that meet all of it.
@@ -76,7 +81,7 @@ pub struct EventSearch {
     /// The first `time` that is too late.
     pub to: Option<Timestamp>,
     /// Where the page before ended.
-    pub after: Option<PageKey>,
+    pub after: Option<PageEnd>,
     /// Events of a page, at most.
     pub limit: usize,
 }
@@ -86,8 +91,15 @@ pub struct EventSearch {
 pub struct EventPage {
     /// In the JSON format of `CloudEvents`, newest first.
     pub events: Vec<Bytes>,
-    /// Where the next page begins; `None`: there is nothing more.
-    pub next: Option<PageKey>,
+    /// Where this page ends; `None`: there is nothing more.
+    pub next: Option<PageEnd>,
+}
+
+/// What a statement looks through, both ends included.
+struct Window {
+    from: Timestamp,
+    to: Timestamp,
+    is_default: bool,
 }
 
 /// How a window ended.
@@ -103,51 +115,58 @@ impl Reads {
     /// A page of the events that match.
     ///
     /// # Errors
-    /// When Postgres does not answer within [`READ_LIMIT`], or with an error.
-    pub async fn search(&self, search: &EventSearch) -> Result<EventPage, Error> {
-        let deadline = Deadline::new(READ_LIMIT, "search of events");
-        let _turn = deadline.wait_for(self.searches.acquire()).await?;
-        let _permit = deadline.wait_for(self.permits.acquire()).await?;
-        self.read_until_it_stands(deadline, |lent, layout| {
-            page(self.pool(), lent, layout, search)
-        })
-        .await
+    /// When there is no time for it, or Postgres does not answer.
+    pub async fn search(&self, search: &EventSearch) -> Result<EventPage, ReadError> {
+        let turn = self.turn("search of events").await?;
+        let page = self.read_until_it_stands(turn.deadline, |lent, layout| {
+            page(self.pool(), lent, layout, search, turn.deadline)
+        });
+        page.await?.ok_or(ReadError::TooMuch)
     }
 }
 
-/// Returns the page, and how many windows it took.
+/// Returns the page, if there is time for it, and how many windows it took.
 async fn page(
     pool: &PgPool,
     mut lent: LentConnection,
     layout: Arc<Layout>,
     search: &EventSearch,
-) -> Result<(LentConnection, EventPage, usize), sqlx::Error> {
-    let began = Instant::now();
+    deadline: Deadline,
+) -> Result<(LentConnection, Option<EventPage>, usize), sqlx::Error> {
+    let (began, limit) = (Instant::now(), WINDOWS_LIMIT.min(time_left(deadline)));
     let mut walk = Walk::new(search);
     let mut windows = 0;
-    while let Some((from, to)) = walk.next_window(&layout) {
+    while let Some(window) = walk.next_window(&layout) {
         windows += 1;
         let window_began = Instant::now();
-        match walk.look(&mut lent.connection, from, to).await? {
-            WindowEnd::Passed => walk.pass(from, window_began.elapsed()),
-            WindowEnd::PageIsFull => return Ok((lent, walk.end(), windows)),
+        let is_over = || began.elapsed() > limit;
+        match walk.look(&mut lent.connection, &window, deadline).await? {
+            WindowEnd::Passed => walk.pass(window.from, window_began.elapsed()),
+            WindowEnd::PageIsFull => return Ok((lent, Some(walk.end()), windows)),
             WindowEnd::PageIsLarge => {
                 // It has the other rows, and is closed.
                 drop(lent);
                 let lent = LentConnection::of(pool).await?;
-                return Ok((lent, walk.end(), windows));
+                return Ok((lent, Some(walk.end()), windows));
             }
-            WindowEnd::Late(error) if began.elapsed() > WINDOWS_LIMIT && !walk.has_moved() => {
-                return Err(error);
+            WindowEnd::Late(error) if is_over() && !walk.has_moved() => {
+                return if is_too_long(&error) {
+                    Ok((lent, None, windows))
+                } else {
+                    Err(error)
+                };
             }
-            WindowEnd::Late(_) => walk.width = (walk.width / SHORTER_AFTER_LIMIT).max(1),
+            WindowEnd::Late(error) if is_too_long(&error) => {
+                walk.width = (walk.width / SHORTER_AFTER_LIMIT).max(1);
+            }
+            WindowEnd::Late(_) => {}
         }
-        if began.elapsed() > WINDOWS_LIMIT {
-            return Ok((lent, walk.end(), windows));
+        if is_over() {
+            return Ok((lent, Some(walk.end()), windows));
         }
     }
     let events = walk.events;
-    Ok((lent, EventPage { events, next: None }, windows))
+    Ok((lent, Some(EventPage { events, next: None }), windows))
 }
 
 /// The way of one page.
@@ -156,7 +175,7 @@ struct Walk<'a> {
     /// Of the next window, in microseconds.
     width: i64,
     /// What is left to look for comes after this.
-    after: Option<PageKey>,
+    after: Option<PageEnd>,
     events: Vec<Bytes>,
     bytes: usize,
 }
@@ -180,89 +199,86 @@ impl<'a> Walk<'a> {
         self.search.from.unwrap_or(Timestamp::MIN)
     }
 
-    /// The first and the last time of the next window, which meets few partitions; `None` at the end.
-    fn next_window(&self, layout: &Layout) -> Option<(Timestamp, Timestamp)> {
-        let before = |time: Timestamp| Timestamp::from_micros(time.micros() - 1);
+    /// `None` at the end.
+    fn next_window(&self, layout: &Layout) -> Option<Window> {
         let mut to = self.search.to.map_or(Timestamp::MAX, before);
-        if let Some(after) = &self.after {
-            // No source is empty: this is the first instant of a window that was passed.
-            let is_passed = after.source.is_empty();
-            if is_passed && after.time <= self.oldest() {
-                return None;
-            }
-            to = to.min(if is_passed {
-                before(after.time)
-            } else {
-                after.time
-            });
+        match &self.after {
+            Some(PageEnd::Time(time)) if *time <= self.oldest() => return None,
+            Some(PageEnd::Time(time)) => to = to.min(before(*time)),
+            Some(PageEnd::Event { time, .. }) => to = to.min(*time),
+            None => {}
         }
+        let part = layout.part_up_to(to);
         let newest = to.min(Timestamp::now()).micros();
         let from = Timestamp::from_micros(newest.saturating_sub(self.width));
-        let from = from.max(layout.reach(to)).max(self.oldest());
-        (from <= to).then_some((from, to))
+        let from = from.max(part.first).max(self.oldest());
+        (from <= to).then_some(Window {
+            from,
+            to,
+            is_default: part.is_default,
+        })
     }
 
     /// Looks for events of the window that come after the last one.
     async fn look(
         &mut self,
         connection: &mut PgConnection,
-        from: Timestamp,
-        to: Timestamp,
+        window: &Window,
+        deadline: Deadline,
     ) -> Result<WindowEnd, sqlx::Error> {
-        let mut transaction = connection.begin_with(BEGIN_WINDOW).await?;
-        let after = self.after.clone();
-        // One more than there is room for, which tells that there is more.
-        let room = self.search.limit + 1 - self.events.len();
-        let mut statement = statement(self.search, (from, to), after.as_ref(), room);
-        let end = {
-            let rows = statement.build().persistent(false);
-            let mut rows = rows.fetch(&mut *transaction);
-            loop {
-                match rows.try_next().await {
-                    Ok(Some(row)) => {
-                        if let Some(end) = self.take(&row)? {
-                            break end;
-                        }
-                    }
-                    Ok(None) => break WindowEnd::Passed,
-                    // query_canceled: statement_timeout.
-                    Err(error) if sqlstate(&error).as_deref() == Some("57014") => {
-                        break WindowEnd::Late(error);
-                    }
-                    Err(error) => return Err(error),
-                }
+        match self.read(connection, window, deadline).await {
+            // query_canceled: statement_timeout; lock_not_available: lock_timeout.
+            Err(error) if matches!(sqlstate(&error).as_deref(), Some("57014" | "55P03")) => {
+                Ok(WindowEnd::Late(error))
             }
-        };
-        if !matches!(end, WindowEnd::PageIsLarge) {
-            transaction.rollback().await?;
+            end => end,
         }
-        Ok(end)
     }
 
-    /// Puts an event on the page. Returns how the window ends, if it does.
-    fn take(&mut self, row: &PgRow) -> Result<Option<WindowEnd>, sqlx::Error> {
-        if self.events.len() == self.search.limit {
-            return Ok(Some(WindowEnd::PageIsFull));
+    async fn read(
+        &mut self,
+        connection: &mut PgConnection,
+        window: &Window,
+        deadline: Deadline,
+    ) -> Result<WindowEnd, sqlx::Error> {
+        let mut transaction = begin(connection, deadline, WINDOW_LIMIT, window.is_default).await?;
+        let after = self.after.clone();
+        let room = self.search.limit - self.events.len();
+        let mut statement = statement(self.search, window, after.as_ref(), room);
+        {
+            let rows = statement.build().persistent(false);
+            let mut rows = rows.fetch(&mut *transaction);
+            while let Some(row) = rows.try_next().await? {
+                self.take(&row)?;
+                if self.bytes >= PAGE_MAX_BYTES {
+                    return Ok(WindowEnd::PageIsLarge);
+                }
+            }
         }
+        transaction.rollback().await?;
+        if self.events.len() == self.search.limit {
+            return Ok(WindowEnd::PageIsFull);
+        }
+        Ok(WindowEnd::Passed)
+    }
+
+    /// Puts an event on the page.
+    fn take(&mut self, row: &PgRow) -> Result<(), sqlx::Error> {
         let event = event_of(row)?;
         let json = to_json(&event);
         self.bytes += json.len();
         self.events.push(json);
-        self.after = Some(PageKey {
+        self.after = Some(PageEnd::Event {
             time: event.time,
             source: event.source,
             id: event.id,
         });
-        Ok((self.bytes >= PAGE_MAX_BYTES).then_some(WindowEnd::PageIsLarge))
+        Ok(())
     }
 
     /// Goes on to what is older than `from`.
     fn pass(&mut self, from: Timestamp, took: Duration) {
-        self.after = Some(PageKey {
-            time: from,
-            source: String::new(),
-            id: String::new(),
-        });
+        self.after = Some(PageEnd::Time(from));
         if took < QUICK {
             self.width = self.width.saturating_mul(8);
         } else if took > SLOW {
@@ -287,13 +303,15 @@ impl<'a> Walk<'a> {
 /// them, and for the partitions that the window meets.
 fn statement<'a>(
     search: &'a EventSearch,
-    (from, to): (Timestamp, Timestamp),
-    after: Option<&'a PageKey>,
+    window: &Window,
+    after: Option<&'a PageEnd>,
     limit: usize,
 ) -> QueryBuilder<'a, Postgres> {
     let mut sql = QueryBuilder::new(SELECT);
-    sql.push_bind(from).push(" AND time <= ").push_bind(to);
-    if let Some(PageKey { time, source, id }) = after {
+    sql.push_bind(window.from)
+        .push(" AND time <= ")
+        .push_bind(window.to);
+    if let Some(PageEnd::Event { time, source, id }) = after {
         sql.push(" AND (time, source, id) < (").push_bind(*time);
         sql.push(", ").push_bind(source.as_str());
         sql.push(", ").push_bind(id.as_str()).push(")");
@@ -324,15 +342,7 @@ fn event_of(row: &PgRow) -> Result<Event, sqlx::Error> {
         Err(sqlx::Error::Decode(why)) => why.to_string(),
         Err(error) => return Err(error),
     };
-    Ok(Event {
-        id: text(row, "id")?,
-        source: text(row, "source")?,
-        event_type: text(row, "type")?,
-        subject: row.try_get("subject")?,
-        time: row.try_get("time")?,
-        datacontenttype: row.try_get("datacontenttype")?,
-        dataschema: row.try_get("dataschema")?,
-        extensions: BTreeMap::from([(OMITTED.to_owned(), why)]),
-        data: Data::None,
-    })
+    let mut event = attributes(row)?;
+    event.extensions.insert(OMITTED.to_owned(), why);
+    Ok(event)
 }

@@ -1,38 +1,38 @@
 //! Which subjects there are, by name, and when the newest event of each happened.
 
 use std::collections::BTreeMap;
+use std::iter;
 use std::sync::Arc;
 
-use sqlx::Connection;
-
 use super::deadline::{Deadline, LentConnection};
-use super::layout::Layout;
-use super::queries::{READ_LIMIT, Reads};
-use crate::error::Error;
+use super::layout::{Layout, Span};
+use super::queries::Reads;
+use super::turn::{ReadError, begin, in_time, time_left};
 use crate::event::Timestamp;
 
-/// The server ends a statement after this time. It fits in [`READ_LIMIT`].
-pub(super) const BEGIN: &str = "BEGIN READ ONLY; SET LOCAL statement_timeout = '3500ms'";
-
 // From subject to subject by the index, whose order is (subject, time DESC): what a subject costs does not
-// depend on how many events it has.
-macro_rules! first_subject {
-    ($after:literal) => {
+// depend on how many events it has. Where rows of another time stood between them, all would be read.
+macro_rules! walk {
+    ($table:literal) => {
         concat!(
-            "(SELECT subject, time FROM events WHERE ", $after, " AND subject ^@ $4 \
+            "WITH RECURSIVE walk AS (",
+            walk!($table, "subject IS NOT NULL AND ($3::text IS NULL OR subject > $3)"),
+            " UNION ALL SELECT following.* FROM walk CROSS JOIN LATERAL ",
+            walk!($table, "subject > walk.subject"),
+            " AS following) SELECT subject, time FROM walk LIMIT $5"
+        )
+    };
+    ($table:literal, $after:literal) => {
+        concat!(
+            "(SELECT subject, time FROM ", $table, " WHERE ", $after, " AND subject ^@ $4 \
               AND octet_length(subject) <= 1024 \
               AND ($1::timestamptz IS NULL OR time >= $1) AND ($2::timestamptz IS NULL OR time <= $2) \
               ORDER BY subject, time DESC LIMIT 1)"
         )
     };
 }
-const WALK: &str = concat!(
-    "WITH RECURSIVE walk AS (",
-    first_subject!("($3::text IS NULL OR subject > $3)"),
-    " UNION ALL SELECT following.* FROM walk CROSS JOIN LATERAL ",
-    first_subject!("subject > walk.subject"),
-    " AS following) SELECT subject, time FROM walk LIMIT $5"
-);
+const WALK: &str = walk!("events");
+const WALK_OF_DEFAULT: &str = walk!("events_default");
 
 /// Which subjects are asked for.
 #[derive(Debug, Clone, Default)]
@@ -58,37 +58,46 @@ impl Reads {
     /// A page of subjects.
     ///
     /// # Errors
-    /// When Postgres does not answer within [`READ_LIMIT`], or with an error.
-    pub async fn subjects(&self, search: &SubjectSearch) -> Result<SubjectPage, Error> {
-        let deadline = Deadline::new(READ_LIMIT, "list of subjects");
-        let _turn = deadline.wait_for(self.searches.acquire()).await?;
-        let _permit = deadline.wait_for(self.permits.acquire()).await?;
-        self.read_until_it_stands(deadline, |lent, layout| page(lent, layout, search))
-            .await
+    /// When there is no time for it, or Postgres does not answer.
+    pub async fn subjects(&self, search: &SubjectSearch) -> Result<SubjectPage, ReadError> {
+        let turn = self.turn("list of subjects").await?;
+        let page = self.read_until_it_stands(turn.deadline, |lent, layout| {
+            page(lent, layout, search, turn.deadline)
+        });
+        page.await?.ok_or(ReadError::TooMuch)
     }
 }
 
-/// Returns the page, and into how many spans it took a look.
+/// Returns the page, if there is time for it, and into how many spans it took a look.
 async fn page(
     mut lent: LentConnection,
     layout: Arc<Layout>,
     search: &SubjectSearch,
-) -> Result<(LentConnection, SubjectPage, usize), sqlx::Error> {
+    deadline: Deadline,
+) -> Result<(LentConnection, Option<SubjectPage>, usize), sqlx::Error> {
     // One more than asked for tells whether there are more.
     let wanted = search.limit + 1;
     let mut newest: BTreeMap<String, Timestamp> = BTreeMap::new();
     let mut spans = 0;
-    for span in layout.spans() {
+    let covered = layout.covered_spans().map(|span| (span, false));
+    for (span, is_default) in iter::once((Span::ALL, true)).chain(covered) {
+        let time = time_left(deadline);
+        if time.is_zero() {
+            return Ok((lent, None, spans));
+        }
         spans += 1;
-        let mut transaction = lent.connection.begin_with(BEGIN).await?;
-        let found: Vec<(String, Timestamp)> = span
-            .query(WALK)
+        let mut transaction = begin(&mut lent.connection, deadline, time, is_default).await?;
+        let found = span
+            .query::<(String, Timestamp)>(if is_default { WALK_OF_DEFAULT } else { WALK })
             .bind(search.after.as_deref())
             .bind(search.prefix.as_deref().unwrap_or_default())
             .bind(i64::try_from(wanted).unwrap_or(i64::MAX))
             .fetch_all(&mut *transaction)
-            .await?;
+            .await;
         transaction.rollback().await?;
+        let Some(found) = in_time(found)? else {
+            return Ok((lent, None, spans));
+        };
         for (subject, time) in found {
             let known = newest.entry(subject).or_insert(time);
             *known = time.max(*known);
@@ -101,5 +110,5 @@ async fn page(
     let has_more = newest.len() == wanted;
     let subjects = newest.into_iter().take(search.limit).collect();
     let page = SubjectPage { subjects, has_more };
-    Ok((lent, page, spans))
+    Ok((lent, Some(page), spans))
 }

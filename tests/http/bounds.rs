@@ -57,6 +57,38 @@ async fn answers_that_nobody_takes_share_a_bounded_memory_and_end() {
     drop(clients);
 }
 
+#[tokio::test]
+async fn every_kind_of_answer_has_its_part_in_that_memory() {
+    let stack = Stack::start().await;
+    let ganesh = stack.serve(&[]).await;
+    insert(&stack, "big", "to_jsonb(repeat('x', 8379000))").await;
+    let many = "INSERT INTO events (id, source, time, type, subject, nats_subject, stream_seq, \
+         published_at, trace_id) \
+         SELECT n::text, '/many', now(), 'many', repeat('s', 1000) || n, 'events.test', 0, now(), '' \
+         FROM generate_series(1, 1000) AS n";
+    sqlx::query(many).execute(&stack.pool).await.unwrap();
+    let paths = [
+        "/v1/stats?group_by=subject",
+        "/v1/subjects?limit=1000",
+        "/v1/events?type=many&limit=1000",
+    ];
+    for path in paths {
+        let answer = get(&ganesh, path).await;
+        assert_eq!(answer.status, 200, "{path}");
+        assert!(answer.body.len() > 1_000_000, "{path}");
+    }
+    // Less than 100 KiB are left.
+    let mut clients = Vec::new();
+    for _ in 0..8 {
+        clients.push(ask(&ganesh, "/v1/events/big").await);
+    }
+    for path in paths {
+        let detail = get(&ganesh, path).await.problem(503, "Service Unavailable");
+        assert!(detail.contains("64 MiB"), "{path}: {detail}");
+    }
+    drop(clients);
+}
+
 /// Changes a column of a row.
 async fn set(stack: &Stack, id: &str, column: &str, value: &str) {
     let update = format!("UPDATE events SET {column} = {value} WHERE id = '{id}'");

@@ -283,3 +283,36 @@ async fn a_page_ends_at_8_mib_and_an_event_too_large_comes_without_its_data() {
     assert!(why.contains("larger than 16 MiB"), "{why}");
     assert_eq!(all[3]["data"].as_str().map(str::len), Some(3_000_000));
 }
+
+/// Whether there is more is the next page's to say: looking for it takes time.
+#[tokio::test]
+async fn a_full_page_ends_at_once_and_the_last_one_can_be_empty() {
+    let stack = Stack::start().await;
+    let ganesh = stack.serve(&[]).await;
+    store(&stack, &corpus(Timestamp::now().micros())[..7]).await;
+    let page = get(&ganesh, "/v1/events?limit=7").await;
+    assert_eq!(events_of(&page).len(), 7);
+    let next = next_of(&page).expect("a full page names the next one");
+    let last = get(&ganesh, &next).await;
+    assert_eq!(events_of(&last), Vec::<Value>::new());
+    assert_eq!(next_of(&last), None);
+    let page = get(&ganesh, "/v1/events?limit=8").await;
+    assert_eq!((events_of(&page).len(), next_of(&page)), (7, None));
+}
+
+/// ganesh writes no such row.
+#[tokio::test]
+async fn rows_without_a_source_are_found_wherever_a_page_ends() {
+    let stack = Stack::start().await;
+    let ganesh = stack.serve(&[]).await;
+    let insert = "INSERT INTO events (id, source, time, type, nats_subject, stream_seq, published_at, trace_id) \
+         SELECT 'e' || n, CASE n % 3 WHEN 0 THEN '/a' ELSE '' END, \
+         date_trunc('second', now()) + n / 5 * interval '1 s', 't', 'events.test', 0, now(), '' \
+         FROM generate_series(0, 9) AS n";
+    sqlx::query(insert).execute(&stack.pool).await.unwrap();
+    let expected = ["e9", "e6", "e8", "e7", "e5", "e3", "e0", "e4", "e2", "e1"];
+    for limit in 1..4 {
+        let found = walk(&ganesh, &format!("limit={limit}")).await;
+        assert_eq!(ids(&found), expected, "{limit} a page");
+    }
+}

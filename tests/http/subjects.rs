@@ -107,3 +107,36 @@ async fn a_list_of_subjects_does_not_read_their_events() {
         json!("s-7")
     );
 }
+
+/// Rows older than all partitions, such as those of an import.
+#[tokio::test]
+async fn a_large_default_partition_does_not_keep_subjects_from_being_listed() {
+    let stack = Stack::start().await;
+    let ganesh = stack.serve(&[]).await;
+    let insert = "INSERT INTO events (id, source, time, type, subject, nats_subject, stream_seq, \
+         published_at, trace_id) \
+         SELECT n::text, '/old', '2020-01-01Z'::timestamptz + n * interval '1 ms', 't', \
+         CASE WHEN n > 5 THEN 's-' || lpad((n % 1000)::text, 3, '0') END, 'events.test', 0, \
+         now(), '' FROM generate_series(1, 300000) AS n";
+    sqlx::query(insert).execute(&stack.pool).await.unwrap();
+    // Whoever reads both together looks through the old rows for each of these.
+    let insert = "INSERT INTO events (id, source, time, type, subject, nats_subject, stream_seq, \
+         published_at, trace_id) \
+         SELECT n::text, '/new', now() - interval '1 min', 't', 's-' || lpad(n::text, 3, '0'), 'events.test', 0, \
+         now(), '' FROM generate_series(0, 999) AS n WHERE n % 10 <> 6";
+    sqlx::query(insert).execute(&stack.pool).await.unwrap();
+    let now = Timestamp::from_micros(Timestamp::now().micros() / 1_000_000 * 1_000_000);
+    let newer = of("s-002", "newer", now);
+    let (before, after) = (of("a", "before", now), of("z", "after", now));
+    store(&stack, &[newer, before, after]).await;
+    let found = all(&ganesh, "limit=1000").await;
+    assert_eq!(found.len(), 1_002);
+    let at = |place: usize| (found[place].0.as_str(), found[place].1.as_str());
+    let now = now.to_string();
+    assert_eq!(at(0), ("a", now.as_str()));
+    assert_eq!(at(1).0, "s-000");
+    assert!(at(1).1 > "2026", "{}", at(1).1);
+    assert_eq!(at(3), ("s-002", now.as_str()));
+    assert_eq!(at(7), ("s-006", "2020-01-01T00:04:59.006Z"));
+    assert_eq!(at(1_001), ("z", now.as_str()));
+}
