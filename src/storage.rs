@@ -14,6 +14,7 @@ mod fates;
 pub(crate) mod identity;
 mod insert;
 mod inspect;
+mod keys;
 mod layout;
 pub(crate) mod deadline;
 mod outcome;

@@ -15,6 +15,7 @@ use tokio::sync::Semaphore;
 use super::classify::sqlstate_in;
 use super::columns::{bounded_json, bounded_text, columns};
 use super::deadline::{Deadline, LentConnection};
+use super::keys;
 use super::layout::{self, Layout, Span};
 use crate::config::PartitionInterval;
 use crate::error::{Class, Code, Error};
@@ -57,16 +58,6 @@ const OTHERS_BY_ID: &str = concat!(
     in_span!(),
     "ORDER BY time DESC, source LIMIT $7"
 );
-
-// LIMIT: one search of the index for each key, whatever the planner knows of the table.
-const HAVE_ROWS: &str = "\
-    SELECT there.found IS NOT NULL \
-    FROM unnest($1::text[], $2::text[], $3::timestamptz[]) \
-         WITH ORDINALITY AS key (id, source, time, place) \
-         LEFT JOIN LATERAL (SELECT true AS found FROM events \
-                            WHERE id = key.id AND source = key.source AND time = key.time \
-                            AND time BETWEEN $4 AND $5 LIMIT 1) AS there ON true \
-    ORDER BY place";
 
 /// An event as its row holds it.
 #[derive(Debug, Clone, PartialEq)]
@@ -191,35 +182,10 @@ impl Reads {
     /// # Errors
     /// When Postgres does not answer within [`READ_LIMIT`], or with an error.
     pub async fn have_rows(&self, events: &[&Event]) -> Result<Vec<bool>, Error> {
-        let mut have_rows = vec![false; events.len()];
-        for group in groups_within_a_day(events) {
-            let asked: Vec<&Event> = group.iter().map(|place| events[*place]).collect();
-            let found = self.have_rows_at(&asked).await?;
-            for (place, found) in group.into_iter().zip(found) {
-                have_rows[place] = found;
-            }
-        }
-        Ok(have_rows)
-    }
-
-    /// The same of events whose times lie close together: a statement locks each partition between them.
-    async fn have_rows_at(&self, events: &[&Event]) -> Result<Vec<bool>, Error> {
         let deadline = Deadline::new(READ_LIMIT, "whether events have rows");
-        let ids: Vec<&str> = events.iter().map(|event| event.id.as_str()).collect();
-        let sources: Vec<&str> = events.iter().map(|event| event.source.as_str()).collect();
-        let times: Vec<Timestamp> = events.iter().map(|event| event.time).collect();
-        let (ids, sources, times) = (&ids, &sources, &times);
         self.read_until_it_stands(deadline, |mut lent, _| async move {
-            let found = sqlx::query_scalar(HAVE_ROWS)
-                .bind(ids)
-                .bind(sources)
-                .bind(times)
-                .bind(times.iter().min().copied())
-                .bind(times.iter().max().copied())
-                .persistent(false)
-                .fetch_all(&mut *lent.connection)
-                .await?;
-            Ok((lent, found, 1))
+            let found = keys::find(&mut lent.connection, events).await?;
+            Ok((lent, found.iter().map(Option::is_some).collect(), 1))
         })
         .await
     }
@@ -382,19 +348,4 @@ impl FromRow<'_, PgRow> for Alternate {
             time: row.try_get("time")?,
         })
     }
-}
-/// Places of events whose times are within a day of each other.
-fn groups_within_a_day(events: &[&Event]) -> Vec<Vec<usize>> {
-    const DAY_MICROS: i64 = 24 * 60 * 60 * 1_000_000;
-    let mut places: Vec<usize> = (0..events.len()).collect();
-    places.sort_by_key(|place| events[*place].time);
-    let micros = |place: usize| events[place].time.micros();
-    let mut groups: Vec<Vec<usize>> = Vec::new();
-    for place in places {
-        match groups.last_mut() {
-            Some(group) if micros(place) - micros(group[0]) <= DAY_MICROS => group.push(place),
-            _ => groups.push(vec![place]),
-        }
-    }
-    groups
 }
