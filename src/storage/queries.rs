@@ -46,17 +46,26 @@ const NEWEST: &str = concat!(
     in_span!(),
     "ORDER BY time DESC, stream_seq DESC LIMIT 1"
 );
+// No index has this order. Without statistics the planner expects many rows of an id, and would look for the
+// newest one by the index on time, through the whole partition.
+macro_rules! newest_first {
+    () => {
+        "ORDER BY time + interval '0' DESC, "
+    };
+}
 const BY_ID: &str = concat!(
     columns!(),
     "WHERE id = $3 AND ($4::text IS NULL OR source = $4) AND ",
     in_span!(),
-    "ORDER BY time DESC, stream_seq DESC, source LIMIT 1"
+    newest_first!(),
+    "stream_seq DESC, source LIMIT 1"
 );
 const OTHERS_BY_ID: &str = concat!(
     "SELECT source, time FROM events \
      WHERE id = $3 AND ($4::text IS NULL OR source = $4) AND NOT (source = $5 AND time = $6) AND ",
     in_span!(),
-    "ORDER BY time DESC, source LIMIT $7"
+    newest_first!(),
+    "source LIMIT $7"
 );
 
 /// An event as its row holds it.

@@ -4,7 +4,9 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use ganesh::config::PartitionInterval;
 use ganesh::event::{Data, Event, Timestamp};
+use ganesh::storage::partitions::partition_of;
 use serde_json::json;
 
 use super::client::{get, store};
@@ -161,4 +163,30 @@ async fn clients_that_hang_up_keep_no_connection_from_the_writers() {
     );
     lock.rollback().await.unwrap();
     assert_eq!(stack.rows().await, 100);
+}
+
+/// Without statistics Postgres expects many rows of an id, and its newest one soon by the index on time.
+#[tokio::test]
+async fn an_event_is_found_by_its_id_in_a_partition_that_nobody_analysed() {
+    let stack = Stack::start().await;
+    let ganesh = stack.serve(&[]).await;
+    let partition = partition_of(Timestamp::now(), PartitionInterval::Day).name;
+    let fill = format!(
+        "ALTER TABLE {partition} SET (autovacuum_enabled = off); \
+         INSERT INTO {partition} (id, source, time, type, nats_subject, stream_seq, published_at, trace_id) \
+         SELECT 'event-' || n, '/many', date_trunc('day', now(), 'UTC') + n * interval '1 ms', 't', \
+         'events.test', n, now(), '' FROM generate_series(1, 200000) AS n"
+    );
+    sqlx::raw_sql(&fill).execute(&stack.pool).await.unwrap();
+    let (mut found, mut counted) = (Duration::MAX, Duration::MAX);
+    for _ in 0..10 {
+        let began = Instant::now();
+        let answer = get(&ganesh, "/v1/events/event-1").await;
+        found = found.min(began.elapsed());
+        assert_eq!(answer.json()["id"], "event-1");
+        let began = Instant::now();
+        assert_eq!(stack.rows().await, 200_000);
+        counted = counted.min(began.elapsed());
+    }
+    assert!(found < counted, "{found:?}, counting {counted:?}");
 }
