@@ -1,11 +1,14 @@
 //! Every query of docs/QUERIES.md over a million events: its answer, and that it reads no partition outside
 //! its range.
 
+mod searches;
+
 use std::collections::BTreeMap;
 
 use serde_json::{Value, json};
 use sqlx::Executor;
 use sqlx::postgres::PgPool;
+use tokio::sync::{Mutex, MutexGuard, OnceCell};
 
 use crate::support::stack::new_database;
 
@@ -106,8 +109,17 @@ fn moment(micros: i64) -> String {
     ganesh::event::Timestamp::from_micros(micros).to_string()
 }
 
-/// A million events in ten partitions, and the user's table of the page.
-async fn filled() -> PgPool {
+/// The database with a million events, for one test at a time.
+async fn filled() -> (MutexGuard<'static, ()>, PgPool) {
+    static FILLED: OnceCell<String> = OnceCell::const_new();
+    static ALONE: Mutex<()> = Mutex::const_new(());
+    let alone = ALONE.lock().await;
+    let url = FILLED.get_or_init(fill).await;
+    (alone, PgPool::connect(url).await.unwrap())
+}
+
+/// A million events in ten partitions, and the user's table of the page. Returns where they are.
+async fn fill() -> String {
     let url = new_database().await;
     let pool = PgPool::connect(&url).await.unwrap();
     ganesh::storage::schema::migrate(&pool).await.unwrap();
@@ -131,7 +143,7 @@ async fn filled() -> PgPool {
             FROM generate_series(0, 999) AS n; \
         ANALYZE events, devices";
     pool.execute(user_table).await.unwrap();
-    pool
+    url
 }
 
 /// The queries of the page by their names, with its variables filled in.
@@ -324,7 +336,7 @@ fn expected(name: &str) -> Vec<Value> {
 
 #[tokio::test]
 async fn every_query_of_the_page_answers_rightly_and_reads_only_its_range() {
-    let pool = filled().await;
+    let (_alone, pool) = filled().await;
     let queries = queries();
     assert!(queries.len() >= 14, "{:?}", queries.keys());
     for (name, query) in &queries {
