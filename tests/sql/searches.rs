@@ -65,14 +65,14 @@ fn shapes() -> Vec<(&'static str, EventSearch, i64)> {
         with(|search| search.event_type = Some("com.example.device.telemetry.v1".to_owned()));
     let rare = with(|search| search.event_type = Some("com.example.order.created.v1".to_owned()));
     let source = with(|search| search.source = Some("https://fleet.example.com".to_owned()));
-    let subject = with(|search| search.subject = Some("device-0100".to_owned()));
-    let prefix = with(|search| search.subject_prefix = Some("device-01".to_owned()));
+    let subject = with(|search| search.subject = Some("device-000100".to_owned()));
+    let prefix = with(|search| search.subject_prefix = Some("device-0001".to_owned()));
     let value = with(|search| {
-        let condition = condition("celsius", Comparison::GreaterOrEqual, "34");
+        let condition = condition("temperature_celsius", Comparison::GreaterOrEqual, "34");
         search.data.push(condition);
     });
     let of_subject = with(|search| {
-        search.subject = Some("device-0100".to_owned());
+        search.subject = Some("device-000100".to_owned());
         let condition = condition("sequence", Comparison::Less, "900");
         search.data.push(condition);
     });
