@@ -1,5 +1,7 @@
 //! Hundreds of partitions on a server with room for few locks, as thousands on one with its defaults.
 
+use std::time::{Duration, Instant};
+
 use ganesh::config::PartitionInterval;
 use ganesh::event::{Data, Event, Timestamp};
 use ganesh::storage::partitions::{Partition, partition_of};
@@ -93,6 +95,32 @@ async fn reads_touch_a_bounded_number_of_partitions_at_a_time() {
     for path in ["/v1/events/none?source=/test", "/v1/subjects/none/latest"] {
         assert_eq!(get(path).await.0, 404, "{path}");
     }
+}
+
+/// A statement takes locks of every partition that it writes to.
+#[tokio::test]
+async fn a_batch_for_more_partitions_than_the_server_has_locks_for_is_written_in_parts() {
+    let (stack, ganesh) = with_partitions().await;
+    let all: Vec<Event> = (0..PARTITIONS).map(|n| of(&format!("e-{n}"), n)).collect();
+    let began = Instant::now();
+    publish_in_one_batch(&stack, &ganesh, &all).await;
+    stack.wait_until_drained().await;
+    let took = began.elapsed();
+    let mut stored = 0;
+    for hours in 0..PARTITIONS {
+        let partition = partition_of(hours_ago(hours), PartitionInterval::Hour).name;
+        let count = format!("SELECT count(*) FROM {partition} WHERE id LIKE 'e-%'");
+        let count: i64 = sqlx::query_scalar(&count)
+            .fetch_one(&stack.pool)
+            .await
+            .unwrap();
+        stored += count;
+    }
+    assert_eq!(stored, PARTITIONS);
+    assert_eq!(stack.dead_letters().await, 0);
+    let too_much = "ganesh_dependency_errors_total{dependency=\"postgres\",code=\"resources\"}";
+    assert!(ganesh.metric(too_much).await > 0.0, "nothing was too much");
+    assert!(took < Duration::from_secs(10), "{took:?}");
 }
 
 /// What is not stored of a batch is looked for by its key, wherever that may be.

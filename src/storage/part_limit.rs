@@ -1,5 +1,5 @@
-//! How many rows a statement may have, where rows are slow: otherwise each batch of a backlog would run
-//! into the time limit before it is halved.
+//! How many rows a statement may have, where rows are slow, or belong to more partitions than the server has
+//! locks for: otherwise each batch of a backlog would run into that limit before it is halved.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -25,8 +25,8 @@ impl PartLimit {
         }
     }
 
-    /// A statement with so many rows took too long.
-    pub(super) fn late(&self, rows: usize) {
+    /// A statement with so many rows was too much.
+    pub(super) fn too_much(&self, rows: usize) {
         let limit = self.rows().min(rows / 2).max(1);
         self.rows.store(limit, Ordering::Relaxed);
     }
@@ -50,14 +50,14 @@ mod tests {
         assert_eq!(limit.rows(), usize::MAX);
         limit.stored(2_000, Duration::ZERO);
         assert_eq!(limit.rows(), usize::MAX);
-        limit.late(2_000);
+        limit.too_much(2_000);
         assert_eq!(limit.rows(), 1_000);
         limit.stored(1_000, Duration::from_secs(20));
         limit.stored(999, Duration::ZERO);
         assert_eq!(limit.rows(), 1_000);
         limit.stored(1_000, Duration::from_secs(1));
         assert_eq!(limit.rows(), 2_000);
-        limit.late(1);
+        limit.too_much(1);
         assert_eq!(limit.rows(), 1);
     }
 }

@@ -13,9 +13,9 @@ use super::write::{AttemptError, EventWriter, FailureCause, Passing, WriteFailur
 use crate::error::{Class, Code};
 use crate::labels::WriteMethod;
 
-/// Rows that run into the time limit alone, one after the other without a stored one between them. Then
-/// the rest is not tried: where everybody waits for a lock, each part would take the whole limit.
-const LATE_ALONE_MAX: usize = 2;
+/// Rows that are too much for the server alone, one after the other without a stored one between them. Then
+/// the rest is not tried: where everybody waits for a lock, each part would take the whole time limit.
+const TOO_MUCH_ALONE_MAX: usize = 2;
 
 /// What a round has seen.
 struct Round {
@@ -27,7 +27,7 @@ struct Round {
     first_refused: Option<u64>,
     /// Rows that failed alone: the place in the round, and why.
     alone: Vec<(usize, AttemptError)>,
-    late_alone: usize,
+    too_much_alone: usize,
     /// Methods by which a row was stored.
     stored_by: [bool; WriteMethod::VARIANTS.len()],
 }
@@ -59,8 +59,9 @@ impl EventWriter {
                 }
                 Err(failed) => failed,
             };
-            if part.len() > 1 && failed.error.code == Code::Timeout && failed.attempt > 0 {
-                self.part_limit().late(part.len());
+            let is_too_much = failed.is_too_much() || failed.error.code == Code::Timeout;
+            if part.len() > 1 && is_too_much && failed.attempt > 0 {
+                self.part_limit().too_much(part.len());
             }
             if !round.says_something_of_rows(&failed) {
                 return Err(WriteFailure::of_the_whole(failed));
@@ -77,8 +78,8 @@ impl EventWriter {
                 let rejected = RowOutcome::Rejected(failed.error.detail);
                 outcomes[places[part.start]] = Some(rejected);
             } else {
-                if failed.is_late() && part.len() > 1 {
-                    self.say_late(&failed.error, part.len());
+                if failed.is_too_much() && part.len() > 1 {
+                    self.say_too_much(&failed.error, part.len());
                 }
                 if round.narrow(&part, failed) == Narrowed::GivenUp {
                     break;
@@ -104,13 +105,13 @@ impl Round {
             is_inspected: false,
             first_refused: None,
             alone: Vec::new(),
-            late_alone: 0,
+            too_much_alone: 0,
             stored_by: Default::default(),
         }
     }
 
     fn stored(&mut self, method: WriteMethod, written: &[RowOutcome]) {
-        self.late_alone = 0;
+        self.too_much_alone = 0;
         self.stored_by[method as usize] |= written.contains(&RowOutcome::Stored);
     }
 
@@ -119,7 +120,7 @@ impl Round {
         match failed.error.class {
             Class::Poison => true,
             Class::Transient => {
-                failed.is_late() || failed.is_answer && self.options.passing != Passing::Retry
+                failed.is_too_much() || failed.is_answer && self.options.passing != Passing::Retry
             }
             Class::Fatal => false,
         }
@@ -136,13 +137,13 @@ impl Round {
     fn narrow(&mut self, part: &Range<usize>, failed: AttemptError) -> Narrowed {
         self.first_refused.get_or_insert(failed.attempt);
         if part.len() > 1 {
-            let line = failed.line.filter(|_| !failed.is_late());
+            let line = failed.line.filter(|_| !failed.is_too_much());
             self.bisection.narrow(part, line);
             return Narrowed::GoOn;
         }
-        self.late_alone += usize::from(failed.is_late());
+        self.too_much_alone += usize::from(failed.is_too_much());
         self.alone.push((part.start, failed));
-        if self.late_alone >= LATE_ALONE_MAX {
+        if self.too_much_alone >= TOO_MUCH_ALONE_MAX {
             Narrowed::GivenUp
         } else {
             Narrowed::GoOn

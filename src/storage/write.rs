@@ -211,9 +211,9 @@ impl EventWriter {
     }
 
     /// Each takes as long as the time limit, so these lines are few.
-    pub(super) fn say_late(&self, error: &Error, rows: usize) {
+    pub(super) fn say_too_much(&self, error: &Error, rows: usize) {
         self.metrics.dependency_error(error);
-        tracing::warn!(%error, rows, "a statement took too long; its rows are written in halves");
+        tracing::warn!(%error, rows, "a statement was too much for Postgres; its rows are written in halves");
     }
 
     fn give_up_copy(&self, error: &Error) {
@@ -363,9 +363,9 @@ impl AttemptError {
         self.sqlstate.as_deref() == Some(sqlstate)
     }
 
-    /// The statement ran into the server's time limit: a smaller one may not.
-    pub(super) fn is_late(&self) -> bool {
-        self.error.code == Code::Timeout && self.is_answer
+    /// The statement ran into the server's time limit, or its room for locks (53200): a smaller one may not.
+    pub(super) fn is_too_much(&self) -> bool {
+        self.is_answer && (self.error.code == Code::Timeout || self.is("53200"))
     }
 }
 
