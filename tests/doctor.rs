@@ -2,10 +2,12 @@
 //! failed. `ganesh healthcheck`: whether a `serve` is ready.
 
 use std::process::{Output, Stdio};
+use std::time::Duration;
 
 use async_nats::jetstream::consumer::pull;
 use sqlx::Executor;
 
+use crate::support::events::{events, publish};
 use crate::support::ganesh::{command, run};
 use crate::support::servers::{Server, write_nats_conf};
 use crate::support::{Ganesh, Stack};
@@ -209,6 +211,24 @@ async fn a_cache_that_is_away_is_a_warning() {
             "start it, or correct REDIS_URL",
         ],
     );
+}
+
+#[tokio::test]
+async fn messages_that_nobody_settles_are_a_warning() {
+    let stack = Stack::start().await;
+    stack.make_streams().await;
+    publish(&stack.jetstream().await, &events("waiting", 3)).await;
+    let words = [
+        "consumer ganesh",
+        "s old (3 wait, 0 are held)",
+        "start ganesh",
+    ];
+    let (code, said) = doctor(&stack, &[]);
+    assert!(code == 0 && !said.contains(words[1]), "{said}");
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    let (code, said) = doctor(&stack, &[]);
+    assert_eq!(code, 0, "{said}");
+    assert_line(&said, "warning", &words);
 }
 
 #[tokio::test]

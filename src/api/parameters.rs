@@ -78,7 +78,8 @@ pub(super) fn set<T>(place: &mut Option<T>, name: &str, value: T) -> Result<(), 
 /// 400 when it is none.
 pub(super) fn time(name: &str, value: &str) -> Result<Timestamp, Problem> {
     Timestamp::parse_rfc3339(value).ok_or_else(|| {
-        let expected = "an RFC 3339 timestamp such as 2026-11-30T12:00:00Z (a plus is written %2B)";
+        let expected = "an RFC 3339 timestamp with time and offset, such as 2026-11-30T12:00:00Z or \
+             2026-11-30T12:00:00%2B01:00";
         Problem::parameter(name, value, expected)
     })
 }

@@ -14,7 +14,7 @@ use super::removed::{Positions, Removed};
 use super::reported::{self, ReportedConsumer, ReportedStream};
 use super::requirements::filters;
 use super::streams::api_error;
-use crate::config::Config;
+use crate::config::{Config, NatsConfig};
 use crate::event::Timestamp;
 use crate::telemetry::Metrics;
 
@@ -92,10 +92,11 @@ impl Lag {
             .is_none_or(|at| at.elapsed() >= ASK_OLDEST_EVERY)
         {
             answers.oldest_asked_at = Some(Instant::now());
-            let age_seconds = self.oldest_pending_seconds(&info).await?;
+            let age_seconds = oldest_pending_seconds(&self.jetstream, nats, &info).await?;
             self.metrics.consumer_oldest_pending.set(age_seconds);
             if is_filtered(&info) {
-                let next = self.first_from(&info, info.delivered.stream + 1).await?;
+                let from = info.delivered.stream + 1;
+                let next = first_from(&self.jetstream, nats, &info, from).await?;
                 answers.next = next.map(|(sequence, _)| sequence);
             }
         }
@@ -150,53 +151,78 @@ impl Lag {
         }
         Ok(())
     }
+}
 
-    /// Seconds since the stream stored the first message after the acknowledgement floor; 0 when
-    /// that was the last message, or was settled or removed meanwhile.
-    async fn oldest_pending_seconds(&self, info: &ReportedConsumer) -> Result<f64, String> {
-        // Limits and purges leave holes: the sequence after the floor may be gone.
-        let oldest = self.first_from(info, info.ack_floor.stream + 1).await?;
-        let Some((_, published_at)) = oldest else {
-            return Ok(0.0);
-        };
-        Ok(seconds_since(published_at))
-    }
+/// What a consumer has before it.
+pub(crate) struct ConsumerLag {
+    pub(crate) pending: u64,
+    pub(crate) ack_pending: u64,
+    pub(crate) oldest_seconds: f64,
+}
 
-    /// The first message from this sequence on that the consumer takes.
-    async fn first_from(
-        &self,
-        info: &ReportedConsumer,
-        sequence: u64,
-    ) -> Result<Option<(u64, Timestamp)>, String> {
-        let stream: Stream<()> = self
-            .jetstream
-            .get_stream_no_info(&self.config.nats.stream)
+/// Asks the server; `None` without a consumer.
+///
+/// # Errors
+/// When it does not answer.
+pub(crate) async fn consumer_lag(
+    jetstream: &Context,
+    nats: &NatsConfig,
+) -> Result<Option<ConsumerLag>, String> {
+    let info = consumer::info(jetstream, nats).await;
+    let Some(info) = info.map_err(|error| error.detail)? else {
+        return Ok(None);
+    };
+    Ok(Some(ConsumerLag {
+        pending: info.num_pending,
+        ack_pending: info.num_ack_pending,
+        oldest_seconds: oldest_pending_seconds(jetstream, nats, &info).await?,
+    }))
+}
+
+/// Seconds since the stream stored the first message after the acknowledgement floor; 0 when
+/// that was the last message, or was settled or removed meanwhile.
+async fn oldest_pending_seconds(
+    jetstream: &Context,
+    nats: &NatsConfig,
+    info: &ReportedConsumer,
+) -> Result<f64, String> {
+    // Limits and purges leave holes: the sequence after the floor may be gone.
+    let oldest = first_from(jetstream, nats, info, info.ack_floor.stream + 1).await?;
+    Ok(oldest.map_or(0.0, |(_, published_at)| seconds_since(published_at)))
+}
+
+/// The first message from this sequence on that the consumer takes.
+async fn first_from(
+    jetstream: &Context,
+    nats: &NatsConfig,
+    info: &ReportedConsumer,
+    sequence: u64,
+) -> Result<Option<(u64, Timestamp)>, String> {
+    let stream = jetstream.get_stream_no_info(&nats.stream).await;
+    let stream: Stream<()> = stream.map_err(|error| error.to_string())?;
+    let filters = filters(&info.config);
+    let any = [ANY_SUBJECT];
+    let patterns = if filters.is_empty() {
+        &any
+    } else {
+        &filters[..]
+    };
+    let mut first: Option<(u64, Timestamp)> = None;
+    for pattern in patterns {
+        match stream
+            .get_first_raw_message_by_subject(pattern, sequence)
             .await
-            .map_err(|error| error.to_string())?;
-        let filters = filters(&info.config);
-        let any = [ANY_SUBJECT];
-        let patterns = if filters.is_empty() {
-            &any
-        } else {
-            &filters[..]
-        };
-        let mut first: Option<(u64, Timestamp)> = None;
-        for pattern in patterns {
-            match stream
-                .get_first_raw_message_by_subject(pattern, sequence)
-                .await
-            {
-                Ok(message) => {
-                    let published_at = Timestamp::from_nanos(message.time.unix_timestamp_nanos());
-                    let found = (message.sequence, published_at);
-                    first = Some(first.map_or(found, |first| first.min(found)));
-                }
-                Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => {}
-                Err(error) => return Err(error.to_string()),
+        {
+            Ok(message) => {
+                let published_at = Timestamp::from_nanos(message.time.unix_timestamp_nanos());
+                let found = (message.sequence, published_at);
+                first = Some(first.map_or(found, |first| first.min(found)));
             }
+            Err(error) if error.kind() == RawMessageErrorKind::NoMessageFound => {}
+            Err(error) => return Err(error.to_string()),
         }
-        Ok(first)
     }
+    Ok(first)
 }
 
 /// Whether the consumer takes some subjects alone.

@@ -107,8 +107,18 @@ async fn make(jetstream: &Context, number: usize, replicas: usize) -> Neighbour 
     .await;
     for message in 1..=MESSAGES {
         let subject = format!("events{number}.{message}");
-        let published = jetstream.publish(subject, payload(message).into()).await;
-        published.expect("NATS is up").await.expect("NATS is up");
+        let mut headers = async_nats::HeaderMap::new();
+        headers.insert("Nats-Msg-Id", subject.as_str());
+        // A stream that was just made in a cluster does not answer at once.
+        eventually("somebody's stream takes a message", || async {
+            let (subject, headers) = (subject.clone(), headers.clone());
+            let sent = jetstream.publish_with_headers(subject, headers, payload(message).into());
+            match sent.await {
+                Ok(acknowledged) => acknowledged.await.is_ok(),
+                Err(_) => false,
+            }
+        })
+        .await;
     }
     let stream = jetstream
         .get_stream(&config.name)

@@ -220,7 +220,15 @@ async fn messages_of(
         filter_subjects: subjects.iter().map(|&subject| subject.to_owned()).collect(),
         ..OrderedConfig::default()
     };
-    let consumer = stream.create_consumer(config).await.unwrap();
+    // The cluster can have just lost a server.
+    let began = Instant::now();
+    let consumer = loop {
+        match stream.create_consumer(config.clone()).await {
+            Ok(consumer) => break consumer,
+            Err(error) => assert!(began.elapsed() < PATIENCE, "{error}"),
+        }
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    };
     let count = consumer.cached_info().num_pending;
     let messages = consumer.messages().await.unwrap();
     let messages = messages.map(Result::unwrap);

@@ -2,18 +2,20 @@
 
 use std::fmt::Display;
 
-use async_nats::jetstream;
+use async_nats::jetstream::{self, Context};
 
 use super::{ANSWER_TIMEOUT, Findings};
 use crate::config::Config;
 use crate::messaging::reported::ReportedConfig;
 use crate::messaging::requirements::{Existing, limits};
-use crate::messaging::{connection, in_flight};
+use crate::messaging::{connection, in_flight, lag};
 use crate::storage::{identity, pool};
 use crate::telemetry::{Health, Metrics};
 
 /// The oldest supported server.
 const MIN_VERSION: (i64, i64, i64) = (2, 11, 0);
+/// A message that waits for longer is worth a warning.
+const OLD_SECONDS: f64 = 10.0;
 
 pub(super) async fn check(config: &Config, findings: &mut Findings) {
     // Nobody scrapes a doctor.
@@ -45,16 +47,36 @@ pub(super) async fn check(config: &Config, findings: &mut Findings) {
         ));
     }
     findings.dependency = "jetstream";
-    match Existing::find(&jetstream::new(client), &config.nats).await {
+    let jetstream = jetstream::new(client);
+    match Existing::find(&jetstream, &config.nats).await {
         Ok(existing) => {
             // Whether it answers is a check of its own.
             let asking = tokio::time::timeout(ANSWER_TIMEOUT, database(config));
             let database = asking.await.ok().and_then(Result::ok);
             check_jetstream(&existing, config, database.as_deref(), findings);
+            warn_of_lag(&jetstream, config, findings).await;
         }
         Err(error) => findings.failed(format_args!(
             "{}: enable JetStream, and allow this user its API ($JS.API.>)",
             error.detail
+        )),
+    }
+}
+
+/// A service that stands still, or none that runs.
+async fn warn_of_lag(jetstream: &Context, config: &Config, findings: &Findings) {
+    match lag::consumer_lag(jetstream, &config.nats).await {
+        Ok(Some(lag)) if lag.oldest_seconds >= OLD_SECONDS => {
+            findings.warning(format_args!(
+                "consumer {}: the oldest message without an acknowledgement is {:.0} s old ({} wait, {} are held): \
+                 start ganesh, or ask it why (ganesh healthcheck)",
+                config.nats.consumer, lag.oldest_seconds, lag.pending, lag.ack_pending
+            ));
+        }
+        Ok(_) => {}
+        Err(error) => findings.warning(format_args!(
+            "consumer {}: cannot ask for its lag ({error})",
+            config.nats.consumer
         )),
     }
 }
