@@ -11,6 +11,7 @@ mod connections;
 mod cursor;
 mod etag;
 mod events;
+mod explain;
 mod guard;
 pub(crate) mod log_level;
 mod openapi;
@@ -26,6 +27,7 @@ mod stats;
 mod subjects;
 mod tokens;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -47,8 +49,9 @@ use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
 use crate::cache::Cache;
-use crate::config::HttpConfig;
+use crate::config::{Config, HttpConfig};
 use crate::error::Error;
+use crate::observe::slow_list::SlowList;
 use crate::storage::queries::Reads;
 use crate::storage::turn::ReadError;
 use crate::telemetry::Metrics;
@@ -74,6 +77,9 @@ pub(crate) struct Api {
     pub(crate) reads: Reads,
     pub(crate) metrics: Metrics,
     pub(crate) answers: AnswerMemory,
+    pub(crate) config: Arc<Config>,
+    /// `None` where telemetry is off.
+    pub(crate) slow: Option<SlowList>,
 }
 
 impl Api {
@@ -149,6 +155,7 @@ fn router(api: Api, tokens: TokensInForce, cors_origins: &[String]) -> Router {
         .routes(routes!(stats::stats))
         .routes(routes!(subjects::list))
         .routes(routes!(subjects::latest))
+        .routes(routes!(explain::explain))
         .split_for_parts();
     let document = document.to_json().expect("a document is JSON");
     let document = Bytes::from(document);

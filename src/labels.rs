@@ -155,6 +155,8 @@ pub enum HttpRoute {
     Search,
     #[strum(serialize = "/v1/events/{id}")]
     Event,
+    #[strum(serialize = "/v1/explain")]
+    Explain,
     #[strum(serialize = "/v1/openapi.json")]
     Document,
     #[strum(serialize = "/v1/stats")]

@@ -1,8 +1,11 @@
 //! `ganesh explain`: one message is brought to each of its ends, and asked about.
 
 mod ends;
+mod http;
 mod letters;
+mod nothing;
 mod places;
+mod replica;
 mod stream;
 
 use std::process::Output;
@@ -12,8 +15,12 @@ use serde_json::Value;
 use crate::support::Stack;
 use crate::support::ganesh::run;
 
+/// Whoever runs a ganesh on this machine keeps it out of the tests.
+const NO_REPLICA: (&str, &str) = ("GANESH_ADMIN_ADDR", "127.0.0.1:1");
+
 fn asked(stack: &Stack, arguments: &[&str], settings: &[(&str, &str)]) -> Output {
-    run(Some(stack), &[&["explain"], arguments].concat(), settings)
+    let settings = [&[NO_REPLICA], settings].concat();
+    run(Some(stack), &[&["explain"], arguments].concat(), &settings)
 }
 
 /// The answer to one question, as `--json`.

@@ -3,7 +3,7 @@
 mod admin;
 mod bad_input;
 mod bounds;
-mod client;
+pub mod client;
 mod connections;
 mod etag;
 mod events;

@@ -5,35 +5,40 @@ use std::io::{self, Write};
 use std::time::Duration;
 
 use anyhow::anyhow;
-use async_nats::jetstream::{self, Context};
 use clap::{Arg, ArgMatches, Command};
+use reqwest::{Method, StatusCode};
 use sqlx::PgPool;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
-use super::{Failure, LOG_SETTINGS};
+use super::{Failure, LOG_SETTINGS, admin_client};
 use crate::config::{Config, Group, Reader, flags, group_flags};
 use crate::event::Timestamp;
-use crate::messaging::connection;
-use crate::observe::explain::question::trace_id;
-use crate::observe::explain::{Explanation, Places, Question, explain};
+use crate::observe::explain::question::{sequence, trace_id};
+use crate::observe::explain::remembered::{self, RememberedMessage};
+use crate::observe::explain::{self, Explanation, Places, Question, QuestionLimits};
 use crate::storage::{classify, pool, session};
-use crate::telemetry::{Health, Metrics};
+use crate::telemetry::Metrics;
 use crate::text::on_one_line;
 
 const WHAT: &str = "what";
 const CONNECT_LIMIT: Duration = Duration::from_secs(4);
+/// For one answer of a place.
+const EACH_LIMIT: Duration = Duration::from_secs(5);
+/// For the whole answer.
+const QUESTION_LIMIT: Duration = Duration::from_secs(60);
 
 pub(super) fn command() -> Command {
     Command::new("explain")
         .about("Say what happened to one message: stored, waiting, a dead letter and why, …")
         .after_help(
             "Says what happened to one message, with times, and which place says so: the stream, its consumer, \
-             Postgres, the dead letters, Jaeger (JAEGER_URL), the cache. Nothing is changed anywhere.\n\n\
+             Postgres, the dead letters, Jaeger (JAEGER_URL), the memory of the replica at GANESH_ADMIN_ADDR, the cache. \
+             Nothing is changed anywhere.\n\n\
              The form of WHAT decides: digits are a sequence of GANESH_STREAM, 32 hexadecimal digits a trace id. Anything \
              else is an event's id, or else a subject, of which the newest event is explained. With --source or --time it \
              is an id in any case. --sequence, --id, --trace-id and --subject say which it is.\n\n\
              A message without a row or a letter is found only by its sequence, or by a trace id that Jaeger has kept: the \
-             stream is not read through. The answer names what is unknown, and which system did not answer. Exit codes: 0 answered, 1 no place answered.",
+             stream is not read through. The answer names what is unknown, and which system did not answer. Exit codes: 0 answered, 1 not found, or no place answered.",
         )
         .arg(Arg::new(WHAT).value_name("WHAT").help(
             "A sequence, an event's id, a trace id, or a subject",
@@ -44,6 +49,7 @@ pub(super) fn command() -> Command {
             "POSTGRES_URL",
             "REDIS_URL",
             "JAEGER_URL",
+            "GANESH_ADMIN_ADDR",
             "GANESH_STREAM",
             "GANESH_CONSUMER",
             "GANESH_DLQ_STREAM",
@@ -61,9 +67,7 @@ pub(super) struct Request {
 
 pub(super) fn request(reader: &mut Reader, matches: &ArgMatches) -> Request {
     let text = |raw: &str| Some(raw.to_owned());
-    let sequence = reader.optional("GANESH_EXPLAIN_SEQUENCE", "a number from 1 on", |raw| {
-        raw.parse().ok().filter(|sequence| *sequence > 0)
-    });
+    let sequence = reader.optional("GANESH_EXPLAIN_SEQUENCE", "a number from 1 on", sequence);
     let id = reader.optional("GANESH_EXPLAIN_ID", "the id of an event", text);
     let trace = reader.optional("GANESH_EXPLAIN_TRACE_ID", "32 hexadecimal digits", trace_id);
     let subject = reader.optional("GANESH_EXPLAIN_SUBJECT", "the subject of events", text);
@@ -117,13 +121,22 @@ fn only(mut given: Vec<Question>, is_of_id: bool) -> Result<Question, String> {
 
 pub(super) async fn run(config: Config, request: Request) -> Result<(), Failure> {
     let question = request.question.map_err(Failure::Usage)?;
-    let (jetstream, postgres) = tokio::join!(jetstream(&config), postgres(&config));
+    let (jetstream, postgres, remembered) = tokio::join!(
+        explain::jetstream(&config, CONNECT_LIMIT),
+        postgres(&config),
+        remembered(&config)
+    );
     let places = Places {
         config: &config,
         jetstream,
         postgres,
+        remembered,
+        limits: QuestionLimits {
+            until: Instant::now() + QUESTION_LIMIT,
+            each: EACH_LIMIT,
+        },
     };
-    let explanation = Box::pin(explain(&places, question)).await;
+    let explanation = Box::pin(explain::explain(&places, question)).await;
     let text = if request.as_json {
         let json = serde_json::to_string_pretty(&explanation)?;
         json + "\n"
@@ -135,21 +148,30 @@ pub(super) async fn run(config: Config, request: Request) -> Result<(), Failure>
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => return Err(error.into()),
         _ => {}
     }
-    if explanation.has_answer {
-        return Ok(());
+    if !explanation.has_answer {
+        return Err(Failure::Running(anyhow!("no place answered")));
     }
-    Err(Failure::Running(anyhow!("no place answered")))
+    if explanation.is_not_found() {
+        return Err(Failure::Running(anyhow!("not found")));
+    }
+    Ok(())
 }
 
-async fn jetstream(config: &Config) -> Result<Context, String> {
-    // Nobody scrapes a command.
-    let metrics = Metrics::default();
-    let health = Health::new(metrics.clone());
-    let connecting = connection::connect("ganesh", &config.nats, 1, &health, &metrics);
-    match timeout(CONNECT_LIMIT, connecting).await {
-        Ok(Ok((client, _))) => Ok(jetstream::new(client)),
-        Ok(Err(error)) => Err(format!("NATS at {}: {}", config.nats.url, error.detail)),
-        Err(_) => Err(format!("NATS at {} does not answer", config.nats.url)),
+/// What the replica at `GANESH_ADMIN_ADDR` remembers.
+async fn remembered(config: &Config) -> Result<Vec<RememberedMessage>, String> {
+    let address = admin_client::reachable(config.http.admin_addr);
+    let says = |what: &str| format!("http://{address} (GANESH_ADMIN_ADDR) {what}");
+    let answer = admin_client::ask(config, Method::GET, "/debug/slow", None::<&()>).await;
+    match answer {
+        Ok((StatusCode::OK, body)) => {
+            let read = remembered::read(&body);
+            read.map_err(|_| says("answers with something else than messages"))
+        }
+        Ok((StatusCode::NOT_FOUND, body)) if body.contains("telemetry is off") => {
+            Err(says("has none: telemetry is off"))
+        }
+        Ok((status, _)) => Err(says(&format!("answers with {status}"))),
+        Err(_) => Err(says("does not answer")),
     }
 }
 

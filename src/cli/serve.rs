@@ -225,6 +225,8 @@ impl Service {
             reads: reads.clone(),
             metrics: self.metrics.clone(),
             answers: AnswerMemory::default(),
+            config: Arc::new(self.config.clone()),
+            slow: self.config.telemetry.enabled.then(|| self.slow.clone()),
         };
         let api_stop = CancellationToken::new();
         let api_server = api_listener.map(|listener| {

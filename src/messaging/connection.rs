@@ -93,6 +93,22 @@ pub(crate) async fn connect(
     Ok((client, drops))
 }
 
+/// Connects for a few requests, beside the connection of the process: nothing is counted or logged, and a
+/// connection that is lost stays lost.
+///
+/// # Errors
+/// When no server answers, or none accepts our credentials.
+pub(crate) async fn connect_aside(name: &str, config: &NatsConfig) -> Result<Client, Error> {
+    options(&config.url)
+        .name(name)
+        .connection_timeout(CONNECT_TIMEOUT)
+        .max_reconnects(1)
+        .event_callback(|_| async {})
+        .connect(addresses(&config.url))
+        .await
+        .map_err(|error| connect_error(&error))
+}
+
 /// Options with the credentials of the first URL that has some: user and password, or a
 /// user alone, which is a token. async-nats does not look for them there.
 fn options(url: &SecretUrl) -> ConnectOptions {

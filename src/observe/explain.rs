@@ -1,28 +1,36 @@
 //! What happened to one message: asked of every place that may know, told as one story.
 //!
 //! ```text
-//!  question ─ which message? ─▶ stream, consumer ─▶ Postgres ─▶ dead letters ─▶ Jaeger ─▶ newest state, cache
-//!                                                                                        └▶ Explanation
+//!  question ─ which message? ─▶ stream, consumer ─▶ Postgres ─▶ dead letters ─▶ Jaeger ─▶ replica
+//!                                                     Explanation ◀─ newest state, cache ◀─┘
 //! ```
 //!
 //! Each place may be away: the others answer, and the gap is said. Nothing is changed anywhere, and every
 //! search is bounded. The stream is asked for single messages and never read through.
 
 pub(crate) mod answer;
+mod asking;
 mod ending;
 mod inquiry;
 mod jaeger;
 pub(crate) mod question;
+pub(crate) mod remembered;
 mod searches;
 mod story;
 
-use async_nats::jetstream::Context;
+use std::time::Duration;
+
+use async_nats::jetstream::{self, Context};
 use sqlx::PgPool;
+use tokio::time::timeout;
 
 pub(crate) use self::answer::Explanation;
+pub(crate) use self::asking::QuestionLimits;
 use self::inquiry::Inquiry;
 pub(crate) use self::question::Question;
+use self::remembered::RememberedMessage;
 use crate::config::Config;
+use crate::messaging::connection;
 
 /// Whom to ask. A place that cannot be reached says why.
 pub(crate) struct Places<'a> {
@@ -30,6 +38,22 @@ pub(crate) struct Places<'a> {
     pub(crate) config: &'a Config,
     pub(crate) jetstream: Result<Context, String>,
     pub(crate) postgres: Result<PgPool, String>,
+    /// What one replica remembers.
+    pub(crate) remembered: Result<Vec<RememberedMessage>, String>,
+    pub(crate) limits: QuestionLimits,
+}
+
+/// A NATS connection of one question.
+///
+/// # Errors
+/// Why there is none.
+pub(crate) async fn jetstream(config: &Config, limit: Duration) -> Result<Context, String> {
+    let connecting = connection::connect_aside("ganesh-explain", &config.nats);
+    match timeout(limit, connecting).await {
+        Ok(Ok(client)) => Ok(jetstream::new(client)),
+        Ok(Err(error)) => Err(format!("NATS at {}: {}", config.nats.url, error.detail)),
+        Err(_) => Err(format!("NATS at {} does not answer", config.nats.url)),
+    }
 }
 
 /// Asks all places about one message.
@@ -40,6 +64,7 @@ pub(crate) async fn explain(places: &Places<'_>, question: Question) -> Explanat
     inquiry.ask_rows().await;
     inquiry.ask_letters().await;
     inquiry.ask_jaeger(&question).await;
+    inquiry.ask_replica();
     inquiry.ask_subject().await;
     answer::of(question, inquiry)
 }

@@ -5,6 +5,7 @@ use std::time::Duration;
 use serde::Serialize;
 use sqlx::postgres::{PgPool, PgRow};
 use sqlx::{FromRow, Row};
+use utoipa::ToSchema;
 
 use super::deadline::{Deadline, LentConnection};
 use super::layout::{Layout, Span};
@@ -12,8 +13,8 @@ use crate::error::{Code, Error};
 use crate::event::Timestamp;
 use crate::text;
 
-/// A search ends after this time.
-const SEARCH_LIMIT: Duration = Duration::from_secs(5);
+/// For an answer that an index gives.
+const ANSWER_LIMIT: Duration = Duration::from_secs(5);
 /// Rows that are named, at most.
 const ROWS_MAX: usize = 11;
 /// Partitions may be made while they are read.
@@ -52,12 +53,13 @@ const SKIPPING: &str = "\
     ORDER BY 1 LIMIT 10";
 
 /// A row of `events`, without its data.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub(crate) struct EventRow {
     pub(crate) partition: String,
     pub(crate) id: String,
     pub(crate) source: String,
     #[serde(serialize_with = "text::as_text")]
+    #[schema(value_type = String, format = DateTime)]
     pub(crate) time: Timestamp,
     #[serde(rename = "type")]
     pub(crate) event_type: String,
@@ -65,8 +67,10 @@ pub(crate) struct EventRow {
     pub(crate) nats_subject: String,
     stream_seq: i64,
     #[serde(serialize_with = "text::as_text")]
+    #[schema(value_type = String, format = DateTime)]
     pub(crate) published_at: Timestamp,
     #[serde(serialize_with = "text::as_text")]
+    #[schema(value_type = String, format = DateTime)]
     pub(crate) stored_at: Timestamp,
     pub(crate) trace_id: String,
 }
@@ -78,11 +82,12 @@ impl EventRow {
 }
 
 /// How a message ends that has no row, as the table `fates` has it.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct FateRow {
     pub(crate) fate: String,
     pub(crate) detail: String,
     #[serde(serialize_with = "text::as_text")]
+    #[schema(value_type = String, format = DateTime)]
     pub(crate) decided_at: Timestamp,
     #[serde(skip)]
     pub(crate) published_at: Timestamp,
@@ -115,13 +120,17 @@ pub(crate) struct FoundRows {
     pub(crate) searched_from: Option<Timestamp>,
 }
 
-/// Looks for rows.
+/// Looks for rows, for so long at most.
 ///
 /// # Errors
 /// When Postgres does not answer, or with an error.
-pub(crate) async fn rows(pool: &PgPool, wanted: &RowSearch<'_>) -> Result<FoundRows, Error> {
+pub(crate) async fn rows(
+    pool: &PgPool,
+    wanted: &RowSearch<'_>,
+    limit: Duration,
+) -> Result<FoundRows, Error> {
     let mut found = FoundRows::default();
-    let deadline = Deadline::new(SEARCH_LIMIT, "search for a row");
+    let deadline = Deadline::new(limit, "search for a row");
     let is_scan = matches!(wanted, RowSearch::Sequence(_) | RowSearch::Trace(_));
     match deadline.run(search(pool, wanted, &mut found)).await {
         Ok(()) => Ok(found),
@@ -206,7 +215,7 @@ pub(crate) async fn skipping_triggers(pool: &PgPool) -> Result<Vec<String>, Erro
         lent.give_back();
         Ok(names)
     };
-    let deadline = Deadline::new(SEARCH_LIMIT, "triggers of events");
+    let deadline = Deadline::new(ANSWER_LIMIT, "triggers of events");
     deadline.run(ask).await
 }
 
@@ -232,7 +241,7 @@ pub(crate) async fn fate(
         lent.give_back();
         Ok(fate)
     };
-    let deadline = Deadline::new(SEARCH_LIMIT, "fate of a message");
+    let deadline = Deadline::new(ANSWER_LIMIT, "fate of a message");
     deadline.run(ask).await
 }
 

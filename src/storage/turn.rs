@@ -42,14 +42,14 @@ impl From<Error> for ReadError {
 }
 
 /// The right to read, until it is dropped.
-pub(super) struct Turn<'a> {
-    pub(super) deadline: Deadline,
+pub(crate) struct Turn<'a> {
+    pub(crate) deadline: Deadline,
     _places: [SemaphorePermit<'a>; 2],
 }
 
 impl Reads {
     /// Waits for a turn; `what` names the read in errors.
-    pub(super) async fn turn(&self, what: &'static str) -> Result<Turn<'_>, ReadError> {
+    pub(crate) async fn turn(&self, what: &'static str) -> Result<Turn<'_>, ReadError> {
         let deadline = Deadline::new(READ_LIMIT, what);
         let places = async {
             Ok([

@@ -54,7 +54,7 @@ async fn a_stored_message_is_found_by_whatever_is_known_of_it() {
         assert_eq!(answer["newest_of_subject"]["is_this"], true);
         // The cache is not filled by a question.
         assert_eq!(answer["cache"]["holds"], "nothing", "{answer:#}");
-        assert_eq!(not_asked(&answer), ["jaeger"], "{answer:#}");
+        assert_eq!(not_asked(&answer), ["jaeger", "replica"], "{answer:#}");
     }
     let older = explain(&stack, &["older"]);
     assert_eq!(older["newest_of_subject"]["is_this"], false, "{older:#}");

@@ -32,10 +32,10 @@ async fn stack_with_one_row() -> Stack {
 async fn each_place_may_be_away_and_the_others_answer() {
     let stack = stack_with_one_row().await;
     let away: [(usize, &[&str], &str); 3] = [
-        (0, &["stream", "jaeger"], "stored"),
+        (0, &["stream", "jaeger", "replica"], "stored"),
         // The cache cannot be asked without the epoch that Postgres has.
-        (1, &["postgres", "cache", "jaeger"], "not_known"),
-        (2, &["cache", "jaeger"], "stored"),
+        (1, &["postgres", "cache", "jaeger", "replica"], "not_known"),
+        (2, &["cache", "jaeger", "replica"], "stored"),
     ];
     for (place, expected, outcome) in away {
         let answer = explain_with(&stack, &["1"], &NOWHERE[place..=place]);
@@ -186,7 +186,7 @@ async fn jaeger_tells_the_stages_and_why_the_trace_was_kept() {
         stages[3]["milliseconds"].as_f64().unwrap() > 100.0,
         "{answer:#}"
     );
-    assert_eq!(not_asked(&answer), Vec::<&str>::new(), "{answer:#}");
+    assert_eq!(not_asked(&answer), ["replica"], "{answer:#}");
     // Jaeger names the message, before anything else is asked.
     let by_trace = explain_with(&stack, &[id], &settings);
     assert_eq!(by_trace["sequence"], 1, "{by_trace:#}");

@@ -82,10 +82,11 @@ async fn a_search_that_gets_no_turn_is_told_so_and_one_that_gets_it_late_is_answ
         get(&ganesh, path).await
     };
     let old = "/v1/events?to=2020-01-01T00:00:00Z";
-    let (one, other, early, late) = tokio::join!(
+    let (one, other, early, question, late) = tokio::join!(
         counts(),
         counts(),
         after(200, "/v1/events"),
+        after(200, "/v1/explain?what=1"),
         after(1_800, old)
     );
     for counts in [one, other] {
@@ -93,9 +94,11 @@ async fn a_search_that_gets_no_turn_is_told_so_and_one_that_gets_it_late_is_answ
         assert!(detail.contains("narrow from and to"), "{detail}");
         assert!(!detail.contains("subject"), "{detail}");
     }
-    let detail = early.problem(503, "Service Unavailable");
-    assert!(detail.contains("search"), "{detail}");
-    assert_eq!(early.header("retry-after"), Some("1"));
+    for refused in [early, question] {
+        let detail = refused.problem(503, "Service Unavailable");
+        assert!(detail.contains("search"), "{detail}");
+        assert_eq!(refused.header("retry-after"), Some("1"));
+    }
     assert_eq!(late.status, 200, "{late:?}");
     assert_none_failed(&ganesh).await;
 }

@@ -16,8 +16,6 @@ use crate::event::Timestamp;
 use crate::event::replay::FIRST_SEQUENCE;
 use crate::messaging::streams::api_error;
 
-/// A search ends after this time.
-const SEARCH_LIMIT: Duration = Duration::from_secs(5);
 /// The clocks of a cluster's servers differ.
 const CLOCKS_DIFFER: Duration = Duration::from_secs(60);
 /// Letters of longer subjects are on a part of it.
@@ -53,7 +51,7 @@ pub(crate) struct FoundLetters {
     pub(crate) not_looked_into: u64,
 }
 
-/// Looks for a letter.
+/// Looks for a letter, for so long at most.
 ///
 /// # Errors
 /// When JetStream does not answer, or there is no such stream.
@@ -61,7 +59,9 @@ pub(crate) async fn find(
     jetstream: &Context,
     letters: &str,
     wanted: &LetterSearch<'_>,
+    limit: Duration,
 ) -> Result<FoundLetters, Error> {
+    let until = Instant::now() + limit;
     let stream = jetstream.get_stream(letters).await;
     let stream = stream.map_err(|error| api_error(&format!("stream {letters}: {error}")))?;
     let last = stream.cached_info().state.last_sequence;
@@ -71,7 +71,6 @@ pub(crate) async fn find(
         return Ok(found);
     }
     let mut scan = Scan::open(&stream, &wanted.filter(), last);
-    let until = Instant::now() + SEARCH_LIMIT;
     loop {
         match tokio::time::timeout_at(until, scan.next()).await {
             Ok(Ok(Some(letter))) => match wanted.is(&letter) {

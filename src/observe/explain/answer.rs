@@ -1,18 +1,21 @@
 //! The answer, as `--json` writes it.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
+use super::asking::NotAsked;
 use super::ending::{self, Ending};
-use super::inquiry::{AskedPlace, Inquiry};
+use super::inquiry::Inquiry;
 use super::jaeger::KeptTrace;
 use super::question::Question;
+use super::remembered::{RememberedMessage, RememberedSays};
 use super::story::{self, StoryLine};
 use crate::event::replay::{FIRST_SEEN, FIRST_SEQUENCE};
 use crate::messaging::letters::{DELIVERIES, DETAIL, LAST_SEEN, Letter, STREAM_SEQUENCE};
 use crate::storage::trail::{EventRow, FateRow};
 
 /// What happened to a message.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct Explanation {
     asked: Question,
     outcome: Ending,
@@ -34,6 +37,8 @@ pub(crate) struct Explanation {
     fate: Option<FateRow>,
     dead_letter: Option<LetterSays>,
     trace: Option<TraceSays>,
+    /// What the replica that was asked remembers of it.
+    remembered: Option<RememberedSays>,
     newest_of_subject: Option<SubjectSays>,
     cache: Option<CacheSays>,
     pub(crate) story: Vec<StoryLine>,
@@ -44,7 +49,14 @@ pub(crate) struct Explanation {
     pub(crate) has_answer: bool,
 }
 
-#[derive(Debug, Serialize)]
+impl Explanation {
+    /// Every place that could name the message was asked, and none has it.
+    pub(crate) fn is_not_found(&self) -> bool {
+        self.outcome == Ending::NotFound
+    }
+}
+
+#[derive(Debug, Serialize, ToSchema)]
 struct EventSays {
     id: String,
     source: String,
@@ -54,7 +66,7 @@ struct EventSays {
     subject: Option<String>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct StreamSays {
     name: String,
     first_sequence: u64,
@@ -66,7 +78,7 @@ struct StreamSays {
     consumer: Option<ConsumerSays>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct ConsumerSays {
     name: String,
     delivered: u64,
@@ -77,7 +89,7 @@ struct ConsumerSays {
     acknowledged: Option<bool>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct WaitingSays {
     before: u64,
     /// Otherwise there may be fewer.
@@ -87,14 +99,14 @@ struct WaitingSays {
     seconds: Option<f64>,
 }
 
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub(super) struct ReplaySays {
     pub(super) generation: u32,
     pub(super) first_sequence: u64,
     pub(super) first_seen: String,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct LetterSays {
     /// In the dead-letter stream.
     sequence: u64,
@@ -111,7 +123,7 @@ struct LetterSays {
     last_seen: Option<String>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct TraceSays {
     id: String,
     link: Option<String>,
@@ -121,14 +133,14 @@ struct TraceSays {
     stored_after_ms: Option<f64>,
 }
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 struct SubjectSays {
     subject: String,
     is_this: bool,
     newest: EventRow,
 }
 
-#[derive(Debug, Clone, Default, Serialize)]
+#[derive(Debug, Clone, Default, Serialize, ToSchema)]
 pub(crate) struct CacheSays {
     /// `state`, `nothing`, `lease`, `too_large`, `foreign` or `not_used`.
     pub(super) holds: &'static str,
@@ -140,17 +152,10 @@ pub(crate) struct CacheSays {
     pub(super) is_newest: Option<bool>,
 }
 
-/// A place that could not be asked.
-#[derive(Debug, Clone, Serialize)]
-pub(crate) struct NotAsked {
-    pub(crate) place: AskedPlace,
-    pub(crate) why: String,
-}
-
 /// Puts together what was learned.
 pub(super) fn of(asked: Question, inquiry: Inquiry<'_>) -> Explanation {
     let outcome = ending::of(&inquiry);
-    let summary = story::summary(&inquiry, outcome);
+    let summary = story::summary(&inquiry, &asked, outcome);
     let story = story::of(&inquiry, outcome);
     let is_waiting = outcome == Ending::Waiting;
     let mut not_known = inquiry.not_known.clone();
@@ -164,6 +169,7 @@ pub(super) fn of(asked: Question, inquiry: Inquiry<'_>) -> Explanation {
         stream: stream_says(&inquiry),
         waiting: waiting(&inquiry).filter(|_| is_waiting),
         trace: trace_says(&inquiry),
+        remembered: inquiry.remembered.map(RememberedMessage::says),
         newest_of_subject: subject_says(&inquiry),
         dead_letter: inquiry.letter.as_ref().map(letter_says),
         replay_of: inquiry.replay_of,

@@ -1,10 +1,11 @@
 //! How a message ended, as far as it is known. Pure.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::inquiry::Inquiry;
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum Ending {
     /// Its event is its row.
@@ -28,7 +29,7 @@ pub(super) enum Ending {
     Removed,
     /// The stream has not taken it.
     NotInStreamYet,
-    /// Every place was asked, and none has it.
+    /// Every place that could name it was asked, and none has it.
     NotFound,
     NotKnown,
 }
@@ -62,11 +63,10 @@ pub(super) fn of(inquiry: &Inquiry<'_>) -> Ending {
             _ => Ending::DeadLetter,
         };
     }
-    let settled_as = inquiry
-        .kept
-        .as_ref()
-        .and_then(|kept| kept.outcome.as_deref());
-    if settled_as == Some("skipped") {
+    let by_trace = inquiry.kept.as_ref();
+    let by_trace = by_trace.and_then(|kept| kept.outcome.as_deref());
+    let by_replica = inquiry.remembered.map(|message| message.outcome.as_str());
+    if [by_trace, by_replica].contains(&Some("skipped")) {
         return Ending::Skipped;
     }
     let acknowledged = is_acknowledged(inquiry);
@@ -95,10 +95,11 @@ fn without_sequence(inquiry: &Inquiry<'_>) -> Ending {
     if inquiry.letter.is_some() {
         return Ending::DeadLetter;
     }
-    if inquiry.not_asked.is_empty() && inquiry.not_known.is_empty() {
-        return Ending::NotFound;
+    if inquiry.is_search_open {
+        Ending::NotKnown
+    } else {
+        Ending::NotFound
     }
-    Ending::NotKnown
 }
 
 fn is_waiting(inquiry: &Inquiry<'_>) -> bool {

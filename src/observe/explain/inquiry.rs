@@ -1,47 +1,18 @@
 //! What the places say of one message, one place after the other.
 
-use async_nats::jetstream::Context;
-use serde::Serialize;
-use sqlx::PgPool;
-
 use super::Places;
-use super::answer::{CacheSays, NotAsked, ReplaySays};
+use super::answer::{CacheSays, ReplaySays};
+use super::asking::{AskedPlace, NotAsked};
 use super::jaeger::{self, JaegerSpan, KeptTrace};
 use super::question::Question;
+use super::remembered::{self, RememberedMessage};
 use crate::cache::peek::{Peeked, peek};
-use crate::error::Error;
 use crate::event::replay::{self, FIRST_SEEN};
 use crate::event::{self, DecodeError, Event, Message, Timestamp, TraceId, trace_context};
 use crate::messaging::letters::{Letter, STREAM, STREAM_SEQUENCE, TRACE_ID};
 use crate::messaging::position::{ConsumerPosition, HeldMessage, StreamBounds};
 use crate::storage::trail::{EventRow, FateRow, RowSearch};
 use crate::storage::{classify, epoch};
-
-/// A place that can be asked.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub(crate) enum AskedPlace {
-    Stream,
-    Consumer,
-    Postgres,
-    DeadLetters,
-    Jaeger,
-    Cache,
-}
-
-impl AskedPlace {
-    /// As people read it.
-    pub(crate) const fn name(self) -> &'static str {
-        match self {
-            Self::Stream => "the stream",
-            Self::Consumer => "the consumer",
-            Self::Postgres => "Postgres",
-            Self::DeadLetters => "the dead letters",
-            Self::Jaeger => "Jaeger",
-            Self::Cache => "the cache",
-        }
-    }
-}
 
 /// Everything that was learned of one message.
 #[expect(clippy::struct_excessive_bools, reason = "each place says yes or no")]
@@ -76,6 +47,8 @@ pub(super) struct Inquiry<'a> {
     pub(super) spans: Option<Vec<JaegerSpan>>,
     pub(super) kept: Option<KeptTrace>,
     pub(super) jaeger_answered: bool,
+    /// What the replica remembers of it.
+    pub(super) remembered: Option<&'a RememberedMessage>,
     /// The newest row of its subject.
     pub(super) newest: Option<EventRow>,
     pub(super) cache: Option<CacheSays>,
@@ -83,6 +56,8 @@ pub(super) struct Inquiry<'a> {
     pub(super) not_asked: Vec<NotAsked>,
     /// Some place answered.
     pub(super) has_answer: bool,
+    /// While it was looked for, a place that could have named it did not answer, or not to its end.
+    pub(super) is_search_open: bool,
 }
 
 impl<'a> Inquiry<'a> {
@@ -110,11 +85,13 @@ impl<'a> Inquiry<'a> {
             spans: None,
             kept: None,
             jaeger_answered: false,
+            remembered: None,
             newest: None,
             cache: None,
             not_known: Vec::new(),
             not_asked: Vec::new(),
             has_answer: false,
+            is_search_open: false,
         }
     }
 
@@ -248,13 +225,28 @@ impl<'a> Inquiry<'a> {
             self.gap(AskedPlace::Jaeger, "JAEGER_URL is not set".to_owned());
             return;
         };
-        match jaeger::spans(url, id).await {
+        if self.is_silent(AskedPlace::Jaeger) {
+            return;
+        }
+        match jaeger::spans(url, id, self.places.limits.left()).await {
             Ok(spans) => {
                 self.spans = spans;
                 self.jaeger_answered = true;
                 self.has_answer = true;
             }
-            Err(why) => self.gap(AskedPlace::Jaeger, why),
+            Err(why) => self.add_gap(AskedPlace::Jaeger, why, true),
+        }
+    }
+
+    /// Its stages, if the replica that is asked settled it lately and remembers it.
+    pub(super) fn ask_replica(&mut self) {
+        match &self.places.remembered {
+            Ok(messages) => {
+                let id = self.trace_id.as_deref();
+                let sequence = self.sequence;
+                self.remembered = sequence.and_then(|_| remembered::last(messages, sequence, id));
+            }
+            Err(why) => self.gap(AskedPlace::Replica, why.clone()),
         }
     }
 
@@ -286,54 +278,15 @@ impl<'a> Inquiry<'a> {
             self.gap(AskedPlace::Cache, why.to_owned());
             return;
         };
-        let epoch = epoch::read(&pool).await.map_err(|error| classify(&error));
-        let Some(epoch) = self.noted(AskedPlace::Postgres, epoch) else {
+        let epoch = async { epoch::read(&pool).await.map_err(|error| classify(&error)) };
+        let Some(epoch) = self.ask(AskedPlace::Postgres, epoch).await else {
+            let why = "its keys contain the epoch, which Postgres holds";
+            self.gap(AskedPlace::Cache, why.to_owned());
             return;
         };
-        let peeked = peek(&self.places.config.cache, &epoch, &subject).await;
-        let peeked = self.noted(AskedPlace::Cache, peeked);
+        let peeked = peek(&self.places.config.cache, &epoch, &subject);
+        let peeked = self.ask(AskedPlace::Cache, peeked).await;
         self.cache = peeked.map(|peeked| cache_says(&peeked, self.newest.as_ref()));
-    }
-
-    pub(super) fn pool(&mut self) -> Option<PgPool> {
-        match &self.places.postgres {
-            Ok(pool) => Some(pool.clone()),
-            Err(why) => {
-                self.gap(AskedPlace::Postgres, why.clone());
-                None
-            }
-        }
-    }
-
-    pub(super) fn jetstream(&mut self, place: AskedPlace) -> Option<Context> {
-        match &self.places.jetstream {
-            Ok(jetstream) => Some(jetstream.clone()),
-            Err(why) => {
-                self.gap(place, why.clone());
-                None
-            }
-        }
-    }
-
-    /// Notes that a place answered, or why it did not.
-    pub(super) fn noted<T>(&mut self, place: AskedPlace, answer: Result<T, Error>) -> Option<T> {
-        match answer {
-            Ok(answer) => {
-                self.has_answer = true;
-                Some(answer)
-            }
-            Err(error) => {
-                self.gap(place, error.detail);
-                None
-            }
-        }
-    }
-
-    /// Says once why a place could not be asked.
-    pub(super) fn gap(&mut self, place: AskedPlace, why: String) {
-        if self.not_asked.iter().all(|gap| gap.place != place) {
-            self.not_asked.push(NotAsked { place, why });
-        }
     }
 }
 

@@ -6,6 +6,7 @@ use reqwest::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use strum::VariantArray as _;
+use utoipa::ToSchema;
 
 use crate::config::SecretUrl;
 use crate::event::Timestamp;
@@ -56,7 +57,7 @@ struct SpanTag {
 }
 
 /// What a trace says of one message.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct KeptTrace {
     pub(super) keep_reason: String,
     pub(super) outcome: Option<String>,
@@ -66,7 +67,7 @@ pub(crate) struct KeptTrace {
     pub(super) sequence: Option<u64>,
 }
 
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub(crate) struct StageTime {
     pub(super) stage: &'static str,
     pub(super) began: String,
@@ -79,9 +80,13 @@ pub(crate) struct StageTime {
 ///
 /// # Errors
 /// When Jaeger does not answer, or not as it should.
-pub(super) async fn spans(url: &SecretUrl, id: &str) -> Result<Option<Vec<JaegerSpan>>, String> {
+pub(super) async fn spans(
+    url: &SecretUrl,
+    id: &str,
+    limit: Duration,
+) -> Result<Option<Vec<JaegerSpan>>, String> {
     let client = reqwest::Client::builder()
-        .timeout(ANSWER_TIMEOUT)
+        .timeout(limit.min(ANSWER_TIMEOUT))
         .no_proxy()
         .build()
         .map_err(|error| error.to_string())?;

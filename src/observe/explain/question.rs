@@ -1,6 +1,7 @@
 //! Which message is asked about.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::event::Timestamp;
 use crate::text::as_text;
@@ -8,7 +9,7 @@ use crate::text::as_text;
 const TRACE_ID_DIGITS: usize = 32;
 
 /// What is known of the message.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub(crate) enum Question {
     /// Its sequence in the stream.
@@ -20,6 +21,7 @@ pub(crate) enum Question {
         id: String,
         source: Option<String>,
         #[serde(serialize_with = "optional")]
+        #[schema(value_type = Option<String>, format = DateTime)]
         time: Option<Timestamp>,
     },
     TraceId {
@@ -63,6 +65,11 @@ impl Question {
             },
         }
     }
+}
+
+/// The sequence of a message, from 1 on; `None` for another text.
+pub(crate) fn sequence(text: &str) -> Option<u64> {
+    text.parse().ok().filter(|sequence| *sequence > 0)
 }
 
 /// 32 hexadecimal digits, in lower case; `None` for another text.

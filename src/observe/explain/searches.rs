@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
-use super::inquiry::{AskedPlace, Inquiry};
-use super::jaeger;
+use super::asking::AskedPlace;
+use super::inquiry::Inquiry;
+use super::{jaeger, remembered};
 use crate::event::{Timestamp, replay};
 use crate::messaging::letters::find::{FoundLetters, LetterSearch, find};
 use crate::messaging::position;
@@ -18,9 +19,11 @@ impl Inquiry<'_> {
     /// Whether a row was found.
     pub(super) async fn find_row(&mut self, wanted: &RowSearch<'_>) -> bool {
         let Some(mut found) = self.rows(wanted).await else {
+            self.is_search_open = true;
             return false;
         };
         if found.rows.is_empty() {
+            self.is_search_open |= !found.is_complete;
             self.say_how_far(&found);
             return false;
         }
@@ -43,9 +46,11 @@ impl Inquiry<'_> {
 
     pub(super) async fn find_letter_by_id(&mut self, id: &str, source: Option<&str>) {
         let Some(found) = self.letters(&LetterSearch::Event { id, source }).await else {
+            self.is_search_open = true;
             return;
         };
         if found.letter.is_none() && found.not_looked_into > 0 {
+            self.is_search_open = true;
             self.not_known.push(format!(
                 "whether a letter has this id in its body alone, as {} may: see ganesh dlq list and show",
                 found.not_looked_into
@@ -66,11 +71,19 @@ impl Inquiry<'_> {
             let kept = jaeger::kept(spans, &self.places.config.nats.stream, None);
             self.sequence = kept.and_then(|kept| kept.sequence);
         }
+        if let (None, Ok(messages)) = (self.sequence, &self.places.remembered) {
+            let remembered = remembered::last(messages, None, Some(id));
+            self.sequence = remembered.map(|message| message.stream_sequence);
+        }
         if self.sequence.is_some() || self.find_row(&RowSearch::Trace(id)).await {
             return;
         }
-        if let Some(found) = self.letters(&LetterSearch::Trace(id)).await {
-            self.take_letter(found);
+        match self.letters(&LetterSearch::Trace(id)).await {
+            Some(found) => {
+                self.is_search_open |= !found.is_complete;
+                self.take_letter(found);
+            }
+            None => self.is_search_open = true,
         }
         if self.letter.is_none() {
             let what = "which message that the stream holds has this trace id: the stream is not read \
@@ -88,8 +101,8 @@ impl Inquiry<'_> {
         let Some(jetstream) = self.jetstream(AskedPlace::Stream) else {
             return;
         };
-        let bounds = position::stream(&jetstream, &config.stream).await;
-        let Some(bounds) = self.noted(AskedPlace::Stream, bounds) else {
+        let bounds = position::stream(&jetstream, &config.stream);
+        let Some(bounds) = self.ask(AskedPlace::Stream, bounds).await else {
             return;
         };
         let Some(bounds) = bounds else {
@@ -97,16 +110,16 @@ impl Inquiry<'_> {
             self.gap(AskedPlace::Stream, why);
             return;
         };
-        let consumer = position::consumer(&jetstream, &config.stream, &config.consumer).await;
-        self.consumer = self.noted(AskedPlace::Consumer, consumer).flatten();
+        let consumer = position::consumer(&jetstream, &config.stream, &config.consumer);
+        self.consumer = self.ask(AskedPlace::Consumer, consumer).await.flatten();
         if self.consumer.is_none() {
             let consumer = &config.consumer;
             let why = format!("consumer {consumer} (GANESH_CONSUMER) does not exist");
             self.gap(AskedPlace::Consumer, why);
         }
         if (bounds.first_sequence..=bounds.last_sequence).contains(&sequence) {
-            let message = position::message(&jetstream, &config.stream, sequence).await;
-            let Some(message) = self.noted(AskedPlace::Stream, message) else {
+            let message = position::message(&jetstream, &config.stream, sequence);
+            let Some(message) = self.ask(AskedPlace::Stream, message).await else {
                 return;
             };
             self.message = message;
@@ -132,10 +145,13 @@ impl Inquiry<'_> {
             }
             _ => return,
         };
+        if self.places.limits.left() < RATE_OVER {
+            return;
+        }
         let began = Instant::now();
         sleep(RATE_OVER).await;
-        let later = position::consumer(jetstream, &config.stream, &config.consumer).await;
-        if let Some(later) = self.noted(AskedPlace::Consumer, later).flatten() {
+        let later = position::consumer(jetstream, &config.stream, &config.consumer);
+        if let Some(later) = self.ask(AskedPlace::Consumer, later).await.flatten() {
             #[allow(clippy::cast_precision_loss, reason = "messages of a second")]
             let more = later.delivered.saturating_sub(delivered) as f64;
             self.rate_per_second = Some(more / began.elapsed().as_secs_f64());
@@ -189,12 +205,11 @@ impl Inquiry<'_> {
         {
             let published_at = self.published_at();
             let stream = &self.places.config.nats.stream;
-            let fate = trail::fate(&pool, stream, sequence, published_at).await;
-            self.fate = self.noted(AskedPlace::Postgres, fate).flatten();
-            let triggers = trail::skipping_triggers(&pool).await;
-            self.triggers = self
-                .noted(AskedPlace::Postgres, triggers)
-                .unwrap_or_default();
+            let fate = trail::fate(&pool, stream, sequence, published_at);
+            self.fate = self.ask(AskedPlace::Postgres, fate).await.flatten();
+            let triggers = trail::skipping_triggers(&pool);
+            let triggers = self.ask(AskedPlace::Postgres, triggers).await;
+            self.triggers = triggers.unwrap_or_default();
         }
         self.ask_for_replay(sequence).await;
     }
@@ -208,8 +223,8 @@ impl Inquiry<'_> {
             return;
         };
         let stream = &self.places.config.nats.stream;
-        let replay = position::message(&jetstream, stream, other).await;
-        if let Some(Some(replay)) = self.noted(AskedPlace::Stream, replay)
+        let replay = position::message(&jetstream, stream, other);
+        if let Some(Some(replay)) = self.ask(AskedPlace::Stream, replay).await
             && let Some(first) = replay::first_delivery(Some(&replay.headers), replay.published_at)
         {
             self.replayed_as = (first.sequence == sequence).then_some(other);
@@ -256,22 +271,24 @@ impl Inquiry<'_> {
 
     async fn letters(&mut self, wanted: &LetterSearch<'_>) -> Option<FoundLetters> {
         let jetstream = self.jetstream(AskedPlace::DeadLetters)?;
-        let found = find(&jetstream, &self.places.config.nats.dlq_stream, wanted).await;
-        self.noted(AskedPlace::DeadLetters, found)
+        let limit = self.places.limits.of_search();
+        let letters = &self.places.config.nats.dlq_stream;
+        let found = Box::pin(find(&jetstream, letters, wanted, limit));
+        self.ask(AskedPlace::DeadLetters, found).await
     }
 
     pub(super) async fn rows(&mut self, wanted: &RowSearch<'_>) -> Option<FoundRows> {
         let pool = self.pool()?;
-        let found = trail::rows(&pool, wanted).await;
-        self.noted(AskedPlace::Postgres, found)
+        let found = trail::rows(&pool, wanted, self.places.limits.of_search());
+        self.ask(AskedPlace::Postgres, found).await
     }
 
     /// A search without an index may end before it was through.
     fn say_how_far(&mut self, found: &FoundRows) {
         if let (false, Some(from)) = (found.is_complete, found.searched_from) {
             self.not_known.push(format!(
-                "whether there is a row older than {from}: there is no index for this, and the search stopped after \
-                 5 s; ask by the event's id"
+                "whether there is a row older than {from}: there is no index for this, and the search ended with its \
+                 time; ask by the event's id"
             ));
         }
     }

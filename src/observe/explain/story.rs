@@ -1,10 +1,12 @@
 //! The answer in sentences: each with its time, if it has one, and the place that says it.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use super::answer::{stored_after_ms, waiting_in_words};
 use super::ending::{Ending, is_acknowledged, is_removed, is_removed_undelivered};
 use super::inquiry::Inquiry;
+use super::question::Question;
 use crate::event::Timestamp;
 use crate::event::replay::FIRST_SEQUENCE;
 use crate::messaging::letters::{DELIVERIES, DETAIL, STREAM_SEQUENCE};
@@ -17,8 +19,9 @@ const POSTGRES: &str = "Postgres";
 const LETTERS: &str = "the dead letters";
 const JAEGER: &str = "Jaeger";
 const CACHE: &str = "the cache";
+const REPLICA: &str = "the replica";
 
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub(crate) struct StoryLine {
     pub(crate) at: Option<String>,
     /// The place that says it.
@@ -48,12 +51,13 @@ pub(super) fn of(inquiry: &Inquiry<'_>, ending: Ending) -> Vec<StoryLine> {
     of_postgres(&mut story, inquiry, ending);
     of_letters(&mut story, inquiry);
     of_trace(&mut story, inquiry);
+    of_replica(&mut story, inquiry);
     of_subject(&mut story, inquiry);
     story.0
 }
 
 /// The outcome in one sentence.
-pub(super) fn summary(inquiry: &Inquiry<'_>, ending: Ending) -> String {
+pub(super) fn summary(inquiry: &Inquiry<'_>, asked: &Question, ending: Ending) -> String {
     let stream = &inquiry.places.config.nats.stream;
     let message = match inquiry.sequence {
         Some(sequence) => format!("message {sequence} of {stream}"),
@@ -88,7 +92,10 @@ pub(super) fn summary(inquiry: &Inquiry<'_>, ending: Ending) -> String {
             ),
         },
         Ending::NotInStreamYet => format!("{message} is not in the stream yet"),
-        Ending::NotFound => "no place has this message".to_owned(),
+        Ending::NotFound => match asked {
+            Question::Subject { .. } => "not found: no row has this subject".to_owned(),
+            _ => "not found: neither a row nor a dead letter has it".to_owned(),
+        },
         Ending::NotKnown => format!("what happened to {message} is not known"),
     };
     on_one_line(&text)
@@ -306,6 +313,13 @@ fn of_trace(story: &mut Story, inquiry: &Inquiry<'_>) {
         let milliseconds = stored_after_ms(row);
         let text = format!("began to write it {milliseconds:.1} ms after the stream took it");
         story.say(POSTGRES, None, &text);
+    }
+}
+
+fn of_replica(story: &mut Story, inquiry: &Inquiry<'_>) {
+    if let Some(message) = inquiry.remembered {
+        let at = Timestamp::parse_rfc3339(&message.settled_at);
+        story.say(REPLICA, at, &message.in_words());
     }
 }
 
