@@ -9,11 +9,13 @@ pub(crate) mod admin;
 mod answers;
 mod connections;
 mod cursor;
+mod documentation;
 mod etag;
 mod events;
 mod explain;
 mod guard;
 pub(crate) mod log_level;
+mod markdown_page;
 mod openapi;
 mod pages;
 mod parameters;
@@ -157,8 +159,9 @@ fn router(api: Api, tokens: TokensInForce, cors_origins: &[String]) -> Router {
         .routes(routes!(subjects::latest))
         .routes(routes!(explain::explain))
         .split_for_parts();
-    let document = document.to_json().expect("a document is JSON");
-    let document = Bytes::from(document);
+    let document = serde_json::to_value(document).expect("a document is JSON");
+    let page = documentation::page(&document);
+    let document = Bytes::from(document.to_string());
     let router = router
         .route(
             "/v1/openapi.json",
@@ -169,6 +172,10 @@ fn router(api: Api, tokens: TokensInForce, cors_origins: &[String]) -> Router {
                 ];
                 (headers, document.clone())
             }),
+        )
+        .route(
+            guard::OPEN,
+            get(async move || markdown_page::response(page.clone())),
         )
         // The router adds `Allow`.
         .method_not_allowed_fallback(|| async {

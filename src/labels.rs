@@ -151,6 +151,8 @@ pub enum ConnectionEvent {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case", const_into_str)]
 pub enum HttpRoute {
+    #[strum(serialize = "/v1/docs")]
+    Docs,
     #[strum(serialize = "/v1/events")]
     Search,
     #[strum(serialize = "/v1/events/{id}")]

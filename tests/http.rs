@@ -5,6 +5,7 @@ mod bad_input;
 mod bounds;
 pub mod client;
 mod connections;
+mod documentation;
 mod etag;
 mod events;
 mod headers;
