@@ -17,6 +17,9 @@ POSTGRES_VERSION=17.10.0-beta.17
 REDIS_AT_LEAST=6.2
 PROMETHEUS_AT_LEAST=2.42 # Debian 12's, with which prometheus/ is tested
 PGBOUNCER_AT_LEAST=1.18 # Debian 12's
+# The CloudEvents SDK that a test reads answers with, and what it needs.
+CLOUDEVENTS_VERSION=2.2.0
+CLOUDEVENTS_NEEDS='deprecation==2.1.0 packaging==26.4 python-dateutil==4.0.0 tzdata==2026.6'
 
 # Without a trap bash ignores a SIGINT that comes while a child runs.
 trap 'exit 130' INT
@@ -73,7 +76,8 @@ find_tool() {
     redis-server) on_path redis-server "$REDIS_AT_LEAST" || on_path dragonfly 1.0 || fetched redis/bin/redis-server ;;
     pgbouncer) on_path pgbouncer "$PGBOUNCER_AT_LEAST" || fetched pgbouncer/bin/pgbouncer ;;
     prometheus | promtool) on_path "$1" "$PROMETHEUS_AT_LEAST" || fetched "prometheus/bin/$1" ;;
-    *) die "no such server: $1 (nats-server, postgres, redis-server, pgbouncer, prometheus, promtool)" ;;
+    cloudevents) [ -d "$TOOLS/cloudevents-$CLOUDEVENTS_VERSION" ] && printf '%s\n' "$TOOLS/cloudevents-$CLOUDEVENTS_VERSION" ;;
+    *) die "no such server: $1 (nats-server, postgres, redis-server, pgbouncer, prometheus, promtool, cloudevents)" ;;
   esac
 }
 

@@ -4,6 +4,7 @@ mod admin;
 mod bad_input;
 mod bounds;
 pub mod client;
+mod cloudevents_sdk;
 mod connections;
 mod documentation;
 mod etag;
