@@ -49,7 +49,7 @@ struct Stats {
     path = "/v1/stats",
     operation_id = "count_events",
     params(
-        ("bucket" = Option<String>, Query, description = "The length of a bucket: 30s, 5m, 2h or 7d; 1m by default; at most 1,000 in the range", pattern = "^[0-9]+(s|m|h|d)$"),
+        ("bucket" = Option<String>, Query, description = "The length of a bucket: 30s, 5m, 2h or 7d; 1m by default; at most 1,000 in the range", pattern = "^0*[1-9][0-9]*(s|m|h|d)$"),
         ("from" = Option<String>, Query, description = "The earliest `time`; an hour before `to` by default", format = DateTime),
         ("to" = Option<String>, Query, description = "The first `time` that is too late; now by default", format = DateTime),
         ("group_by" = Option<String>, Query, description = "`type`, `source` or `subject`; none by default", pattern = "^(type|source|subject)$"),
