@@ -38,17 +38,20 @@ async fn answers_that_nobody_takes_share_a_bounded_memory_and_end() {
     insert(&stack, "big", "to_jsonb(repeat('x', 8000000))").await;
     insert(&stack, "small", "to_jsonb(repeat('x', 8000))").await;
     let mut clients = Vec::new();
-    for _ in 0..100 {
+    for _ in 0..10 {
         clients.push(ask(&ganesh, "/v1/events/big").await);
     }
-    let resident = ganesh.resident_bytes() / MIB;
-    assert!(resident < 400, "{resident} MiB");
     // What is left is for small answers; the others are told when to come again.
     assert_eq!(get(&ganesh, "/v1/events/small").await.status, 200);
     let refused = get(&ganesh, "/v1/events/big").await;
     let detail = refused.problem(503, "Service Unavailable");
     assert!(detail.contains("64 MiB"), "{detail}");
     assert_eq!(refused.header("retry-after"), Some("1"));
+    for _ in 0..90 {
+        clients.push(ask(&ganesh, "/v1/events/big").await);
+    }
+    let resident = ganesh.resident_bytes() / MIB;
+    assert!(resident < 400, "{resident} MiB");
     // The clients still do not read.
     eventually("there is room again", || async {
         get(&ganesh, "/v1/events/big").await.status == 200
