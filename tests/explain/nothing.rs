@@ -68,4 +68,7 @@ async fn what_was_not_looked_for_everywhere_is_not_known() {
     let away = [("POSTGRES_URL", "postgresql://127.0.0.1:1/db")];
     let answer = explain_with(&stack, &["nobody"], &away);
     assert_eq!(answer["outcome"], "not_known", "{answer:#}");
+    let away = [("JAEGER_URL", "http://127.0.0.1:1")];
+    let answer = explain_with(&stack, &[TRACE_ID], &away);
+    assert_eq!(answer["outcome"], "not_known", "{answer:#}");
 }

@@ -56,6 +56,7 @@ impl Inquiry<'_> {
                 found.not_looked_into
             ));
         }
+        self.is_search_open |= found.letter.is_none() && !found.is_complete;
         self.take_letter(found);
         if self.letter.is_none() {
             let what = "whether a message that the stream holds has this id: the stream is not read through; \
@@ -85,6 +86,8 @@ impl Inquiry<'_> {
             }
             None => self.is_search_open = true,
         }
+        let asks_jaeger = self.places.config.telemetry.jaeger_url.is_some();
+        self.is_search_open |= asks_jaeger && !self.jaeger_answered;
         if self.letter.is_none() {
             let what = "which message that the stream holds has this trace id: the stream is not read \
                         through; ask by its sequence";
