@@ -97,9 +97,9 @@ impl Api {
     fn read_failed(&self, error: &ReadError, shorter: &str) -> Problem {
         match error {
             ReadError::Failed(error) => self.failed(error),
-            ReadError::NoTurn => {
-                Problem::unavailable("other searches, lists and counts are at work: try again")
-            }
+            ReadError::NoTurn => Problem::unavailable(
+                "other searches, lists, counts or explanations took all turns for 2 s: try again",
+            ),
             ReadError::TooMuch => {
                 let detail = format!("there is too much to look through: {shorter}");
                 Problem::new(StatusCode::UNPROCESSABLE_ENTITY, detail)

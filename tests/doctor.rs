@@ -220,7 +220,7 @@ async fn messages_that_nobody_settles_are_a_warning() {
     publish(&stack.jetstream().await, &events("waiting", 3)).await;
     let words = [
         "consumer ganesh",
-        "s old (3 wait, 0 are held)",
+        "s old, expected less than 10 s (3 wait, 0 are held)",
         "start ganesh",
     ];
     let (code, said) = doctor(&stack, &[]);

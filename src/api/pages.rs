@@ -17,10 +17,10 @@ const IN_LINK: &AsciiSet = &CONTROLS.add(b' ').add(b'"').add(b'<').add(b'>').add
 #[into_params(parameter_in = Query)]
 #[expect(dead_code, reason = "parameters are read elsewhere")]
 pub(super) struct PageParameters {
-    /// What a page has at most; 100 by default
+    /// Entries of a page, at most; 100 by default
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<u32>,
-    /// Where a page begins, out of `Link`
+    /// Where a page begins: copy it from `Link`
     #[param(min_length = 1)]
     cursor: Option<String>,
 }

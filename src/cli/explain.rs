@@ -37,8 +37,8 @@ pub(super) fn command() -> Command {
              The form of WHAT decides: digits are a sequence of GANESH_STREAM, 32 hexadecimal digits a trace id. Anything \
              else is an event's id, or else a subject, of which the newest event is explained. With --source or --time it \
              is an id in any case. --sequence, --id, --trace-id and --subject say which it is.\n\n\
-             A message without a row or a letter is found only by its sequence, or by a trace id that Jaeger has kept: the \
-             stream is not read through. The answer names what is unknown, and which system did not answer. Exit codes: 0 answered, 1 not found, or no place answered.",
+             A message without a row or a letter is found only by its sequence, or by a trace id that Jaeger or the replica \
+             has: the stream is not read through. The answer names what is unknown, and which system did not answer. Exit codes: 0 answered, 1 not found, or no place answered.",
         )
         .arg(Arg::new(WHAT).value_name("WHAT").help(
             "A sequence, an event's id, a trace id, or a subject",
@@ -165,7 +165,7 @@ async fn remembered(config: &Config) -> Result<Vec<RememberedMessage>, String> {
     match answer {
         Ok((StatusCode::OK, body)) => {
             let read = remembered::read(&body);
-            read.map_err(|_| says("answers with something else than messages"))
+            read.map_err(|_| says("does not answer as ganesh does: check the address"))
         }
         Ok((StatusCode::NOT_FOUND, body)) if body.contains("telemetry is off") => {
             Err(says("has none: telemetry is off"))

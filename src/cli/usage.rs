@@ -3,6 +3,8 @@
 use clap::Error;
 use clap::error::{ContextKind, ContextValue};
 
+use crate::config::HIDDEN;
+
 /// What the library repeats of a command line.
 const REPEATED: [ContextKind; 4] = [
     ContextKind::InvalidArg,
@@ -17,7 +19,7 @@ pub(super) fn without_values(mut error: Error) -> Error {
         if let Some(ContextValue::String(typed)) = error.get(kind)
             && !is_name(typed)
         {
-            let hidden = ContextValue::String("[redacted]".to_owned());
+            let hidden = ContextValue::String(HIDDEN.to_owned());
             error.insert(kind, hidden);
         }
     }

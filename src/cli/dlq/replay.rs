@@ -113,7 +113,7 @@ pub(super) async fn run(config: &Config, matches: &ArgMatches) -> Result<(), Fai
     };
     print_line(format_args!("{done}: {tally}{}", interrupted(&stop)));
     if tally.replayed > 0 && !options.dry_run {
-        print_line("a message that fails again is a new letter in a moment: ganesh dlq list");
+        print_line("a message that fails again becomes a new letter: see ganesh dlq list");
     }
     ended?;
     match tally.kept() {

@@ -68,8 +68,8 @@ async fn warn_of_lag(jetstream: &Context, config: &Config, findings: &Findings) 
     match lag::consumer_lag(jetstream, &config.nats).await {
         Ok(Some(lag)) if lag.oldest_seconds >= OLD_SECONDS => {
             findings.warning(format_args!(
-                "consumer {}: the oldest message without an acknowledgement is {:.0} s old ({} wait, {} are held): \
-                 start ganesh, or ask it why (ganesh healthcheck)",
+                "consumer {}: the oldest unacknowledged message is {:.0} s old, expected less than {OLD_SECONDS} s \
+                 ({} wait, {} are held): start ganesh, or see ganesh healthcheck",
                 config.nats.consumer, lag.oldest_seconds, lag.pending, lag.ack_pending
             ));
         }
