@@ -61,7 +61,7 @@ fn kept(criterion: &mut Criterion) {
         bencher.iter(|| {
             let moment = Moment::now();
             let marks = [
-                delivery.timings.taken_at(),
+                delivery.timings.decode_began_at(),
                 delivery.timings.decoded_at(),
                 batch.taken_at,
                 batch.durable_at,

@@ -21,6 +21,7 @@ use std::time::Duration;
 use sqlx::postgres::PgConnectOptions;
 
 pub use reader::{ConfigErrors, Reader};
+pub(crate) use secret::HIDDEN;
 pub use secret::{Secret, SecretUrl};
 pub(crate) use settings::setting_of;
 pub use settings::{Group, SETTINGS, Setting};

@@ -1,4 +1,5 @@
-//! The binary: arguments → configuration → telemetry → run → exit code.
+//! The binary: arguments → configuration → telemetry → run → exit code. The way of a message is drawn in
+//! `pipeline.rs`.
 
 use std::process::ExitCode;
 

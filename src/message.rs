@@ -143,7 +143,7 @@ impl Batch {
     }
 }
 
-/// A batch whose rows are committed. It keeps its messages until they are settled: copying them into another
+/// Messages to be acknowledged once the cache is written: their rows are committed, or they need none. It keeps them until they are settled: copying them into another
 /// `Vec` costs a tenth of the processor time.
 pub struct StoredBatch {
     /// Its messages, without those whose row Postgres rejected.

@@ -1,5 +1,5 @@
-//! NATS: the connection, the streams, the consumer, what is held of it, and how
-//! it is acknowledged.
+//! NATS: the connection, the streams, the consumer, the register of what is held, progress acks and
+//! releases.
 
 pub(crate) mod connection;
 pub(crate) mod consumer;

@@ -7,11 +7,13 @@
 //!  writer.rs   run                  one of the writers carries a batch through these steps:
 //!  parking.rs  Parking::next_batch  what the queue holds, or a batch that must be tried again
 //!  store.rs    store                the rows are committed when it returns ──▶ rejected: dead_letter.rs
+//!              (attempt.rs retries; storage/write.rs commits)
 //!  writer.rs   write_cache          the cache has no older state of these subjects
 //!  settle.rs   ack_batch            the acknowledgements
 //! ```
 //!
-//! The queues have no capacity of their own: every message in them counts against the in-flight limit.
+//! What travels stands in message.rs. The queues have no limit of their own: every message in them counts
+//! against the in-flight limit, which their gauge shows.
 //! At shutdown the source ends and closes the queue. Each later task ends when its input is closed and
 //! empty.
 
@@ -22,11 +24,11 @@ pub(crate) mod source;
 
 mod attempt;
 mod fate;
-mod held;
 mod intake;
-mod passing;
 mod settle;
+mod stall;
 mod store;
+mod transient;
 mod trial;
 mod unreadable;
 mod writer;
@@ -95,7 +97,7 @@ pub(crate) fn spawn(resources: Resources, stop: &CancellationToken) -> JoinSet<R
         dead_letters,
     };
     let (in_flight, health) = (resources.in_flight.clone(), resources.health.clone());
-    let held = held::watch(in_flight, health, resources.metrics.clone(), stop.clone());
+    let held = stall::watch(in_flight, health, resources.metrics.clone(), stop.clone());
     let source = source(resources, outputs);
     let mut tasks = JoinSet::new();
     tasks.spawn(held);

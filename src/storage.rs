@@ -1,4 +1,5 @@
-//! Postgres: the pool, the schema, and every statement that touches `events`.
+//! Postgres: the pool, the schema, and every statement that touches `events`. A write takes this way:
+//! write.rs → round.rs → outcome.rs → copy.rs or insert.rs.
 
 mod bisection;
 pub(crate) mod blockers;
@@ -41,4 +42,4 @@ pub use clock::ServerClock;
 pub use fates::MessageFate;
 pub use outcome::{RowOutcome, write_rows};
 pub use row::Row;
-pub use write::{EventWriter, FailureCause, Passing, WriteFailure, WriteOptions};
+pub use write::{EventWriter, FailureCause, OnTransient, WriteFailure, WriteOptions};

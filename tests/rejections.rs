@@ -5,7 +5,7 @@
 mod constraints;
 mod cost;
 mod methods;
-mod passing;
 mod pause;
 mod poison;
+mod transient;
 mod unexplained;

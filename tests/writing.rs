@@ -7,7 +7,7 @@ use bytes::Bytes;
 use ganesh::event::{Data, Event, Timestamp, TraceId};
 use ganesh::labels::WriteMethod;
 use ganesh::storage::{
-    EventWriter, Passing, Row, RowOutcome, ServerClock, WriteOptions, write_rows,
+    EventWriter, OnTransient, Row, RowOutcome, ServerClock, WriteOptions, write_rows,
 };
 use ganesh::telemetry::Metrics;
 
@@ -19,7 +19,7 @@ const COPY_FIRST: WriteOptions = WriteOptions {
     expect_duplicates: false,
     advance_epoch: false,
     others_stored_by: None,
-    passing: Passing::Retry,
+    on_transient: OnTransient::Retry,
 };
 
 fn rows(events: &[Event]) -> Vec<Row<'_>> {

@@ -70,7 +70,7 @@ fn decoded(in_flight: &Arc<InFlight>, sequence: u64) -> Decoded {
         true,
     )
     .unwrap();
-    delivery.timings.mark_received(now_nanos());
+    delivery.timings.mark_decode_began(now_nanos());
     delivery.timings.mark_decoded(now_nanos());
     Decoded { delivery, event }
 }

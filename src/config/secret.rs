@@ -18,7 +18,7 @@ impl Secret {
 
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("[redacted]")
+        f.write_str(HIDDEN)
     }
 }
 
@@ -83,7 +83,8 @@ pub(super) fn redact(urls: &str) -> String {
     shown.map_or_else(|| HIDDEN.to_owned(), |shown| shown.join(","))
 }
 
-const HIDDEN: &str = "[redacted]";
+/// Stands for what is not shown.
+pub(crate) const HIDDEN: &str = "[redacted]";
 
 /// `None` for what is no URL.
 fn redact_one(raw: &str) -> Option<String> {

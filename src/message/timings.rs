@@ -1,8 +1,8 @@
 //! When a message was where: a few numbers, no span, no lock, no allocation. They are read when the
 //! message is settled.
 //!
-//! What a message passes by itself is noted on the message (received, decoded); what a batch passes
-//! as a whole is noted once, on the batch (taken, durable, cached).
+//! What a message passes by itself is noted on the message (received, decode began, decoded); what a batch
+//! passes as a whole is noted once, on the batch (taken by a writer, durable, cached).
 
 use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,7 +28,7 @@ pub(crate) const FAILURES_KEPT_MAX: usize = 16;
 pub struct Timings {
     received: u64,
     /// 0 until then.
-    taken: u64,
+    decode_began: u64,
     /// 0 until then.
     decoded: u64,
 }
@@ -38,14 +38,14 @@ impl Timings {
     pub fn received() -> Self {
         Self {
             received: now_nanos(),
-            taken: 0,
+            decode_began: 0,
             decoded: 0,
         }
     }
 
     /// Notes that decode took it, at `nanos`. Until then it waited in JetStream or in the source.
-    pub fn mark_received(&mut self, nanos: u64) {
-        self.taken = nanos;
+    pub fn mark_decode_began(&mut self, nanos: u64) {
+        self.decode_began = nanos;
     }
 
     /// Notes that its envelope was decoded, or refused, at `nanos`.
@@ -59,8 +59,8 @@ impl Timings {
     }
 
     /// When decode took it; 0 before.
-    pub fn taken_at(&self) -> u64 {
-        self.taken
+    pub fn decode_began_at(&self) -> u64 {
+        self.decode_began
     }
 
     /// When its envelope was decoded, or refused; 0 before.

@@ -64,7 +64,7 @@ struct Pull {
     next_after: Instant,
 }
 
-/// The messages that one request brought, and how it ended.
+/// Some messages of one request, and its end, if it came with them.
 pub(crate) struct Pulled {
     pub(crate) messages: Vec<Message>,
     /// The consumer that delivered them ([`InFlight::consumer_generation`]).

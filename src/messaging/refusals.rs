@@ -16,25 +16,25 @@ const BAD_REQUEST: usize = 400;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Meaning {
     /// Trying again may help: streams move, servers restart.
-    Passing,
+    Transient,
     /// Waiting does not help.
     Permanent,
 }
 
-use Meaning::{Passing, Permanent};
+use Meaning::{Permanent, Transient};
 
 /// Refusals by their error code, with what to change. A code that is not here is permanent if its status
 /// says that the request was bad.
 const REFUSALS: [(u64, Meaning, &str); 17] = [
     // Another replica was faster: its stream or consumer can be checked.
-    (10058, Passing, ""),
-    (10013, Passing, ""),
-    (10148, Passing, ""),
+    (10058, Transient, ""),
+    (10013, Transient, ""),
+    (10148, Transient, ""),
     (10002, Permanent, STORAGE),
     (10047, Permanent, STORAGE),
     (10122, Permanent, STORAGE),
-    (10005, Passing, PEERS),
-    (10023, Passing, PEERS),
+    (10005, Transient, PEERS),
+    (10023, Transient, PEERS),
     (
         10026,
         Permanent,
@@ -50,7 +50,7 @@ const REFUSALS: [(u64, Meaning, &str); 17] = [
         Permanent,
         "enable JetStream for the account of this user",
     ),
-    (10076, Passing, "enable JetStream on the server"),
+    (10076, Transient, "enable JetStream on the server"),
     (10052, Permanent, ""),
     (
         10074,
@@ -85,7 +85,7 @@ pub(super) fn refused(detail: &str, answer: &jetstream::Error) -> Error {
     let (meaning, fix) = match known {
         Some((_, meaning, fix)) => (*meaning, *fix),
         None if answer.code() == BAD_REQUEST => (Permanent, ""),
-        None => (Passing, ""),
+        None => (Transient, ""),
     };
     let fix = if fix.is_empty() {
         String::new()
@@ -95,7 +95,7 @@ pub(super) fn refused(detail: &str, answer: &jetstream::Error) -> Error {
     let detail = format!("{detail}: {answer}{fix}");
     match meaning {
         Permanent => setup_error(detail),
-        Passing => api_error(&detail),
+        Transient => api_error(&detail),
     }
 }
 

@@ -97,7 +97,7 @@ impl<'a> SettledBatch<'a> {
         let batch: &BatchTimings = &self.batch.timings;
         let delivery = &decoded.delivery;
         let marks: Marks = [
-            delivery.timings.taken_at(),
+            delivery.timings.decode_began_at(),
             delivery.timings.decoded_at(),
             batch.taken_at,
             batch.durable_at,
@@ -130,7 +130,7 @@ impl<'a> SettledMessage<'a> {
         } = &published.letter;
         let batch = batch.as_deref();
         let marks: Marks = [
-            delivery.timings.taken_at(),
+            delivery.timings.decode_began_at(),
             delivery.timings.decoded_at(),
             batch.map_or(0, |batch| batch.taken_at),
             batch.map_or(0, |batch| batch.durable_at),

@@ -6,7 +6,7 @@ use crate::backoff::Backoff;
 use crate::error::{Class, Dependency, Error};
 use crate::labels::WriteMethod;
 use crate::message::{Batch, Decoded};
-use crate::storage::{FailureCause, Passing, Row, RowOutcome, WriteFailure, WriteOptions};
+use crate::storage::{FailureCause, OnTransient, Row, RowOutcome, WriteFailure, WriteOptions};
 
 /// What became of a batch.
 pub(crate) struct Written {
@@ -24,12 +24,12 @@ pub(crate) struct Undecided {
     pub(crate) failed_alone: Vec<bool>,
     pub(crate) failures: SeenFailures,
     /// Postgres answered.
-    pub(crate) is_refused: bool,
+    pub(crate) has_answer: bool,
 }
 
 /// Retries until every row has an outcome, and the stored ones are committed. Meanwhile the keepalive
 /// keeps the messages, and the source pauses for lack of capacity. Rows stay
-/// undecided if the cause is unknown, a transient error repeats, or the batch was parked before.
+/// undecided if the cause is unknown, a transient error repeats, or a parked batch fails once.
 ///
 /// # Errors
 /// Fatal ones of Postgres.
@@ -76,7 +76,7 @@ pub(crate) async fn write(
         undecided: Some(Undecided {
             failed_alone,
             failures,
-            is_refused: undecided.cause != FailureCause::NoAnswer,
+            has_answer: undecided.cause != FailureCause::NoAnswer,
         }),
     })
 }
@@ -85,20 +85,21 @@ impl SeenFailures {
     /// What the next attempt may conclude.
     fn guide(&self, writer: &Writer, options: &mut WriteOptions) {
         let evidence = |attempt| writer.storage.evidence_since(attempt);
-        options.passing = self.passing.next_attempt(self.others_stored(writer));
-        options.others_stored_by = match options.passing {
-            Passing::Blame => self.passing.first().and_then(evidence),
-            Passing::Retry | Passing::Search => self.rejected_in_attempt.and_then(evidence),
+        options.on_transient = self.transient.next_attempt(self.others_stored(writer));
+        options.others_stored_by = match options.on_transient {
+            OnTransient::Blame => self.transient.first().and_then(evidence),
+            OnTransient::Retry | OnTransient::Search => self.rejected_in_attempt.and_then(evidence),
         };
     }
 
     fn add(&mut self, writer: &Writer, failure: &WriteFailure) {
         match failure.cause {
             FailureCause::NoAnswer => {}
-            FailureCause::Passing => {
+            FailureCause::Transient => {
                 let (newest, others_stored) =
                     (writer.storage.newest_attempt(), self.others_stored(writer));
-                self.passing.add(failure.error.code, newest, others_stored);
+                self.transient
+                    .add(failure.error.code, newest, others_stored);
             }
             FailureCause::Unknown(attempt) => self.rejected_in_attempt = Some(attempt),
         }
@@ -109,16 +110,16 @@ impl SeenFailures {
         match failure.cause {
             FailureCause::NoAnswer => false,
             FailureCause::Unknown(_) => true,
-            FailureCause::Passing => {
+            FailureCause::Transient => {
                 !failure.failed_alone.is_empty()
-                    || self.passing.is_to_be_parked(self.others_stored(writer))
+                    || self.transient.is_to_be_parked(self.others_stored(writer))
             }
         }
     }
 
-    /// Since the last failure with a passing code.
+    /// Since the last failure with a transient code.
     fn others_stored(&self, writer: &Writer) -> bool {
-        let last = self.passing.last();
+        let last = self.transient.last();
         writer.storage.evidence_since(last).is_some()
     }
 }

@@ -160,9 +160,9 @@ fn decode(
     deliveries: Vec<Delivery>,
 ) -> (Vec<Decoded>, Vec<DeadLetter>) {
     let (mut decoded, mut letters) = (Vec::with_capacity(deliveries.len()), Vec::new());
-    let taken_at = now_nanos();
+    let began = now_nanos();
     for mut delivery in deliveries {
-        delivery.timings.mark_received(taken_at);
+        delivery.timings.mark_decode_began(began);
         match decode_one(stream, accept_plain, delivery) {
             Ok(event) => decoded.push(event),
             Err(letter) => letters.push(letter),

@@ -17,7 +17,7 @@
 //! - An unknown cause: the SQLSTATE does not say whether the rows or the server are to blame. The
 //!   batch is tried again. Once other rows were stored meanwhile, its rows are to blame.
 //! - A transient SQLSTATE that comes back: the batch is parked, and the writer takes another one
-//!   ([`PassingFailures`]). If nobody was stored meanwhile, it is tried again as soon as others are.
+//!   ([`TransientFailures`]). If nobody was stored meanwhile, it is tried again as soon as others are.
 //!
 //! Parked messages stay held: they are kept alive, count against the limits, and are released
 //! when they are dropped. So a pause needs no signal to the source: it finds no room and stops pulling.
@@ -35,9 +35,9 @@ use tokio::time::{Instant, sleep_until};
 
 use self::state::{Next, Parked, ParkingState};
 use self::window::log_pause;
-pub use self::window::{Attempt, PROBE_EVERY, RejectionWindow, WINDOW_ROWS};
-use super::passing::PassingFailures;
+pub use self::window::{BatchOrigin, PROBE_EVERY, RejectionWindow, WINDOW_ROWS};
 use super::queue::{BatchLimits, Receiver};
+use super::transient::TransientFailures;
 use crate::message::timings::{Failures, now_nanos};
 use crate::message::{Batch, Decoded, RejectedRow};
 use crate::telemetry::{Health, Metrics};
@@ -52,7 +52,8 @@ pub(crate) struct NextBatch {
 
 /// Why a batch is written, and what was seen of it before.
 pub(crate) struct BatchHistory {
-    pub(crate) attempt: Attempt,
+    /// Fresh, unless there is or was a pause.
+    pub(crate) origin: BatchOrigin,
     /// What its failures say so far.
     pub(crate) failures: SeenFailures,
     /// It was parked before, and may have been written without our hearing of it.
@@ -68,7 +69,7 @@ pub(crate) struct SeenFailures {
     /// ([`crate::storage::EventWriter::evidence_since`]).
     pub(crate) rejected_in_attempt: Option<u64>,
     /// Those with a code that passes by itself elsewhere.
-    pub(crate) passing: PassingFailures,
+    pub(crate) transient: TransientFailures,
 }
 
 /// What all writers share.
@@ -107,7 +108,8 @@ impl Parking {
             .expect("nothing panics while it holds this lock")
     }
 
-    /// Waits for the next batch: a fresh one from the queue, unless a parked one is due. `None` when the
+    /// Waits for the next batch: a fresh one from the queue (where nothing is parked, by the third branch below),
+    /// unless a parked one is due. `None` when the
     /// queue is closed and empty. Parked batches that are not due are then released.
     pub(crate) async fn next_batch(&self) -> Option<NextBatch> {
         let mut queue_lock = self.queue.clone().lock_owned().await;
@@ -144,7 +146,7 @@ impl Parking {
         NextBatch {
             batch: self.batch(messages),
             history: BatchHistory {
-                attempt: Attempt::Fresh,
+                origin: BatchOrigin::Fresh,
                 failures: SeenFailures::default(),
                 was_parked: false,
                 queue_lock: None,
@@ -199,7 +201,7 @@ impl Parking {
                 () = is_due => {}
             }
         };
-        next.history.attempt = Attempt::Probe;
+        next.history.origin = BatchOrigin::Probe;
         next.history.queue_lock = Some(queue_lock);
         Some(next)
     }
@@ -214,14 +216,14 @@ impl Parking {
         let parked = messages.into_iter().map(|decoded| Parked {
             batch: self.batch(vec![decoded]),
             due,
-            attempt: Attempt::Fresh,
+            origin: BatchOrigin::Fresh,
             failures: SeenFailures::default(),
         });
         self.state().parked.extend(parked);
         self.wake.notify_one();
     }
 
-    /// Parks what has no outcome yet of a batch of which nothing is decided. `is_refused`: Postgres
+    /// Parks what has no outcome yet of a batch of which nothing is decided. `has_answer`: Postgres
     /// answered, so in a probe all its rows count as rejected. Otherwise nobody is to blame.
     #[allow(clippy::needless_pass_by_value, reason = "the history is spent")]
     pub(crate) fn park_again(
@@ -229,22 +231,22 @@ impl Parking {
         batch: Batch,
         history: BatchHistory,
         failures: SeenFailures,
-        is_refused: bool,
+        has_answer: bool,
     ) {
         let mut state = self.state();
         state.parked_in_progress &= !history.was_parked;
-        if history.attempt == Attempt::Probe && is_refused {
+        if history.origin == BatchOrigin::Probe && has_answer {
             let rows = vec![true; batch.messages.len()];
-            state.window.note(Attempt::Probe, &rows, Instant::now());
+            state.window.note(BatchOrigin::Probe, &rows, Instant::now());
         }
-        state.park(batch, history.attempt, failures);
+        state.park(batch, history.origin, failures);
         drop(state);
         self.wake.notify_one();
     }
 
     /// Parks the rest of a batch whose other rows are decided, and recorded next.
     pub(crate) fn park_rest(&self, batch: Batch, history: &BatchHistory, failures: SeenFailures) {
-        self.state().park(batch, history.attempt, failures);
+        self.state().park(batch, history.origin, failures);
         self.wake.notify_one();
     }
 
@@ -255,7 +257,7 @@ impl Parking {
         }
         let batch = self.batch(messages);
         self.state()
-            .park(batch, Attempt::Fresh, SeenFailures::default());
+            .park(batch, BatchOrigin::Fresh, SeenFailures::default());
         self.wake.notify_one();
     }
 
@@ -282,8 +284,8 @@ impl Parking {
                 state.end_waits_for_outage(Instant::now());
             }
             let was_paused = state.window.is_paused();
-            let park = state.window.note(history.attempt, rows, Instant::now());
-            state.probe_parked_at_once = history.attempt == Attempt::Probe && rows.is_empty();
+            let park = state.window.note(history.origin, rows, Instant::now());
+            state.probe_parked_at_once = history.origin == BatchOrigin::Probe && rows.is_empty();
             let letters = if park && !rejected.is_empty() {
                 state.park_rejected(rejected, taken_at);
                 Vec::new()
@@ -297,7 +299,7 @@ impl Parking {
             self.health.set_rejection_pause(is_paused);
         }
         log_pause(
-            history.attempt,
+            history.origin,
             (was_paused, is_paused),
             count,
             rows.len(),

@@ -1,8 +1,8 @@
 //! The source: pulls as many messages as may be held. The intake takes them to the queue.
 //!
-//! The server counts a sent message as delivered, read or not. So a pull asks only for free capacity.
-//! Every delivery enters the register on arrival. The source abandons no pull whose messages may still
-//! arrive.
+//! The server counts a message as delivered when it sends it, even if nobody reads it. So a pull asks only for
+//! what may be held, every delivery enters the register of held messages on arrival, and a pull is read to
+//! its end.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -154,6 +154,7 @@ impl Source {
         let drops = self.disconnects_handled;
         let free = tokio::select! {
             biased; // read first what arrived before a disconnect
+            // Messages come by this branch; the others are for pulls and faults.
             pulled = self.intake.pulls.next() => {
                 let end = self.intake.accept(pulled.ok_or(ClientClosed)?).await;
                 return Ok(self.on_pull_end(end).await);

@@ -1,10 +1,13 @@
-//! Store: retries a batch until each row is stored, a duplicate, skipped or rejected.
+//! Store: has a batch written (attempt.rs), and parts its messages: with a row, dead letters, parked.
+//!
+//! An ordinary batch has no trial (only a message that was delivered far too often has one), no undecided
+//! rows, and nothing for fate.rs to decide.
 
 use std::sync::Arc;
 
 use super::attempt::{self, Undecided, Written};
 use super::fate::{self, Ends, Proposal};
-use super::parking::{Attempt, BatchHistory, NextBatch, SeenFailures};
+use super::parking::{BatchHistory, BatchOrigin, NextBatch, SeenFailures};
 use super::trial;
 use super::writer::Writer;
 use crate::error::Error;
@@ -47,14 +50,14 @@ pub(crate) async fn store(
             take_undecided(&mut batch, outcomes, &undecided.failed_alone);
         let Undecided {
             failures,
-            is_refused,
+            has_answer,
             ..
         } = undecided;
         let rest = park_untried(writer, &history, alone, others);
         if outcomes.is_empty() {
             writer
                 .parking
-                .park_again(rest, history, failures, is_refused);
+                .park_again(rest, history, failures, has_answer);
             return Ok(None);
         }
         undecided_rows = outcomes_before - outcomes.len();
@@ -65,7 +68,7 @@ pub(crate) async fn store(
     };
     let events = outcomes.len();
     let mut rows: Vec<bool> = outcomes.iter().filter_map(was_rejected).collect();
-    if history.attempt == Attempt::Probe {
+    if history.origin == BatchOrigin::Probe {
         rows.extend(std::iter::repeat_n(true, undecided_rows));
     }
     let SplitBatch {
@@ -85,7 +88,8 @@ pub(crate) async fn store(
         timings: timings(&mut batch, events, method),
         messages: batch.messages,
         outcomes,
-        // A duplicate's row may be another replica's, and younger than our transaction.
+        // A row that `fate::decide` found may have been committed after our transaction, whose epoch does not
+        // cover it then.
         epoch_advanced: options.advance_epoch && ends.settled.is_empty(),
     };
     Ok(Some(finish(writer, stored, ends)))
@@ -213,7 +217,7 @@ fn timings(batch: &mut Batch, events: usize, method: WriteMethod) -> Arc<BatchTi
     })
 }
 
-/// `None` for a row that Postgres did not try, which says nothing.
+/// `None` for a row that Postgres did not try: it counts neither as stored nor as rejected.
 fn was_rejected(outcome: &RowOutcome) -> Option<bool> {
     match outcome {
         RowOutcome::Stored => Some(false),
@@ -233,12 +237,13 @@ struct SplitBatch {
 /// Takes the messages out of the batch whose end is to be decided; the others keep their order. A
 /// redelivered message that a trigger skipped may be on its way to too many deliveries.
 fn split_by_outcome(batch: &mut Vec<Decoded>, outcomes: Vec<RowOutcome>) -> SplitBatch {
-    let mut sorted = SplitBatch {
+    let mut split = SplitBatch {
         outcomes: Vec::with_capacity(outcomes.len()),
         rejected: Vec::new(),
         proposals: Vec::new(),
     };
     let is_with_row = |outcome| matches!(outcome, &RowOutcome::Stored | &RowOutcome::Duplicate);
+    // The ordinary case: they stay where they are.
     let messages = if outcomes.iter().all(is_with_row) {
         Vec::new()
     } else {
@@ -263,19 +268,19 @@ fn split_by_outcome(batch: &mut Vec<Decoded>, outcomes: Vec<RowOutcome>) -> Spli
             }
             RowOutcome::Rejected(detail) => {
                 let decoded = message.expect("not all have rows");
-                sorted.rejected.push(RejectedRow { decoded, detail });
+                split.rejected.push(RejectedRow { decoded, detail });
                 continue;
             }
         };
         match (message, fate) {
-            (Some(decoded), Some(fate)) => sorted.proposals.push(Proposal { decoded, fate }),
+            (Some(decoded), Some(fate)) => split.proposals.push(Proposal { decoded, fate }),
             (message, _) => {
                 batch.extend(message);
-                sorted.outcomes.push(stays);
+                split.outcomes.push(stays);
             }
         }
     }
-    sorted
+    split
 }
 
 fn letter(

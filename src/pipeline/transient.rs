@@ -4,7 +4,7 @@
 //! rows: these are kept until they can be stored. Pure.
 
 use crate::error::Code;
-use crate::storage::Passing;
+use crate::storage::OnTransient;
 
 /// Attempts in a row by the writer that has the batch. Then the batch is parked, so that others get the
 /// writer.
@@ -20,7 +20,7 @@ const OTHERS_STORED_MIN: u32 = 2;
 
 /// What the attempts at a batch showed that failed with such a code.
 #[derive(Debug, Clone, Copy, Default)]
-pub(crate) struct PassingFailures {
+pub(crate) struct TransientFailures {
     attempts: u32,
     /// After how many of them others were stored.
     others_stored: u32,
@@ -33,7 +33,7 @@ pub(crate) struct PassingFailures {
     is_about_server: bool,
 }
 
-impl PassingFailures {
+impl TransientFailures {
     /// Notes a failed attempt. `newest`: the newest attempt of any writer; `others_stored`: whether one
     /// since [`Self::last`] has stored a row.
     pub(crate) fn add(&mut self, code: Code, newest: u64, others_stored: bool) {
@@ -65,16 +65,16 @@ impl PassingFailures {
     }
 
     /// How the next attempt takes such an answer.
-    pub(crate) fn next_attempt(&self, others_stored: bool) -> Passing {
+    pub(crate) fn next_attempt(&self, others_stored: bool) -> OnTransient {
         let often = self.others_stored + u32::from(others_stored);
         let is_lasting = self.attempts >= ATTEMPTS_MIN && often >= OTHERS_STORED_MIN;
         let is_third = self.attempts == ATTEMPTS_IN_PLACE && (self.is_about_rows || often > 0);
         if self.is_about_rows && is_lasting {
-            Passing::Blame
+            OnTransient::Blame
         } else if is_third || self.attempts > ATTEMPTS_IN_PLACE && others_stored {
-            Passing::Search
+            OnTransient::Search
         } else {
-            Passing::Retry
+            OnTransient::Retry
         }
     }
 
@@ -86,7 +86,7 @@ impl PassingFailures {
         } else {
             ATTEMPTS_IN_PLACE
         };
-        self.attempts >= in_place && self.next_attempt(others_stored) == Passing::Retry
+        self.attempts >= in_place && self.next_attempt(others_stored) == OnTransient::Retry
     }
 }
 
@@ -94,8 +94,8 @@ impl PassingFailures {
 mod tests {
     use super::*;
 
-    fn failed(attempts: u32, code: Code, others_stored: bool) -> PassingFailures {
-        let mut failures = PassingFailures::default();
+    fn failed(attempts: u32, code: Code, others_stored: bool) -> TransientFailures {
+        let mut failures = TransientFailures::default();
         for newest in 1..=attempts {
             failures.add(code, newest.into(), others_stored);
         }
@@ -105,13 +105,13 @@ mod tests {
     #[test]
     fn rows_are_searched_once_and_blamed_after_ten_attempts_between_which_others_were_stored() {
         for (attempts, others_stored, next) in [
-            (0, false, Passing::Retry),
-            (2, true, Passing::Retry),
-            (3, false, Passing::Search),
-            (4, true, Passing::Retry),
-            (9, true, Passing::Retry),
-            (10, true, Passing::Blame),
-            (1_000, false, Passing::Retry),
+            (0, false, OnTransient::Retry),
+            (2, true, OnTransient::Retry),
+            (3, false, OnTransient::Search),
+            (4, true, OnTransient::Retry),
+            (9, true, OnTransient::Retry),
+            (10, true, OnTransient::Blame),
+            (1_000, false, OnTransient::Retry),
         ] {
             let failures = failed(attempts, Code::Conflict, others_stored);
             assert_eq!(failures.next_attempt(false), next, "{attempts}");
@@ -121,9 +121,9 @@ mod tests {
     #[test]
     fn a_server_that_is_short_of_something_is_not_asked_for_each_row() {
         let failures = failed(3, Code::Resources, false);
-        assert_eq!(failures.next_attempt(false), Passing::Retry);
+        assert_eq!(failures.next_attempt(false), OnTransient::Retry);
         assert!(failures.is_to_be_parked(false));
-        assert_eq!(failures.next_attempt(true), Passing::Search);
+        assert_eq!(failures.next_attempt(true), OnTransient::Search);
     }
 
     #[test]
@@ -135,13 +135,13 @@ mod tests {
     #[test]
     fn a_batch_is_searched_whenever_others_were_stored_since() {
         let failures = failed(7, Code::Resources, false);
-        assert_eq!(failures.next_attempt(false), Passing::Retry);
-        assert_eq!(failures.next_attempt(true), Passing::Search);
+        assert_eq!(failures.next_attempt(false), OnTransient::Retry);
+        assert_eq!(failures.next_attempt(true), OnTransient::Search);
     }
 
     #[test]
     fn a_server_that_is_short_of_something_is_no_fault_of_the_rows() {
         let failures = failed(1_000, Code::Resources, true);
-        assert_ne!(failures.next_attempt(true), Passing::Blame);
+        assert_ne!(failures.next_attempt(true), OnTransient::Blame);
     }
 }

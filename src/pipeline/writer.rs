@@ -77,8 +77,8 @@ pub(crate) async fn run(mut writer: Writer) -> Result<(), Error> {
     }
 }
 
-/// Returns when the cache has no state older than this batch. Retries while Postgres can neither read nor
-/// advance the epoch.
+/// Returns when the cache has no state older than this batch. Where the cache fails, its epoch is advanced: a
+/// row in Postgres that every key begins with. Retries only while that can be neither read nor advanced.
 async fn write_cache(writer: &Writer, batch: &StoredBatch) -> CacheWrite {
     let mut failures = Failures::default();
     let cache_error = write_until_done(writer, batch, &mut failures).await;

@@ -5,10 +5,9 @@ use std::borrow::Cow;
 use sqlx::postgres::PgDatabaseError;
 
 use super::exclusion;
+use crate::config::HIDDEN;
 use crate::error::{Class, Code, Dependency, Error};
 
-/// Stands for a name.
-const HIDDEN: &str = "[redacted]";
 /// What stands before the state in an error's detail.
 const BEFORE_STATE: &str = " (SQLSTATE ";
 

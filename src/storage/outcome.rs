@@ -28,7 +28,8 @@ pub enum RowOutcome {
 /// Writes rows by one statement, and says how each ended; none of them is rejected.
 ///
 /// # Errors
-/// What sqlx says. Then none of them is there, unless only the search for those that were not stored failed.
+/// What sqlx says. Usually no row is stored then. If only the later search for those that were not stored failed,
+/// rows can be.
 pub async fn write_rows(
     connection: &mut PgConnection,
     rows: &[Row<'_>],

@@ -5,15 +5,29 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use super::session::STATEMENT_TIMEOUT;
+use crate::error::Error;
+use crate::telemetry::logs::RateLimit;
 
 /// Twice as many rows take less than a quarter of the time limit then.
 const FAST: Duration = STATEMENT_TIMEOUT.checked_div(8).expect("8 is not 0");
 
+const WARN_EVERY: Duration = Duration::from_secs(1);
+
 /// Learned from statements, by all writers.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct PartLimit {
     /// 0: no limit.
     rows: AtomicUsize,
+    warned: RateLimit,
+}
+
+impl Default for PartLimit {
+    fn default() -> Self {
+        Self {
+            rows: AtomicUsize::default(),
+            warned: RateLimit::new(1, WARN_EVERY),
+        }
+    }
 }
 
 impl PartLimit {
@@ -29,6 +43,16 @@ impl PartLimit {
     pub(super) fn too_much(&self, rows: usize) {
         let limit = self.rows().min(rows / 2).max(1);
         self.rows.store(limit, Ordering::Relaxed);
+    }
+
+    /// At most once a second.
+    pub(super) fn warn(&self, error: &Error, rows: usize) {
+        if let Some(suppressed) = self.warned.allow() {
+            tracing::warn!(
+                %error, rows, suppressed,
+                "a batch took Postgres too long, or too many locks; it is written in halves"
+            );
+        }
     }
 
     /// A statement with so many rows took that long.

@@ -9,7 +9,9 @@ use strum::VariantArray as _;
 use super::bisection::Bisection;
 use super::outcome::RowOutcome;
 use super::row::Row;
-use super::write::{AttemptError, EventWriter, FailureCause, Passing, WriteFailure, WriteOptions};
+use super::write::{
+    AttemptError, EventWriter, FailureCause, OnTransient, WriteFailure, WriteOptions,
+};
 use crate::error::{Class, Code};
 use crate::labels::WriteMethod;
 
@@ -47,7 +49,7 @@ impl EventWriter {
         let mut method = WriteMethod::Insert;
         while let Some(part) = round.bisection.next_part() {
             let began = Instant::now();
-            let failed = match self.write_range(&pending[part.clone()], options).await {
+            let failed = match self.write_part(&pending[part.clone()], options).await {
                 Ok((written, by)) => {
                     method = by;
                     self.part_limit().stored(part.len(), began.elapsed());
@@ -120,7 +122,8 @@ impl Round {
         match failed.error.class {
             Class::Poison => true,
             Class::Transient => {
-                failed.is_too_much() || failed.is_answer && self.options.passing != Passing::Retry
+                failed.is_too_much()
+                    || failed.is_answer && self.options.on_transient != OnTransient::Retry
             }
             Class::Fatal => false,
         }
@@ -151,7 +154,7 @@ impl Round {
     }
 
     /// Rejects the rows that failed alone while others were stored by the same method. Before an outage
-    /// ends, rows fail alone, too: those with a passing code are blamed by what was stored before only.
+    /// ends, rows fail alone, too: those with a transient code are blamed by what was stored before only.
     fn blame(
         self,
         places: &[usize],
@@ -164,7 +167,7 @@ impl Round {
             let is_to_blame = if is_unknown {
                 others_stored_by || self.stored_by[failed.method as usize]
             } else {
-                others_stored_by && self.options.passing == Passing::Blame
+                others_stored_by && self.options.on_transient == OnTransient::Blame
             };
             if is_to_blame {
                 outcomes[places[row]] = Some(RowOutcome::Rejected(failed.error.detail));
@@ -173,7 +176,7 @@ impl Round {
             let cause = if is_unknown {
                 FailureCause::Unknown(self.first_refused.unwrap_or_default())
             } else {
-                FailureCause::Passing
+                FailureCause::Transient
             };
             let failure = undecided.get_or_insert_with(|| WriteFailure {
                 error: failed.error,
@@ -190,7 +193,7 @@ impl WriteFailure {
     fn of_the_whole(failed: AttemptError) -> Self {
         Self {
             cause: if failed.is_answer && failed.error.class == Class::Transient {
-                FailureCause::Passing
+                FailureCause::Transient
             } else {
                 FailureCause::NoAnswer
             },

@@ -14,7 +14,7 @@ use crate::error::Error;
 
 /// A turn comes within this time: enough of [`READ_LIMIT`] is left for the read then.
 const TURN_LIMIT: Duration = Duration::from_secs(2);
-/// Statements end this long before the deadline, so that it passes only where Postgres does not answer.
+/// Statements get no time in it, but for a late read of the default partition ([`LOCK_MIN`]).
 const MARGIN: Duration = Duration::from_secs(1);
 /// For a statement that reads the default partition. Shorter than upkeep waits for the lock of that one, so
 /// that readers who follow each other do not keep partitions from being made.

@@ -1,5 +1,5 @@
-//! Writes a batch: an optimistic `COPY`, an `INSERT` when events may be rows
-//! already, and row by row only what Postgres rejects.
+//! Writes a batch: `COPY` from 16 rows on, `INSERT` for fewer and where events may be rows already. A part
+//! that fails is split (round.rs).
 
 use std::borrow::Cow;
 use std::sync::Arc;
@@ -66,12 +66,12 @@ pub struct WriteOptions {
     /// that fails alone by the same method is then to blame itself.
     pub others_stored_by: Option<WriteMethod>,
     /// What an answer means whose code passes by itself elsewhere.
-    pub passing: Passing,
+    pub on_transient: OnTransient,
 }
 
 /// What an answer with a transient code means for the rows.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Passing {
+pub enum OnTransient {
     /// Nothing: the same rows are tried again.
     #[default]
     Retry,
@@ -139,7 +139,7 @@ impl EventWriter {
             if round.is_empty() {
                 return Ok(method);
             }
-            // round.rs: tries all of them, and smaller parts where one fails.
+            // round.rs: one part with all of them, and smaller ones where one fails.
             method = self.write_round(rows, &round, outcomes, options).await?;
         }
     }
@@ -179,21 +179,21 @@ impl EventWriter {
         found
     }
 
-    pub(super) async fn write_range(
+    pub(super) async fn write_part(
         &self,
         rows: &[Row<'_>],
         options: WriteOptions,
     ) -> Result<(Vec<RowOutcome>, WriteMethod), AttemptError> {
         let is_large = rows.len() >= COPY_MIN_ROWS;
         if self.is_copied_first(is_large, options) {
-            match self.attempt(rows, WriteMethod::Copy, options).await {
+            match self.try_write(rows, WriteMethod::Copy, options).await {
                 Err(failed) if failed.error.code == Code::Duplicate => {}
                 Err(failed) if failed.is(MAY_BE_DECIDED) => {}
                 Err(failed) if failed.is(UNSUPPORTED) => self.give_up_copy(&failed.error),
                 result => return result.map(|written| (written, WriteMethod::Copy)),
             }
         }
-        let written = self.attempt(rows, WriteMethod::Insert, options).await?;
+        let written = self.try_write(rows, WriteMethod::Insert, options).await?;
         if is_large && written.contains(&RowOutcome::Duplicate) {
             self.inserts_left
                 .store(INSERTS_AFTER_DUPLICATES, Ordering::Relaxed);
@@ -210,10 +210,9 @@ impl EventWriter {
             || is_large && !options.expect_duplicates && !self.take_insert()
     }
 
-    /// Each takes as long as the time limit, so these lines are few.
     pub(super) fn say_too_much(&self, error: &Error, rows: usize) {
         self.metrics.dependency_error(error);
-        tracing::warn!(%error, rows, "a statement was too much for Postgres; its rows are written in halves");
+        self.part_limit.warn(error, rows);
     }
 
     fn give_up_copy(&self, error: &Error) {
@@ -236,7 +235,7 @@ impl EventWriter {
     }
 
     /// One attempt in one transaction. Its connection is closed unless the server answered.
-    async fn attempt(
+    async fn try_write(
         &self,
         rows: &[Row<'_>],
         method: WriteMethod,
@@ -246,7 +245,7 @@ impl EventWriter {
         let mut connection = acquired.map_err(|error| AttemptError::without(&error, method))?;
         let number = self.attempts.fetch_add(1, Ordering::Relaxed) + 1;
         self.metrics.batch_writes[method].increment(1);
-        let write = self.write_once(&mut connection, rows, method, options.advance_epoch);
+        let write = self.execute(&mut connection, rows, method, options.advance_epoch);
         match tokio::time::timeout(WRITE_TIMEOUT, write).await {
             Ok(Ok(written)) => {
                 // Rows that are there already or skipped prove nothing: Postgres does not even try them.
@@ -277,7 +276,7 @@ impl EventWriter {
     }
 
     /// One statement commits by itself. Only advancing the cache's epoch needs a transaction around it.
-    async fn write_once(
+    async fn execute(
         &self,
         connection: &mut PgConnection,
         rows: &[Row<'_>],
@@ -314,7 +313,7 @@ pub enum FailureCause {
     /// Nothing: the server did not answer, or the error is fatal.
     NoAnswer,
     /// The server answered with a code that passes by itself elsewhere.
-    Passing,
+    Transient,
     /// The code says nothing: the rows or the server may be to blame. The number of the first attempt that
     /// was refused: [`EventWriter::evidence_since`].
     Unknown(u64),

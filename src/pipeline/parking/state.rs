@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{Attempt, BatchHistory, NextBatch, RejectionWindow, SeenFailures};
+use super::{BatchHistory, BatchOrigin, NextBatch, RejectionWindow, SeenFailures};
 use crate::message::timings::Failures;
 use crate::message::{Batch, RejectedRow};
 
@@ -31,7 +31,7 @@ pub(super) struct ParkingState {
 pub(super) struct Parked {
     pub(super) batch: Batch,
     pub(super) due: Instant,
-    pub(super) attempt: Attempt,
+    pub(super) origin: BatchOrigin,
     pub(super) failures: SeenFailures,
 }
 
@@ -92,7 +92,7 @@ impl ParkingState {
         let first = places.min_by_key(|place| self.parked[*place].due)?;
         let Parked {
             batch,
-            attempt,
+            origin,
             failures,
             ..
         } = self.parked.remove(first)?;
@@ -100,7 +100,7 @@ impl ParkingState {
         Some(NextBatch {
             batch,
             history: BatchHistory {
-                attempt,
+                origin,
                 failures,
                 was_parked: true,
                 queue_lock: None,
@@ -113,22 +113,22 @@ impl ParkingState {
         for parked in &mut self.parked {
             let SeenFailures {
                 rejected_in_attempt,
-                passing,
+                transient,
             } = &parked.failures;
-            if rejected_in_attempt.is_none() && passing.are_of_an_outage() {
+            if rejected_in_attempt.is_none() && transient.are_of_an_outage() {
                 parked.due = parked.due.min(now);
             }
         }
     }
 
     /// Parks a batch without an outcome.
-    pub(super) fn park(&mut self, batch: Batch, attempt: Attempt, failures: SeenFailures) {
+    pub(super) fn park(&mut self, batch: Batch, origin: BatchOrigin, failures: SeenFailures) {
         let due = self.next_try();
-        let is_probe = attempt == Attempt::Probe;
+        let is_probe = origin == BatchOrigin::Probe;
         self.parked.push_back(Parked {
             batch,
             due,
-            attempt: if is_probe { Attempt::Again } else { attempt },
+            origin: if is_probe { BatchOrigin::Again } else { origin },
             // What was stored before the pause is no evidence after it.
             failures: if is_probe {
                 SeenFailures::default()
@@ -150,7 +150,7 @@ impl ParkingState {
                 failures: Failures::default(),
             },
             due: Instant::now(),
-            attempt: Attempt::Again,
+            origin: BatchOrigin::Again,
             failures: SeenFailures::default(),
         });
     }

@@ -78,10 +78,10 @@ impl Scene {
     }
 
     /// The sequence of the next batch's only message, and why it is tried.
-    async fn next(&self) -> (u64, Attempt, NextBatch) {
+    async fn next(&self) -> (u64, BatchOrigin, NextBatch) {
         let work = self.parking.next_batch().await.expect("there are more");
         let sequence = work.batch.messages[0].delivery.stream_sequence;
-        (sequence, work.history.attempt, work)
+        (sequence, work.history.origin, work)
     }
 
     /// So many rows were rejected that a pause begins; this message is parked.
@@ -110,20 +110,20 @@ async fn after_a_probe_of_duplicates_alone_what_is_parked_is_tried_at_once() {
     scene.pause(1).await;
     scene.send(2..=9);
     let began = Instant::now();
-    let (sequence, attempt, work) = scene.next().await;
-    assert_eq!((sequence, attempt), (2, Attempt::Probe));
+    let (sequence, origin, work) = scene.next().await;
+    assert_eq!((sequence, origin), (2, BatchOrigin::Probe));
     assert!(began.elapsed() >= PROBE_EVERY);
     scene
         .parking
         .record_outcome(work.history, &[], Vec::new(), 1);
-    let (sequence, attempt, work) = scene.next().await;
-    assert_eq!((sequence, attempt), (1, Attempt::Probe));
+    let (sequence, origin, work) = scene.next().await;
+    assert_eq!((sequence, origin), (1, BatchOrigin::Probe));
     assert!(began.elapsed() < PROBE_EVERY * 2, "at once");
     scene
         .parking
         .record_outcome(work.history, &[false], Vec::new(), 1);
-    let (sequence, attempt, _) = scene.next().await;
-    assert_eq!((sequence, attempt), (3, Attempt::Fresh));
+    let (sequence, origin, _) = scene.next().await;
+    assert_eq!((sequence, origin), (3, BatchOrigin::Fresh));
 }
 
 #[tokio::test(start_paused = true)]
@@ -171,8 +171,8 @@ async fn one_parked_batch_is_tried_at_a_time_and_an_unexplained_one_later() {
         .parking
         .record_outcome(work.history, &[false], Vec::new(), 1);
     let began = Instant::now();
-    let (again, attempt, work) = scene.next().await;
-    assert_eq!((again, attempt), (11, Attempt::Fresh));
+    let (again, origin, work) = scene.next().await;
+    assert_eq!((again, origin), (11, BatchOrigin::Fresh));
     assert!(began.elapsed() >= RETRY_AFTER.0);
     assert_eq!(work.history.failures.rejected_in_attempt, Some(7));
 }
@@ -184,7 +184,7 @@ async fn what_failed_while_nobody_was_stored_is_tried_at_once_when_others_are_an
     let (first, _, work) = scene.next().await;
     assert_eq!(first, 1);
     let mut failures = SeenFailures::default();
-    failures.passing.add(Code::Resources, 1, false);
+    failures.transient.add(Code::Resources, 1, false);
     scene
         .parking
         .park_again(work.batch, work.history, failures, true);
@@ -198,7 +198,7 @@ async fn what_failed_while_nobody_was_stored_is_tried_at_once_when_others_are_an
         let (again, _, work) = scene.next().await;
         assert_eq!(again, 1);
         assert_eq!(began.elapsed().is_zero(), is_tried_at_once);
-        failures.passing.add(Code::Resources, 2, true);
+        failures.transient.add(Code::Resources, 2, true);
         scene
             .parking
             .park_again(work.batch, work.history, failures, true);

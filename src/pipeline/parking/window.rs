@@ -12,7 +12,7 @@ pub const PROBE_EVERY: Duration = Duration::from_secs(10);
 
 /// Why a batch is written, which decides what its rejected rows mean.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Attempt {
+pub enum BatchOrigin {
     /// Its rows have not been tried.
     Fresh,
     /// Too many rows are rejected, and it shows whether they still are.
@@ -34,14 +34,14 @@ pub struct RejectionWindow {
 impl RejectionWindow {
     /// Notes how the rows of a batch ended: `true` is rejected. Says whether those that were
     /// are to be parked.
-    pub fn note(&mut self, attempt: Attempt, batch: &[bool], now: Instant) -> bool {
+    pub fn note(&mut self, origin: BatchOrigin, batch: &[bool], now: Instant) -> bool {
         let rejected = batch.iter().filter(|rejected| **rejected).count();
-        match (attempt, self.is_paused()) {
+        match (origin, self.is_paused()) {
             // Only duplicates: Postgres tried no row, so probe again at once.
-            (Attempt::Probe, _) if batch.is_empty() => {}
-            (Attempt::Probe, _) if rejected * 2 < batch.len() => *self = Self::default(),
-            (Attempt::Probe, _) => self.probe_at = Some(now + PROBE_EVERY),
-            (Attempt::Fresh, false) => {
+            (BatchOrigin::Probe, _) if batch.is_empty() => {}
+            (BatchOrigin::Probe, _) if rejected * 2 < batch.len() => *self = Self::default(),
+            (BatchOrigin::Probe, _) => self.probe_at = Some(now + PROBE_EVERY),
+            (BatchOrigin::Fresh, false) => {
                 for rejected in batch {
                     self.push(*rejected);
                     if self.rejected * 2 >= WINDOW_ROWS {
@@ -50,10 +50,10 @@ impl RejectionWindow {
                 }
             }
             // `Fresh`: begun before the pause. `Again`: counted at its first refusal.
-            (Attempt::Fresh, true) | (Attempt::Again, _) => {}
+            (BatchOrigin::Fresh, true) | (BatchOrigin::Again, _) => {}
         }
         // Rows that the last probe rejected are parked, too: they get a second try.
-        self.is_paused() || attempt == Attempt::Probe
+        self.is_paused() || origin == BatchOrigin::Probe
     }
 
     fn push(&mut self, rejected: bool) {
@@ -77,7 +77,7 @@ impl RejectionWindow {
 
 /// Says when the writers pause, and when they go on.
 pub(super) fn log_pause(
-    attempt: Attempt,
+    origin: BatchOrigin,
     paused: (bool, bool),
     rejected: usize,
     rows: usize,
@@ -91,7 +91,7 @@ pub(super) fn log_pause(
              producer",
             PROBE_EVERY.as_secs()
         ),
-        (true, true) if attempt == Attempt::Probe => tracing::warn!(
+        (true, true) if origin == BatchOrigin::Probe => tracing::warn!(
             rejected,
             rows,
             example,
