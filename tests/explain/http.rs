@@ -80,6 +80,9 @@ async fn a_waiting_message_and_its_rate_are_told_within_the_limit() {
     let lock = stack.lock("events", "SHARE").await;
     publish(&stack.jetstream().await, &events("e", 40)).await;
     stack.wait_until_writers_wait().await;
+    ganesh
+        .wait_for_metric("ganesh_in_flight_messages", 16.0)
+        .await;
     let answer = explain(&ganesh, "what=40").await;
     assert_eq!(answer["outcome"], "waiting", "{answer:#}");
     assert_eq!(answer["waiting"]["rate_per_second"], 0.0, "{answer:#}");
