@@ -143,8 +143,8 @@ impl Batch {
     }
 }
 
-/// Messages to be acknowledged once the cache is written: their rows are committed, or they need none. It keeps them until they are settled: copying them into another
-/// `Vec` costs a tenth of the processor time.
+/// Messages to be acknowledged once the cache is written: their rows are committed, or they need none. They
+/// stay here until they are settled: copying them into another `Vec` costs a tenth of the processor time.
 pub struct StoredBatch {
     /// Its messages, without those whose row Postgres rejected.
     pub messages: Vec<Decoded>,

@@ -109,8 +109,8 @@ impl Parking {
     }
 
     /// Waits for the next batch: a fresh one from the queue (where nothing is parked, by the third branch below),
-    /// unless a parked one is due. `None` when the
-    /// queue is closed and empty. Parked batches that are not due are then released.
+    /// unless a parked one is due. `None` when the queue is closed and empty. Parked batches that are not due
+    /// are then released.
     pub(crate) async fn next_batch(&self) -> Option<NextBatch> {
         let mut queue_lock = self.queue.clone().lock_owned().await;
         loop {
