@@ -6,6 +6,7 @@ mod bounds;
 pub mod client;
 mod cloudevents_sdk;
 mod connections;
+mod default_partition;
 mod documentation;
 mod etag;
 mod events;

@@ -71,8 +71,14 @@ async fn all(
         if time_left(deadline).is_zero() {
             return Ok((lent, None, statements));
         }
+        let Some(part) = layout
+            .part_up_to(to)
+            .filter(|part| search.from <= part.last)
+        else {
+            break;
+        };
+        to = part.last;
         statements += 1;
-        let part = layout.part_up_to(to);
         let narrow = Timestamp::from_micros(to.micros().saturating_sub(width));
         let from = part.first.max(search.from).max(narrow);
         let counted = range(
@@ -80,11 +86,11 @@ async fn all(
             (from, to),
             search,
             deadline,
-            part.is_default,
+            part.default,
         );
         let Some(counted) = in_time(counted.await)? else {
             // A statement has little time in the default partition: it is read by more of them.
-            if part.is_default && from < to {
+            if part.default.is_some() && from < to {
                 width = (to.micros() - from.micros()) / NARROWER;
                 continue;
             }
@@ -106,7 +112,7 @@ async fn range(
     (from, to): (Timestamp, Timestamp),
     search: &CountSearch,
     deadline: Deadline,
-    is_default: bool,
+    default: Option<&str>,
 ) -> Result<Vec<(Timestamp, Option<String>, i64)>, sqlx::Error> {
     let value = match search.by {
         Some(CountBy::Type) => "type",
@@ -126,7 +132,7 @@ async fn range(
         .push_bind(to)
         .push(") AS event GROUP BY bucket, value LIMIT ")
         .push_bind(i64::try_from(search.counts_max + 1).unwrap_or(i64::MAX));
-    let mut transaction = begin(connection, deadline, time_left(deadline), is_default).await?;
+    let mut transaction = begin(connection, deadline, time_left(deadline), default).await?;
     let counts = sql.build_query_as().persistent(false);
     let counts = counts.fetch_all(&mut *transaction).await;
     transaction.rollback().await?;

@@ -40,16 +40,32 @@ pub(super) enum Copying {
     Needless,
 }
 
+/// Returns whether ganesh's default partition is one. Somebody may have detached or dropped it: then its rows
+/// are no events.
+pub(super) async fn is_attached_default(
+    executor: impl PgExecutor<'_>,
+) -> Result<bool, sqlx::Error> {
+    sqlx::query_scalar(
+        "SELECT EXISTS (SELECT FROM pg_partitioned_table WHERE partrelid = 'events'::regclass \
+         AND partdefid = to_regclass('events_default'))",
+    )
+    .fetch_one(executor)
+    .await
+}
+
 /// Returns whether there are any.
 pub(super) async fn are_waiting(
-    executor: impl PgExecutor<'_>,
+    connection: &mut PgConnection,
     partition: &Partition,
 ) -> Result<bool, sqlx::Error> {
+    if !is_attached_default(&mut *connection).await? {
+        return Ok(false);
+    }
     let range = range(partition);
     sqlx::query_scalar(&format!(
         "SELECT EXISTS (SELECT FROM events_default WHERE {range})"
     ))
-    .fetch_one(executor)
+    .fetch_one(connection)
     .await
 }
 

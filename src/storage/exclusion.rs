@@ -15,7 +15,7 @@ pub(crate) const CONSTRAINT: &str = "ganesh_attaching";
 const LARGE_BYTES: i64 = 16 * 1_024 * 1_024;
 
 pub(super) async fn is_default_large(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
-    let size = "SELECT pg_relation_size('events_default')";
+    let size = "SELECT coalesce(pg_relation_size(to_regclass('events_default')), 0)";
     let size: i64 = sqlx::query_scalar(size).fetch_one(connection).await?;
     Ok(size > LARGE_BYTES)
 }
@@ -47,7 +47,7 @@ pub(super) async fn make(
 /// Returns whether there is one; one that nobody works with was left by a replica that died.
 pub(super) async fn is_left(connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
     let is_there = "SELECT EXISTS (SELECT FROM pg_constraint \
-         WHERE conrelid = 'events_default'::regclass AND conname = $1)";
+         WHERE conrelid = to_regclass('events_default') AND conname = $1)";
     sqlx::query_scalar(is_there)
         .bind(CONSTRAINT)
         .fetch_one(connection)

@@ -19,9 +19,11 @@ const REMEMBERED_SPANS: usize = 32;
 /// Another number, where the partitions are others.
 const NUMBER: &str = "SELECT coalesce(sum(inhrelid::bigint), 0)::bigint FROM pg_inherits \
     WHERE inhparent = 'events'::regclass";
-/// Where they begin and end, the newest first; infinity where a bound is open. The default partition does neither.
+/// Where they begin and end, the newest first; infinity where a bound is open. The default partition does neither:
+/// of it the name.
 const LAYOUT: &str = "\
     SELECT coalesce(sum(oid::bigint), 0)::bigint, \
+           max(oid::regclass::text) FILTER (WHERE bound = 'DEFAULT'), \
            coalesce(array_agg(start ORDER BY start DESC) FILTER (WHERE bound <> 'DEFAULT'), '{}'), \
            coalesce(array_agg(stop ORDER BY start DESC) FILTER (WHERE bound <> 'DEFAULT'), '{}') \
     FROM (SELECT oid, bound, \
@@ -35,18 +37,23 @@ const LAYOUT: &str = "\
 #[derive(Debug, Default)]
 pub(super) struct Layout {
     number: i64,
+    /// The default partition, as SQL names it. Somebody may have detached it, or attached another table.
+    default: Option<String>,
     /// The newest first.
     starts: Vec<Timestamp>,
     /// The first and the last instants of times that partitions cover without a gap, the newest first. Of the
-    /// others the default partition has the rows.
+    /// others the default partition has the rows, if there is one.
     covered: Vec<(Timestamp, Timestamp)>,
 }
 
-/// A part of all time for one statement, up to a given end: it meets few partitions, or the default one alone.
+/// A part of all time for one statement, both ends included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Part {
+pub(super) struct Part<'a> {
     pub(super) first: Timestamp,
-    pub(super) is_default: bool,
+    pub(super) last: Timestamp,
+    /// The default partition, as SQL names it, which then is the only one that the part meets. Without it they
+    /// are few.
+    pub(super) default: Option<&'a str>,
 }
 
 /// A span of time, both ends included; `None` is open.
@@ -59,8 +66,9 @@ pub(super) struct Span {
 impl Layout {
     pub(super) async fn read(connection: &mut PgConnection) -> Result<Self, sqlx::Error> {
         let layout = sqlx::query_as(LAYOUT).fetch_one(connection);
-        let (number, starts, ends): (i64, Vec<_>, Vec<_>) = layout.await?;
-        Ok(Self::of(number, starts.into_iter().zip(ends)))
+        let (number, default, starts, ends): (_, _, Vec<_>, Vec<_>) = layout.await?;
+        let layout = Self::of(number, starts.into_iter().zip(ends));
+        Ok(Self { default, ..layout })
     }
 
     /// Of partitions from their first instant to the one after their last, the newest first.
@@ -103,38 +111,47 @@ impl Layout {
         span_of(one) == span_of(other)
     }
 
-    /// The part that ends with `to`.
-    pub(super) fn part_up_to(&self, to: Timestamp) -> Part {
-        match self.covered.iter().find(|(first, _)| *first <= to) {
-            Some((first, last)) if to <= *last => {
-                let not_later = self.starts.iter().skip_while(|start| **start > to);
-                let reached = not_later.copied().nth(PARTITIONS_AT_ONCE - 1);
-                Part {
-                    first: reached.map_or(*first, |reached| reached.max(*first)),
-                    is_default: false,
-                }
-            }
-            older => Part {
-                first: older.map_or(Timestamp::MIN, |(_, last)| after(*last)),
-                is_default: true,
-            },
+    /// The newest part that can have rows up to `to`.
+    pub(super) fn part_up_to(&self, to: Timestamp) -> Option<Part<'_>> {
+        let covered = self.covered.iter().find(|(first, _)| *first <= to);
+        if let (Some(default), false) =
+            (&self.default, covered.is_some_and(|(_, last)| to <= *last))
+        {
+            return Some(Part {
+                first: covered.map_or(Timestamp::MIN, |(_, last)| after(*last)),
+                last: to,
+                default: Some(default),
+            });
         }
+        let (first, last) = *covered?;
+        let last = last.min(to);
+        let not_later = self.starts.iter().skip_while(|start| **start > last);
+        let reached = not_later.copied().nth(PARTITIONS_AT_ONCE - 1);
+        Some(Part {
+            first: reached.map_or(first, |reached| reached.max(first)),
+            last,
+            default: None,
+        })
     }
 
     /// What partitions cover, the newest first, each span with few of them.
     pub(super) fn covered_spans(&self) -> impl Iterator<Item = Span> {
         let mut next = Some(Timestamp::MAX);
         let parts = iter::from_fn(move || {
-            let to = next?;
-            let part = self.part_up_to(to);
+            let part = self.part_up_to(next?)?;
             next = (part.first > Timestamp::MIN).then(|| before(part.first));
-            Some((part, to))
+            Some(part)
         });
-        let covered = parts.filter(|(part, _)| !part.is_default);
-        covered.map(|(part, to)| Span {
+        let covered = parts.filter(|part| part.default.is_none());
+        covered.map(|part| Span {
             from: (part.first > Timestamp::MIN).then_some(part.first),
-            to: (to < Timestamp::MAX).then_some(to),
+            to: (part.last < Timestamp::MAX).then_some(part.last),
         })
+    }
+
+    /// The default partition, as SQL names it.
+    pub(super) fn default_partition(&self) -> Option<&str> {
+        self.default.as_deref()
     }
 
     /// All time, the newest first. No two spans meet; each holds few partitions, and the default one.
@@ -232,7 +249,7 @@ mod tests {
             while let Some(start) = starts.pop_last() {
                 newest_first.push(Timestamp::from_micros(start));
             }
-            let layout = Layout { number: 1, starts: newest_first.clone(), covered: Vec::new() };
+            let layout = Layout { number: 1, starts: newest_first.clone(), ..Layout::default() };
             let time = Timestamp::from_micros(time);
             let holds = |span: &Span| {
                 span.from.is_none_or(|from| from <= time) && span.to.is_none_or(|to| time <= to)
@@ -258,6 +275,7 @@ mod tests {
         fn a_part_meets_few_partitions_or_the_default_one_alone(
             bounds in prop::collection::btree_map(-1_000i64..1_000, 0i64..20, 0..400),
             is_open in any::<[bool; 2]>(),
+            default in prop::option::of(Just("events_default".to_owned())),
             time in -1_100i64..1_100,
         ) {
             let mut partitions: Vec<(Timestamp, Timestamp)> = Vec::new();
@@ -274,21 +292,30 @@ mod tests {
             if let (Some((oldest, _)), true) = (partitions.last_mut(), is_open[1]) {
                 *oldest = Timestamp::MIN;
             }
-            let layout = Layout::of(1, partitions.clone().into_iter());
+            let of_partitions = Layout::of(1, partitions.clone().into_iter());
+            let layout = Layout { default: default.clone(), ..of_partitions };
             for time in [Timestamp::MIN, Timestamp::from_micros(time), Timestamp::MAX] {
-                let part = layout.part_up_to(time);
-                prop_assert!(part.first <= time);
+                let holds = |time: Timestamp| {
+                    partitions.iter().any(|(start, end)| *start <= time && (time < *end || *end == Timestamp::MAX))
+                };
+                let Some(part) = layout.part_up_to(time) else {
+                    prop_assert!(default.is_none() && partitions.iter().all(|(start, _)| *start > time));
+                    continue;
+                };
+                prop_assert!(part.first <= part.last && part.last <= time);
+                // What is between them has no rows.
+                prop_assert!(part.last == time || default.is_none() && !holds(time) && holds(part.last));
                 let met = partitions.iter().filter(|(start, end)| {
-                    *start <= time && (part.first < *end || *end == Timestamp::MAX)
+                    *start <= part.last && (part.first < *end || *end == Timestamp::MAX)
                 });
                 let met = met.count();
-                let few = 1..=PARTITIONS_AT_ONCE;
-                prop_assert_eq!(part.is_default, met == 0);
-                prop_assert!(part.is_default || few.contains(&met), "{} partitions", met);
+                prop_assert_eq!(part.default.is_some(), met == 0);
+                prop_assert!(met <= PARTITIONS_AT_ONCE, "{} partitions", met);
                 let is_covered = layout.covered.iter().any(|(first, last)| {
-                    *first <= part.first && time <= *last
+                    *first <= part.first && part.last <= *last
                 });
-                prop_assert_eq!(is_covered, !part.is_default);
+                prop_assert_eq!(is_covered, part.default.is_none());
+                let is_covered = holds(time);
                 let spans = layout.covered_spans().filter(|span| {
                     span.from.is_none_or(|from| from <= time) && span.to.is_none_or(|to| time <= to)
                 });

@@ -156,7 +156,8 @@ pub(super) async fn is_attached(
 async fn make(pool: &PgPool, partition: &Partition) -> Result<Upkeep, sqlx::Error> {
     let mut connection = pool.acquire().await?;
     let are_waiting = default_rows::are_waiting(&mut *connection, partition).await?;
-    let is_large = exclusion::is_default_large(&mut connection).await?;
+    let is_large = default_rows::is_attached_default(&mut *connection).await?
+        && exclusion::is_default_large(&mut connection).await?;
     if !are_waiting && !is_large {
         return attach(&mut connection, partition, false).await;
     }
@@ -302,6 +303,9 @@ pub async fn drop_expired(
 }
 
 async fn remove_expired_default_rows(pool: &PgPool, cutoff: Timestamp) -> Result<(), sqlx::Error> {
+    if !default_rows::is_attached_default(pool).await? {
+        return Ok(());
+    }
     loop {
         let removed = sqlx::query(
             "DELETE FROM events_default WHERE ctid = ANY (ARRAY( \

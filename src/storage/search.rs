@@ -96,10 +96,11 @@ pub struct EventPage {
 }
 
 /// What a statement looks through, both ends included.
-struct Window {
+struct Window<'a> {
     from: Timestamp,
     to: Timestamp,
-    is_default: bool,
+    /// The default partition, where it is the one that the window meets.
+    default: Option<&'a str>,
 }
 
 /// How a window ended.
@@ -204,7 +205,7 @@ impl<'a> Walk<'a> {
     }
 
     /// `None` at the end.
-    fn next_window(&self, layout: &Layout) -> Option<Window> {
+    fn next_window<'l>(&self, layout: &'l Layout) -> Option<Window<'l>> {
         let mut to = self.search.to.map_or(Timestamp::MAX, before);
         match &self.after {
             Some(PageEnd::Time(time)) if *time <= self.oldest() => return None,
@@ -212,14 +213,15 @@ impl<'a> Walk<'a> {
             Some(PageEnd::Event { time, .. }) => to = to.min(*time),
             None => {}
         }
-        let part = layout.part_up_to(to);
+        let part = layout.part_up_to(to)?;
+        let to = part.last;
         let newest = to.min(Timestamp::now()).micros();
         let from = Timestamp::from_micros(newest.saturating_sub(self.width));
         let from = from.max(part.first).max(self.oldest());
         (from <= to).then_some(Window {
             from,
             to,
-            is_default: part.is_default,
+            default: part.default,
         })
     }
 
@@ -227,7 +229,7 @@ impl<'a> Walk<'a> {
     async fn look(
         &mut self,
         connection: &mut PgConnection,
-        window: &Window,
+        window: &Window<'_>,
         deadline: Deadline,
     ) -> Result<WindowEnd, sqlx::Error> {
         match self.read(connection, window, deadline).await {
@@ -242,10 +244,10 @@ impl<'a> Walk<'a> {
     async fn read(
         &mut self,
         connection: &mut PgConnection,
-        window: &Window,
+        window: &Window<'_>,
         deadline: Deadline,
     ) -> Result<WindowEnd, sqlx::Error> {
-        let mut transaction = begin(connection, deadline, WINDOW_LIMIT, window.is_default).await?;
+        let mut transaction = begin(connection, deadline, WINDOW_LIMIT, window.default).await?;
         let after = self.after.clone();
         let room = self.search.limit - self.events.len();
         let mut statement = statement(self.search, window, after.as_ref(), room);
@@ -307,7 +309,7 @@ impl<'a> Walk<'a> {
 /// them, and for the partitions that the window meets.
 fn statement<'a>(
     search: &'a EventSearch,
-    window: &Window,
+    window: &Window<'_>,
     after: Option<&'a PageEnd>,
     limit: usize,
 ) -> QueryBuilder<'a, Postgres> {

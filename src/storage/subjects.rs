@@ -1,7 +1,6 @@
 //! Which subjects there are, by name, and when the newest event of each happened.
 
 use std::collections::BTreeMap;
-use std::iter;
 use std::sync::Arc;
 
 use super::deadline::{Deadline, LentConnection};
@@ -12,27 +11,23 @@ use crate::event::Timestamp;
 
 // From subject to subject by the index, whose order is (subject, time DESC): what a subject costs does not
 // depend on how many events it has. Where rows of another time stood between them, all would be read.
-macro_rules! walk {
-    ($table:literal) => {
-        concat!(
-            "WITH RECURSIVE walk AS (",
-            walk!($table, "subject IS NOT NULL AND ($3::text IS NULL OR subject > $3)"),
-            " UNION ALL SELECT following.* FROM walk CROSS JOIN LATERAL ",
-            walk!($table, "subject > walk.subject"),
-            " AS following) SELECT subject, time FROM walk LIMIT $5"
-        )
-    };
-    ($table:literal, $after:literal) => {
-        concat!(
-            "(SELECT subject, time FROM ", $table, " WHERE ", $after, " AND subject ^@ $4 \
+fn walk(table: &str) -> String {
+    let first_after = |after: &str| {
+        format!(
+            "(SELECT subject, time FROM {table} WHERE {after} AND subject ^@ $4 \
               AND octet_length(subject) <= 1024 \
               AND ($1::timestamptz IS NULL OR time >= $1) AND ($2::timestamptz IS NULL OR time <= $2) \
               ORDER BY subject, time DESC LIMIT 1)"
         )
     };
+    format!(
+        "WITH RECURSIVE walk AS ({first} UNION ALL \
+             SELECT following.* FROM walk CROSS JOIN LATERAL {following} AS following) \
+         SELECT subject, time FROM walk LIMIT $5",
+        first = first_after("subject IS NOT NULL AND ($3::text IS NULL OR subject > $3)"),
+        following = first_after("subject > walk.subject"),
+    )
 }
-const WALK: &str = walk!("events");
-const WALK_OF_DEFAULT: &str = walk!("events_default");
 
 /// Which subjects are asked for.
 #[derive(Debug, Clone, Default)]
@@ -79,16 +74,18 @@ async fn page(
     let wanted = search.limit + 1;
     let mut newest: BTreeMap<String, Timestamp> = BTreeMap::new();
     let mut spans = 0;
-    let covered = layout.covered_spans().map(|span| (span, false));
-    for (span, is_default) in iter::once((Span::ALL, true)).chain(covered) {
+    let default = layout.default_partition();
+    let all = default.into_iter().map(|name| (Span::ALL, Some(name)));
+    let covered = layout.covered_spans().map(|span| (span, None));
+    for (span, default) in all.chain(covered) {
         let time = time_left(deadline);
         if time.is_zero() {
             return Ok((lent, None, spans));
         }
         spans += 1;
-        let mut transaction = begin(&mut lent.connection, deadline, time, is_default).await?;
+        let mut transaction = begin(&mut lent.connection, deadline, time, default).await?;
         let found = span
-            .query::<(String, Timestamp)>(if is_default { WALK_OF_DEFAULT } else { WALK })
+            .query::<(String, Timestamp)>(&walk(default.unwrap_or("events")))
             .bind(search.after.as_deref())
             .bind(search.prefix.as_deref().unwrap_or_default())
             .bind(i64::try_from(wanted).unwrap_or(i64::MAX))

@@ -73,19 +73,19 @@ pub(super) fn time_left(deadline: Deadline) -> Duration {
 }
 
 /// Begins a transaction for one statement, which the server ends after `limit`. One that reads the default
-/// partition waits for that one's lock before its time begins.
-pub(super) async fn begin(
-    connection: &mut PgConnection,
+/// partition, whose name is `default`, waits for that one's lock before its time begins.
+pub(super) async fn begin<'a>(
+    connection: &'a mut PgConnection,
     deadline: Deadline,
     limit: Duration,
-    is_default: bool,
-) -> Result<Transaction<'_, Postgres>, sqlx::Error> {
+    default: Option<&str>,
+) -> Result<Transaction<'a, Postgres>, sqlx::Error> {
     // 0 is no limit.
     let millis = |limit: Duration| limit.as_millis().max(1);
-    let (lock, limit) = if is_default {
+    let (lock, limit) = if let Some(default) = default {
         let wait = millis(time_left(deadline).max(LOCK_MIN));
         let lock = format!(
-            "SET LOCAL lock_timeout = '{wait}ms'; LOCK TABLE events_default IN ACCESS SHARE MODE; "
+            "SET LOCAL lock_timeout = '{wait}ms'; LOCK TABLE {default} IN ACCESS SHARE MODE; "
         );
         (lock, limit.min(DEFAULT_PARTITION_LIMIT))
     } else {

@@ -98,6 +98,7 @@ async fn check_schema(
     match schema::missing_migrations(pool).await? {
         0 => {
             check_permissions(pool, schema, findings).await?;
+            check_default_partition(pool, findings).await?;
             check_locks(pool, findings).await
         }
         missing => say_missing_migrations(missing, pool, schema, findings).await,
@@ -184,6 +185,30 @@ async fn check_row_security(pool: &PgPool, findings: &mut Findings) -> Result<()
             "row-level security applies to this role, and COPY does not work under it: INSERT costs about 40 % more; \
              ALTER ROLE … BYPASSRLS",
         );
+    }
+    Ok(())
+}
+
+/// Without it an event of a time that no partition covers is tried again and again, and may become a dead letter.
+async fn check_default_partition(
+    pool: &PgPool,
+    findings: &mut Findings,
+) -> Result<(), sqlx::Error> {
+    let (is_attached, is_there): (bool, bool) = sqlx::query_as(
+        "SELECT partdefid <> 0, to_regclass('events_default') IS NOT NULL \
+         FROM pg_partitioned_table WHERE partrelid = 'events'::regclass",
+    )
+    .fetch_one(pool)
+    .await?;
+    if !is_attached {
+        let fix = if is_there {
+            "ALTER TABLE events ATTACH PARTITION events_default DEFAULT"
+        } else {
+            "CREATE TABLE events_default PARTITION OF events DEFAULT"
+        };
+        findings.failed(format_args!(
+            "events has no default partition, so events of times that no partition covers cannot be stored: {fix}"
+        ));
     }
     Ok(())
 }
