@@ -7,10 +7,11 @@ use bytes::Bytes;
 
 use super::{make_streams, messages_in, write_many};
 use crate::support::Stack;
-use crate::support::ganesh::command;
+use crate::support::ganesh::{command, run as ganesh};
+use crate::support::proxy::{Manner, Proxy};
 
 const BODY_BYTES: usize = 4_096;
-/// A third of what the bodies of fifty thousand have; what the commands need is bounded by pages of 64 letters.
+/// Half of what the bodies of thirty thousand have; what the commands need is bounded by pages of 64 letters.
 const RESIDENT_MAX_BYTES: u64 = 64 << 20;
 
 /// A command that has ended well.
@@ -57,9 +58,9 @@ fn high_water_bytes(child: &Child) -> u64 {
     kibibytes.unwrap_or(0) * 1_024
 }
 
-/// Fifty thousand, or what `LETTERS` says.
+/// Thirty thousand, or what `LETTERS` says.
 fn letters() -> u64 {
-    std::env::var("LETTERS").map_or(50_000, |text| text.parse().unwrap())
+    std::env::var("LETTERS").map_or(30_000, |text| text.parse().unwrap())
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -90,5 +91,26 @@ async fn letters_are_listed_replayed_and_deleted_in_bounded_memory_however_many_
         );
         let bounds = 1 << 20..RESIDENT_MAX_BYTES;
         assert!(bounds.contains(&ran.resident_max_bytes), "{command}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whose_letter_was_not_found_in_time_is_not_known() {
+    let stack = Stack::start().await;
+    stack.make_streams().await;
+    write_many(&stack.jetstream().await, 3_000, &Bytes::from_static(b"x")).await;
+    let proxy = Proxy::start(stack.nats.port()).await;
+    // Each page of letters takes twice as long, and there are 47.
+    proxy.behave(Manner::Delay(Duration::from_millis(100)));
+    let nats = format!("nats://127.0.0.1:{}", proxy.port);
+    for what in ["nobody", "0af7651916cd43dd8448eb211c80319c"] {
+        let output = ganesh(Some(&stack), &["explain", what], &[("NATS_URL", &nats)]);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert!(
+            said.starts_with("what happened to the message is not known"),
+            "{said}"
+        );
+        assert!(said.contains("too many to look at all"), "{said}");
     }
 }

@@ -16,6 +16,8 @@ use crate::event::Timestamp;
 use crate::event::replay::FIRST_SEQUENCE;
 use crate::messaging::streams::api_error;
 
+/// Who asks has a little more patience than for the search itself: enough for the answer.
+const CLOSE_LIMIT: Duration = Duration::from_millis(50);
 /// The clocks of a cluster's servers differ.
 const CLOCKS_DIFFER: Duration = Duration::from_secs(60);
 /// Letters of longer subjects are on a part of it.
@@ -86,7 +88,8 @@ pub(crate) async fn find(
             Err(_) => break,
         }
     }
-    scan.close().await;
+    // A consumer that is left is removed by the server a little later.
+    let _ = tokio::time::timeout(CLOSE_LIMIT, scan.close()).await;
     Ok(found)
 }
 

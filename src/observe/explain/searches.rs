@@ -56,7 +56,6 @@ impl Inquiry<'_> {
                 found.not_looked_into
             ));
         }
-        self.is_search_open |= found.letter.is_none() && !found.is_complete;
         self.take_letter(found);
         if self.letter.is_none() {
             let what = "whether a message that the stream holds has this id: the stream is not read through; \
@@ -80,10 +79,7 @@ impl Inquiry<'_> {
             return;
         }
         match self.letters(&LetterSearch::Trace(id)).await {
-            Some(found) => {
-                self.is_search_open |= !found.is_complete;
-                self.take_letter(found);
-            }
+            Some(found) => self.take_letter(found),
             None => self.is_search_open = true,
         }
         let asks_jaeger = self.places.config.telemetry.jaeger_url.is_some();
@@ -266,6 +262,7 @@ impl Inquiry<'_> {
     fn take_letter(&mut self, found: FoundLetters) {
         self.letters_complete = found.is_complete || found.letter.is_some();
         if !self.letters_complete {
+            self.is_search_open = true;
             let what = "whether a dead letter names it: there are too many to look at all; ganesh dlq list";
             self.not_known.push(what.to_owned());
         }
