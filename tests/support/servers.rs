@@ -225,7 +225,13 @@ pub fn postgres_with(env: &[(&'static str, &str)]) -> Server {
 /// The Postgres that all other tests share, each with a database of its own.
 pub fn shared_postgres_port() -> u16 {
     static SHARED: OnceLock<Server> = OnceLock::new();
-    // What is static is never dropped, and its folder would stay, with all databases.
-    let shared = || postgres_with(&[("REMOVE_DATA", "1")]);
+    let shared = || {
+        postgres_with(&[
+            // What is static is never dropped, and its folder would stay, with all databases.
+            ("REMOVE_DATA", "1"),
+            // It would look into each of hundreds of databases once a minute.
+            ("POSTGRES_ARGS", "-c autovacuum=off"),
+        ])
+    };
     SHARED.get_or_init(shared).port()
 }
