@@ -155,7 +155,7 @@ pub(super) async fn is_attached(
 /// in the middle leaves a table that is no partition, which the next one begins anew.
 async fn make(pool: &PgPool, partition: &Partition) -> Result<Upkeep, sqlx::Error> {
     let mut connection = pool.acquire().await?;
-    let are_waiting = default_rows::are_waiting(&mut *connection, partition).await?;
+    let are_waiting = default_rows::are_waiting(&mut connection, partition).await?;
     let is_large = default_rows::is_attached_default(&mut *connection).await?
         && exclusion::is_default_large(&mut connection).await?;
     if !are_waiting && !is_large {
