@@ -1,15 +1,15 @@
 //! The pipeline: which task hands what to which, and how it ends. A message takes this way:
 //!
 //! ```text
-//!  source.rs   Source::step         pulls, as much as may be held
-//!  intake.rs   Intake::accept       registers the delivery and decodes it ──▶ no event: dead_letter.rs
-//!  queue.rs    one bounded queue of decoded events
-//!  writer.rs   run                  one of the writers carries a batch through these steps:
-//!  parking.rs  Parking::next_batch  what the queue holds, or a batch that must be tried again
-//!  store.rs    store                the rows are committed when it returns ──▶ rejected: dead_letter.rs
-//!              (attempt.rs retries; storage/write.rs commits)
-//!  writer.rs   write_cache          the cache has no older state of these subjects
-//!  settle.rs   ack_batch            the acknowledgements
+//!  source.rs   Source::step             pulls, as much as may be held
+//!  intake.rs   Intake::accept           registers the delivery and decodes it ──▶ no event: dead_letter.rs
+//!  queue.rs                             one bounded queue of decoded events
+//!  writer.rs   run                      one of the writers carries a batch through these steps:
+//!  parking.rs  BatchSource::next_batch  what the queue holds, or a batch that must be tried again
+//!  store.rs    store                    the rows are committed when it returns ──▶ rejected: dead_letter.rs
+//!                                       (attempt.rs retries; storage/write.rs commits)
+//!  writer.rs   write_cache              the cache has no older state of these subjects
+//!  settle.rs   ack_batch                the acknowledgements
 //! ```
 //!
 //! What travels stands in message.rs. The queues have no limit of their own: every message in them counts
@@ -43,7 +43,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::dead_letter::DeadLetterStage;
 use self::intake::Outputs;
-use self::parking::Parking;
+use self::parking::BatchSource;
 use self::queue::{BatchLimits, Receiver, Sender};
 use self::source::{EventSource, Source};
 use self::writer::Writer;
@@ -87,13 +87,13 @@ pub(crate) fn spawn(resources: Resources, stop: &CancellationToken) -> JoinSet<R
     let (dead_letters, letters) = held_queue(&resources, Queue::DeadLetter);
     let limits = BatchLimits::of(pipeline);
     let (health, metrics) = (resources.health.clone(), resources.metrics.clone());
-    let parking = Arc::new(Parking::new(queue, limits, health, metrics));
+    let batch_source = Arc::new(BatchSource::new(queue, limits, health, metrics));
     let (writers, observer) = (pipeline.all_writers(), resources.observer.clone());
-    let writer = writer(&resources, &parking, &dead_letters);
+    let writer = writer(&resources, &batch_source, &dead_letters);
     let dead_letter_stage = dead_letter_stage(&resources);
     let outputs = Outputs {
         decoded,
-        parking,
+        batch_source,
         dead_letters,
     };
     let (in_flight, health) = (resources.in_flight.clone(), resources.health.clone());
@@ -135,7 +135,7 @@ fn dead_letter_stage(resources: &Resources) -> DeadLetterStage {
     let (nats, jetstream) = (&resources.config.nats, &resources.event_source.jetstream);
     DeadLetterStage {
         stream: nats.stream.clone(),
-        bucket: resources.event_source.letters.clone(),
+        bucket: resources.event_source.bucket.clone(),
         client: jetstream.client(),
         in_flight: resources.in_flight.clone(),
         observer: resources.observer.clone(),
@@ -148,12 +148,12 @@ fn dead_letter_stage(resources: &Resources) -> DeadLetterStage {
 
 fn writer(
     resources: &Resources,
-    parking: &Arc<Parking>,
+    batch_source: &Arc<BatchSource>,
     dead_letters: &Sender<DeadLetter>,
 ) -> Writer {
     Writer {
         store_permits: Arc::new(Semaphore::new(resources.config.pipeline.writers)),
-        parking: parking.clone(),
+        batch_source: batch_source.clone(),
         storage: resources.storage.clone(),
         reads: resources.reads.clone(),
         cache: resources.cache.clone(),

@@ -40,7 +40,7 @@ use self::report::Report;
 use self::trace::SendSpans;
 use crate::config::NatsConfig;
 use crate::error::Error;
-use crate::messaging::connection::ConnectionDrops;
+use crate::messaging::connection::Disconnects;
 use crate::telemetry::span_queue::SpanQueue;
 
 /// How long the end waits for acknowledgements after a signal.
@@ -61,7 +61,7 @@ pub(crate) struct Stop {
 
 #[derive(Debug)]
 pub(crate) struct Target {
-    pub(crate) connection: (Client, ConnectionDrops),
+    pub(crate) connection: (Client, Disconnects),
     /// The subjects that the stream takes.
     pub(crate) stream_subjects: Vec<String>,
 }

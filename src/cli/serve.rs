@@ -126,14 +126,14 @@ impl Service {
             .instrument(tracing::info_span!("start-up"))
             .await?;
         let consumer_watch = servers.event_source.consumer_watch.clone();
-        let drops = servers.event_source.drops.clone();
+        let disconnects = servers.event_source.disconnects.clone();
         let client = servers.event_source.jetstream.client();
         let readable = servers.event_source.readable.clone();
         let (resources, background_tasks) = self.build(servers, api_listener)?;
         let storage = resources.storage.clone();
         let result = tokio::select! {
             biased; // without a client the pipeline never ends
-            () = connection::lost(drops) => Err(self.client_crashed(&readable)),
+            () = connection::lost(disconnects) => Err(self.client_crashed(&readable)),
             result = self.run_pipeline(resources) => result.map_err(Failure::from),
         };
         storage.end_own_trials().await;
@@ -216,7 +216,7 @@ impl Service {
             in_flight: in_flight.clone(),
             releases,
             client: event_source.jetstream.client(),
-            drops: event_source.drops.clone(),
+            disconnects: event_source.disconnects.clone(),
             metrics: self.metrics.clone(),
         };
         let keepalive_stop = CancellationToken::new();
@@ -251,7 +251,7 @@ impl Service {
             config: self.config.clone(),
         };
         tokio::spawn(lag.run(self.stop_background.clone()));
-        let bucket = event_source.letters.clone();
+        let bucket = event_source.bucket.clone();
         tokio::spawn(sweep::run(bucket, self.stop_background.clone()));
         let (shutdown, stop) = (self.shutdown.clone(), self.stop.clone());
         let (watch, health) = (event_source.consumer_watch.clone(), self.health.clone());

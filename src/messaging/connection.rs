@@ -23,21 +23,25 @@ const SUBSCRIPTION_CAPACITY_MESSAGES: usize = 65_536;
 
 /// How often the connection has dropped; changes are seen also when it stands again. What was on
 /// its way at a drop is lost: requests, acknowledgements, and deliveries that nobody has read.
-pub(crate) type ConnectionDrops = watch::Receiver<u64>;
+pub(crate) type Disconnects = watch::Receiver<u64>;
 
 /// How often the connection's state is polled, in case its event was lost.
 const ASK_STATE_EVERY: Duration = Duration::from_millis(200);
 
-pub(crate) async fn connected(client: &Client, drops: &mut ConnectionDrops) {
+pub(crate) async fn connected(client: &Client, disconnects: &mut Disconnects) {
     while client.connection_state() != State::Connected {
         // A closed client sends no event any more; then its state is asked all the same.
-        let _ = tokio::time::timeout(ASK_STATE_EVERY, drops.changed()).await;
+        let _ = tokio::time::timeout(ASK_STATE_EVERY, disconnects.changed()).await;
     }
 }
 
 /// Waits until the connection has dropped more than `seen` times.
-pub(crate) async fn dropped(drops: &mut ConnectionDrops, seen: u64) {
-    if drops.wait_for(|drops| *drops > seen).await.is_err() {
+pub(crate) async fn dropped(disconnects: &mut Disconnects, seen: u64) {
+    if disconnects
+        .wait_for(|disconnects| *disconnects > seen)
+        .await
+        .is_err()
+    {
         // The client is gone, and with it whoever waits for it.
         std::future::pending::<()>().await;
     }
@@ -46,16 +50,16 @@ pub(crate) async fn dropped(drops: &mut ConnectionDrops, seen: u64) {
 /// Waits until the client has broken down. It reconnects by itself, but not after a panic, as on a
 /// header value with a carriage return in it: async-nats 0.51 asserts there, and
 /// <https://github.com/nats-io/nats.rs/pull/1612>, which makes that an error, is not released.
-pub(crate) async fn lost(mut drops: ConnectionDrops) {
-    while drops.changed().await.is_ok() {}
+pub(crate) async fn lost(mut disconnects: Disconnects) {
+    while disconnects.changed().await.is_ok() {}
 }
 
 /// Waits until the connection has dropped more than `seen` times and stands again; says how
 /// often it has.
-pub(crate) async fn restored(client: &Client, drops: &mut ConnectionDrops, seen: u64) -> u64 {
-    dropped(drops, seen).await;
-    connected(client, drops).await;
-    *drops.borrow()
+pub(crate) async fn restored(client: &Client, disconnects: &mut Disconnects, seen: u64) -> u64 {
+    dropped(disconnects, seen).await;
+    connected(client, disconnects).await;
+    *disconnects.borrow()
 }
 
 /// Connects once, under a name that the server's monitoring shows. The client reconnects by itself afterwards, without a limit.
@@ -68,13 +72,13 @@ pub(crate) async fn connect(
     max_in_flight: usize,
     health: &Health,
     metrics: &Metrics,
-) -> Result<(Client, ConnectionDrops), Error> {
-    let (told, drops) = watch::channel(0);
+) -> Result<(Client, Disconnects), Error> {
+    let (told, disconnects) = watch::channel(0);
     let observer = Arc::new(EventObserver {
         health: health.clone(),
         metrics: metrics.clone(),
         log: RateLimit::default(),
-        drops: told,
+        disconnects: told,
     });
     let client = options(&config.url)
         .name(name)
@@ -90,7 +94,7 @@ pub(crate) async fn connect(
         .await
         .map_err(|error| connect_error(&error))?;
     health.set(Dependency::Nats, true);
-    Ok((client, drops))
+    Ok((client, disconnects))
 }
 
 /// Connects for a few requests, beside the connection of the process: nothing is counted or logged, and a
@@ -158,7 +162,7 @@ struct EventObserver {
     metrics: Metrics,
     /// A missing permission is an error for every message.
     log: RateLimit,
-    drops: watch::Sender<u64>,
+    disconnects: watch::Sender<u64>,
 }
 
 impl EventObserver {
@@ -171,12 +175,13 @@ impl EventObserver {
             Event::Connected => {
                 self.count(ConnectionEvent::Opened);
                 self.health.set(Dependency::Nats, true);
-                self.drops.send_modify(|_| ());
+                self.disconnects.send_modify(|_| ());
             }
             Event::Disconnected => {
                 self.count(ConnectionEvent::Closed);
                 self.health.set(Dependency::Nats, false);
-                self.drops.send_modify(|drops| *drops += 1);
+                self.disconnects
+                    .send_modify(|disconnects| *disconnects += 1);
                 self.metrics
                     .dependency_error(&connection_error("disconnected"));
             }
@@ -229,7 +234,7 @@ mod tests {
             health: health.clone(),
             metrics: metrics.clone(),
             log: RateLimit::default(),
-            drops: watch::Sender::new(0),
+            disconnects: watch::Sender::new(0),
         };
         observer.observe(&Event::Connected);
         observer.observe(&Event::SlowConsumer(1));

@@ -87,7 +87,7 @@ struct Register {
     bytes: usize,
     /// When a message was last settled.
     settled_at: Instant,
-    /// The room of pulls under way.
+    /// What pulls under way may still bring.
     reserved: Capacity,
 }
 
@@ -139,8 +139,8 @@ impl InFlight {
             .expect("nothing panics while it holds this lock")
     }
 
-    /// Waits until at least `least` is free, and returns the free room. Only the source may wait.
-    pub(crate) async fn room(&self, least: Capacity) -> Capacity {
+    /// Waits until at least `least` is free, and returns all that is free. Only the source may wait.
+    pub(crate) async fn wait_for_capacity(&self, least: Capacity) -> Capacity {
         loop {
             let freed = self.freed.notified();
             let free = self.free();
@@ -162,15 +162,15 @@ impl InFlight {
         }
     }
 
-    /// Reserves room for a pull.
-    pub(crate) fn reserve(&self, room: Capacity) {
-        self.register().reserved += room;
+    /// Reserves capacity for a pull.
+    pub(crate) fn reserve(&self, capacity: Capacity) {
+        self.register().reserved += capacity;
     }
 
-    /// Frees reserved room that a pull filled, or will not fill any more.
-    pub(crate) fn unreserve(&self, room: Capacity) {
-        if room != Capacity::default() {
-            self.register().reserved -= room;
+    /// Frees reserved capacity that a pull filled, or will not fill any more.
+    pub(crate) fn unreserve(&self, capacity: Capacity) {
+        if capacity != Capacity::default() {
+            self.register().reserved -= capacity;
             self.freed.notify_one();
         }
     }

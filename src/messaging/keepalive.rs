@@ -10,7 +10,7 @@ use tokio::sync::mpsc::UnboundedReceiver;
 use tokio::time::{Instant, MissedTickBehavior};
 use tokio_util::sync::CancellationToken;
 
-use super::connection::{ConnectionDrops, restored};
+use super::connection::{Disconnects, restored};
 use super::in_flight::InFlight;
 use crate::labels::Outcome;
 use crate::message::InFlightId;
@@ -32,7 +32,7 @@ pub(crate) struct Keepalive {
     /// Ids to be released.
     pub(crate) releases: UnboundedReceiver<InFlightId>,
     pub(crate) client: Client,
-    pub(crate) drops: ConnectionDrops,
+    pub(crate) disconnects: Disconnects,
     pub(crate) metrics: Metrics,
 }
 
@@ -42,12 +42,12 @@ impl Keepalive {
         let mut ticks = tokio::time::interval(self.in_flight.ack_wait() / SWEEPS_PER_ACK_WAIT);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut ids = Vec::new();
-        let mut seen = *self.drops.borrow();
+        let mut seen = *self.disconnects.borrow();
         loop {
             tokio::select! {
                 biased;
                 _ = ticks.tick() => self.acknowledge_progress().await,
-                now = restored(&self.client, &mut self.drops, seen) => {
+                now = restored(&self.client, &mut self.disconnects, seen) => {
                     seen = now;
                     // What was sent into the connection that dropped may be lost.
                     self.acknowledge_since(Instant::now()).await;

@@ -53,7 +53,7 @@ struct Pull {
     /// The consumer that it was sent to ([`InFlight::consumer_generation`]).
     consumer_generation: u64,
     asked: Capacity,
-    /// The room that it may still fill.
+    /// The capacity that it may still fill.
     left: Capacity,
     has_brought: bool,
     /// Its end is overdue, was lost with the connection, or came before its last messages, which wait for
@@ -65,7 +65,7 @@ struct Pull {
 }
 
 /// Some messages of one request, and its end, if it came with them.
-pub(crate) struct Pulled {
+pub(crate) struct PulledMessages {
     pub(crate) messages: Vec<Message>,
     /// The consumer that delivered them ([`InFlight::consumer_generation`]).
     pub(crate) consumer_generation: u64,
@@ -117,15 +117,15 @@ impl Pulls {
         }
     }
 
-    /// Asks for what there is room for, as far as the consumer allows.
+    /// Asks for as much as there is capacity for, as far as the consumer allows.
     ///
     /// # Errors
     /// When the request cannot be sent.
-    pub(crate) async fn send(&mut self, mut room: Capacity) -> Result<(), Error> {
-        room.messages = room.messages.min(self.consumer_watch.max_batch());
+    pub(crate) async fn send(&mut self, mut asked: Capacity) -> Result<(), Error> {
+        asked.messages = asked.messages.min(self.consumer_watch.max_batch());
         let request = BatchConfig {
-            batch: room.messages,
-            max_bytes: room.bytes,
+            batch: asked.messages,
+            max_bytes: asked.bytes,
             expires: Some(PULL_EXPIRES),
             ..BatchConfig::default()
         };
@@ -135,13 +135,13 @@ impl Pulls {
         let consumer_generation = self.in_flight.consumer_generation();
         let sent = self.consumer.request_batch(request, reply).await;
         sent.map_err(|error| api_error(&error.to_string()))?;
-        self.in_flight.reserve(room);
+        self.in_flight.reserve(asked);
         let now = Instant::now();
         self.requests.push(Pull {
             messages: subscription.ready_chunks(CHUNK_MAX_MESSAGES),
             consumer_generation,
-            asked: room,
-            left: room,
+            asked,
+            left: asked,
             has_brought: false,
             is_late: false,
             until: now + PULL_EXPIRES + PULL_END_GRACE,
@@ -151,8 +151,8 @@ impl Pulls {
     }
 
     /// Returns the next messages; `None` when the client is closed. Cancel safe. The caller
-    /// registers the messages before it asks for room again.
-    pub(crate) async fn next(&mut self) -> Option<Pulled> {
+    /// registers the messages before it asks for capacity again.
+    pub(crate) async fn next(&mut self) -> Option<PulledMessages> {
         let (place, chunk) = poll_fn(|context| {
             for (place, pull) in self.requests.iter_mut().enumerate() {
                 if let Poll::Ready(chunk) = pull.messages.poll_next_unpin(context) {
@@ -204,8 +204,8 @@ impl Pulls {
 
 impl Pull {
     /// Takes the arrived messages. Returns them and the reserved capacity that they free.
-    fn take(&mut self, chunk: Vec<Message>) -> (Pulled, Capacity) {
-        let mut pulled = Pulled {
+    fn take(&mut self, chunk: Vec<Message>) -> (PulledMessages, Capacity) {
+        let mut pulled = PulledMessages {
             messages: Vec::with_capacity(chunk.len()),
             consumer_generation: self.consumer_generation,
             end: None,

@@ -33,7 +33,7 @@ pub(crate) struct Undecided {
 ///
 /// # Errors
 /// Fatal ones of Postgres.
-pub(crate) async fn write(
+pub(crate) async fn write_until_decided(
     writer: &Writer,
     batch: &mut Batch,
     history: &BatchHistory,

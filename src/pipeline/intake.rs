@@ -5,7 +5,7 @@ use std::sync::Arc;
 use async_nats::{Client, HeaderMap, Message};
 use tokio::time::{Instant, sleep_until};
 
-use super::parking::Parking;
+use super::parking::BatchSource;
 use super::queue::Sender;
 use super::settle;
 use crate::config::Config;
@@ -15,7 +15,7 @@ use crate::message::timings::now_nanos;
 use crate::message::{DeadLetter, Decoded, Delivery};
 use crate::messaging::delivery::ParsedDelivery;
 use crate::messaging::in_flight::{Admission, InFlight};
-use crate::messaging::pull::{PullEnd, Pulled, Pulls};
+use crate::messaging::pull::{PullEnd, PulledMessages, Pulls};
 use crate::messaging::readable::KnownReadable;
 use crate::telemetry::Metrics;
 use crate::telemetry::logs::RateLimit;
@@ -30,7 +30,7 @@ pub(crate) struct Outputs {
     /// Events, to the writers.
     pub(crate) decoded: Sender<Decoded>,
     /// Events that were delivered too often, to be tried alone.
-    pub(crate) parking: Arc<Parking>,
+    pub(crate) batch_source: Arc<BatchSource>,
     /// What is no event, or cannot be read.
     pub(crate) dead_letters: Sender<DeadLetter>,
 }
@@ -84,7 +84,7 @@ impl Intake {
     }
 
     /// Takes messages into the register, decodes them, and hands them on. Returns how their pull ended.
-    pub(crate) async fn accept(&mut self, pulled: Pulled) -> Option<PullEnd> {
+    pub(crate) async fn accept(&mut self, pulled: PulledMessages) -> Option<PullEnd> {
         let parsed: Vec<ParsedDelivery> = pulled
             .messages
             .into_iter()
@@ -123,7 +123,7 @@ impl Intake {
         if redelivered > 0 {
             let too_often = |d: &mut Decoded| d.delivery.delivered > pipeline.max_deliveries;
             let alone = decoded.extract_if(.., too_often).collect();
-            self.outputs.parking.park_alone(alone);
+            self.outputs.batch_source.park_alone(alone);
         }
         self.outputs.decoded.send(decoded);
         if !markers.is_empty() {

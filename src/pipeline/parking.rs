@@ -20,7 +20,7 @@
 //!   ([`TransientFailures`]). If nobody was stored meanwhile, it is tried again as soon as others are.
 //!
 //! Parked messages stay held: they are kept alive, count against the limits, and are released
-//! when they are dropped. So a pause needs no signal to the source: it finds no room and stops pulling.
+//! when they are dropped. So a pause needs no signal to the source: it finds no free capacity and stops pulling.
 
 mod state;
 #[cfg(test)]
@@ -73,7 +73,7 @@ pub(crate) struct SeenFailures {
 }
 
 /// What all writers share.
-pub(crate) struct Parking {
+pub(crate) struct BatchSource {
     /// The writers take turns at it.
     queue: Arc<AsyncMutex<Receiver<Decoded>>>,
     limits: BatchLimits,
@@ -84,7 +84,7 @@ pub(crate) struct Parking {
     metrics: Metrics,
 }
 
-impl Parking {
+impl BatchSource {
     /// Nothing is parked yet.
     pub(crate) fn new(
         queue: Receiver<Decoded>,

@@ -18,7 +18,7 @@ use super::unreadable::Unreadables;
 use crate::backoff::Backoff;
 use crate::config::Config;
 use crate::error::{Class, Code, Dependency, Error};
-use crate::messaging::connection::{self, ConnectionDrops};
+use crate::messaging::connection::{self, Disconnects};
 use crate::messaging::consumer::{self, ConsumerWatch, Restored};
 use crate::messaging::in_flight::{Capacity, InFlight, SUBJECTS_MAX_BYTES};
 use crate::messaging::letters::bucket::Bucket;
@@ -39,12 +39,12 @@ pub(crate) struct EventSource {
     /// JetStream.
     pub(crate) jetstream: Context,
     /// Counts its disconnects.
-    pub(crate) drops: ConnectionDrops,
+    pub(crate) disconnects: Disconnects,
     /// The durable consumer.
     pub(crate) consumer: PullConsumer,
     pub(crate) consumer_watch: Arc<ConsumerWatch>,
     /// Where dead letters go.
-    pub(crate) letters: Bucket,
+    pub(crate) bucket: Bucket,
     /// Readiness.
     pub(crate) health: Health,
     /// What the NATS client can read, by this process and those before it.
@@ -99,7 +99,7 @@ impl Source {
         config: Config,
     ) -> Self {
         let client = event_source.jetstream.client();
-        let disconnects_handled = *event_source.drops.borrow();
+        let disconnects_handled = *event_source.disconnects.borrow();
         let config = Arc::new(config);
         Self {
             unreadables: Unreadables::new(
@@ -148,10 +148,10 @@ impl Source {
         let next_pull = next_pull.map(|time| time.max(self.retry_at));
         let free = async {
             sleep_until_or_never(next_pull).await;
-            self.intake.in_flight.room(min_free).await
+            self.intake.in_flight.wait_for_capacity(min_free).await
         };
         let overdue_at = self.intake.pulls.overdue_at();
-        let drops = self.disconnects_handled;
+        let disconnects = self.disconnects_handled;
         let free = tokio::select! {
             biased; // read first what arrived before a disconnect
             // Messages come by this branch; the others are for pulls and faults.
@@ -159,7 +159,7 @@ impl Source {
                 let end = self.intake.accept(pulled.ok_or(ClientClosed)?).await;
                 return Ok(self.on_pull_end(end).await);
             }
-            () = connection::dropped(&mut self.upstream.drops, drops) => return Ok(Ok(())),
+            () = connection::dropped(&mut self.upstream.disconnects, disconnects) => return Ok(Ok(())),
             () = sleep_until_or_never(overdue_at) => {
                 return Ok(if self.intake.pulls.drop_overdue() {
                     Err(response_error("the end of a pull did not arrive"))
@@ -250,11 +250,11 @@ impl Source {
     /// search that fails is not repeated at once: such a message disconnects again, and starts the next
     /// search.
     async fn handle_disconnect(&mut self) -> Result<(), ClientClosed> {
-        let drops = *self.upstream.drops.borrow();
-        if drops > self.disconnects_handled {
-            let connected = connection::connected(&self.client, &mut self.upstream.drops);
+        let disconnects = *self.upstream.disconnects.borrow();
+        if disconnects > self.disconnects_handled {
+            let connected = connection::connected(&self.client, &mut self.upstream.disconnects);
             self.intake.read_until(connected).await?;
-            self.disconnects_handled = drops;
+            self.disconnects_handled = disconnects;
             self.intake.pulls.discard_all();
             self.unreadables.schedule_search();
         }
@@ -299,7 +299,7 @@ impl Source {
 
     /// Reads what the last pulls bring, while the connection stands.
     async fn drain(&mut self) {
-        let drops = self.disconnects_handled;
+        let disconnects = self.disconnects_handled;
         let read = async {
             // Overdue pulls, too: until `ack_wait` passes, nobody else gets their messages.
             while self.intake.pulls.are_under_way() {
@@ -318,7 +318,7 @@ impl Source {
         };
         tokio::select! {
             _ = timeout(PULL_EXPIRES + PULL_END_GRACE, read) => {}
-            () = connection::dropped(&mut self.upstream.drops, drops) => {}
+            () = connection::dropped(&mut self.upstream.disconnects, disconnects) => {}
         }
     }
 }

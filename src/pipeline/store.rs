@@ -28,7 +28,7 @@ pub(crate) async fn store(
     let NextBatch { mut batch, history } = next;
     if trial::begin(writer, &mut batch).await? {
         writer
-            .parking
+            .batch_source
             .record_outcome(history, &[], Vec::new(), batch.taken_at);
         return decide_given_up(writer, batch).await.map(Some);
     }
@@ -42,7 +42,7 @@ pub(crate) async fn store(
         outcomes,
         method,
         undecided,
-    } = write(writer, &mut batch, &history, options).await?;
+    } = write_within_trial(writer, &mut batch, &history, options).await?;
     let mut undecided_rows = 0;
     let outcomes = if let Some(undecided) = undecided {
         let outcomes_before = outcomes.len();
@@ -56,12 +56,12 @@ pub(crate) async fn store(
         let rest = park_untried(writer, &history, alone, others);
         if outcomes.is_empty() {
             writer
-                .parking
+                .batch_source
                 .park_again(rest, history, failures, has_answer);
             return Ok(None);
         }
         undecided_rows = outcomes_before - outcomes.len();
-        writer.parking.park_rest(rest, &history, failures);
+        writer.batch_source.park_rest(rest, &history, failures);
         outcomes
     } else {
         outcomes.into_iter().flatten().collect()
@@ -77,7 +77,7 @@ pub(crate) async fn store(
         mut proposals,
     } = split_by_outcome(&mut batch.messages, outcomes);
     let blamed = writer
-        .parking
+        .batch_source
         .record_outcome(history, &rows, rejected, batch.taken_at);
     proposals.extend(blamed.into_iter().map(|RejectedRow { decoded, detail }| {
         let fate = MessageFate::DeadLetter(Reason::RejectedRow, detail);
@@ -95,13 +95,13 @@ pub(crate) async fn store(
     Ok(Some(finish(writer, stored, ends)))
 }
 
-async fn write(
+async fn write_within_trial(
     writer: &Writer,
     batch: &mut Batch,
     history: &BatchHistory,
     options: WriteOptions,
 ) -> Result<Written, Error> {
-    let written = attempt::write(writer, batch, history, options).await;
+    let written = attempt::write_until_decided(writer, batch, history, options).await;
     // Whatever came of it.
     let ended = trial::end(writer, batch).await;
     let written = written?;
@@ -114,7 +114,7 @@ fn finish(writer: &Writer, mut stored: StoredBatch, ends: Ends) -> (StoredBatch,
         stored.messages.push(decoded);
         stored.outcomes.push(outcome);
     }
-    writer.parking.park_for_later(ends.later);
+    writer.batch_source.park_for_later(ends.later);
     let letters = ends.letters.into_iter();
     let letters =
         letters.map(|(decoded, reason, detail)| letter(decoded, reason, detail, &stored.timings));
@@ -133,7 +133,7 @@ fn park_untried(
     match (alone, others) {
         (Some(alone), Some(others)) => {
             let untried = SeenFailures::default();
-            writer.parking.park_rest(others, history, untried);
+            writer.batch_source.park_rest(others, history, untried);
             alone
         }
         (alone, others) => alone.or(others).expect("a row is undecided"),

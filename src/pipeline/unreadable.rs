@@ -124,7 +124,9 @@ impl Unreadables {
     async fn hand_on(&self, unreadable: Unreadable) {
         let Unreadable { parsed, why } = unreadable;
         let bytes = parsed.message.length;
-        self.in_flight.room(Capacity { messages: 1, bytes }).await;
+        self.in_flight
+            .wait_for_capacity(Capacity { messages: 1, bytes })
+            .await;
         let admission = Admission {
             ack_subject: parsed.ack_subject.clone(),
             bytes,

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
-use super::parking::Parking;
+use super::parking::BatchSource;
 use super::queue::Sender;
 use super::{settle, store};
 use crate::backoff::Backoff;
@@ -28,7 +28,7 @@ pub(crate) struct Writer {
     /// waits for the cache holds no permit, so a slow cache does not keep Postgres idle.
     pub(crate) store_permits: Arc<Semaphore>,
     /// Gives the next batch: from the queue, or a parked one that is due.
-    pub(crate) parking: Arc<Parking>,
+    pub(crate) batch_source: Arc<BatchSource>,
     pub(crate) storage: EventWriter,
     /// Checks whether a message that becomes a dead letter has a row.
     pub(crate) reads: Reads,
@@ -61,7 +61,7 @@ pub(crate) async fn run(mut writer: Writer) -> Result<(), Error> {
     loop {
         let permits = writer.store_permits.clone();
         let permit = permits.acquire_owned().await.expect("it is never closed");
-        let Some(next) = writer.parking.next_batch().await else {
+        let Some(next) = writer.batch_source.next_batch().await else {
             return Ok(());
         };
         let Some((batch, letters)) = store::store(&writer, next).await? else {

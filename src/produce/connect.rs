@@ -4,7 +4,7 @@ use async_nats::{Client, Subject, jetstream};
 
 use crate::config::{NatsConfig, covers};
 use crate::error::{Class, Code, Dependency, Error};
-use crate::messaging::connection::{self, ConnectionDrops};
+use crate::messaging::connection::{self, Disconnects};
 use crate::messaging::reported;
 use crate::telemetry::{Health, Metrics};
 
@@ -16,7 +16,7 @@ use crate::telemetry::{Health, Metrics};
 pub(crate) async fn connect(
     config: &NatsConfig,
     acks_in_flight: usize,
-) -> Result<(Client, ConnectionDrops), Error> {
+) -> Result<(Client, Disconnects), Error> {
     let metrics = Metrics::default();
     let health = Health::new(metrics.clone());
     connection::connect("ganesh-produce", config, acks_in_flight, &health, &metrics).await

@@ -35,7 +35,7 @@ use super::report::{self, Counts, Report};
 use super::trace::{SendSpans, Sending};
 use crate::error::Error;
 use crate::event::Timestamp;
-use crate::messaging::connection::{ConnectionDrops, connection_error};
+use crate::messaging::connection::{Disconnects, connection_error};
 
 const RETRY_TICK: Duration = Duration::from_millis(250);
 /// Acknowledgements settled under one lock, at most.
@@ -57,7 +57,7 @@ struct Ledger {
 #[derive(Debug)]
 pub(super) struct Publisher {
     client: Client,
-    drops: ConnectionDrops,
+    disconnects: Disconnects,
     writer: MessageWriter,
     plan: Plan,
     /// Subject of the acknowledgements, up to the message's number.
@@ -74,7 +74,7 @@ pub(super) struct Publisher {
 impl Publisher {
     /// A publisher and the subscription that [`Self::settle_all`] reads.
     pub(super) async fn new(
-        (client, drops): (Client, ConnectionDrops),
+        (client, disconnects): (Client, Disconnects),
         writer: MessageWriter,
         plan: Plan,
         options: &Options,
@@ -87,7 +87,7 @@ impl Publisher {
             .map_err(|error| connection_error(&error.to_string()))?;
         let publisher = Self {
             client,
-            drops,
+            disconnects,
             writer,
             plan,
             inbox,
@@ -200,13 +200,13 @@ impl Publisher {
     pub(super) async fn retry_all(&self) {
         let mut tick = tokio::time::interval(RETRY_TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut drops_seen = *self.drops.borrow();
+        let mut disconnects_seen = *self.disconnects.borrow();
         loop {
             tick.tick().await;
-            let drops = *self.drops.borrow();
+            let disconnects = *self.disconnects.borrow();
             let connected = self.client.connection_state() == State::Connected;
-            if connected && drops != drops_seen {
-                drops_seen = drops;
+            if connected && disconnects != disconnects_seen {
+                disconnects_seen = disconnects;
                 self.ledger().pending.retry_all(self.now());
             }
             let overdue = self.take_overdue();

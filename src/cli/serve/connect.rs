@@ -64,7 +64,7 @@ async fn connect_nats(
         metrics,
         ..
     } = service;
-    let (client, drops) = wait_for("NATS (NATS_URL)", deadline, || {
+    let (client, disconnects) = wait_for("NATS (NATS_URL)", deadline, || {
         connection::connect(
             "ganesh",
             &config.nats,
@@ -100,10 +100,10 @@ async fn connect_nats(
         readable: Arc::new(KnownReadable::of_consumer(made, said.as_deref())),
         client_was_lost: said.is_some(),
         jetstream,
-        drops,
+        disconnects,
         consumer: ensured.consumer,
         consumer_watch: ensured.watch,
-        letters: ensured.letters,
+        bucket: ensured.letters,
         health: health.clone(),
     })
 }

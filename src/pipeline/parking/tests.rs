@@ -20,7 +20,7 @@ struct Scene {
     in_flight: Arc<InFlight>,
     releases: UnboundedReceiver<InFlightId>,
     queue: Sender<Decoded>,
-    parking: Parking,
+    batch_source: BatchSource,
 }
 
 /// Batches of one event.
@@ -36,7 +36,7 @@ fn scene() -> Scene {
         in_flight,
         releases,
         queue: sender,
-        parking: Parking::new(receiver, limits, health, metrics),
+        batch_source: BatchSource::new(receiver, limits, health, metrics),
     }
 }
 
@@ -79,7 +79,11 @@ impl Scene {
 
     /// The sequence of the next batch's only message, and why it is tried.
     async fn next(&self) -> (u64, BatchOrigin, NextBatch) {
-        let work = self.parking.next_batch().await.expect("there are more");
+        let work = self
+            .batch_source
+            .next_batch()
+            .await
+            .expect("there are more");
         let sequence = work.batch.messages[0].delivery.stream_sequence;
         (sequence, work.history.origin, work)
     }
@@ -94,7 +98,7 @@ impl Scene {
             detail: "not today".to_owned(),
         });
         let rows = vec![true; WINDOW_ROWS / 2];
-        let letters = self.parking.record_outcome(
+        let letters = self.batch_source.record_outcome(
             work.history,
             &rows,
             rejected.collect(),
@@ -114,13 +118,13 @@ async fn after_a_probe_of_duplicates_alone_what_is_parked_is_tried_at_once() {
     assert_eq!((sequence, origin), (2, BatchOrigin::Probe));
     assert!(began.elapsed() >= PROBE_EVERY);
     scene
-        .parking
+        .batch_source
         .record_outcome(work.history, &[], Vec::new(), 1);
     let (sequence, origin, work) = scene.next().await;
     assert_eq!((sequence, origin), (1, BatchOrigin::Probe));
     assert!(began.elapsed() < PROBE_EVERY * 2, "at once");
     scene
-        .parking
+        .batch_source
         .record_outcome(work.history, &[false], Vec::new(), 1);
     let (sequence, origin, _) = scene.next().await;
     assert_eq!((sequence, origin), (3, BatchOrigin::Fresh));
@@ -131,14 +135,14 @@ async fn a_single_writer_takes_turns_between_what_is_parked_and_what_is_fresh() 
     let scene = scene();
     scene.send(1..=2);
     scene
-        .parking
+        .batch_source
         .park_alone((11..=12).map(|sequence| scene.message(sequence)).collect());
     let mut order = Vec::new();
     for _ in 0..4 {
         let (sequence, _, work) = scene.next().await;
         order.push(sequence);
         scene
-            .parking
+            .batch_source
             .record_outcome(work.history, &[false], Vec::new(), 1);
     }
     assert_eq!(order, [11, 1, 12, 2]);
@@ -148,7 +152,7 @@ async fn a_single_writer_takes_turns_between_what_is_parked_and_what_is_fresh() 
 async fn one_parked_batch_is_tried_at_a_time_and_an_unexplained_one_later() {
     let scene = scene();
     scene
-        .parking
+        .batch_source
         .park_alone(vec![scene.message(11), scene.message(12)]);
     let (first, _, work) = scene.next().await;
     assert_eq!(first, 11);
@@ -163,12 +167,12 @@ async fn one_parked_batch_is_tried_at_a_time_and_an_unexplained_one_later() {
         ..SeenFailures::default()
     };
     scene
-        .parking
+        .batch_source
         .park_again(work.batch, work.history, failures, true);
     let (other, _, work) = scene.next().await;
     assert_eq!(other, 12);
     scene
-        .parking
+        .batch_source
         .record_outcome(work.history, &[false], Vec::new(), 1);
     let began = Instant::now();
     let (again, origin, work) = scene.next().await;
@@ -186,21 +190,21 @@ async fn what_failed_while_nobody_was_stored_is_tried_at_once_when_others_are_an
     let mut failures = SeenFailures::default();
     failures.transient.add(Code::Resources, 1, false);
     scene
-        .parking
+        .batch_source
         .park_again(work.batch, work.history, failures, true);
     for (fresh, is_tried_at_once) in [(2, true), (3, false)] {
         let began = Instant::now();
         let (sequence, _, work) = scene.next().await;
         assert_eq!(sequence, fresh);
         scene
-            .parking
+            .batch_source
             .record_outcome(work.history, &[false], Vec::new(), 1);
         let (again, _, work) = scene.next().await;
         assert_eq!(again, 1);
         assert_eq!(began.elapsed().is_zero(), is_tried_at_once);
         failures.transient.add(Code::Resources, 2, true);
         scene
-            .parking
+            .batch_source
             .park_again(work.batch, work.history, failures, true);
     }
 }
@@ -211,7 +215,7 @@ async fn at_the_end_what_is_parked_during_a_pause_is_released() {
     scene.pause(1).await;
     let Scene {
         queue,
-        parking,
+        batch_source,
         releases,
         ..
     } = &mut scene;
@@ -219,7 +223,7 @@ async fn at_the_end_what_is_parked_during_a_pause_is_released() {
         queue,
         super::super::queue::queue(metrics::Gauge::noop()).0,
     ));
-    assert!(parking.next_batch().await.is_none());
+    assert!(batch_source.next_batch().await.is_none());
     assert!(releases.is_empty(), "it is held");
     let (other, receiver) = super::super::queue::queue(metrics::Gauge::noop());
     drop(other);
@@ -229,6 +233,6 @@ async fn at_the_end_what_is_parked_during_a_pause_is_released() {
         bytes: 1,
     };
     let health = Health::new(metrics.clone());
-    *parking = Parking::new(receiver, limits, health, metrics);
+    *batch_source = BatchSource::new(receiver, limits, health, metrics);
     assert_eq!(releases.len(), 1);
 }
