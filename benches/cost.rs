@@ -69,7 +69,7 @@ async fn memory_stays_flat() {
     let mut resident = Vec::new();
     let rounds = OBSERVED / batch::BATCH;
     for round in 1..=rounds {
-        observer.batch(&batch, &cached);
+        observer.record_batch(&batch, &cached);
         if round % (rounds / 12) == 0 {
             resident.push(command::resident_bytes(std::process::id()));
         }

@@ -44,7 +44,7 @@ fn unkept(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("settlement");
     group.throughput(Throughput::Elements(BATCH));
     group.bench_function("1,000 unkept messages", |bencher| {
-        bencher.iter(|| observer.batch(black_box(&batch), &cached));
+        bencher.iter(|| observer.record_batch(black_box(&batch), &cached));
     });
     group.finish();
 }

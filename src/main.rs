@@ -1,5 +1,5 @@
-//! The binary: arguments → configuration → telemetry → run → exit code. The way of a message is drawn in
-//! `pipeline.rs`.
+//! The binary: arguments → configuration → telemetry → run → exit code. `cli` calls `serve`, which connects and
+//! calls `pipeline::spawn`. The way of a message is drawn in `pipeline.rs`.
 
 use std::process::ExitCode;
 

@@ -73,7 +73,7 @@ impl InFlightGuard {
     }
 
     /// Returns the id of an acknowledged delivery, which is not released any more.
-    pub(crate) fn settle(mut self) -> InFlightId {
+    pub(crate) fn disarm(mut self) -> InFlightId {
         self.is_settled = true;
         self.id
     }

@@ -110,7 +110,7 @@ impl Observer {
     }
 
     /// A batch was acknowledged, just now.
-    pub fn batch(&mut self, batch: &StoredBatch, cache: &CacheWrite) {
+    pub fn record_batch(&mut self, batch: &StoredBatch, cache: &CacheWrite) {
         let in_batch = SettledBatch::now(batch, cache);
         let failed = in_batch.has_failed();
         let mut slowest: Option<(SettledMessage<'_>, Decision)> = None;
@@ -133,7 +133,7 @@ impl Observer {
     }
 
     /// A dead letter was acknowledged, and just now the message that it is of.
-    pub(crate) fn letter(&mut self, published: &PublishedLetter) {
+    pub(crate) fn record_letter(&mut self, published: &PublishedLetter) {
         let message = SettledMessage::of_letter(published, Moment::now());
         let decision = self.observe(&message, message.has_failed());
         self.tallies.add_to(&self.shared);

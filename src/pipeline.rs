@@ -1,15 +1,17 @@
-//! The pipeline: which task hands what to which, and how it ends. A message takes this way:
+//! The pipeline: which task hands what to which. A message takes this way:
 //!
 //! ```text
-//!  source.rs   Source::step             pulls, as much as may be held
-//!  intake.rs   Intake::accept           registers the delivery and decodes it ──▶ no event: dead_letter.rs
-//!  queue.rs                             one bounded queue of decoded events
-//!  writer.rs   run                      one of the writers carries a batch through these steps:
-//!  parking.rs  BatchSource::next_batch  what the queue holds, or a batch that must be tried again
-//!  store.rs    store                    the rows are committed when it returns ──▶ rejected: dead_letter.rs
-//!                                       (attempt.rs retries; storage/write.rs commits)
-//!  writer.rs   write_cache              the cache has no older state of these subjects
-//!  settle.rs   ack_batch                the acknowledgements
+//!  source.rs     Source::step                pulls while there is capacity
+//!  intake.rs     Intake::accept              registers the delivery and decodes it ──▶ no event: dead_letter.rs
+//!  queue.rs                                  one queue of decoded events
+//!  writer.rs     run                         one of the writers carries a batch through these steps:
+//!  scheduler.rs  BatchScheduler::next_batch  what the queue holds, or a parked batch that is due
+//!  store.rs      store                       the rows are committed when it returns ──▶ rejected: dead_letter.rs
+//!                                            (attempt.rs retries, storage/write.rs chooses COPY or INSERT,
+//!                                            storage/statement.rs runs it)
+//!  scheduler.rs  record_outcome              learns which rows were rejected
+//!  writer.rs     write_cache                 the cache gets the newer states
+//!  settle.rs     ack_batch                   the acknowledgements
 //! ```
 //!
 //! What travels stands in message.rs. The queues have no limit of their own: every message in them counts
@@ -18,7 +20,7 @@
 //! empty.
 
 pub(crate) mod dead_letter;
-pub mod parking;
+pub mod scheduler;
 pub(crate) mod queue;
 pub(crate) mod source;
 
@@ -43,9 +45,9 @@ use tokio_util::sync::CancellationToken;
 
 use self::dead_letter::DeadLetterStage;
 use self::intake::Outputs;
-use self::parking::BatchSource;
 use self::queue::{BatchLimits, Receiver, Sender};
-use self::source::{EventSource, Source};
+use self::scheduler::BatchScheduler;
+use self::source::{NatsHandles, Source};
 use self::writer::Writer;
 use crate::cache::Cache;
 use crate::config::Config;
@@ -59,14 +61,13 @@ use crate::storage::queries::Reads;
 use crate::telemetry::logs::RateLimit;
 use crate::telemetry::{Health, Metrics};
 
-/// How often the difference between clocks is exported.
+/// How often the difference between our clock and the server's is exported.
 const EXPORT_EVERY: Duration = Duration::from_secs(1);
 
 /// What the pipeline needs; `serve` makes it.
 pub(crate) struct Resources {
     pub(crate) config: Config,
-    /// Where messages come from.
-    pub(crate) event_source: EventSource,
+    pub(crate) nats_handles: NatsHandles,
     /// The register of what is held.
     pub(crate) in_flight: Arc<InFlight>,
     pub(crate) storage: EventWriter,
@@ -87,22 +88,22 @@ pub(crate) fn spawn(resources: Resources, stop: &CancellationToken) -> JoinSet<R
     let (dead_letters, letters) = held_queue(&resources, Queue::DeadLetter);
     let limits = BatchLimits::of(pipeline);
     let (health, metrics) = (resources.health.clone(), resources.metrics.clone());
-    let batch_source = Arc::new(BatchSource::new(queue, limits, health, metrics));
-    let (writers, observer) = (pipeline.all_writers(), resources.observer.clone());
-    let writer = writer(&resources, &batch_source, &dead_letters);
+    let scheduler = Arc::new(BatchScheduler::new(queue, limits, health, metrics));
+    let (writer_tasks, observer) = (pipeline.all_writers(), resources.observer.clone());
+    let writer = writer(&resources, &scheduler, &dead_letters);
     let dead_letter_stage = dead_letter_stage(&resources);
     let outputs = Outputs {
         decoded,
-        batch_source,
+        scheduler,
         dead_letters,
     };
     let (in_flight, health) = (resources.in_flight.clone(), resources.health.clone());
-    let held = stall::watch(in_flight, health, resources.metrics.clone(), stop.clone());
+    let stall_watch = stall::watch(in_flight, health, resources.metrics.clone(), stop.clone());
     let source = source(resources, outputs);
     let mut tasks = JoinSet::new();
-    tasks.spawn(held);
+    tasks.spawn(stall_watch);
     tasks.spawn(source::run(source, stop.clone()));
-    for _ in 0..writers {
+    for _ in 0..writer_tasks {
         tasks.spawn(writer::run(writer.clone()));
     }
     tasks.spawn(dead_letter::run(dead_letter_stage, letters));
@@ -115,12 +116,12 @@ pub(crate) fn spawn(resources: Resources, stop: &CancellationToken) -> JoinSet<R
 fn source(resources: Resources, outputs: Outputs) -> Source {
     let Resources {
         config,
-        event_source,
+        nats_handles,
         in_flight,
         metrics,
         ..
     } = resources;
-    Source::new(event_source, in_flight, metrics, outputs, config)
+    Source::new(nats_handles, in_flight, metrics, outputs, config)
 }
 
 /// A queue of held messages: its depth never exceeds `GANESH_MAX_IN_FLIGHT`.
@@ -132,10 +133,10 @@ fn held_queue<T>(resources: &Resources, name: Queue) -> (Sender<T>, Receiver<T>)
 }
 
 fn dead_letter_stage(resources: &Resources) -> DeadLetterStage {
-    let (nats, jetstream) = (&resources.config.nats, &resources.event_source.jetstream);
+    let (nats, jetstream) = (&resources.config.nats, &resources.nats_handles.jetstream);
     DeadLetterStage {
         stream: nats.stream.clone(),
-        bucket: resources.event_source.bucket.clone(),
+        bucket: resources.nats_handles.bucket.clone(),
         client: jetstream.client(),
         in_flight: resources.in_flight.clone(),
         observer: resources.observer.clone(),
@@ -148,16 +149,16 @@ fn dead_letter_stage(resources: &Resources) -> DeadLetterStage {
 
 fn writer(
     resources: &Resources,
-    batch_source: &Arc<BatchSource>,
+    scheduler: &Arc<BatchScheduler>,
     dead_letters: &Sender<DeadLetter>,
 ) -> Writer {
     Writer {
         store_permits: Arc::new(Semaphore::new(resources.config.pipeline.writers)),
-        batch_source: batch_source.clone(),
+        scheduler: scheduler.clone(),
         storage: resources.storage.clone(),
         reads: resources.reads.clone(),
         cache: resources.cache.clone(),
-        client: resources.event_source.jetstream.client(),
+        client: resources.nats_handles.jetstream.client(),
         in_flight: resources.in_flight.clone(),
         dead_letters: dead_letters.clone(),
         observer: resources.observer.clone(),

@@ -66,9 +66,8 @@ impl Cache {
     /// `epoch_advanced`: the batch's own transaction advanced the epoch (because the cache was
     /// not usable, [`Cache::is_usable`]), so there is nothing to write.
     ///
-    /// `Ok` says that no read which starts a second from now gets an older state: the cache was
-    /// written, or what it holds cannot be reached any more. With an error, if the cache was
-    /// asked, failed, and had to be done without.
+    /// `Ok`: no read that starts a second from now gets an older state. `Some(error)`: the cache failed, and the
+    /// epoch was advanced instead, so nothing that it holds can be reached.
     ///
     /// # Errors
     /// Only when Postgres failed while the epoch had to be read or advanced. Nothing may be
@@ -86,15 +85,15 @@ impl Cache {
             return Ok(None);
         }
         let Some(connection) = self.0.connection.load_full() else {
-            return self.skip().await;
+            return self.advance_instead().await;
         };
-        // Read after the commit: whoever goes by a later epoch finds the batch in Postgres, and
-        // by an earlier one nobody goes for more than a second.
+        // Read the epoch after the commit. A reader with a later epoch finds the batch in Postgres. A reader with
+        // an earlier one stops within a second.
         let row = self.read_epoch(EPOCH_LIMIT).await?;
         if row.server.as_ref() != Some(&connection.server) {
             let error = bound_to_another();
             self.give_up(&connection, &error);
-            return self.skip().await.map(|_| Some(error));
+            return self.advance_instead().await.map(|_| Some(error));
         }
         let write = self.write(connection.redis.clone(), &row, states);
         let subjects = u32::try_from(states.len()).unwrap_or(u32::MAX);
@@ -108,19 +107,19 @@ impl Cache {
             Err(failure) => {
                 self.note(&connection, &failure, false);
                 self.count(CacheRequest::WriteError);
-                self.advance().await?;
+                self.advance_epoch().await?;
                 Ok(Some(failure.error))
             }
         }
     }
 
-    async fn skip(&self) -> Result<Option<Error>, Error> {
+    async fn advance_instead(&self) -> Result<Option<Error>, Error> {
         self.count(CacheRequest::WriteSkipped);
-        self.advance().await?;
+        self.advance_epoch().await?;
         Ok(None)
     }
 
-    async fn advance(&self) -> Result<(), Error> {
+    async fn advance_epoch(&self) -> Result<(), Error> {
         let advance = async {
             let mut lent = LentConnection::of(self.0.reads.pool()).await?;
             epoch::advance(&mut lent.connection).await?;
@@ -162,7 +161,7 @@ impl Cache {
     async fn replace(
         &self,
         connection: &mut MultiplexedConnection,
-        found: &[FoundState<'_>],
+        found: &[KeyedState<'_>],
         values: &[Vec<u8>],
     ) -> Result<(), CacheFailure> {
         let mut call = self.0.scripts.replace.prepare_invoke();
@@ -178,8 +177,8 @@ impl Cache {
     }
 }
 
-/// A state whose key is in the cache.
-struct FoundState<'a> {
+/// A state and its key.
+struct KeyedState<'a> {
     key: String,
     state: &'a NewestState<'a>,
 }
@@ -191,13 +190,13 @@ async fn find<'a>(
     connection: &mut MultiplexedConnection,
     epoch: &EpochRow,
     states: &'a [NewestState<'a>],
-) -> Result<Vec<FoundState<'a>>, CacheFailure> {
+) -> Result<Vec<KeyedState<'a>>, CacheFailure> {
     let mut question = redis::Pipeline::with_capacity(states.len());
     let mut found = Vec::with_capacity(states.len());
     for state in states {
         let key = keys::key(epoch, state.subject);
         question.exists(&key);
-        found.push(FoundState { key, state });
+        found.push(KeyedState { key, state });
     }
     let there: Vec<bool> = within(
         WRITE_LIMIT,
@@ -212,7 +211,7 @@ async fn find<'a>(
 
 async fn remove(
     connection: &mut MultiplexedConnection,
-    found: &[FoundState<'_>],
+    found: &[KeyedState<'_>],
 ) -> Result<(), CacheFailure> {
     let mut command = redis::cmd("DEL");
     for found in found {

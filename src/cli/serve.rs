@@ -30,7 +30,7 @@ use crate::messaging::readable::KnownReadable;
 use crate::messaging::{InFlight, connection, in_flight};
 use crate::observe::Observer;
 use crate::observe::slow_list::SlowList;
-use crate::pipeline::source::EventSource;
+use crate::pipeline::source::NatsHandles;
 use crate::pipeline::{self, Resources};
 use crate::storage::queries::Reads;
 use crate::storage::{EventWriter, pool, upkeep};
@@ -125,10 +125,10 @@ impl Service {
         let servers = connect::connect(self)
             .instrument(tracing::info_span!("start-up"))
             .await?;
-        let consumer_watch = servers.event_source.consumer_watch.clone();
-        let disconnects = servers.event_source.disconnects.clone();
-        let client = servers.event_source.jetstream.client();
-        let readable = servers.event_source.readable.clone();
+        let consumer_watch = servers.nats_handles.consumer_watch.clone();
+        let disconnects = servers.nats_handles.disconnects.clone();
+        let client = servers.nats_handles.jetstream.client();
+        let readable = servers.nats_handles.readable.clone();
         let (resources, background_tasks) = self.build(servers, api_listener)?;
         let storage = resources.storage.clone();
         let result = tokio::select! {
@@ -164,18 +164,18 @@ impl Service {
         servers: Servers,
         api_listener: Option<TcpListener>,
     ) -> Result<(Resources, BackgroundTasks), Failure> {
-        let Servers { pool, event_source } = servers;
+        let Servers { pool, nats_handles } = servers;
         let reads = Reads::new(pool.clone(), self.config.postgres.partition_interval);
         let cache = self.start_cache(&reads)?;
         self.start_postgres_tasks(&pool);
         let background_tasks =
-            self.start_background_tasks(&event_source, (&cache, &reads), api_listener);
-        self.start_nats_tasks(&event_source, &background_tasks.in_flight);
+            self.start_background_tasks(&nats_handles, (&cache, &reads), api_listener);
+        self.start_nats_tasks(&nats_handles, &background_tasks.in_flight);
         let (spans, slow) = (self.spans.clone(), self.slow.clone());
         let observer = Observer::new(&self.config, self.metrics.clone(), spans, slow);
         let resources = Resources {
             config: self.config.clone(),
-            event_source,
+            nats_handles,
             in_flight: background_tasks.in_flight.clone(),
             storage: EventWriter::new(pool, self.metrics.clone()),
             reads,
@@ -205,7 +205,7 @@ impl Service {
 
     fn start_background_tasks(
         &self,
-        event_source: &EventSource,
+        nats_handles: &NatsHandles,
         (cache, reads): (&Cache, &Reads),
         api_listener: Option<TcpListener>,
     ) -> BackgroundTasks {
@@ -215,8 +215,8 @@ impl Service {
         let keepalive = Keepalive {
             in_flight: in_flight.clone(),
             releases,
-            client: event_source.jetstream.client(),
-            disconnects: event_source.disconnects.clone(),
+            client: nats_handles.jetstream.client(),
+            disconnects: nats_handles.disconnects.clone(),
             metrics: self.metrics.clone(),
         };
         let keepalive_stop = CancellationToken::new();
@@ -242,19 +242,19 @@ impl Service {
         }
     }
 
-    fn start_nats_tasks(&self, event_source: &EventSource, in_flight: &Arc<InFlight>) {
+    fn start_nats_tasks(&self, nats_handles: &NatsHandles, in_flight: &Arc<InFlight>) {
         let lag = Lag {
-            jetstream: event_source.jetstream.clone(),
-            consumer_watch: event_source.consumer_watch.clone(),
+            jetstream: nats_handles.jetstream.clone(),
+            consumer_watch: nats_handles.consumer_watch.clone(),
             in_flight: in_flight.clone(),
             metrics: self.metrics.clone(),
             config: self.config.clone(),
         };
         tokio::spawn(lag.run(self.stop_background.clone()));
-        let bucket = event_source.bucket.clone();
+        let bucket = nats_handles.bucket.clone();
         tokio::spawn(sweep::run(bucket, self.stop_background.clone()));
         let (shutdown, stop) = (self.shutdown.clone(), self.stop.clone());
-        let (watch, health) = (event_source.consumer_watch.clone(), self.health.clone());
+        let (watch, health) = (nats_handles.consumer_watch.clone(), self.health.clone());
         // If somebody changes the consumer so that it breaks a promise, shut down as after a signal.
         // ganesh stores what it holds first: such a consumer might never redeliver it.
         tokio::spawn(async move {

@@ -211,8 +211,8 @@ impl InFlight {
     }
 
     /// Removes acknowledged deliveries, under one lock.
-    pub(crate) fn settle(&self, deliveries: impl Iterator<Item = Delivery>) {
-        let ids: Vec<InFlightId> = deliveries.map(|delivery| delivery.guard.settle()).collect();
+    pub(crate) fn remove_acked(&self, deliveries: impl Iterator<Item = Delivery>) {
+        let ids: Vec<InFlightId> = deliveries.map(|delivery| delivery.guard.disarm()).collect();
         self.register().settled_at = Instant::now();
         self.forget(ids.into_iter());
     }

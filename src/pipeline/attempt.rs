@@ -1,6 +1,6 @@
-//! Attempts at one batch, until its rows are decided, or others get the writer.
+//! Tries to write one batch until its rows are decided. Gives up early when waiting would block other batches.
 
-use super::parking::{BatchHistory, SeenFailures};
+use super::scheduler::{BatchHistory, SeenFailures};
 use super::writer::Writer;
 use crate::backoff::Backoff;
 use crate::error::{Class, Dependency, Error};
@@ -12,7 +12,7 @@ use crate::storage::{FailureCause, OnTransient, Row, RowOutcome, WriteFailure, W
 pub(crate) struct Written {
     /// For each of its messages in their order; `None` is undecided.
     pub(crate) outcomes: Vec<Option<RowOutcome>>,
-    /// The method that succeeded last.
+    /// The method that succeeded last; `INSERT` where rows are undecided.
     pub(crate) method: WriteMethod,
     /// Why some are undecided.
     pub(crate) undecided: Option<Undecided>,
@@ -27,9 +27,9 @@ pub(crate) struct Undecided {
     pub(crate) has_answer: bool,
 }
 
-/// Retries until every row has an outcome, and the stored ones are committed. Meanwhile the keepalive
-/// keeps the messages, and the source pauses for lack of capacity. Rows stay
-/// undecided if the cause is unknown, a transient error repeats, or a parked batch fails once.
+/// Retries until each row has an outcome, and the stored ones are committed. Meanwhile the keepalive keeps the
+/// messages, and the source pauses for lack of capacity. Gives up early, with undecided rows, if the cause is
+/// unknown, a transient error repeats, or a parked batch fails once.
 ///
 /// # Errors
 /// Fatal ones of Postgres.
@@ -43,7 +43,7 @@ pub(crate) async fn write_until_decided(
     let mut outcomes = vec![None; rows.len()];
     let mut failures = history.failures;
     let mut backoff = Backoff::new();
-    let undecided = loop {
+    let last_failure = loop {
         let recovery = writer.health.recovery(Dependency::Postgres);
         failures.guide(writer, &mut options);
         let failure = match writer.storage.write(&rows, &mut outcomes, options).await {
@@ -67,7 +67,7 @@ pub(crate) async fn write_until_decided(
         backoff.wait_or(recovery).await;
     };
     let mut failed_alone = vec![false; rows.len()];
-    for place in undecided.failed_alone {
+    for place in last_failure.failed_alone {
         failed_alone[order[place]] = true;
     }
     Ok(Written {
@@ -76,7 +76,7 @@ pub(crate) async fn write_until_decided(
         undecided: Some(Undecided {
             failed_alone,
             failures,
-            has_answer: undecided.cause != FailureCause::NoAnswer,
+            has_answer: last_failure.cause != FailureCause::NoAnswer,
         }),
     })
 }

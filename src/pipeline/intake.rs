@@ -5,8 +5,8 @@ use std::sync::Arc;
 use async_nats::{Client, HeaderMap, Message};
 use tokio::time::{Instant, sleep_until};
 
-use super::parking::BatchSource;
 use super::queue::Sender;
+use super::scheduler::BatchScheduler;
 use super::settle;
 use crate::config::Config;
 use crate::event;
@@ -30,12 +30,12 @@ pub(crate) struct Outputs {
     /// Events, to the writers.
     pub(crate) decoded: Sender<Decoded>,
     /// Events that were delivered too often, to be tried alone.
-    pub(crate) batch_source: Arc<BatchSource>,
+    pub(crate) scheduler: Arc<BatchScheduler>,
     /// What is no event, or cannot be read.
     pub(crate) dead_letters: Sender<DeadLetter>,
 }
 
-/// Reads pulls, and sends each message to queue, parking or dead letters.
+/// Reads pulls, and hands each message to the queue, the scheduler or the dead letters.
 pub(crate) struct Intake {
     pub(crate) pulls: Pulls,
     /// Takes the acknowledgements of markers.
@@ -98,16 +98,19 @@ impl Intake {
                 }
             })
             .collect();
-        let redelivered = parsed.iter().filter(|a| a.metadata.delivered > 1).count();
+        let redelivered = parsed
+            .iter()
+            .filter(|parsed| parsed.metadata.delivered > 1)
+            .count();
         self.metrics.received.increment(parsed.len() as u64);
         self.metrics.redelivered.increment(redelivered as u64);
         let sequences = parsed.iter().map(|parsed| parsed.metadata.stream_sequence);
         self.readable.add(sequences, pulled.consumer_generation);
-        let places = parsed.iter().map(|parsed| Admission {
+        let admissions = parsed.iter().map(|parsed| Admission {
             ack_subject: parsed.ack_subject.clone(),
             bytes: bytes_in_memory(&parsed.message),
         });
-        let guards = self.in_flight.admit(places, pulled.consumer_generation);
+        let guards = self.in_flight.admit(admissions, pulled.consumer_generation);
         let nats = &self.config.nats;
         let mut deliveries: Vec<Delivery> = guards
             .into_iter()
@@ -115,7 +118,7 @@ impl Intake {
             .map(|(guard, parsed)| parsed.into_delivery(&nats.stream, guard))
             .collect();
         let is_marker =
-            |delivery: &mut Delivery| event::is_marker(&message(&nats.stream, delivery));
+            |delivery: &mut Delivery| event::is_marker(&codec_input(&nats.stream, delivery));
         let markers: Vec<Delivery> = deliveries.extract_if(.., is_marker).collect();
         let pipeline = &self.config.pipeline;
         let (mut decoded, letters) = decode(&nats.stream, pipeline.accept_plain, deliveries);
@@ -123,7 +126,7 @@ impl Intake {
         if redelivered > 0 {
             let too_often = |d: &mut Decoded| d.delivery.delivered > pipeline.max_deliveries;
             let alone = decoded.extract_if(.., too_often).collect();
-            self.outputs.batch_source.park_alone(alone);
+            self.outputs.scheduler.park_alone(alone);
         }
         self.outputs.decoded.send(decoded);
         if !markers.is_empty() {
@@ -141,7 +144,7 @@ fn bytes_in_memory(message: &Message) -> usize {
 }
 
 /// What the codec reads of a delivery.
-fn message<'a>(stream: &'a str, delivery: &'a Delivery) -> event::Message<'a> {
+fn codec_input<'a>(stream: &'a str, delivery: &'a Delivery) -> event::Message<'a> {
     event::Message {
         subject: &delivery.message.subject,
         headers: delivery.message.headers.as_ref(),
@@ -180,7 +183,7 @@ fn decode_one(
     accept_plain: bool,
     mut delivery: Delivery,
 ) -> Result<Decoded, DeadLetter> {
-    let result = event::decode(&message(stream, &delivery), accept_plain);
+    let result = event::decode(&codec_input(stream, &delivery), accept_plain);
     delivery.timings.mark_decoded(now_nanos());
     match result {
         Ok(event) => Ok(Decoded { delivery, event }),

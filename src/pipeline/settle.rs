@@ -14,18 +14,18 @@ use crate::telemetry::Metrics;
 
 const ACK: &[u8] = b"+ACK";
 
-/// Acknowledges a batch. Its rows are committed, and the cache holds no older state.
+/// Acknowledges a batch. Its rows are committed, and the cache was written.
 pub(crate) async fn ack_batch(writer: &mut Writer, stored: StoredBatch, cached: &CacheWrite) {
     for decoded in &stored.messages {
         acknowledge(&writer.client, &decoded.delivery).await;
     }
     if let Some(observer) = &mut writer.observer {
-        observer.batch(&stored, cached);
+        observer.record_batch(&stored, cached);
     }
     let messages = stored.messages.into_iter();
     writer
         .in_flight
-        .settle(messages.map(|decoded| decoded.delivery));
+        .remove_acked(messages.map(|decoded| decoded.delivery));
 }
 
 /// Acknowledges a message whose letter is in the dead-letter stream.
@@ -37,9 +37,9 @@ pub(crate) async fn ack_dead_letter(
 ) {
     acknowledge(client, &published.letter.delivery).await;
     if let Some(observer) = observer {
-        observer.letter(&published);
+        observer.record_letter(&published);
     }
-    in_flight.settle(std::iter::once(published.letter.delivery));
+    in_flight.remove_acked(std::iter::once(published.letter.delivery));
 }
 
 /// Acknowledges NATS's own markers, which are no events.
@@ -53,7 +53,7 @@ pub(crate) async fn ack_markers(
         acknowledge(client, delivery).await;
     }
     metrics.settled[Outcome::Marker].increment(markers.len() as u64);
-    in_flight.settle(markers.into_iter());
+    in_flight.remove_acked(markers.into_iter());
 }
 
 /// Skips the ack if the consumer was recreated: it would acknowledge another message.

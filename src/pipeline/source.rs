@@ -1,4 +1,4 @@
-//! The source: pulls as many messages as may be held. The intake takes them to the queue.
+//! The source: pulls messages while there is capacity for them. The intake takes them to the queue.
 //!
 //! The server counts a message as delivered when it sends it, even if nobody reads it. So a pull asks only for
 //! what may be held, every delivery enters the register of held messages on arrival, and a pull is read to
@@ -34,14 +34,15 @@ const PULL_PARTS: usize = 8;
 /// Pulls that fail for this long make the service not ready. Leader elections take seconds.
 const FAILING_SAID_AFTER: Duration = Duration::from_secs(10);
 
-/// Where messages come from.
-pub(crate) struct EventSource {
+/// What the pipeline has of NATS.
+pub(crate) struct NatsHandles {
     /// JetStream.
     pub(crate) jetstream: Context,
     /// Counts its disconnects.
     pub(crate) disconnects: Disconnects,
     /// The durable consumer.
     pub(crate) consumer: PullConsumer,
+    /// What was seen of the consumer: its limits, and whether it is still the same one.
     pub(crate) consumer_watch: Arc<ConsumerWatch>,
     /// Where dead letters go.
     pub(crate) bucket: Bucket,
@@ -57,7 +58,7 @@ pub(crate) struct EventSource {
 /// Reads deliveries of one consumer.
 pub(crate) struct Source {
     client: Client,
-    upstream: EventSource,
+    upstream: NatsHandles,
     config: Arc<Config>,
     intake: Intake,
     unreadables: Unreadables,
@@ -74,12 +75,12 @@ pub(crate) struct Source {
 /// Pulls until `stop`, then reads what pulls still bring.
 pub(crate) async fn run(mut source: Source, stop: CancellationToken) -> Result<(), Error> {
     loop {
-        let done = tokio::select! {
+        let stepped = tokio::select! {
             biased; // check `stop` first: `select!` picks at random
             () = stop.cancelled() => break,
-            done = source.step() => done,
+            stepped = source.step() => stepped,
         };
-        match done {
+        match stepped {
             Ok(Ok(())) => {}
             Ok(Err(error)) => source.on_pull_error(&error),
             Err(ClientClosed) => return Ok(()),
@@ -92,36 +93,36 @@ pub(crate) async fn run(mut source: Source, stop: CancellationToken) -> Result<(
 impl Source {
     /// A source for this consumer.
     pub(crate) fn new(
-        event_source: EventSource,
+        nats_handles: NatsHandles,
         in_flight: Arc<InFlight>,
         metrics: Metrics,
         outputs: Outputs,
         config: Config,
     ) -> Self {
-        let client = event_source.jetstream.client();
-        let disconnects_handled = *event_source.disconnects.borrow();
+        let client = nats_handles.jetstream.client();
+        let disconnects_handled = *nats_handles.disconnects.borrow();
         let config = Arc::new(config);
         Self {
             unreadables: Unreadables::new(
                 client.clone(),
-                event_source.consumer.clone(),
+                nats_handles.consumer.clone(),
                 in_flight.clone(),
-                event_source.readable.clone(),
+                nats_handles.readable.clone(),
                 config.nats.stream.clone(),
                 outputs.dead_letters.clone(),
-                event_source.client_was_lost,
+                nats_handles.client_was_lost,
             ),
             intake: Intake {
                 pulls: Pulls::new(
                     client.clone(),
                     (
-                        event_source.consumer.clone(),
-                        event_source.consumer_watch.clone(),
+                        nats_handles.consumer.clone(),
+                        nats_handles.consumer_watch.clone(),
                     ),
                     in_flight.clone(),
                 ),
                 client: client.clone(),
-                readable: event_source.readable.clone(),
+                readable: nats_handles.readable.clone(),
                 in_flight,
                 outputs,
                 config: config.clone(),
@@ -130,7 +131,7 @@ impl Source {
             },
             client,
             disconnects_handled,
-            upstream: event_source,
+            upstream: nats_handles,
             config,
             backoff: Backoff::new(),
             retry_at: Instant::now(),
@@ -146,7 +147,7 @@ impl Source {
         let min_free = self.min_pull_size();
         let next_pull = self.intake.pulls.next_after(Instant::now());
         let next_pull = next_pull.map(|time| time.max(self.retry_at));
-        let free = async {
+        let capacity_is_free = async {
             sleep_until_or_never(next_pull).await;
             self.intake.in_flight.wait_for_capacity(min_free).await
         };
@@ -167,7 +168,7 @@ impl Source {
                     Ok(())
                 });
             }
-            free = free => free,
+            free = capacity_is_free => free,
         };
         let request = self.pull_size(free, min_free);
         Ok(self.intake.pulls.send(request).await)
@@ -278,7 +279,7 @@ impl Source {
 
     /// Checks the consumer, and creates it again if it was deleted.
     async fn restore(&mut self) -> Result<(), Error> {
-        let EventSource {
+        let NatsHandles {
             jetstream,
             consumer_watch,
             health,

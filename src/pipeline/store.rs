@@ -1,4 +1,4 @@
-//! Store: has a batch written (attempt.rs), and parts its messages: with a row, dead letters, parked.
+//! Store: has a batch written (attempt.rs), and sorts its messages: with a row, dead letters, parked.
 //!
 //! An ordinary batch has no trial (only a message that was delivered far too often has one), no undecided
 //! rows, and nothing for fate.rs to decide.
@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use super::attempt::{self, Undecided, Written};
 use super::fate::{self, Ends, Proposal};
-use super::parking::{BatchHistory, BatchOrigin, NextBatch, SeenFailures};
+use super::scheduler::{BatchHistory, BatchOrigin, NextBatch, SeenFailures};
 use super::trial;
 use super::writer::Writer;
 use crate::error::Error;
@@ -26,9 +26,10 @@ pub(crate) async fn store(
     next: NextBatch,
 ) -> Result<Option<(StoredBatch, Vec<DeadLetter>)>, Error> {
     let NextBatch { mut batch, history } = next;
-    if trial::begin(writer, &mut batch).await? {
+    let is_given_up = trial::begin(writer, &mut batch).await?;
+    if is_given_up {
         writer
-            .batch_source
+            .scheduler
             .record_outcome(history, &[], Vec::new(), batch.taken_at);
         return decide_given_up(writer, batch).await.map(Some);
     }
@@ -38,47 +39,24 @@ pub(crate) async fn store(
         advance_epoch: !writer.cache.is_usable(),
         ..WriteOptions::default()
     };
-    let Written {
-        outcomes,
-        method,
-        undecided,
-    } = write_within_trial(writer, &mut batch, &history, options).await?;
-    let mut undecided_rows = 0;
-    let outcomes = if let Some(undecided) = undecided {
-        let outcomes_before = outcomes.len();
-        let (outcomes, [alone, others]) =
-            take_undecided(&mut batch, outcomes, &undecided.failed_alone);
-        let Undecided {
-            failures,
-            has_answer,
-            ..
-        } = undecided;
-        let rest = park_untried(writer, &history, alone, others);
-        if outcomes.is_empty() {
-            writer
-                .batch_source
-                .park_again(rest, history, failures, has_answer);
-            return Ok(None);
-        }
-        undecided_rows = outcomes_before - outcomes.len();
-        writer.batch_source.park_rest(rest, &history, failures);
-        outcomes
-    } else {
-        outcomes.into_iter().flatten().collect()
+    let written = write_within_trial(writer, &mut batch, &history, options).await?;
+    let (rows, method) = (written.outcomes.len(), written.method);
+    let Some((decided, history)) = park_undecided(writer, &mut batch, written, history) else {
+        return Ok(None);
     };
-    let events = outcomes.len();
-    let mut rows: Vec<bool> = outcomes.iter().filter_map(was_rejected).collect();
+    let events = decided.len();
+    let mut were_rejected: Vec<bool> = decided.iter().filter_map(was_rejected).collect();
     if history.origin == BatchOrigin::Probe {
-        rows.extend(std::iter::repeat_n(true, undecided_rows));
+        were_rejected.extend(std::iter::repeat_n(true, rows - events));
     }
     let SplitBatch {
         outcomes,
         rejected,
         mut proposals,
-    } = split_by_outcome(&mut batch.messages, outcomes);
+    } = split_by_outcome(&mut batch.messages, decided);
     let blamed = writer
-        .batch_source
-        .record_outcome(history, &rows, rejected, batch.taken_at);
+        .scheduler
+        .record_outcome(history, &were_rejected, rejected, batch.taken_at);
     proposals.extend(blamed.into_iter().map(|RejectedRow { decoded, detail }| {
         let fate = MessageFate::DeadLetter(Reason::RejectedRow, detail);
         Proposal { decoded, fate }
@@ -108,13 +86,41 @@ async fn write_within_trial(
     ended.map(|()| written)
 }
 
+/// Parks the messages of undecided rows. Gives back the outcomes of the others, which stay in the batch; `None`
+/// when there are none.
+fn park_undecided(
+    writer: &Writer,
+    batch: &mut Batch,
+    written: Written,
+    history: BatchHistory,
+) -> Option<(Vec<RowOutcome>, BatchHistory)> {
+    let Some(undecided) = written.undecided else {
+        return Some((written.outcomes.into_iter().flatten().collect(), history));
+    };
+    let Undecided {
+        failed_alone,
+        failures,
+        has_answer,
+    } = undecided;
+    let (decided, [alone, others]) = take_undecided(batch, written.outcomes, &failed_alone);
+    let rest = park_untried(writer, &history, alone, others);
+    if decided.is_empty() {
+        writer
+            .scheduler
+            .park_again(rest, history, failures, has_answer);
+        return None;
+    }
+    writer.scheduler.park_rest(rest, &history, failures);
+    Some((decided, history))
+}
+
 /// Adds messages that need no letter to those with rows, and makes the letters.
 fn finish(writer: &Writer, mut stored: StoredBatch, ends: Ends) -> (StoredBatch, Vec<DeadLetter>) {
     for (decoded, outcome) in ends.settled {
         stored.messages.push(decoded);
         stored.outcomes.push(outcome);
     }
-    writer.batch_source.park_for_later(ends.later);
+    writer.scheduler.park_for_later(ends.later);
     let letters = ends.letters.into_iter();
     let letters =
         letters.map(|(decoded, reason, detail)| letter(decoded, reason, detail, &stored.timings));
@@ -133,7 +139,7 @@ fn park_untried(
     match (alone, others) {
         (Some(alone), Some(others)) => {
             let untried = SeenFailures::default();
-            writer.batch_source.park_rest(others, history, untried);
+            writer.scheduler.park_rest(others, history, untried);
             alone
         }
         (alone, others) => alone.or(others).expect("a row is undecided"),
@@ -227,6 +233,7 @@ fn was_rejected(outcome: &RowOutcome) -> Option<bool> {
 }
 
 /// What becomes of the decided messages of a batch.
+#[derive(Default)]
 struct SplitBatch {
     /// Of those that stay in the batch.
     outcomes: Vec<Outcome>,
@@ -234,51 +241,38 @@ struct SplitBatch {
     proposals: Vec<Proposal>,
 }
 
-/// Takes the messages out of the batch whose end is to be decided; the others keep their order. A
-/// redelivered message that a trigger skipped may be on its way to too many deliveries.
+/// Takes the messages out of the batch whose end is to be decided; the others keep their order.
 fn split_by_outcome(batch: &mut Vec<Decoded>, outcomes: Vec<RowOutcome>) -> SplitBatch {
-    let mut split = SplitBatch {
-        outcomes: Vec::with_capacity(outcomes.len()),
-        rejected: Vec::new(),
-        proposals: Vec::new(),
+    let as_settled = |outcome: &RowOutcome| match outcome {
+        RowOutcome::Stored => Some(Outcome::Stored),
+        RowOutcome::Duplicate => Some(Outcome::Duplicate),
+        _ => None,
     };
-    let is_with_row = |outcome| matches!(outcome, &RowOutcome::Stored | &RowOutcome::Duplicate);
-    // The ordinary case: they stay where they are.
-    let messages = if outcomes.iter().all(is_with_row) {
-        Vec::new()
-    } else {
-        std::mem::take(batch)
-    };
-    let mut messages = messages.into_iter();
-    for outcome in outcomes {
-        let message = messages.next();
-        let is_redelivered = message
-            .as_ref()
-            .is_some_and(|m| m.delivery.is_redelivered());
-        let (stays, fate) = match outcome {
-            RowOutcome::Stored => (Outcome::Stored, None),
-            RowOutcome::Duplicate => (Outcome::Duplicate, None),
-            RowOutcome::Skipped => (
-                Outcome::Skipped,
-                is_redelivered.then_some(MessageFate::Skipped),
-            ),
-            RowOutcome::DeadLetter(reason, detail) => {
-                let fate = MessageFate::DeadLetter(reason, detail);
-                (Outcome::DeadLettered, Some(fate))
-            }
+    let mut split = SplitBatch::default();
+    // The ordinary case: all have rows, and stay where they are.
+    if let Some(settled) = outcomes.iter().map(as_settled).collect() {
+        split.outcomes = settled;
+        return split;
+    }
+    let messages = std::mem::take(batch);
+    for (decoded, outcome) in messages.into_iter().zip(outcomes) {
+        let is_redelivered = decoded.delivery.is_redelivered();
+        let fate = match outcome {
             RowOutcome::Rejected(detail) => {
-                let decoded = message.expect("not all have rows");
                 split.rejected.push(RejectedRow { decoded, detail });
                 continue;
             }
-        };
-        match (message, fate) {
-            (Some(decoded), Some(fate)) => split.proposals.push(Proposal { decoded, fate }),
-            (message, _) => {
-                batch.extend(message);
-                split.outcomes.push(stays);
+            RowOutcome::DeadLetter(reason, detail) => MessageFate::DeadLetter(reason, detail),
+            // It may be on its way to too many deliveries: its end is written down.
+            RowOutcome::Skipped if is_redelivered => MessageFate::Skipped,
+            stays => {
+                let settled = as_settled(&stays).unwrap_or(Outcome::Skipped);
+                split.outcomes.push(settled);
+                batch.push(decoded);
+                continue;
             }
-        }
+        };
+        split.proposals.push(Proposal { decoded, fate });
     }
     split
 }

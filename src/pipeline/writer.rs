@@ -1,12 +1,12 @@
-//! Writers: each takes what the queue holds, and carries it to its acknowledgements: store, cache, settle.
+//! Writers: each takes the next batch, and carries it to its acknowledgements: store, cache, settle.
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
 use tokio::sync::Semaphore;
 
-use super::parking::BatchSource;
 use super::queue::Sender;
+use super::scheduler::BatchScheduler;
 use super::{settle, store};
 use crate::backoff::Backoff;
 use crate::cache::{Cache, NewestState};
@@ -28,11 +28,11 @@ pub(crate) struct Writer {
     /// waits for the cache holds no permit, so a slow cache does not keep Postgres idle.
     pub(crate) store_permits: Arc<Semaphore>,
     /// Gives the next batch: from the queue, or a parked one that is due.
-    pub(crate) batch_source: Arc<BatchSource>,
+    pub(crate) scheduler: Arc<BatchScheduler>,
     pub(crate) storage: EventWriter,
     /// Checks whether a message that becomes a dead letter has a row.
     pub(crate) reads: Reads,
-    /// Receives the newest state of each subject.
+    /// After each commit gets the newer states of the subjects that it holds.
     pub(crate) cache: Cache,
     /// Sends the acks.
     pub(crate) client: async_nats::Client,
@@ -61,24 +61,25 @@ pub(crate) async fn run(mut writer: Writer) -> Result<(), Error> {
     loop {
         let permits = writer.store_permits.clone();
         let permit = permits.acquire_owned().await.expect("it is never closed");
-        let Some(next) = writer.batch_source.next_batch().await else {
+        let Some(next) = writer.scheduler.next_batch().await else {
             return Ok(());
         };
-        let Some((batch, letters)) = store::store(&writer, next).await? else {
+        let Some((stored, letters)) = store::store(&writer, next).await? else {
             continue; // It is parked.
         };
         drop(permit);
         writer.dead_letters.send_each(letters);
-        if batch.messages.is_empty() {
+        if stored.messages.is_empty() {
             continue;
         }
-        let cached = write_cache(&writer, &batch).await;
-        settle::ack_batch(&mut writer, batch, &cached).await;
+        let cached = write_cache(&writer, &stored).await;
+        settle::ack_batch(&mut writer, stored, &cached).await;
     }
 }
 
-/// Returns when the cache has no state older than this batch. Where the cache fails, its epoch is advanced: a
-/// row in Postgres that every key begins with. Retries only while that can be neither read nor advanced.
+/// Brings the cache up to date: no read that starts a second later gets a state older than this batch. Where
+/// the cache fails, its epoch is advanced: a number in Postgres with which every key begins, so that the old
+/// keys cannot be reached. Retries only while the epoch can be neither read nor advanced.
 async fn write_cache(writer: &Writer, batch: &StoredBatch) -> CacheWrite {
     let mut failures = Failures::default();
     let cache_error = write_until_done(writer, batch, &mut failures).await;

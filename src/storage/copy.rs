@@ -1,4 +1,4 @@
-//! Rows in the format of binary `COPY` (Postgres manual, "COPY", binary format).
+//! Stores rows by binary `COPY` (Postgres manual, "COPY", binary format).
 
 use sqlx::postgres::PgConnection;
 
@@ -16,7 +16,7 @@ const NULL: i32 = -1;
 /// A first guess for the buffer: keys, headers and lengths beside the data.
 const ROW_OVERHEAD_BYTES: usize = 400;
 
-/// Writes rows by `COPY`. Atomic: on an error none of them is there. Returns how many are stored: all of
+/// Stores rows by `COPY`, which commits unless the caller began a transaction. Atomic: on an error none of them is there. Returns how many are stored: all of
 /// them, unless a trigger skips some.
 pub(super) async fn copy(
     connection: &mut PgConnection,
@@ -32,7 +32,7 @@ pub(super) async fn copy(
     );
     let clock = clock.read(connection).await?;
     let mut copy = connection.copy_in_raw(&statement).await?;
-    // The server has its lock on the table by now, however long that took.
+    // The time is taken now: the server may have waited long for its lock on the table.
     copy.send(encode(rows, clock.now())).await?;
     copy.finish().await
 }

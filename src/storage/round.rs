@@ -7,8 +7,8 @@ use std::time::Instant;
 use strum::VariantArray as _;
 
 use super::bisection::Bisection;
-use super::outcome::RowOutcome;
 use super::row::Row;
+use super::statement::RowOutcome;
 use super::write::{
     AttemptError, EventWriter, FailureCause, OnTransient, WriteFailure, WriteOptions,
 };

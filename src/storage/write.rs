@@ -14,9 +14,9 @@ use super::classify::{classify, copy_line, sqlstate};
 use super::clock::ServerClock;
 use super::deadline::{Deadline, LentConnection};
 use super::fates::MAY_BE_DECIDED;
-use super::outcome::{RowOutcome, write_rows};
 use super::part_limit::PartLimit;
 use super::row::Row;
+use super::statement::{RowOutcome, write_rows};
 use super::trials::OwnTrials;
 use super::{epoch, inspect};
 use crate::error::{Class, Code, Dependency, Error};
@@ -125,7 +125,7 @@ impl EventWriter {
     /// same `outcomes`: what was decided stays decided.
     ///
     /// # Errors
-    /// A rejected row is none, unless nobody knows who is to blame.
+    /// Why rows are undecided. A rejected row is an outcome, not an error.
     pub async fn write(
         &self,
         rows: &[Row<'_>],
@@ -135,12 +135,12 @@ impl EventWriter {
         self.reject_suspects(rows, outcomes).await;
         let mut method = WriteMethod::Insert;
         loop {
-            let round = next_round(rows, outcomes);
-            if round.is_empty() {
+            let to_write = rows_to_write(rows, outcomes);
+            if to_write.is_empty() {
                 return Ok(method);
             }
             // round.rs: one part with all of them, and smaller ones where one fails.
-            method = self.write_round(rows, &round, outcomes, options).await?;
+            method = self.write_round(rows, &to_write, outcomes, options).await?;
         }
     }
 
@@ -179,13 +179,14 @@ impl EventWriter {
         found
     }
 
+    /// Writes a part of a round by the method that is likely to be quicker, and by `INSERT` where `COPY` is refused.
     pub(super) async fn write_part(
         &self,
         rows: &[Row<'_>],
         options: WriteOptions,
     ) -> Result<(Vec<RowOutcome>, WriteMethod), AttemptError> {
         let is_large = rows.len() >= COPY_MIN_ROWS;
-        if self.is_copied_first(is_large, options) {
+        if self.copy_goes_first(is_large, options) {
             match self.try_write(rows, WriteMethod::Copy, options).await {
                 Err(failed) if failed.error.code == Code::Duplicate => {}
                 Err(failed) if failed.is(MAY_BE_DECIDED) => {}
@@ -201,13 +202,13 @@ impl EventWriter {
         Ok((written, WriteMethod::Insert))
     }
 
-    fn is_copied_first(&self, is_large: bool, options: WriteOptions) -> bool {
+    fn copy_goes_first(&self, is_large: bool, options: WriteOptions) -> bool {
         if self.copy_is_refused.load(Ordering::Relaxed) {
             return false;
         }
         // Where others were stored by COPY alone, an INSERT that fails blames nobody.
         options.others_stored_by == Some(WriteMethod::Copy)
-            || is_large && !options.expect_duplicates && !self.take_insert()
+            || is_large && !options.expect_duplicates && !self.use_up_insert()
     }
 
     pub(super) fn say_too_much(&self, error: &Error, rows: usize) {
@@ -226,7 +227,7 @@ impl EventWriter {
     }
 
     /// Returns whether the last duplicates are so recent that `INSERT` comes first.
-    fn take_insert(&self) -> bool {
+    fn use_up_insert(&self) -> bool {
         self.inserts_left
             .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| {
                 left.checked_sub(1)
@@ -234,7 +235,7 @@ impl EventWriter {
             .is_ok()
     }
 
-    /// One attempt in one transaction. Its connection is closed unless the server answered.
+    /// Makes one attempt. Closes the connection where it may be unusable.
     async fn try_write(
         &self,
         rows: &[Row<'_>],
@@ -245,7 +246,7 @@ impl EventWriter {
         let mut connection = acquired.map_err(|error| AttemptError::without(&error, method))?;
         let number = self.attempts.fetch_add(1, Ordering::Relaxed) + 1;
         self.metrics.batch_writes[method].increment(1);
-        let write = self.execute(&mut connection, rows, method, options.advance_epoch);
+        let write = self.run_statement(&mut connection, rows, method, options.advance_epoch);
         match tokio::time::timeout(WRITE_TIMEOUT, write).await {
             Ok(Ok(written)) => {
                 // Rows that are there already or skipped prove nothing: Postgres does not even try them.
@@ -276,7 +277,7 @@ impl EventWriter {
     }
 
     /// One statement commits by itself. Only advancing the cache's epoch needs a transaction around it.
-    async fn execute(
+    async fn run_statement(
         &self,
         connection: &mut PgConnection,
         rows: &[Row<'_>],
@@ -377,7 +378,7 @@ fn needs_new_connection(error: &sqlx::Error, ours: &Error) -> bool {
 
 /// The rows to write next: of rows that are the same event, the first that Postgres
 /// has not rejected or skipped. Once one of them is there, the others are duplicates.
-fn next_round(rows: &[Row<'_>], outcomes: &mut [Option<RowOutcome>]) -> Vec<usize> {
+fn rows_to_write(rows: &[Row<'_>], outcomes: &mut [Option<RowOutcome>]) -> Vec<usize> {
     let mut round = Vec::new();
     let (mut present, mut chosen) = (false, false);
     for i in 0..rows.len() {

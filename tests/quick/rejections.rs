@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ganesh::pipeline::parking::{BatchOrigin, PROBE_EVERY, RejectionWindow, WINDOW_ROWS};
+use ganesh::pipeline::scheduler::{BatchOrigin, PROBE_EVERY, RejectionWindow, WINDOW_ROWS};
 use proptest::prelude::*;
 use tokio::time::Instant;
 

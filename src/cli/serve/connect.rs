@@ -11,13 +11,13 @@ use crate::cli::startup::{StartDeadline, wait_for, wait_for_postgres, wait_for_s
 use crate::error::Dependency;
 use crate::messaging::readable::KnownReadable;
 use crate::messaging::{connection, consumer, in_flight};
-use crate::pipeline::source::EventSource;
+use crate::pipeline::source::NatsHandles;
 use crate::storage::{classify, identity, pool, upkeep};
 
 /// What is there before ganesh serves.
 pub(super) struct Servers {
     pub(super) pool: PgPool,
-    pub(super) event_source: EventSource,
+    pub(super) nats_handles: NatsHandles,
 }
 
 /// Waits for Postgres and for NATS, and makes what is missing there.
@@ -46,18 +46,18 @@ pub(super) async fn connect(service: &Service) -> Result<Servers, Failure> {
         database.map_err(|error| classify(&error))
     })
     .await?;
-    let event_source = connect_nats(service, &database, deadline).await?;
+    let nats_handles = connect_nats(service, &database, deadline).await?;
     wait_for_schema(&pool, &config.postgres, migrate, deadline).await?;
     // Before the first event, or it would land in the default partition.
     let _ = upkeep::round(&config.postgres, &pool, &service.metrics, deadline.left()).await;
-    Ok(Servers { pool, event_source })
+    Ok(Servers { pool, nats_handles })
 }
 
 async fn connect_nats(
     service: &Service,
     database: &str,
     deadline: StartDeadline,
-) -> Result<EventSource, Failure> {
+) -> Result<NatsHandles, Failure> {
     let Service {
         config,
         health,
@@ -96,7 +96,7 @@ async fn connect_nats(
         .cached_info()
         .created
         .unix_timestamp_nanos();
-    Ok(EventSource {
+    Ok(NatsHandles {
         readable: Arc::new(KnownReadable::of_consumer(made, said.as_deref())),
         client_was_lost: said.is_some(),
         jetstream,

@@ -1,4 +1,4 @@
-//! Chooses the next batch, and keeps batches that must be tried again later.
+//! Chooses the next batch: what the queue holds, or a parked batch that must be tried again.
 //!
 //! Normally a row that Postgres rejects by its SQLSTATE becomes a dead letter at once, and the rest of
 //! its batch is stored. Only this is parked:
@@ -58,7 +58,7 @@ pub(crate) struct BatchHistory {
     pub(crate) failures: SeenFailures,
     /// It was parked before, and may have been written without our hearing of it.
     pub(crate) was_parked: bool,
-    /// A probe holds the queue until its rows are decided, so that only one probe runs.
+    /// A probe keeps the queue until its history is given back, so that only one probe runs.
     queue_lock: Option<OwnedMutexGuard<Receiver<Decoded>>>,
 }
 
@@ -73,7 +73,7 @@ pub(crate) struct SeenFailures {
 }
 
 /// What all writers share.
-pub(crate) struct BatchSource {
+pub(crate) struct BatchScheduler {
     /// The writers take turns at it.
     queue: Arc<AsyncMutex<Receiver<Decoded>>>,
     limits: BatchLimits,
@@ -84,7 +84,7 @@ pub(crate) struct BatchSource {
     metrics: Metrics,
 }
 
-impl BatchSource {
+impl BatchScheduler {
     /// Nothing is parked yet.
     pub(crate) fn new(
         queue: Receiver<Decoded>,
@@ -108,9 +108,8 @@ impl BatchSource {
             .expect("nothing panics while it holds this lock")
     }
 
-    /// Waits for the next batch: a fresh one from the queue (where nothing is parked, by the third branch below),
-    /// unless a parked one is due. `None` when the queue is closed and empty. Parked batches that are not due
-    /// are then released.
+    /// Waits for the next batch. Takes a parked one if it is due, otherwise a fresh one from the queue. `None` when
+    /// the queue is closed and empty. Parked batches that are not due are then released.
     pub(crate) async fn next_batch(&self) -> Option<NextBatch> {
         let mut queue_lock = self.queue.clone().lock_owned().await;
         loop {
@@ -134,6 +133,7 @@ impl BatchSource {
                         biased; // a pause that has begun comes before another batch
                         () = self.wake.notified() => {}
                         () = is_due => {}
+                        // The ordinary way.
                         batch = queue_lock.batch(&self.limits) => return Some(self.fresh(batch?)),
                     }
                 }
@@ -262,12 +262,12 @@ impl BatchSource {
     }
 
     /// Records the outcome of a batch. Returns the rejected rows that become dead letters, and parks the
-    /// others. `rows`: for each row that Postgres tried, whether it was rejected.
+    /// others. `were_rejected`: for each row that Postgres tried.
     #[allow(clippy::needless_pass_by_value, reason = "the history is spent")]
     pub(crate) fn record_outcome(
         &self,
         history: BatchHistory,
-        rows: &[bool],
+        were_rejected: &[bool],
         rejected: Vec<RejectedRow>,
         taken_at: u64,
     ) -> Vec<RejectedRow> {
@@ -280,12 +280,15 @@ impl BatchSource {
                 // This parked batch has an outcome, so the next one may, too: restart the waits.
                 state.undecided_attempts = 0;
             }
-            if rows.contains(&false) {
+            if were_rejected.contains(&false) {
                 state.end_waits_for_outage(Instant::now());
             }
             let was_paused = state.window.is_paused();
-            let park = state.window.note(history.origin, rows, Instant::now());
-            state.probe_parked_at_once = history.origin == BatchOrigin::Probe && rows.is_empty();
+            let park = state
+                .window
+                .note(history.origin, were_rejected, Instant::now());
+            state.probe_parked_at_once =
+                history.origin == BatchOrigin::Probe && were_rejected.is_empty();
             let letters = if park && !rejected.is_empty() {
                 state.park_rejected(rejected, taken_at);
                 Vec::new()
@@ -302,7 +305,7 @@ impl BatchSource {
             history.origin,
             (was_paused, is_paused),
             count,
-            rows.len(),
+            were_rejected.len(),
             &example.unwrap_or_default(),
         );
         letters

@@ -1,5 +1,5 @@
-//! How rows end. A row that Postgres did not store is a duplicate, or a trigger skipped it. Postgres does not
-//! say which, so ganesh looks up the key.
+//! Writes rows by one statement, `COPY` or `INSERT`, and says how each row ended. A row that Postgres did not
+//! store is a duplicate, or a trigger skipped it. Postgres does not say which, so ganesh looks up the key.
 
 use sqlx::postgres::PgConnection;
 
@@ -67,7 +67,7 @@ pub async fn write_rows(
                 }
                 Some(MessageFate::Skipped) | None => RowOutcome::Skipped,
             },
-            // `COPY` says of none whether it stored it. Another message's row was there before.
+            // `COPY` does not say which rows it stored. This row came from this message.
             Some(message) if method == WriteMethod::Copy && message == rows[i].message() => {
                 RowOutcome::Stored
             }

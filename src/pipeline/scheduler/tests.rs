@@ -20,7 +20,7 @@ struct Scene {
     in_flight: Arc<InFlight>,
     releases: UnboundedReceiver<InFlightId>,
     queue: Sender<Decoded>,
-    batch_source: BatchSource,
+    scheduler: BatchScheduler,
 }
 
 /// Batches of one event.
@@ -36,7 +36,7 @@ fn scene() -> Scene {
         in_flight,
         releases,
         queue: sender,
-        batch_source: BatchSource::new(receiver, limits, health, metrics),
+        scheduler: BatchScheduler::new(receiver, limits, health, metrics),
     }
 }
 
@@ -79,11 +79,7 @@ impl Scene {
 
     /// The sequence of the next batch's only message, and why it is tried.
     async fn next(&self) -> (u64, BatchOrigin, NextBatch) {
-        let work = self
-            .batch_source
-            .next_batch()
-            .await
-            .expect("there are more");
+        let work = self.scheduler.next_batch().await.expect("there are more");
         let sequence = work.batch.messages[0].delivery.stream_sequence;
         (sequence, work.history.origin, work)
     }
@@ -98,7 +94,7 @@ impl Scene {
             detail: "not today".to_owned(),
         });
         let rows = vec![true; WINDOW_ROWS / 2];
-        let letters = self.batch_source.record_outcome(
+        let letters = self.scheduler.record_outcome(
             work.history,
             &rows,
             rejected.collect(),
@@ -118,13 +114,13 @@ async fn after_a_probe_of_duplicates_alone_what_is_parked_is_tried_at_once() {
     assert_eq!((sequence, origin), (2, BatchOrigin::Probe));
     assert!(began.elapsed() >= PROBE_EVERY);
     scene
-        .batch_source
+        .scheduler
         .record_outcome(work.history, &[], Vec::new(), 1);
     let (sequence, origin, work) = scene.next().await;
     assert_eq!((sequence, origin), (1, BatchOrigin::Probe));
     assert!(began.elapsed() < PROBE_EVERY * 2, "at once");
     scene
-        .batch_source
+        .scheduler
         .record_outcome(work.history, &[false], Vec::new(), 1);
     let (sequence, origin, _) = scene.next().await;
     assert_eq!((sequence, origin), (3, BatchOrigin::Fresh));
@@ -135,14 +131,14 @@ async fn a_single_writer_takes_turns_between_what_is_parked_and_what_is_fresh() 
     let scene = scene();
     scene.send(1..=2);
     scene
-        .batch_source
+        .scheduler
         .park_alone((11..=12).map(|sequence| scene.message(sequence)).collect());
     let mut order = Vec::new();
     for _ in 0..4 {
         let (sequence, _, work) = scene.next().await;
         order.push(sequence);
         scene
-            .batch_source
+            .scheduler
             .record_outcome(work.history, &[false], Vec::new(), 1);
     }
     assert_eq!(order, [11, 1, 12, 2]);
@@ -152,7 +148,7 @@ async fn a_single_writer_takes_turns_between_what_is_parked_and_what_is_fresh() 
 async fn one_parked_batch_is_tried_at_a_time_and_an_unexplained_one_later() {
     let scene = scene();
     scene
-        .batch_source
+        .scheduler
         .park_alone(vec![scene.message(11), scene.message(12)]);
     let (first, _, work) = scene.next().await;
     assert_eq!(first, 11);
@@ -167,12 +163,12 @@ async fn one_parked_batch_is_tried_at_a_time_and_an_unexplained_one_later() {
         ..SeenFailures::default()
     };
     scene
-        .batch_source
+        .scheduler
         .park_again(work.batch, work.history, failures, true);
     let (other, _, work) = scene.next().await;
     assert_eq!(other, 12);
     scene
-        .batch_source
+        .scheduler
         .record_outcome(work.history, &[false], Vec::new(), 1);
     let began = Instant::now();
     let (again, origin, work) = scene.next().await;
@@ -190,21 +186,21 @@ async fn what_failed_while_nobody_was_stored_is_tried_at_once_when_others_are_an
     let mut failures = SeenFailures::default();
     failures.transient.add(Code::Resources, 1, false);
     scene
-        .batch_source
+        .scheduler
         .park_again(work.batch, work.history, failures, true);
     for (fresh, is_tried_at_once) in [(2, true), (3, false)] {
         let began = Instant::now();
         let (sequence, _, work) = scene.next().await;
         assert_eq!(sequence, fresh);
         scene
-            .batch_source
+            .scheduler
             .record_outcome(work.history, &[false], Vec::new(), 1);
         let (again, _, work) = scene.next().await;
         assert_eq!(again, 1);
         assert_eq!(began.elapsed().is_zero(), is_tried_at_once);
         failures.transient.add(Code::Resources, 2, true);
         scene
-            .batch_source
+            .scheduler
             .park_again(work.batch, work.history, failures, true);
     }
 }
@@ -215,7 +211,7 @@ async fn at_the_end_what_is_parked_during_a_pause_is_released() {
     scene.pause(1).await;
     let Scene {
         queue,
-        batch_source,
+        scheduler,
         releases,
         ..
     } = &mut scene;
@@ -223,7 +219,7 @@ async fn at_the_end_what_is_parked_during_a_pause_is_released() {
         queue,
         super::super::queue::queue(metrics::Gauge::noop()).0,
     ));
-    assert!(batch_source.next_batch().await.is_none());
+    assert!(scheduler.next_batch().await.is_none());
     assert!(releases.is_empty(), "it is held");
     let (other, receiver) = super::super::queue::queue(metrics::Gauge::noop());
     drop(other);
@@ -233,6 +229,6 @@ async fn at_the_end_what_is_parked_during_a_pause_is_released() {
         bytes: 1,
     };
     let health = Health::new(metrics.clone());
-    *batch_source = BatchSource::new(receiver, limits, health, metrics);
+    *scheduler = BatchScheduler::new(receiver, limits, health, metrics);
     assert_eq!(releases.len(), 1);
 }
