@@ -16,9 +16,9 @@ quick: ## Run the tests that need no server
 	cargo test --locked --lib --test quick
 
 # Tests mostly wait for servers and timeouts, so more of them run at once than there are cores.
-TEST_THREADS ?= 4
+TEST_THREADS ?= 5
 
-test: fetch ## Run all tests against real NATS, Postgres and Redis, TEST_THREADS (4) at a time
+test: fetch ## Run all tests against real NATS, Postgres and Redis, TEST_THREADS (5) at a time
 	cargo test --locked -- --test-threads=$(TEST_THREADS)
 
 check: ## Check formatting, lints (warnings are errors) and documentation
