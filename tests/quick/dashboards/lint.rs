@@ -114,6 +114,24 @@ fn a_drawn_threshold_is_one_and_every_gauge_of_state_has_one() {
     }
 }
 
+/// A line needs two points beside each other: Grafana draws none through a value that is there at one
+/// scrape and gone at the next.
+#[test]
+fn a_state_that_comes_and_goes_is_drawn_in_bars() {
+    let mut checked = 0;
+    for (file, dashboard) in dashboards() {
+        for panel in panels(&dashboard).filter(|panel| panel["type"] == "timeseries") {
+            let mut exprs = list(&panel["targets"]).iter().map(|t| word(&t["expr"]));
+            if exprs.any(|expr| expr.ends_with("> 0") && !expr.contains('[')) {
+                let style = &panel["fieldConfig"]["defaults"]["custom"]["drawStyle"];
+                assert_eq!(style, "bars", "{file}: {}", panel["title"]);
+                checked += 1;
+            }
+        }
+    }
+    assert!(checked >= 2, "{checked}");
+}
+
 /// Series without `instance`: recorded ones, and alerts.
 fn lacks_instance(selector: &Selector) -> bool {
     selector.metric.contains(':') || is_alerts(selector)
