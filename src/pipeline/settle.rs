@@ -14,7 +14,7 @@ use crate::telemetry::Metrics;
 
 const ACK: &[u8] = b"+ACK";
 
-/// Acknowledges a batch. Its rows are committed, and the cache was written.
+/// Acknowledges a batch. Its rows are committed, and the cache is written or its epoch advanced.
 pub(crate) async fn ack_batch(writer: &mut Writer, stored: StoredBatch, cached: &CacheWrite) {
     for decoded in &stored.messages {
         acknowledge(&writer.client, &decoded.delivery).await;

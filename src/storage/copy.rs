@@ -16,8 +16,8 @@ const NULL: i32 = -1;
 /// A first guess for the buffer: keys, headers and lengths beside the data.
 const ROW_OVERHEAD_BYTES: usize = 400;
 
-/// Stores rows by `COPY`, which commits unless the caller began a transaction. Atomic: on an error none of them is there. Returns how many are stored: all of
-/// them, unless a trigger skips some.
+/// Stores rows by `COPY`: all or, on an error, none. Commits, unless the caller began a transaction. Returns how
+/// many are stored: fewer where a trigger skips some.
 pub(super) async fn copy(
     connection: &mut PgConnection,
     rows: &[Row<'_>],

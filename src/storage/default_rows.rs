@@ -40,8 +40,7 @@ pub(super) enum Copying {
     Needless,
 }
 
-/// Returns whether ganesh's default partition is one. Somebody may have detached or dropped it: then its rows
-/// are no events.
+/// Returns whether `events_default` is the default partition of `events`. Rows of a detached table are no events.
 pub(super) async fn is_attached_default(
     executor: impl PgExecutor<'_>,
 ) -> Result<bool, sqlx::Error> {

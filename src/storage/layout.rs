@@ -19,8 +19,8 @@ const REMEMBERED_SPANS: usize = 32;
 /// Another number, where the partitions are others.
 const NUMBER: &str = "SELECT coalesce(sum(inhrelid::bigint), 0)::bigint FROM pg_inherits \
     WHERE inhparent = 'events'::regclass";
-/// Where they begin and end, the newest first; infinity where a bound is open. The default partition does neither:
-/// of it the name.
+/// Where they begin and end, the newest first; infinity where a bound is open. The default partition has
+/// no bounds: its name is the second column.
 const LAYOUT: &str = "\
     SELECT coalesce(sum(oid::bigint), 0)::bigint, \
            max(oid::regclass::text) FILTER (WHERE bound = 'DEFAULT'), \
@@ -51,8 +51,7 @@ pub(super) struct Layout {
 pub(super) struct Part<'a> {
     pub(super) first: Timestamp,
     pub(super) last: Timestamp,
-    /// The default partition, as SQL names it, which then is the only one that the part meets. Without it they
-    /// are few.
+    /// The default partition, as SQL names it, if the part meets that one alone. `None`: it meets few others.
     pub(super) default: Option<&'a str>,
 }
 

@@ -222,7 +222,8 @@ impl Reads {
     where
         F: Future<Output = Result<(LentConnection, T, usize), sqlx::Error>>,
     {
-        let mut repeats = self.pool.size();
+        // Even where no connection is open: a layout of long ago may name what is gone.
+        let mut repeats = self.pool.size().max(1);
         loop {
             let answer = deadline.run(async {
                 let mut lent = LentConnection::of(&self.pool).await?;

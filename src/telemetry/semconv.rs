@@ -17,7 +17,7 @@ pub(crate) const MESSAGING_MESSAGE_ID: &str = "messaging.message.id";
 pub(crate) const MESSAGING_MESSAGE_BODY_SIZE: &str = "messaging.message.body.size";
 
 pub(crate) const CLOUDEVENTS_EVENT_ID: &str = "cloudevents.event_id";
-pub(crate) const CLOUDEVENTS_EVENT_SOURCE: &str = "cloudevents.nats_handles";
+pub(crate) const CLOUDEVENTS_EVENT_SOURCE: &str = "cloudevents.event_source";
 pub(crate) const CLOUDEVENTS_EVENT_SPEC_VERSION: &str = "cloudevents.event_spec_version";
 pub(crate) const CLOUDEVENTS_EVENT_TYPE: &str = "cloudevents.event_type";
 pub(crate) const CLOUDEVENTS_EVENT_SUBJECT: &str = "cloudevents.event_subject";

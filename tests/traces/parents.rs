@@ -84,5 +84,12 @@ async fn our_producer_sends_the_span_that_its_sampled_messages_name() {
         assert_eq!(send.attribute("messaging.operation.type"), "send");
         assert_eq!(send.attribute("cloudevents.event_id"), whole.event());
         assert_eq!(whole.process.name, PROCESS);
+        // The names of the CloudEvents conventions.
+        for name in ["id", "source", "type", "subject", "spec_version"] {
+            let attribute = whole
+                .process
+                .attribute(&format!("cloudevents.event_{name}"));
+            assert!(!attribute.is_empty(), "{name}");
+        }
     }
 }

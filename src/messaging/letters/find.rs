@@ -16,7 +16,7 @@ use crate::event::Timestamp;
 use crate::event::replay::FIRST_SEQUENCE;
 use crate::messaging::streams::api_error;
 
-/// Who asks has a little more patience than for the search itself: enough for the answer.
+/// For deleting the consumer. Callers wait only a little longer than the search may take.
 const CLOSE_LIMIT: Duration = Duration::from_millis(50);
 /// The clocks of a cluster's servers differ.
 const CLOCKS_DIFFER: Duration = Duration::from_secs(60);
@@ -88,7 +88,7 @@ pub(crate) async fn find(
             Err(_) => break,
         }
     }
-    // A consumer that is left is removed by the server a little later.
+    // Where this is too slow, the server removes the consumer later.
     let _ = tokio::time::timeout(CLOSE_LIMIT, scan.close()).await;
     Ok(found)
 }
