@@ -1,7 +1,7 @@
-//! Answers of Postgres with a code that passes by itself elsewhere. They are retried. When a conflict or the
-//! time limit of statements comes back for the same rows, again and again, while others are stored, the rows
-//! are to blame. No room, a lock that somebody holds, or a server that does not write say nothing of the
-//! rows: these are kept until they can be stored. Pure.
+//! Answers of Postgres with a code that passes by itself elsewhere. They are retried. When such a code comes
+//! back for the same rows, again and again, while others are stored, the rows are to blame: soon for a
+//! conflict or the time limit of statements. No room, a lock that somebody holds, or a server that does not
+//! write usually say nothing of the rows, so somebody gets an hour to mend that. Pure.
 
 use crate::error::Code;
 use crate::storage::OnTransient;
@@ -17,6 +17,11 @@ const ATTEMPTS_MIN: u32 = 10;
 /// Nor before others were stored so often between two attempts. Once may be the end of one outage before
 /// the next one.
 const OTHERS_STORED_MIN: u32 = 2;
+
+/// The same where the code usually says nothing of the rows, such as a full disk: an hour, as a parked batch
+/// is tried every 5 s.
+const ATTEMPTS_OF_SERVER_MIN: u32 = 720;
+const OTHERS_STORED_OF_SERVER_MIN: u32 = 100;
 
 /// What the attempts at a batch showed that failed with such a code.
 #[derive(Debug, Clone, Copy, Default)]
@@ -67,9 +72,14 @@ impl TransientFailures {
     /// How the next attempt takes such an answer.
     pub(crate) fn next_attempt(&self, others_stored: bool) -> OnTransient {
         let often = self.others_stored + u32::from(others_stored);
-        let is_lasting = self.attempts >= ATTEMPTS_MIN && often >= OTHERS_STORED_MIN;
+        let (attempts_min, others_stored_min) = if self.is_about_rows {
+            (ATTEMPTS_MIN, OTHERS_STORED_MIN)
+        } else {
+            (ATTEMPTS_OF_SERVER_MIN, OTHERS_STORED_OF_SERVER_MIN)
+        };
+        let is_lasting = self.attempts >= attempts_min && often >= others_stored_min;
         let is_third = self.attempts == ATTEMPTS_IN_PLACE && (self.is_about_rows || often > 0);
-        if self.is_about_rows && is_lasting {
+        if is_lasting {
             OnTransient::Blame
         } else if is_third || self.attempts > ATTEMPTS_IN_PLACE && others_stored {
             OnTransient::Search
@@ -140,8 +150,22 @@ mod tests {
     }
 
     #[test]
-    fn a_server_that_is_short_of_something_is_no_fault_of_the_rows() {
-        let failures = failed(1_000, Code::Resources, true);
-        assert_ne!(failures.next_attempt(true), OnTransient::Blame);
+    fn rows_for_which_a_server_is_short_of_something_are_blamed_after_an_hour_in_which_others_were_stored()
+     {
+        for code in [Code::Resources, Code::Unavailable] {
+            assert_ne!(
+                failed(719, code, true).next_attempt(true),
+                OnTransient::Blame
+            );
+            assert_eq!(
+                failed(720, code, true).next_attempt(false),
+                OnTransient::Blame
+            );
+            // Nothing else was stored: the server is to blame.
+            assert_ne!(
+                failed(10_000, code, false).next_attempt(true),
+                OnTransient::Blame
+            );
+        }
     }
 }

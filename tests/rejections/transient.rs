@@ -2,7 +2,7 @@
 //! long, a conflict, no partition. A batch that is too slow passes in pieces. A code that comes back for
 //! the same rows while others are stored is the rows' fault.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ganesh::event::{Event, Timestamp};
 use sqlx::Executor;
@@ -101,37 +101,39 @@ async fn rows_that_always_conflict_cost_no_other_row_and_become_letters() {
 /// Two that no writer gets rid of must not keep both writers.
 #[tokio::test]
 async fn rows_that_always_time_out_alone_keep_no_writer_and_become_letters() {
-    let stack = Stack::start().await;
-    let settings = [("GANESH_WRITERS", "2"), ("GANESH_BATCH_MAX_EVENTS", "1")];
-    let _ganesh = stack.serve(&settings).await;
-    refuse(&stack, "guilty%", "57014").await;
-    let mut all = events("guilty", 4);
-    all.extend(events("behind them", 20));
-    publish(&stack.jetstream().await, &all).await;
-    stack.wait_for_rows(20).await;
+    let (stack, _ganesh, mut all) = with_four_guilty_rows("57014").await;
     all.extend(publish_good_until_drained(&stack).await);
     assert_each_is_one_row_or_one_letter(&stack, &all).await;
     assert_letters(&stack, 4, "not today (SQLSTATE 57014)").await;
 }
 
-/// A full tablespace of one partition is no fault of the rows: they wait until there is room.
-#[tokio::test]
-async fn rows_for_which_there_is_no_room_wait_for_it_while_others_are_stored() {
+/// Two writers, and four rows among others that Postgres refuses.
+async fn with_four_guilty_rows(sqlstate: &str) -> (Stack, Ganesh, Vec<Event>) {
     let stack = Stack::start().await;
     let settings = [("GANESH_WRITERS", "2"), ("GANESH_BATCH_MAX_EVENTS", "1")];
     let ganesh = stack.serve(&settings).await;
-    refuse(&stack, "guilty%", "53100").await;
+    refuse(&stack, "guilty%", sqlstate).await;
     let mut all = events("guilty", 4);
     all.extend(events("behind them", 20));
     publish(&stack.jetstream().await, &all).await;
     stack.wait_for_rows(20).await;
+    (stack, ganesh, all)
+}
+
+async fn publish_one_more(stack: &Stack, all: &mut Vec<Event>) {
+    let next = event(&format!("good-{}", all.len()));
+    publish(&stack.jetstream().await, std::slice::from_ref(&next)).await;
+    all.push(next);
+}
+
+/// As for a full tablespace of one partition.
+#[tokio::test]
+async fn rows_for_which_there_is_no_room_wait_for_it_while_others_are_stored() {
+    let (stack, ganesh, mut all) = with_four_guilty_rows("53100").await;
     let resources = "ganesh_dependency_errors_total{dependency=\"postgres\",code=\"resources\"}";
-    let jetstream = stack.jetstream().await;
     // Twelve attempts at each, and others stored between them.
     while ganesh.metric(resources).await < 48.0 {
-        let next = event(&format!("good-{}", all.len()));
-        publish(&jetstream, std::slice::from_ref(&next)).await;
-        all.push(next);
+        publish_one_more(&stack, &mut all).await;
         tokio::time::sleep(Duration::from_millis(300)).await;
     }
     assert_eq!(stack.dead_letters().await, 0);
@@ -140,6 +142,22 @@ async fn rows_for_which_there_is_no_room_wait_for_it_while_others_are_stored() {
     stack.wait_until_drained().await;
     assert_each_is_one_row_or_one_letter(&stack, &all).await;
     assert_eq!(stack.dead_letters().await, 0);
+}
+
+#[tokio::test]
+#[ignore = "takes more than an hour"]
+async fn rows_for_which_there_never_is_room_become_letters_after_an_hour() {
+    let (stack, _ganesh, mut all) = with_four_guilty_rows("53100").await;
+    let began = Instant::now();
+    while stack.backlog().await > 0 {
+        assert!(began.elapsed() < Duration::from_secs(7_200));
+        publish_one_more(&stack, &mut all).await;
+        tokio::time::sleep(Duration::from_secs(5)).await;
+    }
+    println!("letters after {:?}", began.elapsed());
+    assert!(began.elapsed() > Duration::from_secs(3_000));
+    assert_each_is_one_row_or_one_letter(&stack, &all).await;
+    assert_letters(&stack, 4, "not today (SQLSTATE 53100)").await;
 }
 
 async fn alter(stack: &Stack, what: &str) {
