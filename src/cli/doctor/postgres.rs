@@ -190,25 +190,40 @@ async fn check_row_security(pool: &PgPool, findings: &mut Findings) -> Result<()
 }
 
 /// Without it an event of a time that no partition covers is tried again and again, and may become a dead letter.
+/// With another one, upkeep moves no rows out of it.
 async fn check_default_partition(
     pool: &PgPool,
     findings: &mut Findings,
 ) -> Result<(), sqlx::Error> {
-    let (is_attached, is_there): (bool, bool) = sqlx::query_as(
-        "SELECT partdefid <> 0, to_regclass('events_default') IS NOT NULL \
+    let (attached, is_there): (Option<String>, bool) = sqlx::query_as(
+        "SELECT nullif(partdefid, 0)::regclass::text, to_regclass('events_default') IS NOT NULL \
          FROM pg_partitioned_table WHERE partrelid = 'events'::regclass",
     )
     .fetch_one(pool)
     .await?;
-    if !is_attached {
-        let fix = if is_there {
-            "ALTER TABLE events ATTACH PARTITION events_default DEFAULT"
-        } else {
-            "CREATE TABLE events_default PARTITION OF events DEFAULT"
-        };
-        findings.failed(format_args!(
-            "events has no default partition, so events of times that no partition covers cannot be stored: {fix}"
-        ));
+    match attached.as_deref() {
+        Some("events_default") => {}
+        Some(other) => {
+            let aside = if is_there {
+                "ALTER TABLE events_default RENAME TO events_detached; "
+            } else {
+                ""
+            };
+            findings.warning(format_args!(
+                "{other} is the default partition, but ganesh moves rows to their own partitions only out of events_default: \
+                 {aside}ALTER TABLE {other} RENAME TO events_default"
+            ));
+        }
+        None => {
+            let fix = if is_there {
+                "ALTER TABLE events ATTACH PARTITION events_default DEFAULT"
+            } else {
+                "CREATE TABLE events_default PARTITION OF events DEFAULT"
+            };
+            findings.failed(format_args!(
+                "events has no default partition, so events of times that no partition covers cannot be stored: {fix}"
+            ));
+        }
     }
     Ok(())
 }
