@@ -18,6 +18,9 @@ use crate::support::{Ganesh, Stack, eventually};
 
 const OLDEST: &str = "ganesh_consumer_oldest_pending_seconds";
 const SETTLED: &str = "ganesh_messages_settled_total{outcome=\"stored\"}";
+const BAD: &str = "ganesh_messages_settled_total{outcome=\"dead_lettered\"}";
+/// The row of the panel.
+const CPU: &str = "CPU of ganesh";
 /// Dead letters above this share of what comes in are a fault of their own.
 const DEAD_LETTERS_MAX: f64 = 0.2;
 
@@ -71,15 +74,26 @@ fn is_bad(value: f64) -> bool {
     value < 0.5 || (1.5..2.5).contains(&value)
 }
 
-/// First what is not green, then dead letters, then the largest band of the stages at work.
+/// First what is down, then what is short, then dead letters, then the largest band of the stages at
+/// work.
 async fn blamed(prometheus: &Prometheus, since: f64) -> String {
+    blamed_besides("nobody", prometheus, since).await
+}
+
+async fn blamed_besides(known: &str, prometheus: &Prometheus, since: f64) -> String {
     let time = (since, unix_seconds());
-    let rows = shown(prometheus, "Up or down", time).await;
-    if let Some(bad) = rows
-        .iter()
-        .find(|row| row.values.iter().any(|value| is_bad(*value)))
-    {
-        return bad.name.clone();
+    let mut rows = shown(prometheus, "Up or down", time).await;
+    rows.retain(|row| row.name != known);
+    if let Some(down) = rows.iter().find(|row| row.values.contains(&0.0)) {
+        return down.name.clone();
+    }
+    // Other tests take the processor now and then.
+    let is_short = |row: &&Shown| {
+        let short = row.values.iter().filter(|value| is_bad(**value));
+        3 * short.count() > 2 * row.values.len()
+    };
+    if let Some(short) = rows.iter().find(is_short) {
+        return short.name.clone();
     }
     let rates = shown(prometheus, "In and settled", time).await;
     let most = |name: &str| {
@@ -93,7 +107,7 @@ async fn blamed(prometheus: &Prometheus, since: f64) -> String {
     }
     let stages = shown(prometheus, "Mean time by stage", time).await;
     let largest = stages.iter().max_by(|a, b| a.max().total_cmp(&b.max()));
-    largest.expect("messages are settled").name.clone()
+    largest.map_or_else(|| "nothing".to_owned(), |stage| stage.name.clone())
 }
 
 /// Waits until Prometheus has what happened until now, and a rate has seen it.
@@ -118,16 +132,35 @@ async fn watched(ganesh: &[&Ganesh]) -> Prometheus {
     let prometheus = Prometheus::start(&targets.join(",")).await;
     stored(ganesh[0], 500.0).await;
     scraped(&prometheus).await;
-    eventually("all is green", || async {
+    eventually("nothing is down", || async {
         let now = unix_seconds();
         let rows = shown(&prometheus, "Up or down", (now, now)).await;
-        !rows
-            .iter()
-            .flat_map(|row| &row.values)
-            .any(|value| is_bad(*value))
+        !rows.iter().any(|row| row.values.contains(&0.0))
     })
     .await;
     prometheus
+}
+
+/// A fault, and what is blamed for it. Where other programs keep ganesh from the processor, that verdict is right,
+/// too: then it is asked who else is to blame.
+async fn assert_blamed(prometheus: &Prometheus, expected: &str, fault: impl AsyncFnOnce()) {
+    let since = unix_seconds();
+    fault().await;
+    scraped(prometheus).await;
+    let mut verdict = blamed(prometheus, since).await;
+    if verdict == CPU && machine_is_busy() {
+        verdict = blamed_besides(CPU, prometheus, since).await;
+    }
+    assert_eq!(verdict, expected);
+}
+
+/// On average over the last minute more could run than there are cores.
+fn machine_is_busy() -> bool {
+    let average = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
+    let average = average.split(' ').next().and_then(|one| one.parse().ok());
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    #[allow(clippy::cast_precision_loss, reason = "some cores")]
+    average.is_some_and(|average: f64| average > cores as f64)
 }
 
 #[tokio::test]
@@ -136,13 +169,13 @@ async fn a_locked_table_is_blamed_on_the_stage_store() {
     let ganesh = stack.serve(&[]).await;
     let _load = Load::start(&stack, &["--rate", "300"]);
     let prometheus = watched(&[&ganesh]).await;
-    let since = unix_seconds();
-    let lock = stack.lock("events", "ACCESS EXCLUSIVE").await;
-    ganesh.wait_for_metric(OLDEST, 2.0).await;
-    lock.rollback().await.unwrap();
-    stored(&ganesh, 600.0).await;
-    scraped(&prometheus).await;
-    assert_eq!(blamed(&prometheus, since).await, "store");
+    assert_blamed(&prometheus, "store", async || {
+        let lock = stack.lock("events", "ACCESS EXCLUSIVE").await;
+        ganesh.wait_for_metric(OLDEST, 2.0).await;
+        lock.rollback().await.unwrap();
+        stored(&ganesh, 600.0).await;
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -153,11 +186,9 @@ async fn a_slow_cache_is_blamed_on_the_stage_cache() {
     let ganesh = stack.serve(&[("REDIS_URL", &url)]).await;
     let _load = Load::start(&stack, &["--rate", "300"]);
     let prometheus = watched(&[&ganesh]).await;
-    let since = unix_seconds();
     proxy.behave(Manner::Delay(Duration::from_millis(150)));
-    stored(&ganesh, 1_500.0).await;
-    scraped(&prometheus).await;
-    assert_eq!(blamed(&prometheus, since).await, "cache");
+    let more = async || stored(&ganesh, 1_500.0).await;
+    assert_blamed(&prometheus, "cache", more).await;
 }
 
 #[tokio::test]
@@ -166,11 +197,9 @@ async fn a_stopped_cache_is_blamed_on_the_cache() {
     let ganesh = stack.serve(&[]).await;
     let _load = Load::start(&stack, &["--rate", "300"]);
     let prometheus = watched(&[&ganesh]).await;
-    let since = unix_seconds();
     stack.cache.pause();
-    stored(&ganesh, 1_500.0).await;
-    scraped(&prometheus).await;
-    assert_eq!(blamed(&prometheus, since).await, "cache");
+    let more = async || stored(&ganesh, 1_500.0).await;
+    assert_blamed(&prometheus, "cache", more).await;
     stack.cache.resume();
 }
 
@@ -206,24 +235,70 @@ async fn a_starved_process_is_blamed_on_its_cpu() {
     let ganesh = stack.serve(&[]).await;
     let _load = Load::start(&stack, &["--rate", "3000"]);
     let prometheus = watched(&[&ganesh]).await;
-    let mut verdicts = Vec::new();
-    // Other tests starve everybody now and then, so one clear verdict of three is enough.
-    for _ in 0..3 {
-        let since = unix_seconds();
-        let starved = Starved::of(ganesh.pid());
-        ganesh.wait_for_metric(OLDEST, 8.0).await;
-        scraped(&prometheus).await;
-        verdicts.push(blamed(&prometheus, since).await);
-        drop(starved);
-        if verdicts.last().is_some_and(|last| last == "CPU of ganesh") {
-            return;
+    let starved = Starved::of(ganesh.pid());
+    its_cpu_is_blamed(&prometheus).await;
+    drop(starved);
+}
+
+/// Waits until an operator who looks at the last seconds blames that.
+async fn its_cpu_is_blamed(prometheus: &Prometheus) {
+    eventually("CPU of ganesh is blamed", || async {
+        blamed(prometheus, unix_seconds() - 5.0).await == CPU
+    })
+    .await;
+}
+
+/// A program that uses up the one core which it leaves to a process, until it is dropped. The process
+/// can run nearly all the time, and does not.
+#[cfg(target_os = "linux")]
+struct Neighbour(std::process::Child);
+
+#[cfg(target_os = "linux")]
+impl Neighbour {
+    fn of(pid: u32) -> Self {
+        let run = |arguments: &[&str]| {
+            let mut command = std::process::Command::new(arguments[0]);
+            command.args(&arguments[1..]);
+            command.stdout(std::process::Stdio::null());
+            command
+        };
+        let busy = "while :; do :; done";
+        let neighbour = run(&["taskset", "-c", "0", "sh", "-c", busy]).spawn();
+        let on_its_core = ["taskset", "-a", "-c", "-p", "0", &pid.to_string()];
+        assert!(run(&on_its_core).status().unwrap().success());
+        for thread in std::fs::read_dir(format!("/proc/{pid}/task")).unwrap() {
+            let thread = thread.unwrap().file_name().into_string().unwrap();
+            // Every thread by itself.
+            assert!(
+                run(&["renice", "-n", "15", "-p", &thread])
+                    .status()
+                    .unwrap()
+                    .success()
+            );
         }
-        eventually("it has caught up", || async {
-            ganesh.metric(OLDEST).await < 1.0
-        })
-        .await;
+        Self(neighbour.unwrap())
     }
-    panic!("blamed: {verdicts:?}");
+}
+
+#[cfg(target_os = "linux")]
+impl Drop for Neighbour {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// Such a process is not busy: it sleeps, or waits for a processor.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_process_that_waits_for_a_processor_is_blamed_on_its_cpu() {
+    let stack = Stack::start().await;
+    let ganesh = stack.serve(&[]).await;
+    let _load = Load::start(&stack, &["--rate", "300"]);
+    let prometheus = watched(&[&ganesh]).await;
+    let neighbour = Neighbour::of(ganesh.pid());
+    its_cpu_is_blamed(&prometheus).await;
+    drop(neighbour);
 }
 
 #[tokio::test]
@@ -232,12 +307,12 @@ async fn a_flood_of_bad_messages_is_blamed_on_them() {
     let ganesh = stack.serve(&[]).await;
     let _load = Load::start(&stack, &["--rate", "300"]);
     let prometheus = watched(&[&ganesh]).await;
-    let since = unix_seconds();
     let _flood = Load::start(&stack, &["--rate", "300", "--invalid", "100"]);
-    let bad = "ganesh_messages_settled_total{outcome=\"dead_lettered\"}";
-    ganesh.wait_for_metric(bad, 1_000.0).await;
-    scraped(&prometheus).await;
-    assert_eq!(blamed(&prometheus, since).await, "dead letters");
+    assert_blamed(&prometheus, "dead letters", async || {
+        let before = ganesh.metric(BAD).await;
+        ganesh.wait_for_metric(BAD, before + 1_000.0).await;
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -262,8 +337,7 @@ async fn the_bars_of_dead_letters_add_up_to_the_letters_of_the_stream() {
     scraped(&prometheus).await;
     let since = unix_seconds();
     let flood = Load::start(&stack, &["--rate", "300", "--invalid", "50"]);
-    let bad = "ganesh_messages_settled_total{outcome=\"dead_lettered\"}";
-    ganesh.wait_for_metric(bad, 300.0).await;
+    ganesh.wait_for_metric(BAD, 300.0).await;
     drop(flood);
     stack.wait_until_drained().await;
     scraped(&prometheus).await;

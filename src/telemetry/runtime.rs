@@ -1,6 +1,9 @@
 //! What the tokio runtime and the operating system say about the process.
 
-use std::time::Duration;
+use std::collections::HashMap;
+use std::ffi::OsString;
+use std::fs::DirEntry;
+use std::time::{Duration, Instant};
 
 use metrics::Gauge;
 use tokio::runtime::Handle;
@@ -17,6 +20,7 @@ const SAMPLE_EVERY: Duration = Duration::from_secs(5);
 pub(crate) async fn watch(metrics: Metrics, stop: CancellationToken) {
     let monitor = RuntimeMonitor::new(&Handle::current());
     let mut intervals = monitor.intervals();
+    let mut waited = CpuWait::default();
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
@@ -24,7 +28,49 @@ pub(crate) async fn watch(metrics: Metrics, stop: CancellationToken) {
         }
         let interval = intervals.next().expect("it never ends");
         export_interval(&metrics, &interval);
+        metrics.runtime_cpu_wait_ratio.set(waited.longest_share());
     }
+}
+
+/// How long each thread of this process has waited for a processor while it could run.
+struct CpuWait {
+    by_thread: HashMap<OsString, Duration>,
+    at: Instant,
+}
+
+impl Default for CpuWait {
+    fn default() -> Self {
+        Self {
+            by_thread: waits(),
+            at: Instant::now(),
+        }
+    }
+}
+
+impl CpuWait {
+    /// The share of the time since the last call in which the thread that waited longest did.
+    fn longest_share(&mut self) -> f64 {
+        let before = std::mem::take(self);
+        let elapsed = self.at.duration_since(before.at).as_secs_f64();
+        let since = |(thread, wait): (&OsString, &Duration)| {
+            let earlier = before.by_thread.get(thread)?;
+            Some(wait.saturating_sub(*earlier))
+        };
+        let longest = self.by_thread.iter().filter_map(since).max();
+        (longest.unwrap_or(Duration::ZERO).as_secs_f64() / elapsed).clamp(0.0, 1.0)
+    }
+}
+
+/// By thread, as Linux has it: running, waiting, and time slices. Empty elsewhere.
+fn waits() -> HashMap<OsString, Duration> {
+    let threads = std::fs::read_dir("/proc/self/task").into_iter().flatten();
+    let wait = |thread: DirEntry| {
+        // It may have ended.
+        let times = std::fs::read_to_string(thread.path().join("schedstat")).ok()?;
+        let waiting = times.split_whitespace().nth(1)?.parse().ok()?;
+        Some((thread.file_name(), Duration::from_nanos(waiting)))
+    };
+    threads.flatten().filter_map(wait).collect()
 }
 
 fn export_interval(metrics: &Metrics, interval: &RuntimeMetrics) {

@@ -18,6 +18,8 @@ async fn runtime_and_process_are_measured() {
     );
     assert!(0.0 <= idlest && idlest <= mean && mean <= busiest && busiest <= 1.0);
     assert!(busiest > 0.0, "it answers us, and pulls");
+    let waits = ganesh.metric("ganesh_runtime_cpu_wait_ratio").await;
+    assert!((0.0..=1.0).contains(&waits), "{waits}");
     assert!(ganesh.metric("ganesh_runtime_tasks").await >= 10.0);
     // The gauge is read between these two.
     let before = std::fs::read_dir(format!("/proc/{}/fd", ganesh.pid())).unwrap();
