@@ -29,7 +29,7 @@ use support::collector::Collector;
 use support::{Stack, ganesh as command};
 
 /// Drained in each run.
-const MESSAGES: u64 = 300_000;
+const MESSAGES: u64 = 200_000;
 const PAIRS: usize = 5;
 /// P8: of throughput, and of processor time per message.
 const COST_MAX: f64 = 0.05;
