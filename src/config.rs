@@ -163,8 +163,10 @@ pub struct TelemetryConfig {
     pub(crate) trace_max_per_second: u32,
     pub service_name: String,
     pub resource_attributes: Vec<(String, String)>,
-    /// Jaeger's page and API.
+    /// Where traces are read.
     pub(crate) jaeger_url: Option<SecretUrl>,
+    /// Where links to traces lead; else to `jaeger_url`.
+    pub(crate) jaeger_ui_url: Option<SecretUrl>,
     /// Variables of OpenTelemetry that are set, and change nothing here.
     pub(crate) unread_variables: Vec<String>,
 }
@@ -374,7 +376,8 @@ impl TelemetryConfig {
             trace_baseline: r.integer("GANESH_TRACE_BASELINE", 0, 1_000_000_000),
             service_name,
             resource_attributes,
-            jaeger_url: r.optional_http_url("JAEGER_URL"),
+            jaeger_url: r.optional_url("JAEGER_URL", &["http"]),
+            jaeger_ui_url: r.optional_url("JAEGER_UI_URL", &["http", "https"]),
             unread_variables: r.unread_of_opentelemetry(),
         }
     }

@@ -49,6 +49,7 @@ pub(super) fn command() -> Command {
             "POSTGRES_URL",
             "REDIS_URL",
             "JAEGER_URL",
+            "JAEGER_UI_URL",
             "GANESH_ADMIN_ADDR",
             "GANESH_STREAM",
             "GANESH_CONSUMER",

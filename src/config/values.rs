@@ -159,10 +159,17 @@ impl Reader {
     }
 
     /// The URL of an HTTP server, or none. One behind a proxy has a path.
-    pub(super) fn optional_http_url(&mut self, env: &'static str) -> Option<SecretUrl> {
-        let expected = "a URL that starts with http://, without user, parameters and fragment";
-        self.optional(env, expected, |raw| {
-            let good = is_server_url(raw, &["http"], &PAGE_PARTS);
+    pub(super) fn optional_url(
+        &mut self,
+        env: &'static str,
+        schemes: &[&str],
+    ) -> Option<SecretUrl> {
+        let schemes_text = schemes.join(":// or ");
+        let expected = format!(
+            "a URL that starts with {schemes_text}://, without user, parameters and fragment"
+        );
+        self.optional(env, &expected, |raw| {
+            let good = is_server_url(raw, schemes, &PAGE_PARTS);
             good.then(|| SecretUrl::new(raw.to_owned()))
         })
     }

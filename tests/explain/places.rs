@@ -187,8 +187,10 @@ async fn jaeger_tells_the_stages_and_why_the_trace_was_kept() {
         "{answer:#}"
     );
     assert_eq!(not_asked(&answer), ["replica"], "{answer:#}");
-    // Jaeger names the message, before anything else is asked.
-    let by_trace = explain_with(&stack, &[id], &settings);
+    // Jaeger names the message, before anything else is asked. Its page can have another address.
+    let page = "https://traces.example.com/jaeger";
+    let by_trace = explain_with(&stack, &[id], &[settings[0], ("JAEGER_UI_URL", page)]);
+    assert_eq!(by_trace["trace"]["link"], format!("{page}/trace/{id}"));
     assert_eq!(by_trace["sequence"], 1, "{by_trace:#}");
     assert_eq!(by_trace["outcome"], "stored", "{by_trace:#}");
     let answer = explain_with(&stack, &["2"], &settings);

@@ -275,7 +275,11 @@ fn of_letters(story: &mut Story, inquiry: &Inquiry<'_>) {
 
 /// Where its trace is, for a browser.
 pub(super) fn link(inquiry: &Inquiry<'_>) -> Option<String> {
-    let url = inquiry.places.config.telemetry.jaeger_url.as_ref()?;
+    let config = &inquiry.places.config.telemetry;
+    let url = config
+        .jaeger_ui_url
+        .as_ref()
+        .or(config.jaeger_url.as_ref())?;
     inquiry.spans.as_ref()?;
     let id = inquiry.trace_id.as_ref()?;
     let url = url.expose().trim_end_matches('/');

@@ -168,6 +168,11 @@ const MISTAKES: &[(&str, &str, &[&str])] = &[
         "a URL that starts with http://",
         &["localhost:16686", "https://jaeger:16686"],
     ),
+    (
+        "JAEGER_UI_URL",
+        "a URL that starts with http:// or https://",
+        &["localhost:16686", "https://ganesh:secret@jaeger"],
+    ),
 ];
 
 /// Any text is one. Whether a folder can be used is seen later, and not by every subcommand.

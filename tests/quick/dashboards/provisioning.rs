@@ -8,7 +8,7 @@ use crate::support::monitoring::{dashboards, list, panels, text, word, yaml};
 
 const SOURCES: &str = "grafana/provisioning/datasources/datasources.yml";
 /// What docker-compose.yml and scripts/infrastructure/grafana/run put into Grafana's environment.
-const ENVIRONMENT: [&str; 2] = ["JAEGER_URL", "GRAFANA_POSTGRES_PASSWORD"];
+const ENVIRONMENT: [&str; 2] = ["JAEGER_UI_URL", "GRAFANA_POSTGRES_PASSWORD"];
 
 fn source(uid: &str) -> Value {
     let file = yaml(SOURCES);
@@ -52,7 +52,33 @@ fn exemplars_lead_to_jaegers_page() {
     };
     assert_eq!(to["name"], "trace_id");
     // As Grafana reads it: $NAME from its environment, $$ as one dollar.
-    assert_eq!(to["url"], "${JAEGER_URL}/trace/$${__value.raw}");
+    assert_eq!(to["url"], "${JAEGER_UI_URL}/trace/$${__value.raw}");
+}
+
+/// Compose and the script write the same variable into the dashboards.
+#[test]
+fn tables_lead_to_the_page_that_exemplars_lead_to() {
+    let compose = yaml("docker-compose.yml");
+    let services = &compose["services"];
+    let write = "s|http://localhost:16686|$$JAEGER_UI_URL|g";
+    let command = word(&services["dashboards"]["command"][0]);
+    assert!(command.contains(write), "{command}");
+    let script = text("scripts/infrastructure/grafana/run");
+    assert!(script.contains(&write.replace("$$", "$")), "{script}");
+    let page = &services["grafana"]["environment"]["JAEGER_UI_URL"];
+    for service in [&services["dashboards"], &compose["x-ganesh"]] {
+        assert_eq!(service["environment"]["JAEGER_UI_URL"], *page);
+    }
+    let mounts = |service: &str, volume: &str| {
+        let mounts = list(&services[service]["volumes"]);
+        mounts.iter().any(|mount| word(mount) == volume)
+    };
+    assert!(mounts("dashboards", "dashboards:/dashboards"));
+    assert!(mounts("grafana", "dashboards:/etc/grafana/dashboards:ro"));
+    for (name, dashboard) in dashboards() {
+        let other = dashboard.to_string().replace("http://localhost:16686", "");
+        assert!(!other.contains(":16686"), "{name}");
+    }
 }
 
 #[test]
