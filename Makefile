@@ -19,7 +19,7 @@ quick: ## Run the tests that need no server
 TEST_THREADS ?= 6
 # The servers of the tests have their data in memory where that leaves room for others: all tests together write
 # 9 GiB, in hundreds of databases with hundreds of files each.
-MEMORY_FOLDER = $(shell awk '/^MemAvailable:/ { exit $$2 < 14 * 1024 * 1024 }' /proc/meminfo 2>/dev/null && \
+MEMORY_FOLDER = $(shell awk '/^MemAvailable:/ { enough = $$2 > 14 * 1024 * 1024 } END { exit !enough }' /proc/meminfo 2>/dev/null && \
   df -kP /dev/shm 2>/dev/null | awk 'END { if ($$4 > 12 * 1024 * 1024) print "/dev/shm" }')
 
 test: fetch ## Run all tests against real NATS, Postgres and Redis, TEST_THREADS (6) at a time

@@ -44,6 +44,8 @@ pub enum Code {
     Resources,
     /// The server is shutting down, starting, or read-only.
     Unavailable,
+    /// Upkeep attaches a partition, and refuses rows of its time meanwhile.
+    Upkeep,
     /// A row broke a rule of its types or constraints.
     RejectedRow,
     /// The key is there already.
@@ -52,6 +54,13 @@ pub enum Code {
     Setup,
     /// An answer that ganesh does not understand.
     Response,
+}
+
+impl Code {
+    /// Of the transient ones, those that usually say something of the rows: a part of them may pass.
+    pub(crate) fn is_about_rows(self) -> bool {
+        matches!(self, Self::Conflict | Self::Timeout)
+    }
 }
 
 /// An error of a dependency.

@@ -40,6 +40,7 @@ pub(crate) mod write;
 pub(crate) use classify::{classify, sqlstate_in};
 pub use clock::ServerClock;
 pub use fates::MessageFate;
+pub use round::OnTransient;
 pub use row::Row;
 pub use statement::{RowOutcome, write_rows};
-pub use write::{EventWriter, FailureCause, OnTransient, WriteFailure, WriteOptions};
+pub use write::{EventWriter, FailureCause, WriteFailure, WriteOptions};

@@ -235,9 +235,15 @@ async fn a_starved_process_is_blamed_on_its_cpu() {
     let ganesh = stack.serve(&[]).await;
     let _load = Load::start(&stack, &["--rate", "3000"]);
     let prometheus = watched(&[&ganesh]).await;
+    its_cpu_is_not_blamed_yet(&prometheus).await;
     let starved = Starved::of(ganesh.pid());
     its_cpu_is_blamed(&prometheus).await;
     drop(starved);
+}
+
+async fn its_cpu_is_not_blamed_yet(prometheus: &Prometheus) {
+    let verdict = blamed(prometheus, unix_seconds() - 5.0).await;
+    assert!(verdict != CPU || machine_is_busy());
 }
 
 /// Waits until an operator who looks at the last seconds blames that.
@@ -264,6 +270,7 @@ impl Neighbour {
         };
         let busy = "while :; do :; done";
         let neighbour = run(&["taskset", "-c", "0", "sh", "-c", busy]).spawn();
+        let neighbour = Self(neighbour.unwrap());
         let on_its_core = ["taskset", "-a", "-c", "-p", "0", &pid.to_string()];
         assert!(run(&on_its_core).status().unwrap().success());
         for thread in std::fs::read_dir(format!("/proc/{pid}/task")).unwrap() {
@@ -276,7 +283,7 @@ impl Neighbour {
                     .success()
             );
         }
-        Self(neighbour.unwrap())
+        neighbour
     }
 }
 
@@ -296,6 +303,7 @@ async fn a_process_that_waits_for_a_processor_is_blamed_on_its_cpu() {
     let ganesh = stack.serve(&[]).await;
     let _load = Load::start(&stack, &["--rate", "300"]);
     let prometheus = watched(&[&ganesh]).await;
+    its_cpu_is_not_blamed_yet(&prometheus).await;
     let neighbour = Neighbour::of(ganesh.pid());
     its_cpu_is_blamed(&prometheus).await;
     drop(neighbour);

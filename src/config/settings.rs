@@ -160,7 +160,7 @@ pub const SETTINGS: &[Setting] = &[
     setting(Telemetry, "OTEL_SERVICE_NAME", "ganesh", "Resource attribute service.name; ganesh-produce for produce"),
     setting(Telemetry, "OTEL_RESOURCE_ATTRIBUTES", "", "Further resource attributes: key=value pairs, separated by commas"),
     setting(Telemetry, "JAEGER_URL", "", "URL of Jaeger, such as http://localhost:16686, from which ganesh explain reads traces; empty: it reads none"),
-    setting(Telemetry, "JAEGER_UI_URL", "", "URL of Jaeger's page for a browser: links to traces begin with it; empty: JAEGER_URL"),
+    setting(Telemetry, "JAEGER_UI_URL", "", "URL of Jaeger's page for a browser, without a slash at its end: links to traces begin with it; empty: JAEGER_URL"),
     setting(Produce, "GANESH_PRODUCE_RATE", "1000", "Messages a second; 0: as fast as they are acknowledged"),
     setting(Produce, "GANESH_PRODUCE_COUNT", "", "End after this many messages; of a few, print how to look them up"),
     setting(Produce, "GANESH_PRODUCE_DURATION", "", "End after this time, such as 30s or 5m; without it and --count: at Ctrl-C"),

@@ -1,5 +1,7 @@
 //! Tries to write one batch until its rows are decided. Gives up early when waiting would block other batches.
 
+use tokio::time::Instant;
+
 use super::scheduler::{BatchHistory, SeenFailures};
 use super::writer::Writer;
 use crate::backoff::Backoff;
@@ -87,7 +89,9 @@ impl SeenFailures {
         let evidence = |attempt| writer.storage.evidence_since(attempt);
         options.on_transient = self.transient.next_attempt(self.others_stored(writer));
         options.others_stored_by = match options.on_transient {
-            OnTransient::Blame => self.transient.first().and_then(evidence),
+            blame @ (OnTransient::BlameConflicts | OnTransient::BlameAll) => {
+                evidence(self.transient.evidence_begins(blame))
+            }
             OnTransient::Retry | OnTransient::Search => self.rejected_in_attempt.and_then(evidence),
         };
     }
@@ -99,7 +103,7 @@ impl SeenFailures {
                 let (newest, others_stored) =
                     (writer.storage.newest_attempt(), self.others_stored(writer));
                 self.transient
-                    .add(failure.error.code, newest, others_stored);
+                    .add(failure.error.code, newest, others_stored, Instant::now());
             }
             FailureCause::Unknown(attempt) => self.rejected_in_attempt = Some(attempt),
         }

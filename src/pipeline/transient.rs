@@ -3,6 +3,8 @@
 //! conflict or the time limit of statements. No room, a lock that somebody holds, or a server that does not
 //! write usually say nothing of the rows, so somebody gets an hour to mend that. Pure.
 
+use tokio::time::Instant;
+
 use crate::error::Code;
 use crate::storage::OnTransient;
 
@@ -17,45 +19,72 @@ const ATTEMPTS_MIN: u32 = 10;
 /// Nor before others were stored so often between two attempts. Once may be the end of one outage before
 /// the next one.
 const OTHERS_STORED_MIN: u32 = 2;
-
-/// The same where the code usually says nothing of the rows, such as a full disk: an hour, as a parked batch
-/// is tried every 5 s.
-const ATTEMPTS_OF_SERVER_MIN: u32 = 720;
+/// The same, and the time, where the code usually says nothing of the rows, such as a full disk. One that is
+/// parked alone is tried every 5 s, and behind a lock after 25 s more.
+const ATTEMPTS_OF_SERVER_MIN: u32 = 100;
 const OTHERS_STORED_OF_SERVER_MIN: u32 = 100;
+const SECONDS_OF_SERVER_MIN: u32 = 3_600;
 
 /// What the attempts at a batch showed that failed with such a code.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct TransientFailures {
-    attempts: u32,
-    /// After how many of them others were stored.
-    others_stored: u32,
-    /// The newest attempt of any writer when the first one of these and the last one had failed.
+    all: Repeated,
+    /// Those whose code usually says something of the rows.
+    about_rows: Repeated,
+    /// Those whose code usually says something of the server.
+    about_server: Repeated,
+    /// When the first of those had failed, and how long after it the last one.
+    server_failed_at: Option<Instant>,
+    server_lasted_seconds: u32,
+    /// The newest attempt of any writer when the first one of all and the last one had failed.
     first: u64,
     last: u64,
-    /// Its code usually says something of the rows: a part of them may pass.
-    is_about_rows: bool,
-    /// Its code says that the server writes nothing for now, whatever the rows.
-    is_about_server: bool,
+    last_code: Option<Code>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Repeated {
+    attempts: u32,
+    /// Before how many of them, but the first one of all, others were stored since the failure before.
+    others_stored: u32,
+}
+
+impl Repeated {
+    fn add(&mut self, others_stored: bool) {
+        self.attempts = self.attempts.saturating_add(1);
+        self.others_stored += u32::from(others_stored);
+    }
 }
 
 impl TransientFailures {
-    /// Notes a failed attempt. `newest`: the newest attempt of any writer; `others_stored`: whether one
-    /// since [`Self::last`] has stored a row.
-    pub(crate) fn add(&mut self, code: Code, newest: u64, others_stored: bool) {
-        if self.attempts == 0 {
+    /// Notes an attempt that failed at `now`. `newest`: the newest attempt of any writer; `others_stored`:
+    /// whether one since [`Self::last`] has stored a row.
+    pub(crate) fn add(&mut self, code: Code, newest: u64, others_stored: bool, now: Instant) {
+        let is_first = self.all.attempts == 0;
+        if is_first {
             self.first = newest;
-        } else {
-            self.others_stored += u32::from(others_stored);
         }
-        self.attempts = self.attempts.saturating_add(1);
-        self.last = newest;
-        self.is_about_rows = matches!(code, Code::Conflict | Code::Timeout);
-        self.is_about_server = matches!(code, Code::Unavailable | Code::Connection);
+        let others_stored = others_stored && !is_first;
+        self.all.add(others_stored);
+        if code.is_about_rows() {
+            self.about_rows.add(others_stored);
+        } else if code != Code::Upkeep {
+            self.about_server.add(others_stored);
+            let began = *self.server_failed_at.get_or_insert(now);
+            let seconds = now.duration_since(began).as_secs();
+            self.server_lasted_seconds = seconds.try_into().unwrap_or(u32::MAX);
+        }
+        (self.last, self.last_code) = (newest, Some(code));
     }
 
-    /// Evidence that others are stored is asked for since this attempt.
-    pub(crate) fn first(&self) -> Option<u64> {
-        (self.attempts > 0).then_some(self.first)
+    /// Since which attempt others have to be stored, so that rows are blamed.
+    pub(crate) fn evidence_begins(&self, blame: OnTransient) -> u64 {
+        if blame == OnTransient::BlameAll {
+            // An outage can have begun an hour after the first failure.
+            self.last
+        } else {
+            self.first
+        }
     }
 
     /// The same since the last failure.
@@ -66,22 +95,29 @@ impl TransientFailures {
     /// Whether nobody was stored between the failures, as in an outage of all. Such rows are tried at once
     /// when others are stored: at most once, so that rows are blamed no sooner.
     pub(crate) fn are_of_an_outage(&self) -> bool {
-        self.attempts > 0 && self.others_stored == 0
+        self.all.attempts > 0 && self.all.others_stored == 0
     }
 
     /// How the next attempt takes such an answer.
     pub(crate) fn next_attempt(&self, others_stored: bool) -> OnTransient {
-        let often = self.others_stored + u32::from(others_stored);
-        let (attempts_min, others_stored_min) = if self.is_about_rows {
-            (ATTEMPTS_MIN, OTHERS_STORED_MIN)
-        } else {
-            (ATTEMPTS_OF_SERVER_MIN, OTHERS_STORED_OF_SERVER_MIN)
-        };
-        let is_lasting = self.attempts >= attempts_min && often >= others_stored_min;
-        let is_third = self.attempts == ATTEMPTS_IN_PLACE && (self.is_about_rows || often > 0);
-        if is_lasting {
-            OnTransient::Blame
-        } else if is_third || self.attempts > ATTEMPTS_IN_PLACE && others_stored {
+        let Self {
+            all,
+            about_rows,
+            about_server,
+            ..
+        } = self;
+        let is_about_rows = self.last_code.is_some_and(Code::is_about_rows);
+        let often = |kind: &Repeated| kind.others_stored + u32::from(others_stored);
+        let is_third = all.attempts == ATTEMPTS_IN_PLACE && (is_about_rows || often(all) > 0);
+        if others_stored
+            && about_server.attempts >= ATTEMPTS_OF_SERVER_MIN
+            && about_server.others_stored >= OTHERS_STORED_OF_SERVER_MIN
+            && self.server_lasted_seconds >= SECONDS_OF_SERVER_MIN
+        {
+            OnTransient::BlameAll
+        } else if about_rows.attempts >= ATTEMPTS_MIN && often(about_rows) >= OTHERS_STORED_MIN {
+            OnTransient::BlameConflicts
+        } else if is_third || all.attempts > ATTEMPTS_IN_PLACE && others_stored {
             OnTransient::Search
         } else {
             OnTransient::Retry
@@ -91,25 +127,37 @@ impl TransientFailures {
     /// Whether the writer goes on to others. If these cannot be stored either, it waits with its batch for
     /// longer, and goes on as soon as the server does.
     pub(crate) fn is_to_be_parked(&self, others_stored: bool) -> bool {
-        let in_place = if self.is_about_server {
+        let server_writes_nothing =
+            matches!(self.last_code, Some(Code::Unavailable | Code::Connection));
+        let in_place = if server_writes_nothing {
             ATTEMPTS_OF_SERVER_IN_PLACE
         } else {
             ATTEMPTS_IN_PLACE
         };
-        self.attempts >= in_place && self.next_attempt(others_stored) == OnTransient::Retry
+        self.all.attempts >= in_place && self.next_attempt(others_stored) == OnTransient::Retry
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
 
+    /// One attempt every 36 s.
     fn failed(attempts: u32, code: Code, others_stored: bool) -> TransientFailures {
         let mut failures = TransientFailures::default();
-        for newest in 1..=attempts {
-            failures.add(code, newest.into(), others_stored);
-        }
+        add(&mut failures, attempts, code, others_stored);
         failures
+    }
+
+    fn add(failures: &mut TransientFailures, attempts: u32, code: Code, others_stored: bool) {
+        let began = failures.server_failed_at.unwrap_or_else(Instant::now);
+        for _ in 0..attempts {
+            let number = failures.all.attempts + 1;
+            let now = began + Duration::from_secs(36) * number;
+            failures.add(code, number.into(), others_stored, now);
+        }
     }
 
     #[test]
@@ -120,7 +168,7 @@ mod tests {
             (3, false, OnTransient::Search),
             (4, true, OnTransient::Retry),
             (9, true, OnTransient::Retry),
-            (10, true, OnTransient::Blame),
+            (10, true, OnTransient::BlameConflicts),
             (1_000, false, OnTransient::Retry),
         ] {
             let failures = failed(attempts, Code::Conflict, others_stored);
@@ -150,22 +198,41 @@ mod tests {
     }
 
     #[test]
-    fn rows_for_which_a_server_is_short_of_something_are_blamed_after_an_hour_in_which_others_were_stored()
+    fn rows_for_which_a_server_is_short_of_something_are_blamed_after_an_hour_while_others_are_stored()
      {
         for code in [Code::Resources, Code::Unavailable] {
-            assert_ne!(
-                failed(719, code, true).next_attempt(true),
-                OnTransient::Blame
-            );
             assert_eq!(
-                failed(720, code, true).next_attempt(false),
-                OnTransient::Blame
+                failed(100, code, true).next_attempt(true),
+                OnTransient::Search
             );
-            // Nothing else was stored: the server is to blame.
-            assert_ne!(
-                failed(10_000, code, false).next_attempt(true),
-                OnTransient::Blame
-            );
+            let hour = failed(101, code, true);
+            assert_eq!(hour.next_attempt(true), OnTransient::BlameAll);
+            assert_eq!(hour.evidence_begins(OnTransient::BlameAll), 101);
+            // An outage of all has begun since.
+            assert_eq!(hour.next_attempt(false), OnTransient::Retry);
+            let mut outage = failed(50, code, true);
+            add(&mut outage, 1_000, code, false);
+            assert_eq!(outage.next_attempt(true), OnTransient::Search);
+            let mut quick = failed(1, code, true);
+            for number in 2..=1_000 {
+                quick.add(code, number, true, Instant::now());
+            }
+            assert_eq!(quick.next_attempt(true), OnTransient::Search);
         }
+    }
+
+    #[test]
+    fn one_conflict_among_failures_of_the_server_blames_no_row() {
+        let mut failures = failed(50, Code::Resources, true);
+        add(&mut failures, 9, Code::Timeout, true);
+        assert_eq!(failures.next_attempt(true), OnTransient::Search);
+        add(&mut failures, 1, Code::Timeout, true);
+        assert_eq!(failures.next_attempt(true), OnTransient::BlameConflicts);
+    }
+
+    #[test]
+    fn upkeep_is_waited_for_however_long() {
+        let failures = failed(10_000, Code::Upkeep, true);
+        assert_eq!(failures.next_attempt(true), OnTransient::Search);
     }
 }

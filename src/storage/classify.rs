@@ -40,11 +40,10 @@ fn by_sqlstate(state: &str, constraint: Option<&str>) -> (Class, Code) {
         "23505" => return (Class::Transient, Code::Duplicate),
         // A row that met a partition being attached: the constraint has no name then.
         "23514" if constraint.is_none() => return (Class::Transient, Code::Conflict),
-        // Upkeep refuses the row for now: no fault of the row's.
         "23514" if constraint == Some(exclusion::CONSTRAINT) => {
-            return (Class::Transient, Code::Resources);
+            return (Class::Transient, Code::Upkeep);
         }
-        // lock_not_available: somebody holds a lock for longer than lock_timeout. No fault of the row's.
+        // lock_not_available: somebody holds a lock for longer than lock_timeout.
         "55P03" => return (Class::Transient, Code::Resources),
         // query_canceled: statement_timeout.
         "57014" => return (Class::Transient, Code::Timeout),

@@ -9,11 +9,34 @@ use strum::VariantArray as _;
 use super::bisection::Bisection;
 use super::row::Row;
 use super::statement::RowOutcome;
-use super::write::{
-    AttemptError, EventWriter, FailureCause, OnTransient, WriteFailure, WriteOptions,
-};
+use super::write::{AttemptError, EventWriter, FailureCause, WriteFailure, WriteOptions};
 use crate::error::{Class, Code};
 use crate::labels::WriteMethod;
+
+/// What an answer with a transient code means for the rows.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum OnTransient {
+    /// Nothing: the same rows are tried again.
+    #[default]
+    Retry,
+    /// Some of the rows may be to blame: each part is tried, and those that fail alone stay undecided.
+    Search,
+    /// The same. Those that fail alone with a conflict or by the time limit are to blame, if others were stored.
+    BlameConflicts,
+    /// The same, whatever the code.
+    BlameAll,
+}
+
+impl OnTransient {
+    /// Whether a row that fails alone with this code is to blame, if others were stored.
+    pub(super) fn blames(self, code: Code) -> bool {
+        match self {
+            Self::Retry | Self::Search => false,
+            Self::BlameConflicts => code.is_about_rows(),
+            Self::BlameAll => code != Code::Upkeep,
+        }
+    }
+}
 
 /// Rows that are too much for the server alone, one after the other without a stored one between them. Then
 /// the rest is not tried: where everybody waits for a lock, each part would take the whole time limit.
@@ -167,7 +190,7 @@ impl Round {
             let is_to_blame = if is_unknown {
                 others_stored_by || self.stored_by[failed.method as usize]
             } else {
-                others_stored_by && self.options.on_transient == OnTransient::Blame
+                others_stored_by && self.options.on_transient.blames(failed.error.code)
             };
             if is_to_blame {
                 outcomes[places[row]] = Some(RowOutcome::Rejected(failed.error.detail));

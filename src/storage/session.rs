@@ -19,7 +19,7 @@ const SETTINGS: [(&str, &[&str]); 13] = [
     ("synchronous_commit", &["on", "remote_apply"]),
     // STATEMENT_TIMEOUT, as Postgres shows it.
     ("statement_timeout", &["30s"]),
-    // Below it, so that a wait for a lock has a code of its own: it is no fault of the rows.
+    // Below it, so that a wait for a lock has a code of its own: it seldom is the fault of the rows.
     ("lock_timeout", &["25s"]),
     // By this name replicas find each other's statements under way (fates.rs).
     ("application_name", &["ganesh"]),

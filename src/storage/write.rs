@@ -15,6 +15,7 @@ use super::clock::ServerClock;
 use super::deadline::{Deadline, LentConnection};
 use super::fates::MAY_BE_DECIDED;
 use super::part_limit::PartLimit;
+use super::round::OnTransient;
 use super::row::Row;
 use super::statement::{RowOutcome, write_rows};
 use super::trials::OwnTrials;
@@ -67,18 +68,6 @@ pub struct WriteOptions {
     pub others_stored_by: Option<WriteMethod>,
     /// What an answer means whose code passes by itself elsewhere.
     pub on_transient: OnTransient,
-}
-
-/// What an answer with a transient code means for the rows.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum OnTransient {
-    /// Nothing: the same rows are tried again.
-    #[default]
-    Retry,
-    /// Some of the rows may be to blame: each part is tried, and those that fail alone stay undecided.
-    Search,
-    /// The same, and those that fail alone are to blame, if others were stored.
-    Blame,
 }
 
 impl EventWriter {

@@ -198,7 +198,7 @@ table! {
     runtime_busy_ratio: Gauge = "ganesh_runtime_busy_ratio" [worker: BusyWorker];
 
     /// Share of the last 5 s in which the thread that waited longest could run and had no processor, 0
-    /// to 1: other processes have them, or a limit on CPU is reached. Linux says so; 0 elsewhere.
+    /// to 1: other processes have them, or a limit on CPU is reached. Measured on Linux only; 0 elsewhere.
     runtime_cpu_wait_ratio: Gauge = "ganesh_runtime_cpu_wait_ratio";
 
     /// Tasks of the tokio runtime that have not ended.

@@ -184,7 +184,9 @@ async fn what_failed_while_nobody_was_stored_is_tried_at_once_when_others_are_an
     let (first, _, work) = scene.next().await;
     assert_eq!(first, 1);
     let mut failures = SeenFailures::default();
-    failures.transient.add(Code::Resources, 1, false);
+    failures
+        .transient
+        .add(Code::Resources, 1, false, Instant::now());
     scene
         .scheduler
         .park_again(work.batch, work.history, failures, true);
@@ -198,7 +200,9 @@ async fn what_failed_while_nobody_was_stored_is_tried_at_once_when_others_are_an
         let (again, _, work) = scene.next().await;
         assert_eq!(again, 1);
         assert_eq!(began.elapsed().is_zero(), is_tried_at_once);
-        failures.transient.add(Code::Resources, 2, true);
+        failures
+            .transient
+            .add(Code::Resources, 2, true, Instant::now());
         scene
             .scheduler
             .park_again(work.batch, work.history, failures, true);

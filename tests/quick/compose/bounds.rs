@@ -38,7 +38,7 @@ fn every_service_has_a_memory_limit_a_log_limit_and_comes_back() {
             "{name}"
         );
         assert_eq!(options["max-file"], "3", "{name}");
-        // One has an end.
+        // It runs once.
         let restart = if name == "dashboards" {
             "no"
         } else {
