@@ -100,8 +100,8 @@ async fn an_event_that_meets_what_a_dead_replica_left_waits_and_is_stored() {
         ..event("early")
     };
     publish(&stack.jetstream().await, &[early, event("now")]).await;
-    let conflicts = "ganesh_dependency_errors_total{dependency=\"postgres\",code=\"resources\"}";
-    ganesh.wait_for_metric(conflicts, 1.0).await;
+    let refused = "ganesh_dependency_errors_total{dependency=\"postgres\",code=\"upkeep\"}";
+    ganesh.wait_for_metric(refused, 1.0).await;
     assert_eq!(stack.dead_letters().await, 0);
     // The next round of upkeep.
     make_ahead(&stack.pool, PartitionInterval::Day, Timestamp::now())
