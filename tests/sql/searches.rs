@@ -14,12 +14,13 @@ use super::{APART_MICROS, EVENTS, START_MICROS, filled};
 
 const LIMIT: usize = 100;
 
-fn at(event: i64) -> Timestamp {
+/// The time of an event.
+pub fn at(event: i64) -> Timestamp {
     Timestamp::from_micros(START_MICROS + event * APART_MICROS)
 }
 
 /// Of each partition, how many rows and entries of indexes were read, and whether without an index.
-async fn read(pool: &PgPool) -> BTreeMap<String, (i64, bool)> {
+pub async fn read(pool: &PgPool) -> BTreeMap<String, (i64, bool)> {
     pool.execute("SELECT pg_stat_force_next_flush()")
         .await
         .unwrap();
