@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use base64::Engine as _;
+use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use percent_encoding::{NON_ALPHANUMERIC, percent_encode};
 
 use super::client::{get, store};
@@ -201,6 +203,18 @@ const HOSTILE: &[&str] = &[
     "a\r\nX-Injected: 1",
 ];
 
+/// A cursor that no page gave out: its form, and what follows.
+fn cursor(form: u8, parts: &[&[u8]]) -> String {
+    BASE64_URL_SAFE_NO_PAD.encode([&[form][..], &parts.concat()].concat())
+}
+
+/// One that has this text as source and as id.
+fn cursor_at(micros: i64, text: &str) -> String {
+    let length = u16::try_from(text.len()).unwrap().to_be_bytes();
+    let (time, text) = (micros.to_be_bytes(), text.as_bytes());
+    cursor(1, &[&time, &length, text, text])
+}
+
 #[tokio::test]
 async fn hostile_values_are_values() {
     let stack = Stack::start().await;
@@ -234,11 +248,22 @@ async fn hostile_values_are_values() {
             assert_eq!(answer.header("x-injected"), None);
             assert!(began.elapsed() < Duration::from_secs(4), "{target}");
         }
+        for target in [
+            format!("events?cursor={}", cursor_at(i64::MIN, hostile)),
+            format!("events?cursor={}", cursor_at(0, hostile)),
+            format!("subjects?cursor={}", cursor(2, &[b"~", hostile.as_bytes()])),
+        ] {
+            let answer = get(&ganesh, &format!("/v1/{target}")).await;
+            let is_empty = ["[]", "{\"subjects\":[]}"].contains(&answer.body.as_str());
+            assert!(answer.status == 400 || is_empty, "{target}: {answer:?}");
+        }
         for path in [
             format!("/v1/subjects?prefix={value}"),
             format!("/v1/subjects/{value}/latest"),
             format!("/v1/events/{value}?source={value}"),
             format!("/v1/stats?group_by={value}"),
+            format!("/v1/explain?what={value}&as=subject"),
+            format!("/v1/explain?what={value}&as=id&source={value}"),
         ] {
             // A URL library may take %2E%2E for the folder above.
             let answer = get(&ganesh, &path).await;

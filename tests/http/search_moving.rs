@@ -1,4 +1,5 @@
-//! Pages while events arrive, and partitions come and go: nothing twice, and nothing missing that was there.
+//! Pages of events and of subjects while events arrive, and partitions come and go: nothing twice, and nothing
+//! missing that was there.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -117,4 +118,52 @@ async fn pages_miss_and_repeat_nothing_while_events_arrive_and_partitions_change
     let before = count().await;
     tokio::join!(arriving, reading, changing);
     assert!(count().await > before + 5, "rows have moved");
+}
+
+#[tokio::test]
+async fn subjects_are_listed_once_while_events_of_them_and_of_others_arrive() {
+    let stack = Stack::start().await;
+    let ganesh = stack.serve(&[]).await;
+    let of = |subject: String, i: i64| Event {
+        time: in_days(i % 3),
+        subject: Some(subject),
+        ..event(&format!("e-{i}"))
+    };
+    let there: Vec<Event> = (0..300).map(|i| of(format!("s-{i:03}"), i)).collect();
+    store(&stack, &there).await;
+    let jetstream = stack.jetstream().await;
+    let is_over = AtomicBool::new(false);
+    let arriving = async {
+        let mut i = 300;
+        while i < 6_000 && !is_over.load(Ordering::Relaxed) {
+            // Between those that are there, and newer events of these.
+            let some = (i..i + 20).map(|i| match i % 2 {
+                0 => of(format!("s-{:03}", i * 7 % 300), i),
+                _ => of(format!("s-{:03}-{i}", i * 7 % 300), i),
+            });
+            publish(&jetstream, &some.collect::<Vec<_>>()).await;
+            i += 20;
+        }
+        i
+    };
+    let reading = async {
+        for _ in 0..3 {
+            let mut seen: Vec<String> = Vec::new();
+            let mut path = Some("/v1/subjects?limit=20".to_owned());
+            while let Some(asked) = path {
+                let page = page_of(&ganesh, &asked).await;
+                for listed in page.json()["subjects"].as_array().unwrap() {
+                    seen.push(listed["subject"].as_str().unwrap().to_owned());
+                }
+                path = next_of(&page);
+            }
+            assert!(seen.is_sorted_by(|a, b| a < b), "out of order: {seen:?}");
+            for event in &there {
+                assert!(seen.contains(event.subject.as_ref().unwrap()), "{event:?}");
+            }
+        }
+        is_over.store(true, Ordering::Relaxed);
+    };
+    let (arrived, ()) = tokio::join!(arriving, reading);
+    assert!(arrived > 400, "{arrived} arrived");
 }

@@ -1,17 +1,19 @@
 //! Reads whose length the caller chooses, over rows that take long: they end, and whose fault that is.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ganesh::config::PartitionInterval;
 use ganesh::event::Timestamp;
 use ganesh::storage::partitions::{Partition, make_ahead, partition_of};
 use sqlx::Executor;
+use tokio::io::AsyncWriteExt;
+use tokio::net::TcpStream;
 use tokio::time::sleep;
 
 use super::client::get;
 use super::search::next_of;
-use crate::support::{Ganesh, Stack};
+use crate::support::{Ganesh, Stack, eventually};
 
 const HOUR: i64 = 3_600_000_000;
 
@@ -208,6 +210,48 @@ async fn partitions_are_made_while_clients_read_the_default_one_all_the_time() {
             is_over.store(true, Ordering::Relaxed);
         };
         tokio::join!(reading(), reading(), making);
+    }
+    assert_none_failed(&ganesh).await;
+}
+
+/// Statements of ganesh that Postgres is running.
+async fn running(stack: &Stack) -> i64 {
+    let running = "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() \
+         AND application_name = 'ganesh' AND state = 'active' AND query LIKE '%date_bin%'";
+    let running = sqlx::query_scalar(running).fetch_one(&stack.pool);
+    running.await.unwrap()
+}
+
+#[tokio::test]
+async fn clients_that_leave_before_their_answer_give_turns_and_connections_back() {
+    let stack = Stack::start().await;
+    let ganesh = serve(&stack, 100).await;
+    insert(&stack, 100, "now() - n * interval '1 ms'").await;
+    let address = ganesh.api.trim_start_matches("http://");
+    // More often than there are connections to Postgres.
+    for _ in 0..12 {
+        let mut clients = Vec::new();
+        for _ in 0..2 {
+            let mut client = TcpStream::connect(address).await.unwrap();
+            let counts = b"GET /v1/stats HTTP/1.1\r\nHost: h\r\n\r\n";
+            client.write_all(counts).await.unwrap();
+            clients.push(client);
+        }
+        eventually("both have their turns", || async {
+            running(&stack).await == 2
+        })
+        .await;
+        drop(clients);
+        let began = Instant::now();
+        let old = get(&ganesh, "/v1/events?to=2020-01-01T00:00:00Z").await;
+        assert_eq!(old.status, 200, "{old:?}");
+        // Whoever waits for such counts to end waits longer.
+        let waited = began.elapsed();
+        assert!(waited < Duration::from_millis(1_500), "{waited:?}");
+        eventually("Postgres has ended what nobody waits for", || async {
+            running(&stack).await == 0
+        })
+        .await;
     }
     assert_none_failed(&ganesh).await;
 }
