@@ -7,6 +7,7 @@
 
 pub(crate) mod admin;
 mod answers;
+mod cache_status;
 mod connections;
 mod cursor;
 mod documentation;

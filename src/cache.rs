@@ -1,11 +1,11 @@
-//! Dragonfly or Redis: the newest state of the subjects that are read. A cache, never the truth.
+//! Dragonfly or Redis: the newest state of the subjects that are read, and single events. A cache, never the truth.
 //!
 //! ```text
 //!  store stage ── commit ──▶ write_committed ── replaces older states, removes leases ──▶ ack
 //!                                 │ failed or skipped: the epoch advances first
 //!  HTTP read ──▶ latest ── hit ───┴──────────────────────────────────────────▶ answer
-//!                   │ nothing: lease ──▶ Postgres ──▶ state in the lease's place ──▶ answer
-//!                   └ away, slow, epoch unknown: Postgres ────────────────────────▶ answer
+//!                event  │ nothing: lease ──▶ Postgres ──▶ answer in the lease's place ──▶ answer
+//!                       └ away, slow, epoch unknown: Postgres ────────────────────────▶ answer
 //! ```
 //!
 //! Why a read that starts a second after an acknowledgement never gets an older state:
@@ -13,13 +13,18 @@
 //! 1. Keys carry an epoch, a row in Postgres that only grows. A reader goes by an epoch that was
 //!    current less than a second ago, a writer by one that it read after its commit.
 //! 2. Reader's epoch later than writer's: all its keys were filled from Postgres after the commit.
-//! 3. The same epoch: the writer replaced the state, or removed the lease of whoever might put
-//!    an older one there, or found no key, and then whoever fills it asks Postgres later.
+//! 3. The same epoch: the writer replaced the state, or removed the answer that there is none, or the
+//!    lease of whoever might put an older one there, or found no key, and then whoever fills it asks
+//!    Postgres later.
 //! 4. The reader's epoch is never the earlier one, because the second has passed.
 //! 5. Where a write failed, was late or was skipped, the epoch advanced before the
 //!    acknowledgement, so that 2 holds.
 //! 6. An epoch belongs to one process of the cache server. What another process holds, restarted
 //!    on an old snapshot or promoted from a lagging replica, is under no epoch that is used.
+//!
+//! No write touches the answer to a question for one event. One that names `source` and `time` names one row,
+//! which does not change, and is kept for a minute. Any other one (the newest of an id, or none) ends with
+//! its lease, a second after that was taken, and Postgres was asked after it was taken.
 //!
 //! Not covered, as docs/RELIABILITY.md says: data put back into a running server by hand (`RESTORE`,
 //! `DEBUG LOAD`), which it does not tell.
@@ -68,7 +73,7 @@ pub struct Cache(Arc<CacheParts>);
 struct CacheParts {
     client: redis::Client,
     scripts: Scripts,
-    ttl_secs: u64,
+    ttl: Duration,
     reads: Reads,
     metrics: Metrics,
     health: Health,
@@ -100,7 +105,7 @@ impl Cache {
         Ok(Self(Arc::new(CacheParts {
             client: redis::Client::open(config.url.expose())?,
             scripts: Scripts::new(),
-            ttl_secs: config.ttl.as_secs(),
+            ttl: config.ttl,
             reads,
             metrics,
             health,

@@ -7,13 +7,12 @@ use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::{RawPathParams, State};
 use axum::http::header::LINK;
 use axum::http::{HeaderMap, HeaderValue, Uri};
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::openapi::{EventById, Problems};
 use super::problem::Problem;
-use super::{Api, parameters};
-use crate::event::to_json;
+use super::{Api, cache_status, parameters};
 use crate::storage::queries::{Alternate, EventKey};
 
 /// Clients refuse heads that are longer than 8 to 16 KiB.
@@ -55,13 +54,16 @@ pub(super) async fn by_id(
             .map(|time| parameters::time("time", &time))
             .transpose()?,
     };
-    let found = api.reads.event_by_id(&key).await;
-    let found = found.map_err(|error| api.failed(&error))?;
-    let (found, others) = found.ok_or_else(|| Problem::not_found("no such event"))?;
-    let mut response = api.event_response(&headers, to_json(&found.event))?;
-    if let Some(links) = links(&id, &others) {
+    let answer = api.cache.event(&key).await;
+    let answer = answer.map_err(|error| api.failed(&error))?;
+    let mut response = match answer.event {
+        Some(event) => api.event_response(&headers, event)?,
+        None => Problem::not_found("no such event").into_response(),
+    };
+    if let Some(links) = links(&id, &answer.others) {
         response.headers_mut().insert(LINK, links);
     }
+    cache_status::say(response.headers_mut(), answer.origin);
     Ok(response)
 }
 

@@ -102,21 +102,30 @@ pub(super) struct EventById;
 /// The same, as `GET /v1/subjects/{subject}/latest` does.
 pub(super) struct LatestEvent;
 
+const CACHE_HEADERS: [(&str, Type, &str); 2] = [
+    (
+        "Cache-Status",
+        Type::String,
+        "Where the answer comes from (RFC 9211)",
+    ),
+    ("Age", Type::Integer, "Seconds since the cache was given it"),
+];
+
 impl IntoResponses for EventById {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
-        let link = "Others that match: `rel=\"alternate\"`";
-        event_responses([("Link", Type::String, link)])
+        let link = (
+            "Link",
+            Type::String,
+            "Others that match: `rel=\"alternate\"`",
+        );
+        let [status, age] = CACHE_HEADERS;
+        event_responses([link, status, age])
     }
 }
 
 impl IntoResponses for LatestEvent {
     fn responses() -> BTreeMap<String, RefOr<Response>> {
-        let status = "Where the answer comes from (RFC 9211)";
-        let age = "Seconds since the cache was given it";
-        event_responses([
-            ("Cache-Status", Type::String, status),
-            ("Age", Type::Integer, age),
-        ])
+        event_responses(CACHE_HEADERS)
     }
 }
 

@@ -1,11 +1,9 @@
 //! `GET /v1/subjects`: which subjects there are. `GET /v1/subjects/{subject}/latest`: the newest event of one.
 
-use std::time::Duration;
-
 use axum::extract::rejection::RawPathParamsRejection;
 use axum::extract::{RawPathParams, State};
-use axum::http::header::{AGE, HeaderName, LINK};
-use axum::http::{HeaderMap, HeaderValue, Uri};
+use axum::http::header::LINK;
+use axum::http::{HeaderMap, Uri};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use utoipa::ToSchema;
@@ -13,12 +11,9 @@ use utoipa::ToSchema;
 use super::openapi::{LatestEvent, Problems};
 use super::pages::{self, PageParameters};
 use super::problem::Problem;
-use super::{Api, cursor, parameters};
-use crate::cache::Origin;
+use super::{Api, cache_status, cursor, parameters};
 use crate::storage::subjects::SubjectSearch;
 
-/// RFC 9211.
-const CACHE_STATUS: HeaderName = HeaderName::from_static("cache-status");
 /// How a list becomes one that takes less time.
 const SHORTER: &str = "ask for a smaller limit";
 
@@ -106,21 +101,6 @@ pub(super) async fn latest(
         Some(event) => api.event_response(&headers, event)?,
         None => Problem::not_found("no event has this subject").into_response(),
     };
-    let (status, age) = describe(answer.origin);
-    let headers = response.headers_mut();
-    headers.insert(CACHE_STATUS, HeaderValue::from_static(status));
-    if let Some(age) = age {
-        headers.insert(AGE, HeaderValue::from(age.as_secs()));
-    }
+    cache_status::say(response.headers_mut(), answer.origin);
     Ok(response)
-}
-
-fn describe(origin: Origin) -> (&'static str, Option<Duration>) {
-    match origin {
-        Origin::Hit { age } => ("ganesh; hit", Some(age)),
-        Origin::Collapsed { age } => ("ganesh; fwd=miss; collapsed", Some(age)),
-        Origin::Miss { stored: true } => ("ganesh; fwd=miss; stored", None),
-        Origin::Miss { stored: false } => ("ganesh; fwd=miss", None),
-        Origin::Bypass => ("ganesh; fwd=bypass", None),
-    }
 }

@@ -21,6 +21,8 @@ const ANSWER_LIMIT: Duration = Duration::from_secs(1);
 pub(crate) enum Peeked {
     /// A state: the event in JSON, and since when.
     State { age: Duration, event: Vec<u8> },
+    /// The answer that no event has this subject, and since when.
+    NoEvent { age: Duration },
     /// No state: the next read asks Postgres, and fills it.
     Nothing,
     /// A reader is filling it.
@@ -61,9 +63,12 @@ pub(crate) async fn peek(
         return Ok(Peeked::Large);
     }
     Ok(match keys::parse(stored, Timestamp::now()) {
-        Some(CachedEntry::NewestState { age, event }) => Peeked::State {
-            age,
-            event: event.to_vec(),
+        Some(CachedEntry::Answer { age, event, .. }) => match event {
+            Some(event) => Peeked::State {
+                age,
+                event: event.to_vec(),
+            },
+            None => Peeked::NoEvent { age },
         },
         Some(CachedEntry::Lease) => Peeked::Lease,
         Some(CachedEntry::Large) => Peeked::Large,

@@ -1,4 +1,4 @@
-//! A read of a subject's newest state: from the cache, or from Postgres through the cache.
+//! A read: from the cache, or from Postgres through the cache.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -17,21 +17,31 @@ use super::keys::{self, CachedEntry};
 use crate::error::{Code, Error};
 use crate::event::{Timestamp, to_json};
 use crate::labels::CacheRequest;
+use crate::storage::queries::{Alternate, EventKey};
 
 /// A read that waits longer goes to Postgres.
 const READ_LIMIT: Duration = Duration::from_millis(100);
-/// A lease expires after this time if its holder dies. One query must fit in it.
+/// A lease on a newest state expires after this time if its holder dies. One query must fit in it.
 const LEASE: Duration = Duration::from_secs(2);
+/// The same of a question for one event. The second of P5: an answer that a later event can make wrong ends with
+/// the lease.
+const EVENT_LEASE: Duration = Duration::from_secs(1);
+/// How long an event stays that no later one can take the place of. Operators delete and change rows.
+const EVENT_TTL: Duration = Duration::from_mins(1);
+/// How long the answer stays that a subject has no event. An event ends it at once; asking for any name makes one.
+const NO_EVENT_TTL: Duration = Duration::from_secs(30);
 /// How long a reader waits for what another is fetching.
 const WAIT_LIMIT: Duration = Duration::from_millis(250);
 /// How often it looks meanwhile.
 const WAIT_INTERVAL: Duration = Duration::from_millis(10);
 
-/// A subject's newest event, and where it came from.
+/// An event, and where it came from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Answer {
-    /// The event in the JSON format of `CloudEvents`; `None`: the subject has none.
+    /// The event in the JSON format of `CloudEvents`; `None`: there is none.
     pub event: Option<Bytes>,
+    /// Of a question for one event: the others that match.
+    pub others: Vec<Alternate>,
     /// Where it came from.
     pub origin: Origin,
 }
@@ -58,21 +68,54 @@ pub enum Origin {
     Bypass,
 }
 
+/// What a read asks for.
+#[derive(Clone, Copy)]
+enum CacheQuestion<'a> {
+    Newest(&'a str),
+    Event(&'a EventKey<'a>),
+}
+
+/// What Postgres answered, and what the cache is given of it.
+struct Fetched {
+    event: Option<Bytes>,
+    others: Vec<Alternate>,
+    /// Empty: it is not kept.
+    value: Vec<u8>,
+    /// `None`: until the lease ends.
+    ttl: Option<Duration>,
+}
+
 impl Cache {
     /// The newest event of a subject.
     ///
     /// # Errors
     /// When Postgres was needed and failed. The cache alone never makes a read fail.
     pub async fn latest(&self, subject: &str) -> Result<Answer, Error> {
-        let Some((connection, key)) = self.readable(subject) else {
-            return self.bypass(subject).await;
+        self.answer(CacheQuestion::Newest(subject)).await
+    }
+
+    /// The newest event that matches.
+    ///
+    /// # Errors
+    /// When Postgres was needed and failed. The cache alone never makes a read fail.
+    pub async fn event(&self, asked: &EventKey<'_>) -> Result<Answer, Error> {
+        self.answer(CacheQuestion::Event(asked)).await
+    }
+
+    async fn answer(&self, question: CacheQuestion<'_>) -> Result<Answer, Error> {
+        let Some((connection, key)) = self.readable(question) else {
+            return self.bypass(question).await;
         };
         let lease = keys::lease();
+        let lease_limit = match question {
+            CacheQuestion::Newest(_) => LEASE,
+            CacheQuestion::Event(_) => EVENT_LEASE,
+        };
         let give_up_at = Instant::now() + WAIT_LIMIT;
         let mut waited = false;
         loop {
-            match meet(&connection, &key, &lease).await {
-                Ok(Some(CachedEntry::NewestState { age, event })) => {
+            match meet(&connection, &key, &lease, lease_limit).await {
+                Ok(Some(CachedEntry::Answer { age, event, others })) => {
                     self.0.late_reads.store(0, Ordering::Relaxed);
                     let (request, origin) = if waited {
                         (CacheRequest::ReadWait, Origin::Collapsed { age })
@@ -80,70 +123,126 @@ impl Cache {
                         (CacheRequest::ReadHit, Origin::Hit { age })
                     };
                     self.count(request);
-                    let event = Some(event);
-                    return Ok(Answer { event, origin });
+                    return Ok(Answer {
+                        event,
+                        others,
+                        origin,
+                    });
                 }
-                Ok(None) => return self.fill(&connection, subject, &key, &lease).await,
+                Ok(None) => return self.fill(&connection, question, &key, &lease).await,
                 Ok(Some(CachedEntry::Lease)) if Instant::now() < give_up_at => {
                     waited = true;
                     sleep(WAIT_INTERVAL).await;
                 }
                 Ok(Some(CachedEntry::Lease | CachedEntry::Large)) => {
-                    return self.bypass(subject).await;
+                    return self.bypass(question).await;
                 }
                 Err(failure) => {
                     self.note(&connection, &failure, true);
                     if failure.kind == FailureKind::Foreign {
                         remove(&connection, &key).await;
                     }
-                    return self.bypass(subject).await;
+                    return self.bypass(question).await;
                 }
             }
         }
     }
 
     /// Returns the connection and the key that a read which starts now may use.
-    fn readable(&self, subject: &str) -> Option<(Arc<VerifiedConnection>, String)> {
+    fn readable(&self, question: CacheQuestion<'_>) -> Option<(Arc<VerifiedConnection>, String)> {
         let connection = self.0.connection.load_full()?;
         let known = self.0.known.load();
         let known = known
             .as_ref()
             .filter(|known| known.asked.is_recent(Asked::now()))?;
         let bound = known.row.server.as_ref() == Some(&connection.server);
-        bound.then(|| (connection, keys::key(&known.row, subject)))
+        let key = match question {
+            CacheQuestion::Newest(subject) => keys::key(&known.row, subject),
+            CacheQuestion::Event(asked) => keys::event_key(&known.row, asked),
+        };
+        bound.then_some((connection, key))
     }
 
-    async fn bypass(&self, subject: &str) -> Result<Answer, Error> {
+    async fn bypass(&self, question: CacheQuestion<'_>) -> Result<Answer, Error> {
         self.count(CacheRequest::ReadBypass);
-        let found = self.0.reads.newest_of_subject(subject).await?;
+        let Fetched { event, others, .. } = self.fetch(question).await?;
         Ok(Answer {
-            event: found.map(|found| to_json(&found.event)),
+            event,
+            others,
             origin: Origin::Bypass,
         })
     }
 
-    /// Fetches the state from Postgres and leaves it in the place of our lease, if the lease is
-    /// still there: a write to the subject would have removed it, and this state with it.
+    /// Fetches the answer from Postgres and leaves it in the place of our lease, if the lease is
+    /// still there: a write to the subject would have removed it, and this answer with it.
     async fn fill(
         &self,
         connection: &Arc<VerifiedConnection>,
-        subject: &str,
+        question: CacheQuestion<'_>,
         key: &str,
         lease: &str,
     ) -> Result<Answer, Error> {
         self.count(CacheRequest::ReadMiss);
-        let found = self.0.reads.newest_of_subject(subject).await;
-        let mut event = None;
-        let mut value = Vec::new();
-        if let Ok(Some(found)) = &found {
-            let json = to_json(&found.event);
-            value = keys::value(found.event.time, found.stream_seq, Timestamp::now(), &json);
-            event = Some(json);
+        let fetched = self.fetch(question).await;
+        let (value, ttl) = match &fetched {
+            Ok(fetched) => (fetched.value.as_slice(), fetched.ttl),
+            Err(_) => (&[][..], None),
+        };
+        let stored = self.settle(connection, key, lease, value, ttl).await;
+        let Fetched { event, others, .. } = fetched?;
+        Ok(Answer {
+            event,
+            others,
+            origin: Origin::Miss { stored },
+        })
+    }
+
+    async fn fetch(&self, question: CacheQuestion<'_>) -> Result<Fetched, Error> {
+        match question {
+            CacheQuestion::Newest(subject) => self.fetch_newest(subject).await,
+            CacheQuestion::Event(asked) => self.fetch_event(asked).await,
         }
-        let stored = self.settle(connection, key, lease, &value).await;
-        found?;
-        let origin = Origin::Miss { stored };
-        Ok(Answer { event, origin })
+    }
+
+    async fn fetch_newest(&self, subject: &str) -> Result<Fetched, Error> {
+        let found = self.0.reads.newest_of_subject(subject).await?;
+        let now = Timestamp::now();
+        let (event, value, ttl) = match found {
+            Some(found) => {
+                let json = to_json(&found.event);
+                let value = keys::value(found.event.time, found.stream_seq, now, &json);
+                (Some(json), value, self.0.ttl)
+            }
+            None => (None, keys::no_event(now), self.0.ttl.min(NO_EVENT_TTL)),
+        };
+        Ok(Fetched {
+            event,
+            others: Vec::new(),
+            value,
+            ttl: Some(ttl),
+        })
+    }
+
+    async fn fetch_event(&self, asked: &EventKey<'_>) -> Result<Fetched, Error> {
+        let found = self.0.reads.event_by_id(asked).await?;
+        let now = Timestamp::now();
+        let Some((found, others)) = found else {
+            return Ok(Fetched {
+                event: None,
+                others: Vec::new(),
+                value: keys::no_event(now),
+                ttl: None,
+            });
+        };
+        let json = to_json(&found.event);
+        // The key of a row.
+        let is_one = asked.source.is_some() && asked.time.is_some();
+        Ok(Fetched {
+            value: keys::event_value(now, &json, &others),
+            event: Some(json),
+            others,
+            ttl: is_one.then(|| self.0.ttl.min(EVENT_TTL)),
+        })
     }
 
     /// Replaces our lease by a value, or gives it back when there is none. Returns whether the
@@ -154,10 +253,13 @@ impl Cache {
         key: &str,
         lease: &str,
         value: &[u8],
+        ttl: Option<Duration>,
     ) -> bool {
         let mut redis = connection.redis.clone();
         let mut call = self.0.scripts.settle.prepare_invoke();
-        call.key(key).arg(lease).arg(value).arg(self.0.ttl_secs);
+        let ttl_ms = ttl.map(|ttl| spread(ttl).as_millis().to_string());
+        call.key(key).arg(lease).arg(value);
+        call.arg(ttl_ms.unwrap_or_default());
         let settled = call.invoke_async::<bool>(&mut redis);
         let settled = within(READ_LIMIT, "filling a state", settled).await;
         if let Err(failure) = &settled {
@@ -175,11 +277,17 @@ impl Cache {
     }
 }
 
+/// Up to a tenth less, so that what was filled together does not end together.
+fn spread(ttl: Duration) -> Duration {
+    ttl.mul_f64(rand::random_range(0.9..1.0))
+}
+
 /// Looks under a key; takes the lease where there is nothing, which is `None`.
 async fn meet(
     connection: &VerifiedConnection,
     key: &str,
     lease: &str,
+    lease_limit: Duration,
 ) -> Result<Option<CachedEntry>, CacheFailure> {
     let mut connection = connection.redis.clone();
     let most = isize::try_from(keys::VALUE_MAX_BYTES).expect("256 KiB");
@@ -198,7 +306,7 @@ async fn meet(
             error: cache_error(Code::Response, "a key of ours holds what we did not write"),
         });
     }
-    let lease_ms = u64::try_from(LEASE.as_millis()).expect("two seconds");
+    let lease_ms = u64::try_from(lease_limit.as_millis()).expect("a second or two");
     let options = SetOptions::default()
         .conditional_set(ExistenceCheck::NX)
         .with_expiration(SetExpiry::PX(lease_ms));

@@ -143,7 +143,7 @@ pub const SETTINGS: &[Setting] = &[
     setting(Storage, "GANESH_POSTGRES_SCHEMA", "public", "Schema that holds events and ganesh's other tables; made when missing"),
     setting(Storage, "GANESH_PARTITION_INTERVAL", "day", "Time that one partition of events covers: hour or day"),
     setting(Storage, "GANESH_RETENTION_DAYS", "0", "Days after which events are dropped; 0 keeps them"),
-    setting(Storage, "GANESH_CACHE_TTL_SECS", "3600", "Seconds that a cache entry stays after a read put it there"),
+    setting(Storage, "GANESH_CACHE_TTL_SECS", "3600", "Seconds that a newest state stays in the cache after a read put it there, less up to a tenth"),
     setting(Http, "GANESH_HTTP_ADDR", "127.0.0.1:8080", "Where the API listens; off: there is none"),
     setting(Http, "GANESH_ADMIN_ADDR", "127.0.0.1:9464", "Where /livez, /readyz, /metrics, /debug/slow, /runbook and /log-level are served"),
     setting(Http, "GANESH_API_TOKEN", "", "Bearer token of the API; empty: none; GANESH_API_TOKEN_FILE may hold several, one a line, and is read again when it changes"),

@@ -133,7 +133,7 @@ async fn a_message_whose_row_a_trigger_skipped_says_so_as_far_as_it_is_written_d
     let jetstream = stack.jetstream().await;
     publish(&jetstream, &[event("redelivered")]).await;
     deliver_once(&stack).await;
-    let _ganesh = stack.serve(&[]).await;
+    let ganesh = stack.serve(&[]).await;
     publish(&jetstream, &[event("delivered-once")]).await;
     stack.wait_until_drained().await;
     let answer = explain(&stack, &["1"]);
@@ -141,6 +141,15 @@ async fn a_message_whose_row_a_trigger_skipped_says_so_as_far_as_it_is_written_d
     assert_eq!(answer["fate"]["fate"], "skipped");
     assert_eq!(answer["event"]["id"], "redelivered");
     assert_eq!(answer["row"], Value::Null);
+    let subject = event("redelivered").subject.unwrap();
+    // The process learns of the epoch that its start made within a second.
+    eventually("the cache has it that there is none", || async {
+        latest_by_cache(&ganesh, &subject).await;
+        explain(&stack, &["1"])["cache"]["holds"] == "no_event"
+    })
+    .await;
+    let words = told(&explain(&stack, &["1"]));
+    assert!(words.contains("that there is no event"), "{words}");
     // Of a first delivery nothing is written down: no guess, but what can be the reason.
     let answer = explain(&stack, &["2"]);
     assert_eq!(answer["outcome"], "settled_without_row", "{answer:#}");

@@ -10,9 +10,9 @@ use ganesh::storage::partitions::partition_of;
 use serde_json::json;
 
 use super::client::{get, store};
-use crate::support::Stack;
 use crate::support::events::{event, events, publish};
 use crate::support::keys::wait_until_so_many_wait;
+use crate::support::{Stack, eventually};
 
 /// 2023-11-14T22:13:20Z and a microsecond.
 const TIME: Timestamp = Timestamp::from_micros(1_700_000_000_000_001);
@@ -189,4 +189,38 @@ async fn an_event_is_found_by_its_id_in_a_partition_that_nobody_analysed() {
         counted = counted.min(began.elapsed());
     }
     assert!(found < counted, "{found:?}, counting {counted:?}");
+}
+
+#[tokio::test]
+async fn cache_status_and_age_say_where_an_event_came_from() {
+    let mut stack = Stack::start().await;
+    let ganesh = stack.serve(&[]).await;
+    let all = [version("/a", 0), version("/b", 0)];
+    store(&stack, &all).await;
+    let exactly = format!("/v1/events/i%2Fd?source=/a&time={TEXT}");
+    let at_a_time = format!("/v1/events/i%2Fd?time={TEXT}");
+    let unknown = format!("/v1/events/unknown?source=/a&time={TEXT}");
+    for (path, status) in [(exactly.as_str(), 200), (&at_a_time, 200), (&unknown, 404)] {
+        let mut first = get(&ganesh, path).await;
+        // Not known yet, or not any more for a moment.
+        eventually(path, || async {
+            get(&ganesh, path).await.header("cache-status") == Some("ganesh; hit")
+        })
+        .await;
+        let mut hit = get(&ganesh, path).await;
+        while hit.header("cache-status") != Some("ganesh; hit") {
+            first = hit;
+            hit = get(&ganesh, path).await;
+        }
+        assert_eq!((first.status, hit.status), (status, status));
+        assert_eq!(first.body, hit.body);
+        for name in ["etag", "link", "content-type"] {
+            assert_eq!(first.header(name), hit.header(name), "{path}: {name}");
+        }
+        assert!(hit.header("age").is_some());
+    }
+    stack.cache.kill();
+    let bypass = get(&ganesh, &exactly).await;
+    assert_eq!(bypass.header("cache-status"), Some("ganesh; fwd=bypass"));
+    assert_eq!(bypass.header("age"), None);
 }

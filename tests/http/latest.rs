@@ -31,8 +31,14 @@ async fn cache_status_and_age_say_where_the_answer_came_from() {
     let unknown = latest_by_cache(&ganesh, "unknown").await;
     assert_eq!(
         (unknown.cache.as_str(), unknown.status),
-        ("ganesh; fwd=miss", 404)
+        ("ganesh; fwd=miss; stored", 404)
     );
+    let unknown = latest_by_cache(&ganesh, "unknown").await;
+    assert_eq!(
+        (unknown.cache.as_str(), unknown.status),
+        ("ganesh; hit", 404)
+    );
+    assert_eq!(unknown.age, Some(0));
     stack.cache.kill();
     let bypass = get(&ganesh, "/v1/subjects/s/latest").await;
     assert_eq!(bypass.header("cache-status"), Some("ganesh; fwd=bypass"));

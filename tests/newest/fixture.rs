@@ -235,6 +235,11 @@ pub async fn read(process: &Cache, subject: &str) -> (i64, Origin) {
     panic!("the cache is not used");
 }
 
+/// Whether the answer is in the cache: on a busy machine one that was to be filled may not be.
+pub fn is_kept(origin: Origin) -> bool {
+    matches!(origin, Origin::Hit { .. } | Origin::Miss { stored: true })
+}
+
 /// Reads what must be in the cache.
 pub async fn hit(process: &Cache, subject: &str) -> i64 {
     let (n, origin) = read(process, subject).await;

@@ -29,15 +29,6 @@ async fn a_large_state_is_read_from_postgres_and_leaves_no_older_one_behind() {
 }
 
 #[tokio::test]
-async fn a_subject_without_events_leaves_nothing_in_the_cache() {
-    let mut fixture = Fixture::start().await;
-    let a = fixture.process().await;
-    assert_eq!(read(&a, "x").await, (0, Origin::Miss { stored: false }));
-    let keys: i64 = ask(&fixture.server, &["DBSIZE"]).await;
-    assert_eq!(keys, 0);
-}
-
-#[tokio::test]
 async fn flushed_states_and_scripts_cost_a_query_and_no_epoch() {
     let mut fixture = Fixture::start().await;
     let a = fixture.process().await;

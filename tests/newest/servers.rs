@@ -12,15 +12,15 @@ const ALLOWED: Duration = Duration::from_secs(1);
 
 /// Which events were acknowledged when, of one subject whose events are in order.
 #[derive(Default)]
-struct Acknowledged(Vec<(Instant, i64)>);
+pub struct Acknowledged(Vec<(Instant, i64)>);
 
 impl Acknowledged {
-    fn add(&mut self, n: i64) {
+    pub fn add(&mut self, n: i64) {
         self.0.push((Instant::now(), n));
     }
 
     /// The oldest event that a read which started at this moment may be answered with.
-    fn floor(&self, started: Instant) -> i64 {
+    pub fn floor(&self, started: Instant) -> i64 {
         let old_enough = |at: Instant| started.saturating_duration_since(at) >= ALLOWED;
         let floor = self.0.iter().rev().find(|(at, _)| old_enough(*at));
         floor.map_or(0, |(_, n)| *n)

@@ -142,7 +142,7 @@ struct SubjectSays {
 
 #[derive(Debug, Clone, Default, Serialize, ToSchema)]
 pub(crate) struct CacheSays {
-    /// `state`, `nothing`, `lease`, `too_large`, `foreign` or `not_used`.
+    /// `state`, `no_event`, `nothing`, `lease`, `too_large`, `foreign` or `not_used`.
     pub(super) holds: &'static str,
     pub(super) age_seconds: Option<f64>,
     pub(super) id: Option<String>,

@@ -293,6 +293,7 @@ impl<'a> Inquiry<'a> {
 fn cache_says(peeked: &Peeked, newest: Option<&EventRow>) -> CacheSays {
     let holds = match peeked {
         Peeked::State { .. } => "state",
+        Peeked::NoEvent { .. } => "no_event",
         Peeked::Nothing => "nothing",
         Peeked::Lease => "lease",
         Peeked::Large => "too_large",
@@ -303,6 +304,9 @@ fn cache_says(peeked: &Peeked, newest: Option<&EventRow>) -> CacheSays {
         holds,
         ..CacheSays::default()
     };
+    if let Peeked::NoEvent { age } = peeked {
+        says.age_seconds = Some(age.as_secs_f64());
+    }
     if let Peeked::State { age, event } = peeked {
         let event: serde_json::Value = serde_json::from_slice(event).unwrap_or_default();
         let text = |name: &str| event[name].as_str().map(str::to_owned);

@@ -356,6 +356,10 @@ fn of_subject(story: &mut Story, inquiry: &Inquiry<'_>) {
                 cache.age_seconds.unwrap_or_default()
             )
         }
+        ("no_event", _) => format!(
+            "answers for its subject that there is no event, for {:.0} s",
+            cache.age_seconds.unwrap_or_default()
+        ),
         ("nothing", _) => "has nothing of its subject: the next read asks Postgres".to_owned(),
         ("lease", _) => "is being given the state of its subject by a reader".to_owned(),
         ("not_used", _) => {
