@@ -1,7 +1,7 @@
 # `make help` lists the targets. None needs Docker, root or installed servers.
 
 .DEFAULT_GOAL := help
-.PHONY: help up quick test check chaos measure faults compare fetch build clean-local
+.PHONY: help up quick test check chaos measure faults compare index-cost fetch build clean-local
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,6 +46,10 @@ faults: ## Measure what outages and refused rows cost; fail when it is more than
 compare: ## Measure two builds in turn, OLD=path and NEW=path: latency, drain, processor time (needs an idle machine)
 	@scripts/fetch nats-server postgres redis-server
 	cargo bench --locked --profile dev --bench compare
+
+index-cost: ## Measure what an index of events costs a row: the table in docs/QUERIES.md
+	@scripts/fetch postgres
+	cargo test --locked --test behaviour -- --ignored --exact --nocapture sql::cost::index_cost
 
 fetch: ## Put missing servers into .tools/
 	@scripts/fetch

@@ -1,6 +1,7 @@
 //! Every query of docs/QUERIES.md over a million events: its answer, that it reads no partition outside its
 //! range, and which index serves it. What the reads of the API read of them.
 
+mod cost;
 mod indexes;
 mod plans;
 mod reads;
