@@ -1,7 +1,7 @@
 # `make help` lists the targets. None needs Docker, root or installed servers.
 
 .DEFAULT_GOAL := help
-.PHONY: help up quick test check chaos measure faults compare index-cost fetch build clean-local
+.PHONY: help up quick test check chaos measure faults flood compare index-cost fetch build clean-local
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -42,6 +42,10 @@ measure: ## Measure what telemetry costs; fail when it is more than promised (ne
 faults: ## Measure what outages and refused rows cost; fail when it is more than promised (needs an idle machine)
 	@scripts/fetch nats-server postgres redis-server
 	cargo bench --locked --bench faults
+
+flood: ## Measure what a flood of reads costs a drain; fail when it is more than promised (needs an idle machine)
+	@scripts/fetch nats-server postgres redis-server
+	CARGO_PROFILE_DEV_OPT_LEVEL=3 cargo bench --locked --profile dev --bench flood
 
 compare: ## Measure two builds in turn, OLD=path and NEW=path: latency, drain, processor time (needs an idle machine)
 	@scripts/fetch nats-server postgres redis-server

@@ -14,6 +14,7 @@ mod documentation;
 mod etag;
 mod events;
 mod explain;
+mod filter;
 mod guard;
 pub(crate) mod log_level;
 mod markdown_page;
@@ -28,6 +29,7 @@ mod server;
 mod slow;
 mod stats;
 mod subjects;
+mod tail;
 mod tokens;
 
 use std::sync::Arc;
@@ -63,6 +65,7 @@ pub(crate) use events::ENCODED;
 use guard::Guard;
 use problem::Problem;
 use server::Limits;
+pub(crate) use tail::Tails;
 use tokens::TokensInForce;
 
 /// Clients keep connections for their next requests.
@@ -83,6 +86,7 @@ pub(crate) struct Api {
     pub(crate) config: Arc<Config>,
     /// `None` where telemetry is off.
     pub(crate) slow: Option<SlowList>,
+    pub(crate) tails: Tails,
 }
 
 impl Api {
@@ -99,7 +103,7 @@ impl Api {
         match error {
             ReadError::Failed(error) => self.failed(error),
             ReadError::NoTurn => Problem::unavailable(
-                "other searches, lists, counts or explanations took all turns for 2 s: try again",
+                "no turn was free for 2 s, as others read, or writes go first while ganesh is behind: try again later",
             ),
             ReadError::TooMuch => {
                 let detail = format!("there is too much to look through: {shorter}");
@@ -155,6 +159,7 @@ fn router(api: Api, tokens: TokensInForce, cors_origins: &[String]) -> Router {
     let (router, document) = OpenApiRouter::with_openapi(openapi::frame())
         .routes(routes!(search::search))
         .routes(routes!(events::by_id))
+        .routes(routes!(tail::tail))
         .routes(routes!(stats::stats))
         .routes(routes!(subjects::list))
         .routes(routes!(subjects::latest))
@@ -200,14 +205,14 @@ fn cors(origins: &[String]) -> Option<CorsLayer> {
     let origins: Vec<HeaderValue> = origins.collect();
     let header = HeaderName::from_static;
     let sent = [AUTHORIZATION, IF_NONE_MATCH];
-    let traced = ["traceparent", "tracestate", "x-request-id"].map(header);
+    let named = ["traceparent", "tracestate", "x-request-id", "last-event-id"].map(header);
     let shown = [LINK, ETAG, AGE, RETRY_AFTER];
     let ours = ["cache-status", "x-request-id"].map(header);
     (!origins.is_empty()).then(|| {
         CorsLayer::new()
             .allow_origin(origins)
             .allow_methods([Method::GET, Method::HEAD])
-            .allow_headers([&sent[..], &traced[..]].concat())
+            .allow_headers([&sent[..], &named[..]].concat())
             .expose_headers([&shown[..], &ours[..]].concat())
             .max_age(PREFLIGHT_MAX_AGE)
     })

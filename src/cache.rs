@@ -44,6 +44,7 @@ use std::sync::atomic::{AtomicBool, AtomicU32};
 use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
+use sqlx::PgPool;
 use strum::VariantArray as _;
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
@@ -74,6 +75,8 @@ struct CacheParts {
     client: redis::Client,
     scripts: Scripts,
     ttl: Duration,
+    /// Reads and advances the epoch. It is the pipeline's, so that no write waits for reads of the API.
+    pool: PgPool,
     reads: Reads,
     metrics: Metrics,
     health: Health,
@@ -92,12 +95,13 @@ struct CacheParts {
 }
 
 impl Cache {
-    /// A cache that is not connected yet: [`Cache::run`] does that.
+    /// A cache that is not connected yet: [`Cache::run`] does that. `pool` is the pipeline's.
     ///
     /// # Errors
     /// When the URL cannot be parsed.
     pub fn new(
         config: &CacheConfig,
+        pool: PgPool,
         reads: Reads,
         metrics: Metrics,
         health: Health,
@@ -106,6 +110,7 @@ impl Cache {
             client: redis::Client::open(config.url.expose())?,
             scripts: Scripts::new(),
             ttl: config.ttl,
+            pool,
             reads,
             metrics,
             health,

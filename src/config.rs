@@ -18,8 +18,6 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use sqlx::postgres::PgConnectOptions;
-
 pub use reader::{ConfigErrors, Reader};
 pub(crate) use secret::HIDDEN;
 pub use secret::{Secret, SecretUrl};
@@ -31,14 +29,6 @@ pub(crate) use subjects::{covers, pattern_of};
 pub(crate) use values::{parse_duration, parse_tokens};
 
 pub(crate) const DLQ_SUBJECTS: &str = "dlq.>";
-
-/// What sqlx reads in a URL.
-#[rustfmt::skip] // by topic
-const POSTGRES_PARAMETERS: &[&str] = &[
-    "sslmode", "ssl-mode", "sslrootcert", "ssl-root-cert", "ssl-ca", "sslcert", "ssl-cert", "sslkey", "ssl-key",
-    "host", "hostaddr", "port", "dbname", "user", "password",
-    "application_name", "options", "options[", "statement-cache-capacity",
-];
 
 /// Everything that a process of ganesh can be told. Its `Debug` shows no secret.
 #[derive(Debug, Clone)]
@@ -75,6 +65,8 @@ pub struct NatsConfig {
 #[expect(missing_docs, reason = "SETTINGS says what each field is")]
 pub struct PostgresConfig {
     pub(crate) url: SecretUrl,
+    /// `None`: `url`.
+    pub(crate) read_url: Option<SecretUrl>,
     /// Where its tables are; as it is, without quotes.
     pub(crate) schema: String,
     pub migrate_on_start: bool,
@@ -285,13 +277,17 @@ impl NatsConfig {
 }
 
 impl PostgresConfig {
+    /// Where the reads of the API go.
+    pub(crate) fn url_of_reads(&self) -> &SecretUrl {
+        self.read_url.as_ref().unwrap_or(&self.url)
+    }
+
     fn read(r: &mut Reader) -> Self {
         Self {
-            url: r.server_url::<PgConnectOptions>(
-                "POSTGRES_URL",
-                &["postgresql", "postgres"],
-                POSTGRES_PARAMETERS,
-            ),
+            url: r
+                .postgres_url("POSTGRES_URL")
+                .expect("the default of a setting is valid"),
+            read_url: r.postgres_url("POSTGRES_READ_URL"),
             schema: r.schema_name("GANESH_POSTGRES_SCHEMA"),
             migrate_on_start: r.boolean("GANESH_MIGRATE_ON_START"),
             partition_interval: r.one_of(

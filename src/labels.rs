@@ -155,6 +155,8 @@ pub enum HttpRoute {
     Docs,
     #[strum(serialize = "/v1/events")]
     Search,
+    #[strum(serialize = "/v1/events/stream")]
+    Tail,
     #[strum(serialize = "/v1/events/{id}")]
     Event,
     #[strum(serialize = "/v1/explain")]

@@ -98,7 +98,7 @@ async fn doctor_says_what_serve_will_make() {
     assert_line(
         &said,
         "warning",
-        &["4 migrations are missing: run `ganesh migrate`"],
+        &["5 migrations are missing: run `ganesh migrate`"],
     );
 }
 
@@ -310,4 +310,23 @@ async fn healthcheck_says_whether_serve_is_ready() {
         said.contains(&address) && said.contains("does not answer"),
         "{said}"
     );
+}
+
+#[tokio::test]
+async fn rows_of_transactions_that_the_server_has_not_reached_are_a_warning() {
+    let stack = Stack::start().await;
+    let _ganesh = stack.serve(&[]).await;
+    let restored = "INSERT INTO events (id, source, time, type, nats_subject, stream_seq, published_at, trace_id, stored_in) \
+         VALUES ('e', '/other', now(), 't', 'events.test', 0, now(), '', '1000000000000')";
+    sqlx::query(restored).execute(&stack.pool).await.unwrap();
+    let (code, said) = doctor(&stack, &[]);
+    assert_eq!(code, 0, "{said}");
+    assert_line(&said, "warning", &["stored_in", "/v1/events/stream"]);
+    let fix = said
+        .lines()
+        .find_map(|line| Some(line.split_once("UPDATE ")?.1));
+    let fix = format!("UPDATE {}", fix.unwrap());
+    sqlx::query(&fix).execute(&stack.pool).await.unwrap();
+    let (_, said) = doctor(&stack, &[]);
+    assert!(!said.contains("stored_in"), "{said}");
 }

@@ -40,6 +40,7 @@ mod partitions;
 mod produce_one;
 mod postgres_faults;
 mod rejections;
+mod read_pool;
 mod reopened;
 mod roles;
 mod rules;

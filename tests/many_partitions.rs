@@ -67,7 +67,7 @@ async fn with_partitions() -> (Stack, Ganesh) {
 
 #[tokio::test]
 async fn reads_touch_a_bounded_number_of_partitions_at_a_time() {
-    let (_stack, ganesh) = with_partitions().await;
+    let (stack, ganesh) = with_partitions().await;
     let get = async |path: &str| {
         let answer = reqwest::get(format!("{}{path}", ganesh.api)).await.unwrap();
         let link = answer.headers().get("link").cloned();
@@ -95,6 +95,21 @@ async fn reads_touch_a_bounded_number_of_partitions_at_a_time() {
     assert!(time > hours_ago(2).to_string(), "{time}");
     let (status, _, links) = get(&format!("/v1/events/often?time={time}")).await;
     assert_eq!((status, links), (200, 0));
+    let stream = format!("{}/v1/events/stream?newest=10", ganesh.api);
+    let mut stream = reqwest::get(stream).await.unwrap();
+    let mut sent = String::new();
+    for (count, then) in [(6, PARTITIONS - 5), (7, 3), (8, 10 * PARTITIONS), (9, 0)] {
+        while sent.matches("event: event").count() < count {
+            let more = stream.chunk().await.unwrap().expect("the stream goes on");
+            sent.push_str(str::from_utf8(&more).unwrap());
+        }
+        publish(
+            &stack.jetstream().await,
+            &[of(&format!("then-{then}"), then)],
+        )
+        .await;
+    }
+    assert!(!sent.contains("lagged"), "{sent}");
     for path in ["/v1/events/none?source=/test", "/v1/subjects/none/latest"] {
         assert_eq!(get(path).await.0, 404, "{path}");
     }

@@ -162,8 +162,8 @@ async fn a_trigger_of_ours_that_somebody_disables_is_named_with_what_to_do() {
         })
         .await;
         assert_refused(&stack, &[], &words).await;
-        let enable = format!("ALTER TABLE events ENABLE TRIGGER {GUARD}");
-        stack.pool.execute(enable.as_str()).await.unwrap();
+        let enable = "ALTER TABLE events ENABLE TRIGGER ALL";
+        stack.pool.execute(enable).await.unwrap();
         ganesh.wait_until_ready().await;
     }
     // It fires under every role of a session.
@@ -227,13 +227,49 @@ async fn keys_and_triggers_of_ours_that_somebody_changed_are_named() {
             ["fates", "unique", "stream_seq"],
         ),
     ] {
-        stack.pool.execute(change.as_str()).await.unwrap();
-        let doctor = run(Some(&stack), &["doctor"], &[]);
-        let said = String::from_utf8(doctor.stdout).unwrap();
-        let fits =
-            |line: &str| line.starts_with("FAILED") && words.iter().all(|word| line.contains(word));
-        assert!(said.lines().any(fits), "{change}: {said}");
-        stack.pool.execute(repair.as_str()).await.unwrap();
+        assert_named(&stack, (&change, &repair), words).await;
+    }
+}
+
+/// `doctor` fails with these words between a change and its repair.
+async fn assert_named(stack: &Stack, (change, repair): (&str, &str), words: [&str; 3]) {
+    stack.pool.execute(change).await.unwrap();
+    let doctor = run(Some(stack), &["doctor"], &[]);
+    let said = String::from_utf8(doctor.stdout).unwrap();
+    let fits =
+        |line: &str| line.starts_with("FAILED") && words.iter().all(|word| line.contains(word));
+    assert!(said.lines().any(fits), "{change}: {said}");
+    stack.pool.execute(repair).await.unwrap();
+}
+
+#[tokio::test]
+async fn what_marks_rows_for_streams_is_named_when_somebody_changed_it() {
+    let stack = Stack::start().await;
+    let migrated = run(Some(&stack), &["migrate"], &[]);
+    assert!(migrated.status.success(), "{migrated:?}");
+    for (change, repair, words) in [
+        (
+            "ALTER FUNCTION mark_for_tail SET search_path = pg_catalog",
+            "ALTER FUNCTION mark_for_tail SET search_path = public, pg_temp",
+            ["function", "mark_for_tail", "changed"],
+        ),
+        (
+            "ALTER TABLE events DISABLE TRIGGER mark_for_tail",
+            "ALTER TABLE events ENABLE TRIGGER mark_for_tail",
+            ["trigger", "mark_for_tail", "disabled"],
+        ),
+        (
+            "ALTER TABLE events RENAME stored_in TO stored_by",
+            "ALTER TABLE events RENAME stored_by TO stored_in",
+            ["column", "stored_in", "DEFAULT"],
+        ),
+        (
+            "ALTER TABLE tail DROP CONSTRAINT tail_pkey",
+            "ALTER TABLE tail ADD PRIMARY KEY (singleton)",
+            ["tail", "unique", "singleton"],
+        ),
+    ] {
+        assert_named(&stack, (change, repair), words).await;
     }
 }
 

@@ -23,6 +23,8 @@ struct Guarded {
     _folder: tempfile::TempDir,
     nats: String,
     postgres: String,
+    /// As a role of its own.
+    reads: String,
     redis: String,
 }
 
@@ -30,6 +32,7 @@ async fn guarded() -> Guarded {
     let stack = Stack::start_with_own_postgres().await;
     for statement in [
         "CREATE ROLE swordfish_user LOGIN PASSWORD 'swordfish_password'",
+        "CREATE ROLE swordfish_reader LOGIN PASSWORD 'swordfish_secret' IN ROLE pg_read_all_data",
         "CREATE DATABASE swordfish_path OWNER swordfish_user",
     ] {
         execute(&stack.pool, statement).await;
@@ -53,9 +56,12 @@ async fn guarded() -> Guarded {
     let url =
         |scheme, port| format!("{scheme}://swordfish_user:swordfish_password@127.0.0.1:{port}");
     let postgres = url("postgresql", stack.postgres.as_ref().unwrap().port());
+    let postgres = format!("{postgres}/swordfish_path?application_name=swordfish_parameter");
+    let reader = "swordfish_reader:swordfish_secret";
     Guarded {
         nats: url("nats", nats.port()),
-        postgres: format!("{postgres}/swordfish_path?application_name=swordfish_parameter"),
+        reads: postgres.replace("swordfish_user:swordfish_password", reader),
+        postgres,
         redis: format!("{}/0", url("redis", stack.cache.port())),
         stack,
         _nats: nats,
@@ -72,6 +78,7 @@ impl Guarded {
         vec![
             ("NATS_URL", &self.nats),
             ("POSTGRES_URL", &self.postgres),
+            ("POSTGRES_READ_URL", &self.reads),
             ("REDIS_URL", &self.redis),
             ("GANESH_API_TOKEN", "swordfish_token"),
             ("GANESH_STARTUP_TIMEOUT", "2s"),
@@ -98,6 +105,22 @@ impl Guarded {
             }
         }
         printed
+    }
+
+    /// What `serve` prints and answers where reads get no session by this URL.
+    async fn refused_reads(&self, url: &str) -> String {
+        let settings = [&self.settings()[..], &[("POSTGRES_READ_URL", url)]].concat();
+        let ganesh = self.stack.serve(&settings).await;
+        ganesh.wait_for_metric("ganesh_reads_refused", 1.0).await;
+        let read = reqwest::Client::new().get(format!("{}/v1/events", ganesh.api));
+        let answer = read.bearer_auth("swordfish_token").send().await.unwrap();
+        assert_eq!(answer.status(), 503);
+        let (answer, ready) = (
+            answer.text().await.unwrap(),
+            ganesh.admin("/readyz").await.1,
+        );
+        assert!(ready.contains("POSTGRES_READ_URL"), "{ready}");
+        format!("{}{answer}{ready}", ganesh.log())
     }
 
     /// What is printed where `serve` does not get as far as serving.
@@ -192,6 +215,7 @@ async fn credentials_that_servers_refuse_are_in_nobodys_words() {
     let other = |url: &str, from: &str, to: &str| url.replacen(from, to, 1);
     let (user, password) = ("swordfish_user", "swordfish_password");
     let (nats, postgres, redis) = (&guarded.nats, &guarded.postgres, &guarded.redis);
+    let reads = &guarded.reads;
     for (variable, url, word) in [
         (
             "NATS_URL",
@@ -219,6 +243,21 @@ async fn credentials_that_servers_refuse_are_in_nobodys_words() {
             "3D000",
         ),
         (
+            "POSTGRES_READ_URL",
+            other(reads, "swordfish_reader", "swordfish_nobody"),
+            "28",
+        ),
+        (
+            "POSTGRES_READ_URL",
+            other(reads, "swordfish_secret", "swordfish_wrong"),
+            "28P01",
+        ),
+        (
+            "POSTGRES_READ_URL",
+            other(reads, "_path", "_nowhere"),
+            "3D000",
+        ),
+        (
             "REDIS_URL",
             other(redis, user, "swordfish_nobody"),
             "REDIS_URL",
@@ -232,9 +271,12 @@ async fn credentials_that_servers_refuse_are_in_nobodys_words() {
         let printed = guarded.commands(&[(variable, &url)]);
         assert!(printed.contains(word), "{printed}");
         assert_keeps_secrets(&printed, &url);
-        if variable != "REDIS_URL" {
-            assert_keeps_secrets(&guarded.refused_start(&[(variable, &url)]).await, &url);
-        }
+        let served = match variable {
+            "REDIS_URL" => continue,
+            "POSTGRES_READ_URL" => guarded.refused_reads(&url).await,
+            _ => guarded.refused_start(&[(variable, &url)]).await,
+        };
+        assert_keeps_secrets(&served, &url);
     }
 }
 

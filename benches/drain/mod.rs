@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use async_nats::jetstream::stream::Stream;
 
-use crate::support::{Stack, ganesh as command};
+use crate::support::{Ganesh, Stack, ganesh as command};
 
 /// One drain of the stream.
 #[derive(Debug, Clone, Copy)]
@@ -79,8 +79,19 @@ pub fn produce(stack: &Stack, arguments: &[&str]) {
 /// Drains the whole stream into an empty table, scraped every second where there is something to
 /// scrape; so many messages become rows.
 pub async fn drain(stack: &Stack, settings: &[(&str, &str)], messages: u64, rows: u64) -> Run {
+    drain_beside(stack, settings, (messages, rows), |_| ()).await
+}
+
+/// The same beside what begins with the process and is dropped when nothing is left to drain.
+pub async fn drain_beside<T>(
+    stack: &Stack,
+    settings: &[(&str, &str)],
+    (messages, rows): (u64, u64),
+    beside: impl FnOnce(&Ganesh) -> T,
+) -> Run {
     let stream = start_over(stack).await;
     let ganesh = stack.serve(settings).await;
+    let beside = beside(&ganesh);
     let scraping = tokio::spawn(scrape(ganesh.admin_url("/metrics")));
     let (began, cpu, waiting) = loop {
         let waiting = stack.backlog_of(&stream).await;
@@ -91,6 +102,7 @@ pub async fn drain(stack: &Stack, settings: &[(&str, &str)], messages: u64, rows
     wait_until_empty(stack, &stream).await;
     let (took, cpu) = (began.elapsed(), cpu_seconds(&[ganesh.pid()]) - cpu);
     scraping.abort();
+    drop(beside);
     assert!(ganesh.terminate().await.success());
     assert_eq!(stack.rows().await, i64::try_from(rows).unwrap());
     Run {

@@ -84,7 +84,8 @@ async fn readyz(State(admin): State<Admin>) -> Response {
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, "not ready")
     };
-    let body = json!({ "status": word, "reasons": reasons });
+    let warnings = admin.health.warnings();
+    let body = json!({ "status": word, "reasons": reasons, "warnings": warnings });
     let headers = [(CONTENT_TYPE, "application/json")];
     (status, headers, format!("{body}\n")).into_response()
 }

@@ -36,6 +36,12 @@ impl Default for AnswerMemory {
 }
 
 impl AnswerMemory {
+    /// Room for this many bytes until it is dropped; `None` while others have all of it.
+    pub(super) fn hold(&self, bytes: usize) -> Option<OwnedSemaphorePermit> {
+        let kib = u32::try_from(bytes.div_ceil(1_024)).unwrap_or(u32::MAX);
+        self.0.clone().try_acquire_many_owned(kib).ok()
+    }
+
     /// A body of this answer.
     ///
     /// # Errors
@@ -44,8 +50,7 @@ impl AnswerMemory {
         if answer.len() <= SMALL_MAX_BYTES {
             return Ok(answer.into());
         }
-        let kib = u32::try_from(answer.len().div_ceil(1_024)).unwrap_or(u32::MAX);
-        let permit = self.0.clone().try_acquire_many_owned(kib).map_err(|_| {
+        let permit = self.hold(answer.len()).ok_or_else(|| {
             Problem::unavailable(format!(
                 "the answers that clients have not taken hold {ANSWERS_MAX_MIB} MiB, the most they may"
             ))

@@ -52,7 +52,7 @@ pub(super) async fn explain(State(api): State<Api>, uri: Uri) -> Result<Response
     let time = time.map(|time| parameters::time("time", &time));
     let question = read(&what, kind.as_deref(), source, time.transpose()?)?;
     let turn = api.reads.turn("explanation").await;
-    let turn = turn.map_err(|error| api.read_failed(&error, ""))?;
+    let mut turn = turn.map_err(|error| api.read_failed(&error, ""))?;
     let limits = QuestionLimits {
         until: Instant::now() + turn.deadline.left(),
         each: EACH_LIMIT,
@@ -61,7 +61,8 @@ pub(super) async fn explain(State(api): State<Api>, uri: Uri) -> Result<Response
         config: &api.config,
         // A connection of its own: a search for a letter must not stand in the pipeline's way.
         jetstream: explain::jetstream(&api.config, limits.left()).await,
-        postgres: Ok(api.reads.pool().clone()),
+        postgres: api.reads.fit_pool(),
+        time_in_postgres: turn.count_only(),
         remembered: match &api.slow {
             Some(slow) => Ok(remembered::own(&slow.lately(now_nanos()))),
             None => Err("telemetry is off: OTEL_SDK_DISABLED is true".to_owned()),

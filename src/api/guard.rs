@@ -50,10 +50,15 @@ impl Guard {
         }
     }
 
-    fn admit(&self, request: &Request) -> Result<(), Problem> {
-        if self.tokens.are_asked_for() && request.uri().path() != OPEN {
-            check_token(request.headers(), &self.tokens)?;
+    fn admit(&self, request: &mut Request) -> Result<(), Problem> {
+        let token = GivenToken {
+            tokens: self.tokens.clone(),
+            given: request.headers().get(AUTHORIZATION).cloned(),
+        };
+        if request.uri().path() != OPEN {
+            token.check()?;
         }
+        request.extensions_mut().insert(token);
         let target = request.uri().path_and_query();
         if target.is_some_and(|target| target.as_str().len() > TARGET_MAX_BYTES) {
             let detail = format!("a request's target has at most {TARGET_MAX_BYTES} bytes");
@@ -62,6 +67,30 @@ impl Guard {
         Ok(())
     }
 }
+
+/// The token with which a request came. An answer without end asks again whether it is in force.
+#[derive(Clone)]
+pub(super) struct GivenToken {
+    tokens: TokensInForce,
+    given: Option<HeaderValue>,
+}
+
+impl GivenToken {
+    fn check(&self) -> Result<(), Problem> {
+        if self.tokens.are_asked_for() {
+            check_token(self.given.as_ref(), &self.tokens)?;
+        }
+        Ok(())
+    }
+
+    pub(super) fn is_in_force(&self) -> bool {
+        self.check().is_ok()
+    }
+}
+
+/// Of a response: the status that it stands for, where the client takes no other one than 200.
+#[derive(Clone, Copy)]
+pub(super) struct CountedAs(pub(super) StatusCode);
 
 /// The middleware: answers within limits, times the answer, and makes the request's span.
 pub(super) async fn pass(State(guard): State<Guard>, request: Request, next: Next) -> Response {
@@ -72,9 +101,12 @@ pub(super) async fn pass(State(guard): State<Guard>, request: Request, next: Nex
     let began = Instant::now();
     let answer = answer(&guard, request, next).instrument(span.clone()).await;
     let mut response = answer.into_response();
-    let status = response.status().as_u16();
+    let counted = response.extensions().get::<CountedAs>();
+    let status = counted.map_or(response.status(), |counted| counted.0);
+    let is_error = status.is_server_error();
+    let status = status.as_u16();
     span.record(semconv::HTTP_RESPONSE_STATUS_CODE, status);
-    if response.status().is_server_error() {
+    if is_error {
         span.record("otel.status_code", "ERROR");
         span.record(semconv::ERROR_TYPE, status);
     }
@@ -85,8 +117,8 @@ pub(super) async fn pass(State(guard): State<Guard>, request: Request, next: Nex
     response
 }
 
-async fn answer(guard: &Guard, request: Request, next: Next) -> Result<Response, Problem> {
-    guard.admit(&request)?;
+async fn answer(guard: &Guard, mut request: Request, next: Next) -> Result<Response, Problem> {
+    guard.admit(&mut request)?;
     let Ok(_permit) = guard.permits.try_acquire() else {
         return Err(Problem::unavailable("too many requests at the same time"));
     };
@@ -108,8 +140,8 @@ fn request_id(headers: &HeaderMap) -> HeaderValue {
     })
 }
 
-fn check_token(headers: &HeaderMap, tokens: &TokensInForce) -> Result<(), Problem> {
-    let given = headers.get(AUTHORIZATION).map(HeaderValue::as_bytes);
+fn check_token(given: Option<&HeaderValue>, tokens: &TokensInForce) -> Result<(), Problem> {
+    let given = given.map(HeaderValue::as_bytes);
     let Some(given) = given.and_then(bearer) else {
         return Err(Problem::unauthorized("Bearer realm=\"ganesh\""));
     };

@@ -165,6 +165,10 @@ impl IntoResponses for Problems {
             ),
             (StatusCode::UNAUTHORIZED, "No token, or a wrong one."),
             (StatusCode::NOT_FOUND, "There is nothing of that name."),
+            (
+                StatusCode::GONE,
+                "An `id` of a stream, after which not all events are known.",
+            ),
             (StatusCode::URI_TOO_LONG, "The target is too long."),
             (
                 StatusCode::UNPROCESSABLE_ENTITY,

@@ -9,6 +9,8 @@ use crate::event::Timestamp;
 
 /// The longest id, source or subject that an event can have.
 const VALUE_MAX_BYTES: usize = 1_024;
+/// A cursor has an id and a source in it, in base64.
+const CURSOR_MAX_BYTES: usize = 3_072;
 const ENCODING: &str = "UTF-8 in percent-encoding";
 
 /// The query parameters that a route knows, each at most once.
@@ -140,19 +142,22 @@ fn decode(text: &str, shown: &str, name: Option<&str>) -> Result<String, Problem
 }
 
 fn check(value: &str, shown: &str, name: Option<&str>) -> Result<(), Problem> {
-    let expected = "1 to 1024 bytes without U+0000";
+    let max = match name {
+        Some("cursor" | "after") => CURSOR_MAX_BYTES,
+        _ => VALUE_MAX_BYTES,
+    };
+    let expected = format!("1 to {max} bytes without U+0000");
     // Postgres has no text with it, so it would refuse the question.
     if value.contains('\0') {
         let detail = format!("{shown} contains U+0000, which no event does");
-        return Err(bad(detail, name, expected));
+        return Err(bad(detail, name, &expected));
     }
     match value.len() {
-        0 => Err(bad(format!("{shown} is empty"), name, expected)),
-        1..=VALUE_MAX_BYTES => Ok(()),
+        0 => Err(bad(format!("{shown} is empty"), name, &expected)),
+        length if length <= max => Ok(()),
         length => {
-            let detail =
-                format!("{shown} has {length} bytes: at most {VALUE_MAX_BYTES} are possible");
-            Err(bad(detail, name, expected))
+            let detail = format!("{shown} has {length} bytes: at most {max} are possible");
+            Err(bad(detail, name, &expected))
         }
     }
 }

@@ -92,7 +92,12 @@ impl Problem {
         problem
     }
 
-    fn body(&self, uri: &Uri) -> String {
+    pub(super) fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// In JSON.
+    pub(super) fn body(&self, uri: &Uri) -> String {
         let path = uri.path();
         // A path may come with characters that should have been percent-encoded.
         let instance = cut(path, INSTANCE_MAX_BYTES);
@@ -135,7 +140,8 @@ pub(super) async fn name_target(request: Request, next: Next) -> Response {
     response
 }
 
-/// The error's words stay in the log: they are not the caller's business.
+/// The error's words stay in the log, but for those of a server that lets nobody read: they are not the caller's
+/// business.
 impl From<&Error> for Problem {
     fn from(error: &Error) -> Self {
         match error.code {
@@ -145,6 +151,9 @@ impl From<&Error> for Problem {
                 "the row cannot be answered: its data is larger than 16 MiB as JSON, its extension attributes than \
                  1 MiB, another attribute than 64 KiB, or it is no event",
             ),
+            Code::Setup => {
+                Self::unavailable(format!("the database refuses reads: {}", error.detail))
+            }
             _ => Self::unavailable("the database cannot be asked"),
         }
     }

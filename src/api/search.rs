@@ -1,37 +1,22 @@
 //! `GET /v1/events`: the events that match, newest first, a page at a time.
 
-mod condition;
-
 use axum::extract::State;
 use axum::http::header::{CACHE_CONTROL, CONTENT_TYPE, LINK};
 use axum::http::{StatusCode, Uri};
 use axum::response::{IntoResponse, Response};
 use bytes::Bytes;
 
+use super::filter::{self, FilterParameters};
 use super::openapi::{CloudEvent, Problems};
 use super::pages::{self, PageParameters};
 use super::problem::Problem;
 use super::{Api, cursor, parameters};
 use crate::storage::search::EventSearch;
 
-/// Of `data.<path>`.
-const CONDITIONS_MAX: usize = 8;
 /// A cursor and the route have room beside it in the target of a request.
 const QUERY_MAX_BYTES: usize = 5_000;
 /// How a search becomes one that takes less time.
 const SHORTER: &str = "narrow from and to, or name a subject";
-
-const KNOWN: [&str; 9] = [
-    "type",
-    "source",
-    "subject",
-    "subject_prefix",
-    "from",
-    "to",
-    "data.<path>",
-    "limit",
-    "cursor",
-];
 
 /// Events that match, newest first.
 ///
@@ -47,12 +32,7 @@ const KNOWN: [&str; 9] = [
     path = "/v1/events",
     operation_id = "search_events",
     params(
-        ("type" = Option<String>, Query, description = "The attribute `type`", min_length = 1, max_length = 1024),
-        ("source" = Option<String>, Query, description = "The attribute `source`", min_length = 1, max_length = 1024),
-        ("subject" = Option<String>, Query, description = "The attribute `subject`", min_length = 1, max_length = 1024),
-        ("subject_prefix" = Option<String>, Query, description = "What `subject` begins with", min_length = 1, max_length = 1024),
-        ("from" = Option<String>, Query, description = "The earliest `time`", format = DateTime),
-        ("to" = Option<String>, Query, description = "The first `time` that is too late", format = DateTime),
+        FilterParameters,
         PageParameters,
     ),
     responses(
@@ -87,49 +67,22 @@ fn read(query: Option<&str>) -> Result<EventSearch, Problem> {
     let mut limit = None;
     for pair in parameters::pairs(query) {
         let (name, value) = pair?;
-        let place = match name.as_str() {
-            "type" => &mut search.event_type,
-            "source" => &mut search.source,
-            "subject" => &mut search.subject,
-            "subject_prefix" => &mut search.subject_prefix,
-            "from" => {
-                let from = parameters::time(&name, &value)?;
-                parameters::set(&mut search.from, &name, from)?;
-                continue;
-            }
-            "to" => {
-                let to = parameters::time(&name, &value)?;
-                parameters::set(&mut search.to, &name, to)?;
-                continue;
-            }
-            "limit" => {
-                parameters::set(&mut limit, &name, value)?;
-                continue;
-            }
+        if filter::read(&mut search.filter, &name, &value)?.is_some() {
+            continue;
+        }
+        match name.as_str() {
+            "limit" => parameters::set(&mut limit, &name, value)?,
             "cursor" => {
                 let after = cursor::events(&value)?;
                 parameters::set(&mut search.after, &name, after)?;
-                continue;
             }
-            data if data.starts_with("data.") => {
-                search.data.push(condition::read(data, &value)?);
-                continue;
+            other => {
+                let known = [&filter::NAMES[..], &["limit", "cursor"]].concat();
+                return Err(parameters::unknown(other, &known));
             }
-            other => return Err(parameters::unknown(other, &KNOWN)),
-        };
-        parameters::set(place, &name, value)?;
+        }
     }
-    if search.data.len() > CONDITIONS_MAX {
-        let detail = format!(
-            "{} conditions on data: expected at most {CONDITIONS_MAX}",
-            search.data.len()
-        );
-        let expected = format!("at most {CONDITIONS_MAX} conditions");
-        return Err(Problem::bad_request(detail).about("data", &expected));
-    }
-    if let (Some(from), Some(to)) = (search.from, search.to) {
-        parameters::check_range(from, to)?;
-    }
+    filter::check(&search.filter)?;
     search.limit = pages::limit(limit.as_deref())?;
     Ok(search)
 }

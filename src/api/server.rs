@@ -1,13 +1,19 @@
 //! A listener, bounded: so many connections, so long for their clients, so long to end.
 
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::ConnectInfo;
+use axum::http::header::CONTENT_TYPE;
+use axum::response::Response;
+use bytes::Bytes;
 use hyper::Request;
-use hyper::body::Incoming;
+use hyper::body::{Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::TokioIo;
@@ -81,6 +87,9 @@ async fn connection(
 ) {
     // Fails for a client that is gone, which the first read says, too.
     let _ = stream.set_nodelay(true);
+    // One that vanished is not waited for longer: the kernel would try for a quarter of an hour.
+    let limit = u32::try_from(client_limit.as_millis()).unwrap_or(u32::MAX);
+    let _ = rustix::net::sockopt::set_tcp_user_timeout(&stream, limit);
     let place = Arc::new(place);
     let router = TowerToHyperService::new(router.into_service::<Incoming>());
     let service = service_fn(|mut request: Request<Incoming>| {
@@ -90,7 +99,12 @@ async fn connection(
         async move {
             let answer = answer.await;
             place.set_at_work(false);
-            answer
+            answer.map(|answer: Response| {
+                let kind = answer.headers().get(CONTENT_TYPE);
+                let is_endless = kind.is_some_and(|kind| kind == "text/event-stream");
+                let place = is_endless.then_some(place);
+                answer.map(|body| Watched { body, place })
+            })
         }
     });
     let mut served = std::pin::pin!(
@@ -111,5 +125,35 @@ async fn connection(
     // A client that goes away in the middle is the client's matter.
     if let Err(error) = ended {
         tracing::debug!(%error, "connection ended early");
+    }
+}
+
+/// A body. An endless one is at work while it waits for its next part, and else waits for its client.
+struct Watched {
+    body: Body,
+    place: Option<Arc<Place>>,
+}
+
+impl hyper::body::Body for Watched {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        let part = Pin::new(&mut self.body).poll_frame(context);
+        if let Some(place) = &self.place {
+            place.set_at_work(part.is_pending());
+        }
+        part
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }

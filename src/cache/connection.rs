@@ -92,7 +92,7 @@ impl Cache {
         cluster::refuse(&mut connection).await?;
         let asked = Asked::now();
         let claim = async {
-            let mut lent = LentConnection::of(self.0.reads.pool()).await?;
+            let mut lent = LentConnection::of(&self.0.pool).await?;
             let at_start = !self.0.is_started.load(Ordering::Relaxed);
             let row = epoch::claim(&mut lent.connection, &server, at_start).await?;
             self.0.is_started.store(true, Ordering::Relaxed);

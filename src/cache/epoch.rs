@@ -85,7 +85,7 @@ impl Cache {
 
     pub(super) async fn read_epoch(&self, limit: Duration) -> Result<EpochRow, Error> {
         let read = async {
-            let mut lent = LentConnection::of(self.0.reads.pool()).await?;
+            let mut lent = LentConnection::of(&self.0.pool).await?;
             let row = epoch::read(&mut *lent.connection).await?;
             // A new connection may lead to a new primary.
             if !row.is_read_only {

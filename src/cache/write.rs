@@ -121,7 +121,7 @@ impl Cache {
 
     async fn advance_epoch(&self) -> Result<(), Error> {
         let advance = async {
-            let mut lent = LentConnection::of(self.0.reads.pool()).await?;
+            let mut lent = LentConnection::of(&self.0.pool).await?;
             epoch::advance(&mut lent.connection).await?;
             lent.give_back();
             Ok(())

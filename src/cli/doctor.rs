@@ -3,6 +3,7 @@
 mod cache;
 mod nats;
 mod postgres;
+mod reads;
 
 use std::fmt::Display;
 use std::time::Duration;
@@ -21,7 +22,12 @@ pub(super) fn command() -> Command {
             "Check each dependency: reachable, version, permissions, settings that break a promise \
              (exit code 0: nothing failed; 1: something did)",
         )
-        .args(flags(["NATS_URL", "POSTGRES_URL", "REDIS_URL"]))
+        .args(flags([
+            "NATS_URL",
+            "POSTGRES_URL",
+            "POSTGRES_READ_URL",
+            "REDIS_URL",
+        ]))
         .args(group_flags(Group::Stream))
         .args(flags([
             "GANESH_MAX_IN_FLIGHT",

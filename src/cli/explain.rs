@@ -16,6 +16,7 @@ use crate::event::Timestamp;
 use crate::observe::explain::question::{sequence, trace_id};
 use crate::observe::explain::remembered::{self, RememberedMessage};
 use crate::observe::explain::{self, Explanation, Places, Question, QuestionLimits};
+use crate::storage::place::TimeInPostgres;
 use crate::storage::{classify, pool, session};
 use crate::telemetry::Metrics;
 use crate::text::on_one_line;
@@ -131,6 +132,7 @@ pub(super) async fn run(config: Config, request: Request) -> Result<(), Failure>
         config: &config,
         jetstream,
         postgres,
+        time_in_postgres: TimeInPostgres::default(),
         remembered,
         limits: QuestionLimits {
             until: Instant::now() + QUESTION_LIMIT,
@@ -180,7 +182,7 @@ async fn remembered(config: &Config) -> Result<Vec<RememberedMessage>, String> {
 async fn postgres(config: &Config) -> Result<PgPool, String> {
     let url = &config.postgres.url;
     let failed = |error: &sqlx::Error| format!("Postgres at {url}: {}", classify(error).detail);
-    let options = pool::options(&config.postgres).map_err(|error| failed(&error))?;
+    let options = pool::options(url).map_err(|error| failed(&error))?;
     let opening = session::open(&options, &config.postgres.schema);
     match timeout(CONNECT_LIMIT, opening).await {
         Ok(Ok(_)) => {}

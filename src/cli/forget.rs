@@ -47,7 +47,7 @@ pub(super) async fn run(config: Config, subject: Option<String>) -> Result<(), F
 
 async fn forget(config: &Config, subject: &str) -> Result<(), Error> {
     let advance = async {
-        let options = pool::options(&config.postgres)?;
+        let options = pool::options(&config.postgres.url)?;
         let mut connection = session::open(&options, &config.postgres.schema).await?;
         epoch::advance(&mut connection).await
     };

@@ -18,7 +18,7 @@ use tracing::Instrument;
 use self::connect::Servers;
 use super::Failure;
 use super::shutdown::{Shutdown, Step, stop_on_signal};
-use crate::api::{self, AnswerMemory, Api, admin};
+use crate::api::{self, AnswerMemory, Api, Tails, admin};
 use crate::cache::Cache;
 use crate::config::{Config, Group, group_flags};
 use crate::error::Error;
@@ -33,6 +33,8 @@ use crate::observe::slow_list::SlowList;
 use crate::pipeline::source::NatsHandles;
 use crate::pipeline::{self, Resources};
 use crate::storage::queries::Reads;
+use crate::storage::read_access::ReadAccess;
+use crate::storage::tail::lease::TailLease;
 use crate::storage::{EventWriter, pool, upkeep};
 use crate::telemetry::logs::LogFilter;
 use crate::telemetry::span_queue::SpanQueue;
@@ -74,6 +76,7 @@ struct BackgroundTasks {
     keepalive_stop: CancellationToken,
     api_server: Option<JoinHandle<()>>,
     api_stop: CancellationToken,
+    tails: Tails,
 }
 
 pub(super) async fn run(
@@ -164,12 +167,18 @@ impl Service {
         servers: Servers,
         api_listener: Option<TcpListener>,
     ) -> Result<(Resources, BackgroundTasks), Failure> {
-        let Servers { pool, nats_handles } = servers;
-        let reads = Reads::new(pool.clone(), self.config.postgres.partition_interval);
-        let cache = self.start_cache(&reads)?;
-        self.start_postgres_tasks(&pool);
+        let Servers {
+            pool,
+            read_pool,
+            access,
+            nats_handles,
+        } = servers;
+        let interval = self.config.postgres.partition_interval;
+        let reads = Reads::with_access(read_pool.clone(), interval, access.clone());
+        let cache = self.start_cache(&pool, &reads)?;
+        self.start_postgres_tasks(&pool, read_pool, access);
         let background_tasks =
-            self.start_background_tasks(&nats_handles, (&cache, &reads), api_listener);
+            self.start_background_tasks(&nats_handles, (&cache, &reads, &pool), api_listener);
         self.start_nats_tasks(&nats_handles, &background_tasks.in_flight);
         let (spans, slow) = (self.spans.clone(), self.slow.clone());
         let observer = Observer::new(&self.config, self.metrics.clone(), spans, slow);
@@ -177,8 +186,9 @@ impl Service {
             config: self.config.clone(),
             nats_handles,
             in_flight: background_tasks.in_flight.clone(),
+            // The pipeline's own reads use its own connections.
+            reads: Reads::new(pool.clone(), interval),
             storage: EventWriter::new(pool, self.metrics.clone()),
-            reads,
             cache,
             health: self.health.clone(),
             observer: self.config.telemetry.enabled.then_some(observer),
@@ -187,31 +197,41 @@ impl Service {
         Ok((resources, background_tasks))
     }
 
-    fn start_cache(&self, reads: &Reads) -> Result<Cache, Failure> {
+    fn start_cache(&self, pool: &PgPool, reads: &Reads) -> Result<Cache, Failure> {
         let (metrics, health) = (self.metrics.clone(), self.health.clone());
-        let cache = Cache::new(&self.config.cache, reads.clone(), metrics, health)
+        let (config, pool) = (&self.config.cache, pool.clone());
+        let cache = Cache::new(config, pool, reads.clone(), metrics, health)
             .map_err(|error| Failure::Usage(format!("REDIS_URL: {error}")))?;
         tokio::spawn(cache.clone().run(self.stop_background.clone()));
         Ok(cache)
     }
 
-    fn start_postgres_tasks(&self, pool: &PgPool) {
+    fn start_postgres_tasks(&self, pool: &PgPool, read_pool: PgPool, access: ReadAccess) {
         let (metrics, background) = (self.metrics.clone(), self.stop_background.clone());
         tokio::spawn(runtime::watch(metrics.clone(), background.clone()));
-        tokio::spawn(pool::watch(pool.clone(), metrics.clone(), background));
+        let pools = [pool.clone(), read_pool.clone()];
+        tokio::spawn(pool::watch(pools, metrics.clone(), background.clone()));
         let (config, health) = (self.config.postgres.clone(), self.health.clone());
+        // Otherwise reads need what the pipeline needs, too.
+        if config.read_url.is_some() && self.config.http.api_addr.is_some() {
+            tokio::spawn(access.watch(config.clone(), read_pool, health.clone(), background));
+        }
         tokio::spawn(upkeep::run(config, pool.clone(), metrics, health));
     }
 
     fn start_background_tasks(
         &self,
         nats_handles: &NatsHandles,
-        (cache, reads): (&Cache, &Reads),
+        (cache, reads, pool): (&Cache, &Reads, &PgPool),
         api_listener: Option<TcpListener>,
     ) -> BackgroundTasks {
         let limits = in_flight::Capacity::in_flight(&self.config.pipeline);
         let ack_wait = self.config.nats.ack_wait;
         let (in_flight, releases) = InFlight::new(limits, ack_wait, self.metrics.clone());
+        let held = in_flight.clone();
+        let giving_way =
+            (reads.clone()).give_way(move || held.is_behind(), self.stop_background.clone());
+        tokio::spawn(giving_way);
         let keepalive = Keepalive {
             in_flight: in_flight.clone(),
             releases,
@@ -220,6 +240,8 @@ impl Service {
             metrics: self.metrics.clone(),
         };
         let keepalive_stop = CancellationToken::new();
+        // They end at once after a signal: another replica goes on with them.
+        let tails = Tails::new(TailLease::new(pool.clone()), self.stop.child_token());
         let api = Api {
             cache: cache.clone(),
             reads: reads.clone(),
@@ -227,6 +249,7 @@ impl Service {
             answers: AnswerMemory::default(),
             config: Arc::new(self.config.clone()),
             slow: self.config.telemetry.enabled.then(|| self.slow.clone()),
+            tails: tails.clone(),
         };
         let api_stop = CancellationToken::new();
         let api_server = api_listener.map(|listener| {
@@ -239,6 +262,7 @@ impl Service {
             keepalive_stop,
             api_server,
             api_stop,
+            tails,
         }
     }
 
@@ -310,6 +334,7 @@ impl Service {
         {
             tracing::warn!("NATS did not take the last acknowledgements in time");
         }
+        tasks.tails.end();
         // Running requests are answered first.
         tasks.api_stop.cancel();
         if let Some(server) = tasks.api_server {

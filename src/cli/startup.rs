@@ -11,7 +11,8 @@ use super::Failure;
 use crate::config::PostgresConfig;
 use crate::error::{Class, Error};
 use crate::storage::deadline::Deadline;
-use crate::storage::{blockers, classify, ownership, pool, schema, session};
+use crate::storage::session::{self, SessionUse};
+use crate::storage::{blockers, classify, ownership, pool, schema};
 
 const ATTEMPT_EVERY: Duration = Duration::from_millis(500);
 /// For the check whose tables these are: then it says who holds a lock, and tries again.
@@ -80,11 +81,12 @@ pub(super) async fn wait_for_postgres(
     config: &PostgresConfig,
     deadline: StartDeadline,
 ) -> Result<(), Failure> {
-    let options = pool::options(config)?;
+    let options = pool::options(&config.url)?;
     let schema = &config.schema;
     let open = async || {
         let mut connection = session::open(&options, schema).await?;
-        session::refuse_shared_sessions(&mut connection, &options, schema).await?;
+        session::refuse_shared_sessions(&mut connection, SessionUse::Write, &options, schema)
+            .await?;
         let process = session::process_of(&mut connection).await?;
         Ok::<_, sqlx::Error>((connection, process))
     };

@@ -120,6 +120,7 @@ const fn setting(
 pub const SETTINGS: &[Setting] = &[
     setting(Servers, "NATS_URL", "nats://localhost:4222", "NATS servers, separated by commas; a URL may hold user and password"),
     setting(Servers, "POSTGRES_URL", "postgresql://ganesh:ganesh@localhost:5432/ganesh", "Postgres 17"),
+    setting(Servers, "POSTGRES_READ_URL", "", "The same database, as a role that may only read, for the reads of the API (deploy/postgres/roles.sql); empty: POSTGRES_URL"),
     setting(Servers, "REDIS_URL", "redis://localhost:6379", "Dragonfly or Redis, not in cluster mode; may be away"),
     setting(Servers, "GANESH_STARTUP_TIMEOUT", "60s", "How long to wait for NATS and Postgres at start"),
     setting(Stream, "GANESH_STREAM", "EVENTS", "Stream that holds the events"),

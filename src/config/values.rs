@@ -5,11 +5,21 @@ use std::path::PathBuf;
 use std::str::FromStr;
 use std::time::Duration;
 
+use sqlx::postgres::PgConnectOptions;
+
 use super::log_filter;
 use super::reader::Reader;
 use super::secret::{Secret, SecretUrl, split};
 use super::settings::setting_of;
 use super::subjects;
+
+/// What sqlx reads in a URL.
+#[rustfmt::skip] // by topic
+const POSTGRES_PARAMETERS: &[&str] = &[
+    "sslmode", "ssl-mode", "sslrootcert", "ssl-root-cert", "ssl-ca", "sslcert", "ssl-cert", "sslkey", "ssl-key",
+    "host", "hostaddr", "port", "dbname", "user", "password",
+    "application_name", "options", "options[", "statement-cache-capacity",
+];
 
 impl Reader {
     /// What clients can send in `Authorization`.
@@ -132,9 +142,26 @@ impl Reader {
         schemes: &[&str],
         parameters: &'static [&'static str],
     ) -> SecretUrl {
+        self.optional_server_url::<T>(env, (env, schemes), parameters)
+            .expect("the default of a setting is valid")
+    }
+
+    /// The URL of Postgres in this setting, if it has a value.
+    pub(super) fn postgres_url(&mut self, env: &'static str) -> Option<SecretUrl> {
+        let like = ("POSTGRES_URL", &["postgresql", "postgres"][..]);
+        self.optional_server_url::<PgConnectOptions>(env, like, POSTGRES_PARAMETERS)
+    }
+
+    /// The default of `like` is the example.
+    fn optional_server_url<T: FromStr>(
+        &mut self,
+        env: &'static str,
+        (like, schemes): (&str, &[&str]),
+        parameters: &'static [&'static str],
+    ) -> Option<SecretUrl> {
         let expected = format!(
             "one URL such as {}, without fragment, and with no parameters but {}",
-            setting_of(env).default,
+            setting_of(like).default,
             parameters.join(", ")
         );
         let parts = UrlParts {
@@ -142,7 +169,7 @@ impl Reader {
             path: true,
             parameters,
         };
-        self.parse(env, &expected, |raw| {
+        self.optional(env, &expected, |raw| {
             let one = split(raw).len() == 1 && is_server_url(raw, schemes, &parts);
             (one && T::from_str(raw).is_ok()).then(|| SecretUrl::new(raw.to_owned()))
         })

@@ -21,13 +21,7 @@ impl Metadata {
     /// library has such a parser, on a type that would cost us a copy of its whole
     /// context for each message.
     pub(crate) fn parse(ack_subject: &str) -> Option<Self> {
-        let subject = ack_subject.strip_prefix("$JS.ACK.")?;
-        let before_numbers = match subject.split('.').count() {
-            7 => 2,
-            9.. => 4,
-            _ => return None,
-        };
-        let mut numbers = subject.split('.').skip(before_numbers);
+        let mut numbers = numbers(ack_subject)?;
         let delivered = numbers.next()?.parse().ok()?;
         let stream_sequence = numbers.next()?.parse().ok()?;
         let _consumer_sequence = numbers.next()?;
@@ -37,6 +31,21 @@ impl Metadata {
             published_at: Timestamp::from_nanos(numbers.next()?.parse().ok()?),
         })
     }
+}
+
+fn numbers(ack_subject: &str) -> Option<impl Iterator<Item = &str>> {
+    let subject = ack_subject.strip_prefix("$JS.ACK.")?;
+    let before_numbers = match subject.split('.').count() {
+        7 => 2,
+        9.. => 4,
+        _ => return None,
+    };
+    Some(subject.split('.').skip(before_numbers))
+}
+
+/// How many messages waited in the stream behind this one when it was delivered.
+pub(crate) fn pending(ack_subject: &str) -> Option<u64> {
+    numbers(ack_subject)?.nth(4)?.parse().ok()
 }
 
 /// A message that is a delivery of a consumer, not held yet.
@@ -84,5 +93,23 @@ impl ParsedDelivery {
             ack_subject: self.ack_subject,
             guard,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_forms_of_ack_subjects_are_read() {
+        for subject in [
+            "$JS.ACK.EVENTS.ganesh.2.7.9.1700000000000000000.41",
+            "$JS.ACK.hub.ACCOUNT.EVENTS.ganesh.2.7.9.1700000000000000000.41.random",
+        ] {
+            let metadata = Metadata::parse(subject).expect("an ack subject");
+            assert_eq!((metadata.delivered, metadata.stream_sequence), (2, 7));
+            assert_eq!(pending(subject), Some(41));
+        }
+        assert_eq!(pending("$JS.ACK.EVENTS.ganesh"), None);
     }
 }

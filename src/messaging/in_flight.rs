@@ -12,13 +12,16 @@ use tokio::sync::Notify;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::time::Instant;
 
-use super::delivery::Metadata;
+use super::delivery::{Metadata, pending};
 use crate::config::PipelineConfig;
 use crate::message::{Delivery, InFlightGuard, InFlightId, Releases};
 use crate::telemetry::Metrics;
 
 /// The most that the server counts for a message's subjects, beside headers and body.
 pub(crate) const SUBJECTS_MAX_BYTES: usize = 8 * 1024;
+
+/// A pipeline that moves settles a message in this time.
+const SETTLES: Duration = Duration::from_secs(2);
 
 /// What may be held, what is free of that, or what a pull may bring.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -87,6 +90,8 @@ struct Register {
     bytes: usize,
     /// When a message was last settled.
     settled_at: Instant,
+    /// The ack subject of the newest delivery.
+    newest: Option<Subject>,
     /// What pulls under way may still bring.
     reserved: Capacity,
 }
@@ -124,6 +129,7 @@ impl InFlight {
                 entries: Slab::new(),
                 bytes: 0,
                 settled_at: Instant::now(),
+                newest: None,
                 reserved: Capacity::default(),
             }),
             freed: Notify::new(),
@@ -192,6 +198,7 @@ impl InFlight {
     ) -> Vec<InFlightGuard> {
         let now = Instant::now();
         let mut register = self.register();
+        let mut newest = None;
         let guards = admissions
             .map(|Admission { ack_subject, bytes }| {
                 register.bytes += bytes;
@@ -203,9 +210,13 @@ impl InFlight {
                     consumer_generation,
                     is_maybe_elsewhere: false,
                 });
+                newest = Some(id);
                 InFlightGuard::new(id, consumer_generation, &self.releases)
             })
             .collect();
+        if let Some(id) = newest {
+            register.newest = Some(register.entries[id].ack_subject.clone());
+        }
         self.export(&register);
         guards
     }
@@ -283,6 +294,18 @@ impl InFlight {
             oldest,
             none_settled: oldest.min(register.settled_at.elapsed()),
         }
+    }
+
+    /// Returns whether the pipeline is behind: half of what may be held is held, or more than that waits in the
+    /// stream. And a message was settled lately: a pipeline that settles nothing is blocked, and no faster without
+    /// reads.
+    pub(crate) fn is_behind(&self) -> bool {
+        let register = self.register();
+        let is_half_full = register.entries.len() >= self.limits.messages / 2
+            || register.bytes >= self.limits.bytes / 2;
+        let waiting = register.newest.as_deref().and_then(pending).unwrap_or(0);
+        let has_backlog = waiting >= self.limits.messages as u64 / 2;
+        (is_half_full || has_backlog) && register.settled_at.elapsed() < SETTLES
     }
 
     /// Messages held now.

@@ -31,6 +31,7 @@ pub(crate) use self::question::Question;
 use self::remembered::RememberedMessage;
 use crate::config::Config;
 use crate::messaging::connection;
+use crate::storage::place::TimeInPostgres;
 
 /// Whom to ask. A place that cannot be reached says why.
 pub(crate) struct Places<'a> {
@@ -38,6 +39,8 @@ pub(crate) struct Places<'a> {
     pub(crate) config: &'a Config,
     pub(crate) jetstream: Result<Context, String>,
     pub(crate) postgres: Result<PgPool, String>,
+    /// Counts how long Postgres is asked.
+    pub(crate) time_in_postgres: TimeInPostgres,
     /// What one replica remembers.
     pub(crate) remembered: Result<Vec<RememberedMessage>, String>,
     pub(crate) limits: QuestionLimits,

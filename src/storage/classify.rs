@@ -82,7 +82,7 @@ pub(crate) fn sqlstate_in(detail: &str) -> Option<&str> {
     (state.len() == 5).then_some(state)
 }
 
-/// A server's message, without the user and the database of `POSTGRES_URL`, which it may name.
+/// A server's message, without the user and the database of a URL, which it may name.
 fn without_credentials(state: &str, message: &str) -> String {
     let class = state.get(..2).unwrap_or("");
     if !matches!(class, "08" | "28" | "3D" | "42" | "53" | "55" | "57") {
@@ -92,7 +92,7 @@ fn without_credentials(state: &str, message: &str) -> String {
     // In another language, names stand elsewhere.
     let others = shown.replace(HIDDEN, "");
     if matches!(class, "28" | "3D") && (others.contains('"') || !others.is_ascii()) {
-        return "the server refuses the user or the database of POSTGRES_URL".to_owned();
+        return "the server refuses this user or this database".to_owned();
     }
     shown
 }
@@ -154,12 +154,12 @@ mod tests {
             (
                 "28P01",
                 "autenticazione fallita per l'utente \"u\"",
-                "the server refuses the user or the database of POSTGRES_URL",
+                "the server refuses this user or this database",
             ),
             (
                 "28P01",
                 "Passwort-Authentifizierung für Benutzer »u« fehlgeschlagen",
-                "the server refuses the user or the database of POSTGRES_URL",
+                "the server refuses this user or this database",
             ),
             (
                 "53300",

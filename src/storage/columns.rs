@@ -35,8 +35,12 @@ macro_rules! bounded_text {
 
 macro_rules! columns {
     () => {
+        concat!(columns!(""), "events ")
+    };
+    // Others besides, and the table follows.
+    ($more:literal) => {
         concat!(
-            "SELECT time, stream_seq, ",
+            "SELECT ", $more, "time, stream_seq, ",
             bounded_text!("id"),
             bounded_text!("source"),
             bounded_text!("type"),
@@ -50,7 +54,7 @@ macro_rules! columns {
                       octet_length(datacontenttype), octet_length(dataschema)) > 65536 AS has_long_text, \
              extensions IS NOT NULL AS has_extensions, \
              data IS NOT NULL OR data_bytes IS NOT NULL AS has_data \
-             FROM events "
+             FROM "
         )
     };
 }

@@ -62,6 +62,14 @@ impl LentConnection {
         })
     }
 
+    /// One that is open and not in use.
+    pub(super) fn idle(pool: &PgPool) -> Option<Self> {
+        Some(Self {
+            connection: pool.try_acquire()?,
+            is_given_back: false,
+        })
+    }
+
     /// To be called after the answer to the last statement.
     pub(crate) fn give_back(mut self) {
         self.is_given_back = true;

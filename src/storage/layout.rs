@@ -9,6 +9,7 @@ use sqlx::Postgres;
 use sqlx::postgres::{PgArguments, PgConnection};
 use sqlx::query::QueryAs;
 
+use super::identity::started;
 use crate::event::Timestamp;
 
 /// Partitions of one span.
@@ -17,8 +18,11 @@ const PARTITIONS_AT_ONCE: usize = 64;
 const REMEMBERED_SPANS: usize = 32;
 
 /// Another number, where the partitions are others.
-const NUMBER: &str = "SELECT coalesce(sum(inhrelid::bigint), 0)::bigint FROM pg_inherits \
-    WHERE inhparent = 'events'::regclass";
+const NUMBER: &str = concat!(
+    "SELECT coalesce(sum(inhrelid::bigint), 0)::bigint, ",
+    started!(),
+    " FROM pg_inherits WHERE inhparent = 'events'::regclass"
+);
 /// Where they begin and end, the newest first; infinity where a bound is open. The default partition has
 /// no bounds: its name is the second column.
 const LAYOUT: &str = "\
@@ -89,6 +93,11 @@ impl Layout {
         layout
     }
 
+    /// Another one, where the partitions are others.
+    pub(super) fn number(&self) -> i64 {
+        self.number
+    }
+
     /// Whether nothing is known yet.
     pub(super) fn is_unknown(&self) -> bool {
         self.number == 0
@@ -96,8 +105,17 @@ impl Layout {
 
     /// Whether these are the partitions still.
     pub(super) async fn stands(&self, connection: &mut PgConnection) -> Result<bool, sqlx::Error> {
-        let number: i64 = sqlx::query_scalar(NUMBER).fetch_one(connection).await?;
-        Ok(number == self.number)
+        let (stands, _) = self.stands_on(connection).await?;
+        Ok(stands)
+    }
+
+    /// The same, and when the server started.
+    pub(super) async fn stands_on(
+        &self,
+        connection: &mut PgConnection,
+    ) -> Result<(bool, String), sqlx::Error> {
+        let (number, started): (i64, String) = sqlx::query_as(NUMBER).fetch_one(connection).await?;
+        Ok((number == self.number, started))
     }
 
     /// Whether one span of [`Self::spans`] holds both.
@@ -187,6 +205,13 @@ impl Span {
         self.from
     }
 
+    /// What it has in common with the time from `from` to `to`, both ends included; `None`: nothing.
+    pub(super) fn within(self, from: Timestamp, to: Timestamp) -> Option<(Timestamp, Timestamp)> {
+        let from = self.from.map_or(from, |first| first.max(from));
+        let to = self.to.map_or(to, |last| last.min(to));
+        (from <= to).then_some((from, to))
+    }
+
     /// The time from `age` before now on.
     pub(super) fn recent(age: Duration) -> Self {
         let age = i64::try_from(age.as_micros()).unwrap_or(i64::MAX);
@@ -222,7 +247,8 @@ pub(super) fn before(time: Timestamp) -> Timestamp {
     Timestamp::from_micros(time.micros() - 1)
 }
 
-fn after(time: Timestamp) -> Timestamp {
+/// The first instant after this one.
+pub(super) fn after(time: Timestamp) -> Timestamp {
     Timestamp::from_micros(time.micros() + 1)
 }
 

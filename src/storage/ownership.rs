@@ -9,12 +9,24 @@ use super::schema::MIGRATIONS;
 use super::session::quoted;
 
 /// The tables that the migrations make.
-const TABLES: [&str; 5] = ["events", "events_default", "cache_epoch", "fates", "trials"];
+const TABLES: [&str; 6] = [
+    "events",
+    "events_default",
+    "cache_epoch",
+    "fates",
+    "trials",
+    "tail",
+];
 
-/// The trigger of `events`, and its function.
-const GUARD: &str = "refuse_copy_of_decided";
-/// Its condition, as Postgres shows it. `pg_get_triggerdef` would wait for a lock on `events`.
-const GUARD_CONDITION: &str = "current_query() ~~ 'COPY %'::text";
+/// The triggers of `events` and of their functions, which have the same names, and their conditions, as Postgres
+/// shows them. `pg_get_triggerdef` would wait for a lock on `events`.
+const GUARDS: [(&str, Option<&str>); 2] = [
+    (
+        "refuse_copy_of_decided",
+        Some("current_query() ~~ 'COPY %'::text"),
+    ),
+    ("mark_for_tail", None),
+];
 /// `tgtype` in `pg_trigger`: BEFORE is 2, INSERT is 4, a trigger for each row would have 1, too.
 const BEFORE_INSERT_STATEMENT: i16 = 6;
 
@@ -36,6 +48,10 @@ const COLUMNS: [(&str, &str); 15] = [
     ("stored_at", "timestamp with time zone"),
     ("trace_id", "text"),
 ];
+
+/// The default of the column `stored_in`, as Postgres shows it.
+const STORED_IN: &str = "CASE WHEN (current_setting('ganesh.tail'::text, true) = 'on'::text) \
+    THEN pg_current_xact_id() ELSE NULL::xid8 END";
 
 /// Whose migrations a schema has.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -169,7 +185,7 @@ async fn differs(
     schema: &str,
 ) -> Result<Option<String>, sqlx::Error> {
     let differs = match events_differ(connection, schema).await? {
-        None if are_all_applied(connection).await? => guards_differ(connection, schema).await?,
+        None if are_all_applied(connection).await? => all_guards_differ(connection, schema).await?,
         differs => differs,
     };
     Ok(differs.map(|why| {
@@ -213,7 +229,9 @@ async fn events_differ(
                         WHERE n.nspname = $1 AND c.relname = 'events'), \
         columns AS (SELECT attnum, attname::text AS name, atttypid::regtype::text AS type \
                     FROM pg_attribute WHERE attrelid = (SELECT oid FROM events) \
-                    AND attnum > 0 AND NOT attisdropped) \
+                    AND attnum > 0 AND NOT attisdropped), \
+        missing AS (SELECT * FROM unnest($2::text[], $3::text[]) AS ours (name, type) \
+                    EXCEPT SELECT name, type FROM columns) \
         SELECT CASE \
             WHEN NOT EXISTS (SELECT FROM events) THEN 'events is missing' \
             WHEN NOT EXISTS (SELECT FROM pg_partitioned_table WHERE partrelid = (SELECT oid FROM events) \
@@ -221,9 +239,8 @@ async fn events_differ(
                 AND partattrs[0] = (SELECT attnum FROM columns WHERE name = 'time')) \
                 THEN 'events is not partitioned by time' \
             WHEN NOT {has_key} THEN 'events has no unique index on id, source, time, or a deferrable one' \
-            ELSE (SELECT format('events has no column %s of type %s', name, type) FROM ( \
-                SELECT * FROM unnest($2::text[], $3::text[]) AS ours (name, type) \
-                EXCEPT SELECT name, type FROM columns) AS missing LIMIT 1) \
+            WHEN EXISTS (SELECT FROM missing) \
+                THEN (SELECT format('events has no column %s of type %s', name, type) FROM missing LIMIT 1) \
         END"
     );
     sqlx::query_scalar(&statement)
@@ -234,15 +251,30 @@ async fn events_differ(
         .await
 }
 
-/// What keeps a message from being a row and a dead letter: the keys of the tables that decide, and the
-/// trigger that looks into them.
-async fn guards_differ(
+/// What keeps a message from being a row and a dead letter, and streams from missing rows: the keys of the
+/// tables that decide, and the triggers that look into them.
+async fn all_guards_differ(
     connection: &mut PgConnection,
     schema: &str,
 ) -> Result<Option<String>, sqlx::Error> {
-    let fates = has_key("to_regclass('fates')", "published_at,stream,stream_seq");
-    let trials = has_key("to_regclass('trials')", "published_at,stream,stream_seq");
-    let epoch = has_key("to_regclass('cache_epoch')", "singleton");
+    for guard in GUARDS {
+        let differs = guard_differs(connection, schema, guard).await?;
+        if differs.is_some() {
+            return Ok(differs);
+        }
+    }
+    let differs = keys_differ(connection).await?;
+    if differs.is_some() {
+        return Ok(differs);
+    }
+    mark_differs(connection).await
+}
+
+async fn guard_differs(
+    connection: &mut PgConnection,
+    schema: &str,
+    (guard, condition): (&str, Option<&str>),
+) -> Result<Option<String>, sqlx::Error> {
     let statement = format!(
         "\
         WITH guard AS (SELECT tgtype, tgqual, tgfoid, tgenabled, prosrc, \
@@ -250,33 +282,60 @@ async fn guards_differ(
                                       WHERE setting LIKE 'search\\_path=%' AND position($1 IN setting) = 0) \
                               AS looks_elsewhere \
                        FROM pg_trigger JOIN pg_proc ON pg_proc.oid = tgfoid \
-                       WHERE tgrelid = to_regclass('events') AND tgname = '{GUARD}') \
+                       WHERE tgrelid = to_regclass('events') AND tgname = '{guard}') \
         SELECT CASE \
-            WHEN NOT EXISTS (SELECT FROM guard) THEN 'trigger {GUARD} of events is missing' \
+            WHEN NOT EXISTS (SELECT FROM guard) THEN 'trigger {guard} of events is missing' \
             WHEN EXISTS (SELECT FROM guard WHERE tgenabled NOT IN ('O', 'A')) \
-                THEN 'trigger {GUARD} of events is disabled (ALTER TABLE events ENABLE TRIGGER {GUARD})' \
+                THEN 'trigger {guard} of events is disabled (ALTER TABLE events ENABLE TRIGGER {guard})' \
             WHEN EXISTS (SELECT FROM guard WHERE tgtype <> {BEFORE_INSERT_STATEMENT} \
-                         OR tgfoid IS DISTINCT FROM to_regproc('{GUARD}') \
+                         OR tgfoid IS DISTINCT FROM to_regproc('{guard}') \
                          OR pg_get_expr(tgqual, 0, true) IS DISTINCT FROM $2) \
-                THEN 'trigger {GUARD} of events was changed' \
+                THEN 'trigger {guard} of events was changed' \
             WHEN EXISTS (SELECT FROM guard WHERE prosrc <> $3 OR looks_elsewhere) \
-                THEN 'function {GUARD} was changed' \
-            WHEN NOT {fates} THEN 'fates is missing, or has no unique index on stream, stream_seq, published_at' \
-            WHEN NOT {trials} THEN 'trials is missing, or has no unique index on stream, stream_seq, published_at' \
-            WHEN NOT {epoch} THEN 'cache_epoch is missing, or has no unique index on singleton' \
+                THEN 'function {guard} was changed' \
         END"
     );
     sqlx::query_scalar(&statement)
         .bind(schema)
-        .bind(GUARD_CONDITION)
-        .bind(guard_source())
+        .bind(condition)
+        .bind(source_of(guard))
         .fetch_one(connection)
         .await
 }
 
-/// The body of its function, as its migration has it.
-fn guard_source() -> &'static str {
+async fn keys_differ(connection: &mut PgConnection) -> Result<Option<String>, sqlx::Error> {
+    let fates = has_key("to_regclass('fates')", "published_at,stream,stream_seq");
+    let trials = has_key("to_regclass('trials')", "published_at,stream,stream_seq");
+    let epoch = has_key("to_regclass('cache_epoch')", "singleton");
+    let tail = has_key("to_regclass('tail')", "singleton");
+    let statement = format!(
+        "\
+        SELECT CASE \
+            WHEN NOT {fates} THEN 'fates is missing, or has no unique index on stream, stream_seq, published_at' \
+            WHEN NOT {trials} THEN 'trials is missing, or has no unique index on stream, stream_seq, published_at' \
+            WHEN NOT {epoch} THEN 'cache_epoch is missing, or has no unique index on singleton' \
+            WHEN NOT {tail} THEN 'tail is missing, or has no unique index on singleton' \
+        END"
+    );
+    sqlx::query_scalar(&statement).fetch_one(connection).await
+}
+
+async fn mark_differs(connection: &mut PgConnection) -> Result<Option<String>, sqlx::Error> {
+    let found = "SELECT btrim(regexp_replace(pg_get_expr(adbin, 0), '\\s+', ' ', 'g')) \
+        FROM pg_attribute LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum \
+        WHERE attrelid = 'events'::regclass AND attname = 'stored_in' AND atttypid = 'xid8'::regtype";
+    let found: Option<Option<String>> =
+        sqlx::query_scalar(found).fetch_optional(connection).await?;
+    let is_ours = found.flatten().is_some_and(|found| found == STORED_IN);
+    Ok((!is_ours).then(|| format!("events has no column stored_in xid8 DEFAULT {STORED_IN}")))
+}
+
+/// The body of a trigger's function, as its migration has it.
+fn source_of(guard: &str) -> &'static str {
+    let head = format!("CREATE FUNCTION {guard}()");
     let migrations = MIGRATIONS.iter();
-    let mut bodies = migrations.filter_map(|migration| migration.sql.split("$$").nth(1));
-    bodies.next().expect("one migration makes a function")
+    let mut made = migrations.filter_map(|migration| migration.sql.split_once(&head));
+    let (_, function) = made.next().expect("one migration makes each function");
+    let body = function.split("$$").nth(1);
+    body.expect("its body stands between two marks")
 }

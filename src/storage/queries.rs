@@ -4,6 +4,7 @@
 use std::collections::BTreeMap;
 use std::iter;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
 use arc_swap::ArcSwap;
@@ -17,17 +18,20 @@ use super::columns::{bounded_json, bounded_text, columns};
 use super::deadline::{Deadline, LentConnection};
 use super::keys;
 use super::layout::{self, Layout, Span};
+use super::place::ReadPlaces;
+use super::read_access::ReadAccess;
 use crate::config::PartitionInterval;
 use crate::error::{Class, Code, Error};
 use crate::event::{Data, Event, Timestamp};
 
 /// A read takes no longer than this, waiting for a connection included.
 pub(crate) const READ_LIMIT: Duration = Duration::from_secs(4);
-/// Reads at the same time: fewer than the pool has beside the writers' connections, so that
-/// readers never keep ingestion or the epoch from theirs.
-const READS_AT_ONCE: usize = 4;
+/// Reads at the same time. Those of the API have so many connections of their own (pool.rs).
+pub(super) const READS_AT_ONCE: u32 = 4;
 /// Of these, searches, which can take seconds: the others never wait for them alone.
-const SEARCHES_AT_ONCE: usize = 2;
+const SEARCHES_AT_ONCE: u32 = 2;
+/// Of these, tails.
+const TAILS_AT_ONCE: u32 = 1;
 /// Further matches that are listed beside the one that is answered.
 const ALTERNATES_MAX: usize = 50;
 /// They are looked for in so many spans: 1,024 partitions.
@@ -99,8 +103,13 @@ pub struct Alternate {
 #[derive(Clone)]
 pub struct Reads {
     pool: PgPool,
-    pub(super) permits: Arc<Semaphore>,
-    pub(super) searches: Arc<Semaphore>,
+    access: ReadAccess,
+    /// Of reads of one event.
+    singles: ReadPlaces,
+    pub(super) searches: ReadPlaces,
+    pub(super) tails: ReadPlaces,
+    /// The pipeline is behind.
+    pub(super) writes_go_first: Arc<AtomicBool>,
     /// Which partitions there were after the last read.
     layout: Arc<ArcSwap<Layout>>,
     /// How far back the partitions reach in which a newest state is looked for first.
@@ -110,10 +119,25 @@ pub struct Reads {
 impl Reads {
     /// Reads over this pool; `interval` is the time that one partition covers.
     pub fn new(pool: PgPool, interval: PartitionInterval) -> Self {
+        Self::with_access(pool, interval, ReadAccess::default())
+    }
+
+    /// The same over the pool of the API's reads.
+    pub(crate) fn with_access(
+        pool: PgPool,
+        interval: PartitionInterval,
+        access: ReadAccess,
+    ) -> Self {
+        let writes_go_first = Arc::default();
+        let connections = Arc::new(Semaphore::new(READS_AT_ONCE as usize));
+        let places = |count| ReadPlaces::new(count, &connections, &writes_go_first);
         Self {
             pool,
-            permits: Arc::new(Semaphore::new(READS_AT_ONCE)),
-            searches: Arc::new(Semaphore::new(SEARCHES_AT_ONCE)),
+            access,
+            singles: places(READS_AT_ONCE),
+            searches: places(SEARCHES_AT_ONCE),
+            tails: places(TAILS_AT_ONCE),
+            writes_go_first,
             layout: Arc::default(),
             recent: Duration::from_micros(interval.micros().cast_unsigned()),
         }
@@ -123,13 +147,21 @@ impl Reads {
         &self.pool
     }
 
+    /// The same; `Err`: why none of its connections can be had.
+    pub(crate) fn fit_pool(&self) -> Result<PgPool, String> {
+        match self.access.refusal() {
+            Some(why) if self.pool.num_idle() == 0 => Err(why.to_string()),
+            _ => Ok(self.pool.clone()),
+        }
+    }
+
     /// The newest event of a subject by `time`, then by its place in the stream.
     ///
     /// # Errors
     /// When Postgres does not answer within [`READ_LIMIT`], or with an error.
     pub async fn newest_of_subject(&self, subject: &str) -> Result<Option<StoredEvent>, Error> {
         let deadline = Deadline::new(READ_LIMIT, "newest event of a subject");
-        let _permit = deadline.wait_for(self.permits.acquire()).await?;
+        let _place = deadline.wait_for(self.singles.take()).await?;
         let recent = Span::recent(self.recent);
         self.read_until_it_stands(deadline, |mut lent, layout| async move {
             // What is found in one is newer than all that is in those after it, whatever the clock says.
@@ -155,7 +187,7 @@ impl Reads {
         key: &EventKey<'_>,
     ) -> Result<Option<(StoredEvent, Vec<Alternate>)>, Error> {
         let deadline = Deadline::new(READ_LIMIT, "event by id");
-        let _permit = deadline.wait_for(self.permits.acquire()).await?;
+        let _place = deadline.wait_for(self.singles.take()).await?;
         self.read_until_it_stands(deadline, |mut lent, layout| async move {
             let spans: Vec<Span> = match key.time {
                 Some(time) => vec![Span::at(time)],
@@ -226,10 +258,11 @@ impl Reads {
         let mut repeats = self.pool.size().max(1);
         loop {
             let answer = deadline.run(async {
-                let mut lent = LentConnection::of(&self.pool).await?;
+                let mut lent = self.access.lend(&self.pool).await?;
                 let layout = self.layout(&mut lent.connection).await?;
                 let (mut lent, found, spans) = read(lent, layout.clone()).await?;
-                let stands = layout.stands(&mut lent.connection).await?;
+                let (stands, started) = layout.stands_on(&mut lent.connection).await?;
+                self.access.check(&started)?;
                 if !stands {
                     let layout = Layout::read(&mut lent.connection).await?;
                     self.layout.store(Arc::new(layout));
@@ -247,7 +280,10 @@ impl Reads {
                     repeats -= 1;
                     self.layout.store(Arc::default());
                 }
-                Err(error) => return Err(error),
+                Err(error) => {
+                    self.access.note(&error);
+                    return Err(error);
+                }
             }
         }
     }

@@ -4,7 +4,8 @@ use std::cmp::Ordering;
 
 use crate::event::{Event, Timestamp, TraceId};
 
-/// The columns of [`Row`]. `stored_at`, which both ways of writing fill too, is Postgres's clock.
+/// The columns of [`Row`]. `stored_at`, which both ways of writing fill too, is Postgres's clock; Postgres fills
+/// `stored_in`.
 pub(super) const COLUMNS: &str = "id, source, time, type, subject, datacontenttype, dataschema, \
      data, data_bytes, extensions, nats_subject, stream_seq, published_at, trace_id";
 

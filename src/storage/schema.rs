@@ -34,6 +34,7 @@ pub(super) static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| Migrator {
             "trials",
             include_str!("../../migrations/0004_trials.sql"),
         ),
+        migration(5, "tail", include_str!("../../migrations/0005_tail.sql")),
     ]),
     ..Migrator::DEFAULT
 });

@@ -6,6 +6,7 @@
 //! ends at once: whether there is more, the next one finds.
 
 mod condition;
+mod filter;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,6 +17,7 @@ use sqlx::postgres::{PgConnection, PgPool, PgRow, Postgres};
 use sqlx::{FromRow, QueryBuilder};
 
 pub use self::condition::{Comparison, DataCondition, DataTest, JsonState, Operand};
+pub use self::filter::EventFilter;
 use super::classify::sqlstate;
 use super::columns::{bounded_json, bounded_text, columns};
 use super::deadline::{Deadline, LentConnection};
@@ -63,27 +65,17 @@ pub enum PageEnd {
     Time(Timestamp),
 }
 
-/// Which events are asked for: those that meet all of it.
+/// A page that is asked for.
 #[derive(Debug, Clone, Default)]
 pub struct EventSearch {
-    /// The attribute `type`.
-    pub event_type: Option<String>,
-    /// The attribute `source`.
-    pub source: Option<String>,
-    /// The attribute `subject`.
-    pub subject: Option<String>,
-    /// What the attribute `subject` begins with.
-    pub subject_prefix: Option<String>,
-    /// Conditions on JSON data.
-    pub data: Vec<DataCondition>,
-    /// The earliest `time`.
-    pub from: Option<Timestamp>,
-    /// The first `time` that is too late.
-    pub to: Option<Timestamp>,
+    /// Which events.
+    pub filter: EventFilter,
     /// Where the page before ended.
     pub after: Option<PageEnd>,
     /// Events of a page, at most.
     pub limit: usize,
+    /// Only what older transactions than this stored, as far as it is marked.
+    pub stored_before: Option<u64>,
 }
 
 /// A page. It can have fewer events than asked for, or none, and still not be the last one.
@@ -187,7 +179,7 @@ struct Walk<'a> {
 
 impl<'a> Walk<'a> {
     fn new(search: &'a EventSearch) -> Self {
-        let width = match &search.subject {
+        let width = match &search.filter.subject {
             Some(_) => FIRST_WINDOW_OF_SUBJECT,
             None => FIRST_WINDOW,
         };
@@ -200,15 +192,12 @@ impl<'a> Walk<'a> {
         }
     }
 
-    fn oldest(&self) -> Timestamp {
-        self.search.from.unwrap_or(Timestamp::MIN)
-    }
-
     /// `None` at the end.
     fn next_window<'l>(&self, layout: &'l Layout) -> Option<Window<'l>> {
-        let mut to = self.search.to.map_or(Timestamp::MAX, before);
+        let oldest = self.search.filter.first();
+        let mut to = self.search.filter.last();
         match &self.after {
-            Some(PageEnd::Time(time)) if *time <= self.oldest() => return None,
+            Some(PageEnd::Time(time)) if *time <= oldest => return None,
             Some(PageEnd::Time(time)) => to = to.min(before(*time)),
             Some(PageEnd::Event { time, .. }) => to = to.min(*time),
             None => {}
@@ -217,7 +206,7 @@ impl<'a> Walk<'a> {
         let to = part.last;
         let newest = to.min(Timestamp::now()).micros();
         let from = Timestamp::from_micros(newest.saturating_sub(self.width));
-        let from = from.max(part.first).max(self.oldest());
+        let from = from.max(part.first).max(oldest);
         (from <= to).then_some(Window {
             from,
             to,
@@ -322,27 +311,23 @@ fn statement<'a>(
         sql.push(", ").push_bind(source.as_str());
         sql.push(", ").push_bind(id.as_str()).push(")");
     }
-    for (condition, value) in [
-        (" AND type = ", &search.event_type),
-        (" AND source = ", &search.source),
-        (" AND subject = ", &search.subject),
-        (" AND subject ^@ ", &search.subject_prefix),
-    ] {
-        if let Some(value) = value {
-            sql.push(condition).push_bind(value.as_str());
-        }
+    if let Some(transaction) = search.stored_before {
+        sql.push(stored_before(transaction));
     }
-    for condition in &search.data {
-        sql.push(" AND ");
-        condition.push(&mut sql);
-    }
+    search.filter.push(&mut sql);
     sql.push(ORDER)
         .push_bind(i64::try_from(limit).unwrap_or(i64::MAX));
     sql
 }
 
+/// The condition on rows that older transactions stored. Of one without a mark it is not known which: it is older
+/// than each one that marks.
+pub(super) fn stored_before(transaction: u64) -> String {
+    format!(" AND (stored_in IS NULL OR stored_in < '{transaction}'::xid8)")
+}
+
 /// An event that is too large comes without its data, and says so: the others of its page do not suffer.
-fn event_of(row: &PgRow) -> Result<Event, sqlx::Error> {
+pub(super) fn event_of(row: &PgRow) -> Result<Event, sqlx::Error> {
     let why = match StoredEvent::from_row(row) {
         Ok(stored) => return Ok(stored.event),
         Err(sqlx::Error::Decode(why)) => why.to_string(),

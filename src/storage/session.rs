@@ -13,14 +13,34 @@ pub(crate) const POSTGRES_MIN_MAJOR_VERSION: i32 = 17;
 /// How long the server lets a statement run.
 pub(super) const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// What a session has to have. The first value is set; the others are as good.
-const SETTINGS: [(&str, &[&str]); 13] = [
-    // A commit is durable when it is answered.
-    ("synchronous_commit", &["on", "remote_apply"]),
+/// What a session is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SessionUse {
+    /// The pipeline and the commands.
+    Write,
+    /// Reads of the API: the server refuses writes.
+    Read,
+}
+
+type SessionSetting = (&'static str, &'static [&'static str]);
+
+const OF_WRITES: &[SessionSetting] = &[
     // STATEMENT_TIMEOUT, as Postgres shows it.
     ("statement_timeout", &["30s"]),
     // Below it, so that a wait for a lock has a code of its own: it seldom is the fault of the rows.
     ("lock_timeout", &["25s"]),
+];
+const OF_READS: &[SessionSetting] = &[
+    // READ_LIMIT in queries.rs: nobody waits for the answer any more.
+    ("statement_timeout", &["4s"]),
+    ("lock_timeout", &["3s"]),
+    ("default_transaction_read_only", &["on"]),
+];
+
+/// What every session has to have. The first value is set; the others are as good.
+const SETTINGS: [SessionSetting; 11] = [
+    // A commit is durable when it is answered.
+    ("synchronous_commit", &["on", "remote_apply"]),
     // By this name replicas find each other's statements under way (fates.rs).
     ("application_name", &["ganesh"]),
     // Triggers run: one of ours keeps rows out of events (migrations/0003_fates.sql).
@@ -38,7 +58,8 @@ const SETTINGS: [(&str, &[&str]); 13] = [
 ];
 
 /// What a server has to have, and nobody can set in a session.
-const SERVER: [&str; 3] = ["server_version_num", "fsync", "server_encoding"];
+const SERVER: [&str; 4] = ["server_version_num", "fsync", "server_encoding", STANDBY];
+const STANDBY: &str = "in_hot_standby";
 const SEARCH_PATH: &str = "search_path";
 /// Stands for the id of the server's process.
 const PROCESS: &str = "process";
@@ -55,8 +76,20 @@ pub(crate) async fn open(
     options: &PgConnectOptions,
     schema: &str,
 ) -> Result<PgConnection, sqlx::Error> {
+    open_for(SessionUse::Write, options, schema).await
+}
+
+/// The same for one use.
+///
+/// # Errors
+/// See [`open`].
+pub(crate) async fn open_for(
+    session_use: SessionUse,
+    options: &PgConnectOptions,
+    schema: &str,
+) -> Result<PgConnection, sqlx::Error> {
     let mut connection = options.connect().await?;
-    prepare(&mut connection, schema).await?;
+    prepare(&mut connection, session_use, schema).await?;
     Ok(connection)
 }
 
@@ -66,18 +99,19 @@ pub(crate) async fn open(
 /// See [`open`].
 pub(super) async fn prepare(
     connection: &mut PgConnection,
+    session_use: SessionUse,
     schema: &str,
 ) -> Result<(), sqlx::Error> {
     let mut names = vec![PROCESS];
     names.extend(SERVER);
     let server = read(connection, &names).await?;
-    let unfit = unfit_server(&server);
+    let unfit = unfit_server(&server, session_use);
     if !unfit.is_empty() {
         return Err(refusal(unfit.join("; ")));
     }
-    set(connection, schema).await?;
+    set(connection, session_use, schema).await?;
     names = vec![PROCESS, SEARCH_PATH];
-    names.extend(SETTINGS.iter().map(|(name, _)| name));
+    names.extend(settings(session_use).map(|(name, _)| name));
     let session = read(connection, &names).await?;
     if session[PROCESS] != server[PROCESS] {
         return Err(refusal(format!(
@@ -86,9 +120,9 @@ pub(super) async fn prepare(
     }
     let found = session[SEARCH_PATH].trim_matches('"');
     let search_path = (found != schema).then_some((SEARCH_PATH, schema, found));
-    let mut others = SETTINGS.iter().filter_map(|(name, good)| {
-        let found = session[*name].as_str();
-        (!good.contains(&found)).then_some((*name, good[0], found))
+    let mut others = settings(session_use).filter_map(|(name, good)| {
+        let found = session[name].as_str();
+        (!good.contains(&found)).then_some((name, good[0], found))
     });
     match search_path.or_else(|| others.next()) {
         None => Ok(()),
@@ -105,11 +139,12 @@ pub(super) async fn prepare(
 /// See [`open`].
 pub(crate) async fn refuse_shared_sessions(
     first: &mut PgConnection,
+    session_use: SessionUse,
     options: &PgConnectOptions,
     schema: &str,
 ) -> Result<(), sqlx::Error> {
     let own = process_of(first).await?;
-    let mut second = open(options, schema).await?;
+    let mut second = open_for(session_use, options, schema).await?;
     // In a transaction it keeps its session: one that the first connection has left, if it can.
     let mut transaction = match second.begin().await {
         Ok(transaction) => transaction,
@@ -156,9 +191,21 @@ async fn read(
     pairs.collect()
 }
 
-async fn set(connection: &mut PgConnection, schema: &str) -> Result<(), sqlx::Error> {
+fn settings(session_use: SessionUse) -> impl Iterator<Item = SessionSetting> {
+    let own = match session_use {
+        SessionUse::Write => OF_WRITES,
+        SessionUse::Read => OF_READS,
+    };
+    SETTINGS.iter().chain(own).copied()
+}
+
+async fn set(
+    connection: &mut PgConnection,
+    session_use: SessionUse,
+    schema: &str,
+) -> Result<(), sqlx::Error> {
     let mut statements = vec![format!("SET {SEARCH_PATH} = {}", quoted(schema))];
-    statements.extend(SETTINGS.iter().map(|(name, good)| {
+    statements.extend(settings(session_use).map(|(name, good)| {
         let (wanted, list) = (good[0], good.join("', '"));
         format!(
             "SELECT set_config('{name}', '{wanted}', false) \
@@ -170,7 +217,7 @@ async fn set(connection: &mut PgConnection, schema: &str) -> Result<(), sqlx::Er
 }
 
 /// What breaks a promise whatever a session sets, each with a fix.
-fn unfit_server(server: &HashMap<String, String>) -> Vec<String> {
+fn unfit_server(server: &HashMap<String, String>, session_use: SessionUse) -> Vec<String> {
     let mut unfit = Vec::new();
     let version: i32 = server["server_version_num"].parse().unwrap_or_default();
     if version / 10_000 < POSTGRES_MIN_MAJOR_VERSION {
@@ -183,6 +230,13 @@ fn unfit_server(server: &HashMap<String, String>) -> Vec<String> {
     if server["fsync"] != "on" {
         unfit.push(
             "the server runs with fsync = off: a commit would not be durable. Set fsync = on"
+                .to_owned(),
+        );
+    }
+    if session_use == SessionUse::Read && server[STANDBY] == "on" {
+        unfit.push(
+            "the server is a standby, which gets rows late: a read there would answer an older state. Name \
+             the primary"
                 .to_owned(),
         );
     }

@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use sqlx::postgres::{PgConnection, Postgres};
 use sqlx::{Connection, Transaction};
-use tokio::sync::SemaphorePermit;
 use tokio::time::timeout;
 
 use super::classify::sqlstate;
 use super::deadline::Deadline;
+use super::place::{ReadPlace, ReadPlaces, TimeInPostgres};
 use super::queries::{READ_LIMIT, Reads};
 use crate::error::Error;
 
@@ -42,27 +42,35 @@ impl From<Error> for ReadError {
 }
 
 /// The right to read, until it is dropped.
-pub(crate) struct Turn<'a> {
+pub(crate) struct Turn {
     pub(crate) deadline: Deadline,
-    _places: [SemaphorePermit<'a>; 2],
+    place: ReadPlace,
+}
+
+impl Turn {
+    /// For whoever asks others, too, while it has its turn: what it counts there is all that counts.
+    pub(crate) fn count_only(&mut self) -> TimeInPostgres {
+        self.place.count_only()
+    }
 }
 
 impl Reads {
     /// Waits for a turn; `what` names the read in errors.
-    pub(crate) async fn turn(&self, what: &'static str) -> Result<Turn<'_>, ReadError> {
+    pub(crate) async fn turn(&self, what: &'static str) -> Result<Turn, ReadError> {
+        self.turn_among(&self.searches, what).await
+    }
+
+    /// The same of a tail, which waits for other tails, and not for searches.
+    pub(super) async fn turn_of_tail(&self, what: &'static str) -> Result<Turn, ReadError> {
+        self.turn_among(&self.tails, what).await
+    }
+
+    async fn turn_among(&self, others: &ReadPlaces, what: &'static str) -> Result<Turn, ReadError> {
         let deadline = Deadline::new(READ_LIMIT, what);
-        let places = async {
-            Ok([
-                self.searches.acquire().await?,
-                self.permits.acquire().await?,
-            ])
-        };
-        let places: Result<_, tokio::sync::AcquireError> = timeout(TURN_LIMIT, places)
-            .await
-            .map_err(|_| ReadError::NoTurn)?;
+        let place = timeout(TURN_LIMIT, others.take()).await;
         Ok(Turn {
             deadline,
-            _places: places.expect("nobody closes these semaphores"),
+            place: place.map_err(|_| ReadError::NoTurn)?,
         })
     }
 }

@@ -29,6 +29,7 @@ struct HealthState {
     letters_refused: AtomicUsize,
     pulls_fail: AtomicBool,
     database_refusal: Mutex<Option<String>>,
+    reads_refusal: Mutex<Option<String>>,
     postgres_read_only: AtomicBool,
     none_settled: AtomicBool,
     metrics: Metrics,
@@ -47,6 +48,7 @@ impl Health {
             letters_refused: AtomicUsize::new(0),
             pulls_fail: AtomicBool::new(false),
             database_refusal: Mutex::default(),
+            reads_refusal: Mutex::default(),
             postgres_read_only: AtomicBool::new(false),
             none_settled: AtomicBool::new(false),
             metrics,
@@ -172,6 +174,28 @@ impl Health {
     pub(crate) fn database_refusal(&self) -> Option<String> {
         let current = self.0.database_refusal.lock().expect(REFUSAL_PROOF);
         current.clone()
+    }
+
+    /// Sets why Postgres refuses reads of the API, all or some; logs a change.
+    pub(crate) fn set_reads_refusal(&self, refusal: Option<&str>) {
+        let mut current = self.0.reads_refusal.lock().expect(REFUSAL_PROOF);
+        if current.as_deref() == refusal {
+            return;
+        }
+        if let Some(why) = refusal {
+            tracing::error!(why, "reads of the API are refused; storing goes on");
+        } else {
+            tracing::info!("reads of the API are not refused any more");
+        }
+        let is_refused = f64::from(refusal.is_some());
+        self.0.metrics.reads_refused.set(is_refused);
+        *current = refusal.map(str::to_owned);
+    }
+
+    /// What is wrong, and makes this process not unready: it stores events.
+    pub(crate) fn warnings(&self) -> Vec<String> {
+        let current = self.0.reads_refusal.lock().expect(REFUSAL_PROOF);
+        current.clone().into_iter().collect()
     }
 
     /// Sets whether messages are held for longer than [`NONE_SETTLED_LIMIT`] and none of them is settled;

@@ -93,6 +93,10 @@ table! {
     /// 1 after the stream was deleted, until it is made again.
     stream_gone: Gauge = "ganesh_stream_gone";
 
+    /// 1 while the API's reads get no fit session in Postgres by POSTGRES_READ_URL, or its role may not read all
+    /// that they need: /readyz and the log say why.
+    reads_refused: Gauge = "ganesh_reads_refused";
+
     /// Messages held now, from delivery to settlement.
     in_flight_messages: Gauge = "ganesh_in_flight_messages";
 
@@ -172,12 +176,15 @@ table! {
     /// skipped, error).
     cache_requests: Counter = "ganesh_cache_requests_total" [operation, result: CacheRequest];
 
-    /// Connections of the Postgres pool: idle, used.
+    /// Connections of the Postgres pools: idle, used.
     connections: Gauge = "ganesh_postgres_connections" [state: ConnectionState];
 
     /// Time in which the API answered a request, by route template and class of status.
     http_request_seconds: Histogram(HTTP_REQUEST_SECONDS) = "ganesh_http_request_seconds"
         [route, status: Both<HttpRoute, StatusClass>];
+
+    /// Open streams of `GET /v1/events/stream`.
+    tails: Gauge = "ganesh_tails";
 
     /// Settled messages, by the first that applies. Kept as a trace: failed, redelivered, slow,
     /// upstream (sampled by the producer), baseline (1 in N). Not kept: over_budget, unsampled.

@@ -16,6 +16,7 @@ use crate::support::collector::Collector;
 use crate::support::events::{event, events, publish, publish_invalid};
 use crate::support::reads::latest_by_cache;
 use crate::support::servers::send_signal;
+use crate::support::stack::read_url;
 use crate::support::{Ganesh, PATIENCE, Stack};
 
 /// Fixed from the start of the process to its end, which is held too.
@@ -220,6 +221,20 @@ async fn delete_stream(stack: &Stack, movement: &mut Movement<'_>) {
     movement.wait_for(&["ganesh_stream_gone"]).await;
 }
 
+/// The role of reads loses a permission.
+async fn refuse_reads(stack: &Stack, movement: &mut Movement<'_>) {
+    let revoke = "REVOKE SELECT ON fates FROM reader";
+    sqlx::query(revoke).execute(&stack.pool).await.unwrap();
+    movement.wait_for(&["ganesh_reads_refused"]).await;
+}
+
+async fn listen(ganesh: &Ganesh, movement: &mut Movement<'_>) {
+    let url = format!("{}/v1/events/stream", ganesh.api);
+    let stream = reqwest::get(url).await.unwrap();
+    assert_eq!(stream.status(), 200);
+    movement.wait_for(&["ganesh_tails"]).await;
+}
+
 async fn publish_without_cache(stack: &Stack, movement: &mut Movement<'_>) {
     stack.cache.pause();
     publish(&stack.jetstream().await, &[event("without cache")]).await;
@@ -233,6 +248,7 @@ async fn publish_without_cache(stack: &Stack, movement: &mut Movement<'_>) {
 async fn every_metric_has_moved_after_all_that_can_happen() {
     let stack = Stack::start_with_own_postgres().await;
     let collector = Collector::start().await;
+    let url = read_url(&stack.database_url);
     let settings = collector.settings_with(&[
         // Few, so that queues fill and the rest has to wait in the stream.
         ("GANESH_MAX_IN_FLIGHT", "100"),
@@ -242,6 +258,7 @@ async fn every_metric_has_moved_after_all_that_can_happen() {
         ("GANESH_ACK_WAIT", "4s"),
         ("GANESH_TRACE_SLOW_MS", "1000"),
         ("GANESH_TRACE_MAX_PER_SEC", "20"),
+        ("POSTGRES_READ_URL", &url),
     ]);
     let ganesh = stack.serve(&settings).await;
     // What is set once, right after the start.
@@ -251,6 +268,7 @@ async fn every_metric_has_moved_after_all_that_can_happen() {
     let mut movement = Movement::of(&ganesh).await;
 
     publish_and_read(&stack, &ganesh).await;
+    listen(&ganesh, &mut movement).await;
     redeliver(&stack, &ganesh).await;
     // Settled, before the cache makes it a failed one.
     movement
@@ -281,6 +299,7 @@ async fn every_metric_has_moved_after_all_that_can_happen() {
     stack.wait_until_drained().await;
     pause_by_rejections(&stack, &mut movement).await;
     refuse_letters(&stack, &mut movement).await;
+    refuse_reads(&stack, &mut movement).await;
     delete_stream(&stack, &mut movement).await;
     movement.wait_for(&MOVED).await;
     let excused = |name: &str| {

@@ -8,6 +8,7 @@ use ganesh::storage::partitions::{Upkeep, drop_expired, make_ahead, partition_of
 use sqlx::Executor;
 
 use super::client::{get, store};
+use super::tail_client::Tail;
 use crate::support::ganesh::run;
 use crate::support::reads::of;
 use crate::support::{Ganesh, Stack};
@@ -74,9 +75,16 @@ async fn reads_and_upkeep_do_without_the_default_partition() {
             assert_eq!(ids, ["week", "near", "far"], "{change}");
             assert_eq!(subjects, ["far", "near", "week"], "{change}");
             assert_eq!(count, 3, "{change}");
+            let mut tail = Tail::open(&ganesh, "newest=3").await.ids(3).await;
+            tail.sort_unstable();
+            assert_eq!(tail, ["far", "near", "week"], "{change}");
         } else {
             assert_eq!((ids, subjects), (vec!["near".into()], vec!["near".into()]));
             assert_eq!(count, 1, "{change}");
+            let mut tail = Tail::open(&ganesh, "newest=3").await;
+            assert_eq!(tail.ids(1).await, ["near"]);
+            store(&stack, &[of("near", "then", at(0))]).await;
+            assert_eq!(tail.ids(1).await, ["then"]);
             assert_eq!(get(&ganesh, "/v1/events/far").await.status, 404);
             upkeep_leaves_its_rows_alone(&stack, at(7)).await;
         }

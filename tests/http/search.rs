@@ -48,7 +48,7 @@ fn is_number(value: &Value, number: f64) -> bool {
         .is_some_and(|n| (n - number).abs() < f64::EPSILON)
 }
 
-fn data(event: &Event) -> Value {
+pub fn data(event: &Event) -> Value {
     match &event.data {
         Data::Json(text) => serde_json::from_slice(text).unwrap(),
         _ => Value::Null,
@@ -56,7 +56,7 @@ fn data(event: &Event) -> Value {
 }
 
 /// Events of several types, sources, subjects and partitions; groups of seven have the same time.
-fn corpus(now: i64) -> Vec<Event> {
+pub fn corpus(now: i64) -> Vec<Event> {
     let of = |i: i64| {
         let days = [0, 0, -1, -2, -400, 0, 0, 900][usize::try_from(i / 7 % 8).unwrap()];
         let subject = match i % 6 {
@@ -99,9 +99,9 @@ fn corpus(now: i64) -> Vec<Event> {
     (0..420).map(of).collect()
 }
 
-type Matches = fn(&Event, &Value) -> bool;
+pub type Matches = fn(&Event, &Value) -> bool;
 
-const SEARCHES: &[(&str, Matches)] = &[
+pub const SEARCHES: &[(&str, Matches)] = &[
     ("", |_, _| true),
     ("type=com.example.1", |event, _| {
         event.event_type == "com.example.1"

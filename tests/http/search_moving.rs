@@ -18,14 +18,14 @@ use crate::support::{Ganesh, Stack};
 
 const DAY: i64 = 86_400_000_000;
 /// Days ahead that events have; partitions are made for three at first.
-const DAYS: i64 = 16;
+pub const DAYS: i64 = 16;
 
-fn in_days(days: i64) -> Timestamp {
+pub fn in_days(days: i64) -> Timestamp {
     Timestamp::from_micros(Timestamp::now().micros() + days * DAY)
 }
 
 /// Makes partitions for the days ahead, to which rows move from the default one, and others that are dropped.
-async fn change_partitions(pool: &PgPool) {
+pub async fn change_partitions(pool: &PgPool) {
     for day in 4..DAYS {
         for of in [in_days(day), in_days(-100 - day)] {
             // A lock that a read holds can keep one from being made: the next round does.

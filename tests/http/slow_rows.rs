@@ -98,7 +98,7 @@ async fn a_search_that_gets_no_turn_is_told_so_and_one_that_gets_it_late_is_answ
     }
     for refused in [early, question] {
         let detail = refused.problem(503, "Service Unavailable");
-        assert!(detail.contains("search"), "{detail}");
+        assert!(detail.contains("others read"), "{detail}");
         assert_eq!(refused.header("retry-after"), Some("1"));
     }
     assert_eq!(late.status, 200, "{late:?}");

@@ -4,7 +4,7 @@ use reqwest::Method;
 use reqwest::header::AUTHORIZATION;
 
 use super::client::{Answer, get, request, send};
-use crate::support::{Ganesh, Stack, eventually};
+use crate::support::{Ganesh, PATIENCE, Stack, eventually};
 
 async fn get_as(ganesh: &Ganesh, authorization: &str) -> Answer {
     let request = request(ganesh, Method::GET, "/v1/events/unknown");
@@ -64,6 +64,10 @@ async fn each_token_of_a_file_admits_and_the_file_is_read_again() {
     ] {
         assert_eq!(status(wrong).await, 401, "{wrong}");
     }
+    let stream = request(&ganesh, Method::GET, "/v1/events/stream");
+    let stream = stream.header("authorization", "Bearer token-first");
+    let mut stream = stream.send().await.unwrap();
+    assert_eq!(stream.status(), 200);
     // As Kubernetes does it: another file under the same name.
     let next = folder.path().join("next");
     std::fs::write(&next, "token-second\ntoken-third\n").unwrap();
@@ -76,6 +80,9 @@ async fn each_token_of_a_file_admits_and_the_file_is_read_again() {
         (status("token-first").await, status("token-second").await),
         (401, 404)
     );
+    // What was begun with a token ends with it.
+    let ends = async { while stream.chunk().await.unwrap().is_some() {} };
+    tokio::time::timeout(PATIENCE, ends).await.unwrap();
     // What has no tokens neither opens the API nor closes it.
     for text in ["", "\n", "two words\n"] {
         std::fs::write(&file, text).unwrap();

@@ -10,10 +10,13 @@ use crate::support::{Ganesh, Stack, eventually};
 const TRACE: &str = "0af7651916cd43dd8448eb211c80319c";
 const CALLER: &str = "b7ad6b7169203331";
 
-/// A request that asks Postgres, in a trace of the caller's.
+/// A request that no cache can answer, in a trace of the caller's.
 async fn ask(ganesh: &Ganesh, flags: &str) {
     let request = reqwest::Client::new()
-        .get(format!("{}/v1/events/unknown?source=/x", ganesh.api))
+        .get(format!(
+            "{}/v1/events/unknown-{flags}?source=/x",
+            ganesh.api
+        ))
         .header("traceparent", format!("00-{TRACE}-{CALLER}-{flags}"));
     assert_eq!(request.send().await.unwrap().status(), 404);
 }

@@ -76,9 +76,9 @@ impl Fixture {
             url: SecretUrl::new(format!("redis://127.0.0.1:{port}")),
             ttl: Duration::from_mins(10),
         };
-        let reads = Reads::new(pool, PartitionInterval::Day);
+        let reads = Reads::new(pool.clone(), PartitionInterval::Day);
         let health = Health::new(self.metrics.clone());
-        let cache = Cache::new(&config, reads, self.metrics.clone(), health).unwrap();
+        let cache = Cache::new(&config, pool, reads, self.metrics.clone(), health).unwrap();
         let stop = CancellationToken::new();
         tokio::spawn(cache.clone().run(stop.clone()));
         self.stops.push(stop.drop_guard());

@@ -1,16 +1,22 @@
-//! What a search reads of a million events, by the counters of Postgres.
+//! What a search, and a page of the tail, read of a million events, by the counters of Postgres.
 
 use std::collections::BTreeMap;
+use std::time::Instant;
 
 use ganesh::config::PartitionInterval;
 use ganesh::event::Timestamp;
 use ganesh::storage::queries::Reads;
-use ganesh::storage::search::{Comparison, DataCondition, DataTest, EventSearch, Operand};
+use ganesh::storage::search::{
+    Comparison, DataCondition, DataTest, EventFilter, EventSearch, Operand,
+};
+use ganesh::storage::tail::lease::TailLease;
+use ganesh::storage::tail::{TailPace, TailPosition};
 use serde_json::Value;
 use sqlx::Executor;
 use sqlx::postgres::{PgPool, PgPoolOptions};
 
 use super::{APART_MICROS, EVENTS, START_MICROS, filled};
+use crate::support::PATIENCE;
 
 const LIMIT: usize = 100;
 
@@ -51,31 +57,33 @@ fn condition(path: &str, comparison: Comparison, value: &str) -> DataCondition {
 fn shapes() -> Vec<(&'static str, EventSearch, i64)> {
     let with = |set: fn(&mut EventSearch)| {
         let mut search = EventSearch {
-            to: Some(at(EVENTS)),
             limit: LIMIT,
             ..EventSearch::default()
         };
+        search.filter.to = Some(at(EVENTS));
         set(&mut search);
         search
     };
     let range = with(|search| {
-        search.from = Some(at(450_000));
-        search.to = Some(at(460_000));
+        search.filter.from = Some(at(450_000));
+        search.filter.to = Some(at(460_000));
     });
-    let frequent =
-        with(|search| search.event_type = Some("com.example.device.telemetry.v1".to_owned()));
-    let rare = with(|search| search.event_type = Some("com.example.order.created.v1".to_owned()));
-    let source = with(|search| search.source = Some("https://fleet.example.com".to_owned()));
-    let subject = with(|search| search.subject = Some("device-000100".to_owned()));
-    let prefix = with(|search| search.subject_prefix = Some("device-0001".to_owned()));
+    let frequent = with(|search| {
+        search.filter.event_type = Some("com.example.device.telemetry.v1".to_owned());
+    });
+    let rare =
+        with(|search| search.filter.event_type = Some("com.example.order.created.v1".to_owned()));
+    let source = with(|search| search.filter.source = Some("https://fleet.example.com".to_owned()));
+    let subject = with(|search| search.filter.subject = Some("device-000100".to_owned()));
+    let prefix = with(|search| search.filter.subject_prefix = Some("device-0001".to_owned()));
     let value = with(|search| {
         let condition = condition("temperature_celsius", Comparison::GreaterOrEqual, "34");
-        search.data.push(condition);
+        search.filter.data.push(condition);
     });
     let of_subject = with(|search| {
-        search.subject = Some("device-000100".to_owned());
+        search.filter.subject = Some("device-000100".to_owned());
         let condition = condition("sequence", Comparison::Less, "900");
-        search.data.push(condition);
+        search.filter.data.push(condition);
     });
     vec![
         ("all", with(|_| {}), 300),
@@ -114,5 +122,55 @@ async fn a_page_reads_little_more_than_it_shows() {
             assert!(is_by_index && rows <= most, "{name}, {page} page: {read:?}");
             search.after = found.next;
         }
+    }
+}
+
+#[tokio::test]
+async fn a_page_of_the_tail_reads_little_more_than_it_shows() {
+    let (_alone, filled) = filled().await;
+    let one = PgPoolOptions::new().max_connections(1);
+    let options = (*filled.connect_options()).clone();
+    let pool = one.connect_with(options).await.unwrap();
+    let reads = Reads::new(pool.clone(), PartitionInterval::Day);
+    let end = TailLease::new(pool.clone()).begin().await.unwrap();
+    let begin = TailPosition::Before(end.running);
+    // Each transaction stores into all partitions.
+    for transaction in 0..60 {
+        let store = format!(
+            "INSERT INTO events (id, source, time, type, nats_subject, stream_seq, published_at, trace_id) \
+             SELECT 'tail-{transaction}-' || n, '/tail', '2026-11-20Z'::timestamptz + n * interval '12 h', \
+                 'tail-' || n % 2, 'events.tail', 0, now(), '' FROM generate_series(0, 19) AS n"
+        );
+        pool.execute(store.as_str()).await.unwrap();
+    }
+    let all = EventFilter::default();
+    let half = EventFilter {
+        event_type: Some("tail-0".to_owned()),
+        ..EventFilter::default()
+    };
+    let (mut found, started) = (Vec::new(), Instant::now());
+    for (filter, most) in [(&all, 3_000), (&half, 4_000)] {
+        // Transactions of other tests hold the end of the tail back.
+        let (page, read) = loop {
+            pool.execute("SELECT pg_stat_reset()").await.unwrap();
+            let start = TailPace::default();
+            let page = reads.tail_page(filter, (end.marking, &begin), &start);
+            let page = page.await.unwrap();
+            if page.events.len() >= 500 {
+                break (page, read(&pool).await);
+            }
+            assert!(started.elapsed() < PATIENCE, "{page:?}");
+        };
+        found.push((page.events.len(), read, most));
+    }
+    pool.execute("DELETE FROM tail").await.unwrap();
+    pool.execute("DELETE FROM events WHERE source = '/tail'")
+        .await
+        .unwrap();
+    for (events, read, most) in found {
+        let rows: i64 = read.values().map(|(rows, _)| *rows).sum();
+        let is_by_index = read.values().all(|(_, all)| !*all);
+        assert_eq!(events, 500);
+        assert!(is_by_index && rows <= most, "{read:?}");
     }
 }

@@ -143,7 +143,7 @@ async fn migrate_can_run_again_and_serve_needs_no_migrating_then() {
     assert_eq!(tables().await.len(), 0);
     let first = run(Some(&stack), &["migrate"], &[]);
     assert!(first.status.success(), "{first:?}");
-    assert!(String::from_utf8_lossy(&first.stdout).contains("4 migrations applied"));
+    assert!(String::from_utf8_lossy(&first.stdout).contains("5 migrations applied"));
     let made = tables().await;
     assert!(made.contains(&"events".to_owned()));
     let again = run(Some(&stack), &["migrate"], &[]);

@@ -8,6 +8,7 @@ pub mod collector;
 pub mod deliveries;
 pub mod events;
 pub mod exposition;
+pub mod flood;
 pub mod ganesh;
 pub mod keys;
 pub mod ledger;

@@ -192,6 +192,11 @@ pub async fn kill_sessions<'a>(executor: impl PgExecutor<'a>) {
     sqlx::query(kill).execute(executor).await.unwrap();
 }
 
+/// The same database as the role of deploy/postgres/roles.sql that reads.
+pub fn read_url(url: &str) -> String {
+    url.replace("ganesh:ganesh@", "reader:reader@")
+}
+
 fn url(port: u16, database: &str) -> String {
     format!("postgresql://ganesh:ganesh@127.0.0.1:{port}/{database}")
 }

@@ -4,9 +4,10 @@ use std::time::Duration;
 
 use sqlx::{Connection, PgPool};
 
-use super::{ANSWER_TIMEOUT, Findings};
+use super::{ANSWER_TIMEOUT, Findings, reads};
 use crate::config::Config;
-use crate::storage::{blockers, classify, ownership, pool, schema, session};
+use crate::storage::session::{self, SessionUse};
+use crate::storage::{blockers, classify, ownership, pool, schema};
 use crate::telemetry::Metrics;
 
 pub(super) async fn check(config: &Config, findings: &mut Findings) {
@@ -47,10 +48,10 @@ fn fix(error: &sqlx::Error, schema: &str) -> String {
 
 async fn ask(config: &Config, findings: &mut Findings) -> Result<(), sqlx::Error> {
     let schema = &config.postgres.schema;
-    let options = pool::options(&config.postgres)?;
+    let options = pool::options(&config.postgres.url)?;
     let mut connection = session::open(&options, schema).await?;
     let facts = schema::facts(&mut connection).await?;
-    session::refuse_shared_sessions(&mut connection, &options, schema).await?;
+    session::refuse_shared_sessions(&mut connection, SessionUse::Write, &options, schema).await?;
     let pool = pool::lazy(&config.postgres, 1, &Metrics::default(), |_| {})?;
     let process = session::process_of(&mut connection).await?;
     let look = ownership::violation(&mut connection, schema);
@@ -83,7 +84,7 @@ async fn ask(config: &Config, findings: &mut Findings) -> Result<(), sqlx::Error
     }
     match foreign {
         Some(foreign) => findings.failed(foreign),
-        None => check_schema(&pool, schema, findings).await?,
+        None => check_schema(&pool, config, findings).await?,
     }
     check_free_connections(&pool, config, findings).await?;
     pool.close().await;
@@ -92,17 +93,19 @@ async fn ask(config: &Config, findings: &mut Findings) -> Result<(), sqlx::Error
 
 async fn check_schema(
     pool: &PgPool,
-    schema: &str,
+    config: &Config,
     findings: &mut Findings,
 ) -> Result<(), sqlx::Error> {
-    match schema::missing_migrations(pool).await? {
-        0 => {
-            check_permissions(pool, schema, findings).await?;
-            check_default_partition(pool, findings).await?;
-            check_locks(pool, findings).await
-        }
-        missing => say_missing_migrations(missing, pool, schema, findings).await,
+    let schema = &config.postgres.schema;
+    let missing = schema::missing_migrations(pool).await?;
+    if missing == 0 {
+        check_permissions(pool, schema, findings).await?;
+        check_default_partition(pool, findings).await?;
+        check_locks(pool, findings).await?;
+    } else {
+        say_missing_migrations(missing, pool, schema, findings).await?;
     }
+    reads::check(pool, config, missing == 0, findings).await
 }
 
 async fn say_missing_migrations(
@@ -244,6 +247,24 @@ async fn check_locks(pool: &PgPool, findings: &mut Findings) -> Result<(), sqlx:
         findings.warning(format_args!(
             "a statement of yours that touches all {partitions} partitions takes {locks} locks, and the server has room for {room}: raise max_locks_per_transaction, or have fewer partitions (GANESH_PARTITION_INTERVAL=day, GANESH_RETENTION_DAYS)"
         ));
+        return Ok(());
+    }
+    check_transactions(pool, findings).await
+}
+
+/// Touches all partitions.
+async fn check_transactions(pool: &PgPool, findings: &mut Findings) -> Result<(), sqlx::Error> {
+    let are_ahead: bool = sqlx::query_scalar(
+        "SELECT EXISTS (SELECT FROM events \
+                        WHERE stored_in > pg_snapshot_xmax(pg_current_snapshot()))",
+    )
+    .fetch_one(pool)
+    .await?;
+    if are_ahead {
+        findings.warning(
+            "rows have a stored_in that this server has not reached, as in a copy that pg_restore made: \
+             GET /v1/events/stream sends them late or again; UPDATE events SET stored_in = NULL WHERE stored_in > pg_current_xact_id()",
+        );
     }
     Ok(())
 }
@@ -260,7 +281,8 @@ async fn check_free_connections(
     )
     .fetch_one(pool)
     .await?;
-    let wanted = i64::from(pool::max_connections(config.pipeline.all_writers()));
+    let of_pipeline = pool::max_connections(config.pipeline.all_writers());
+    let wanted = i64::from(of_pipeline + pool::MAX_OF_READS);
     if free < wanted {
         findings.warning(format_args!(
             "{free} connections are free and a process uses up to {wanted}: raise max_connections"

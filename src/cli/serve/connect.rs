@@ -12,11 +12,15 @@ use crate::error::Dependency;
 use crate::messaging::readable::KnownReadable;
 use crate::messaging::{connection, consumer, in_flight};
 use crate::pipeline::source::NatsHandles;
+use crate::storage::read_access::ReadAccess;
 use crate::storage::{classify, identity, pool, upkeep};
 
 /// What is there before ganesh serves.
 pub(super) struct Servers {
     pub(super) pool: PgPool,
+    /// Of the API's reads.
+    pub(super) read_pool: PgPool,
+    pub(super) access: ReadAccess,
     pub(super) nats_handles: NatsHandles,
 }
 
@@ -32,7 +36,10 @@ pub(super) async fn connect(service: &Service) -> Result<Servers, Failure> {
     let told = health.clone();
     let refused = move |why: &str| told.set_database_refusal(Some(why.to_owned()));
     let writers = config.pipeline.all_writers();
-    let pool = pool::lazy(&config.postgres, writers, metrics, refused)?;
+    let access = ReadAccess::default();
+    let pool = pool::of_pipeline(&config.postgres, writers, metrics, refused, access.clone())?;
+    // Where they fail, only reads do; a URL that is none is refused here.
+    let read_pool = pool::for_reads(&config.postgres, metrics, &access)?;
     // Nothing is made before all is checked: a start that is refused leaves nothing behind.
     let migrate = config.postgres.migrate_on_start;
     if migrate {
@@ -50,7 +57,12 @@ pub(super) async fn connect(service: &Service) -> Result<Servers, Failure> {
     wait_for_schema(&pool, &config.postgres, migrate, deadline).await?;
     // Before the first event, or it would land in the default partition.
     let _ = upkeep::round(&config.postgres, &pool, &service.metrics, deadline.left()).await;
-    Ok(Servers { pool, nats_handles })
+    Ok(Servers {
+        pool,
+        read_pool,
+        access,
+        nats_handles,
+    })
 }
 
 async fn connect_nats(

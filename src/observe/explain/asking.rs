@@ -109,6 +109,8 @@ impl Inquiry<'_> {
             self.gap(place, "the time of the question was over".to_owned());
             return None;
         }
+        let is_postgres = matches!(place, AskedPlace::Postgres);
+        let _counting = is_postgres.then(|| self.places.time_in_postgres.begin());
         match timeout(left, asking).await {
             Ok(Ok(answer)) => {
                 self.has_answer = true;

@@ -38,9 +38,9 @@ fn every_service_has_a_memory_limit_a_log_limit_and_comes_back() {
             "{name}"
         );
         assert_eq!(options["max-file"], "3", "{name}");
-        // It runs once.
-        let restart = if name == "dashboards" {
-            "no"
+        // These run once.
+        let restart = if ["roles", "dashboards"].contains(&name.as_str()) {
+            "on-failure"
         } else {
             "unless-stopped"
         };

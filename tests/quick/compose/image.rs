@@ -69,11 +69,13 @@ fn images_are_pinned_by_full_tag() {
     let pulled: Vec<_> = services()
         .into_iter()
         .filter(|(name, service)| {
-            service["build"].is_null() && !["read", "dashboards"].contains(&name.as_str())
+            let shared = ["read", "roles", "dashboards"];
+            service["build"].is_null() && !shared.contains(&name.as_str())
         })
         .collect();
     // No images of their own.
     assert_eq!(service("read")["image"], service("nats")["image"]);
+    assert_eq!(service("roles")["image"], service("postgres")["image"]);
     assert_eq!(service("dashboards")["image"], service("nats")["image"]);
     assert_eq!(pulled.len(), PULLED.len());
     for (name, pattern, _) in PULLED {
@@ -105,12 +107,12 @@ fn health_checks_call_what_the_image_has() {
 }
 
 #[test]
-fn only_what_makes_the_load_and_tempo_are_not_asked_whether_they_are_well() {
+fn only_what_makes_the_load_or_ends_and_tempo_are_not_asked_whether_they_are_well() {
     assert!(
         service("ganesh")["healthcheck"].is_null(),
         "the image's own"
     );
-    for name in ["produce", "read", "tempo"] {
+    for name in ["produce", "read", "roles", "tempo"] {
         assert_eq!(service(name)["healthcheck"]["disable"], true, "{name}");
     }
     let dockerfile = read("deploy/Dockerfile");

@@ -97,6 +97,7 @@ fn addresses_inside_are_literal_and_name_services() {
     for (variable, scheme) in [
         ("NATS_URL", "nats"),
         ("POSTGRES_URL", "postgresql"),
+        ("POSTGRES_READ_URL", "postgresql"),
         ("REDIS_URL", "redis"),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "http"),
     ] {
@@ -162,22 +163,20 @@ fn ganesh_can_have_replicas() {
 }
 
 #[test]
-fn services_wait_for_nats_postgres_and_the_cache_only_and_until_they_are_healthy() {
+fn services_wait_for_nats_postgres_its_roles_and_the_cache_only_and_until_they_are_fit() {
     for (name, service) in services() {
         for other in keys(&service["depends_on"]) {
+            let expected = match other {
+                "nats" | "postgres" | "dragonfly" => "service_healthy",
+                "roles" => "service_completed_successfully",
+                "dashboards" if name == "grafana" => "service_completed_successfully",
+                other => panic!("{name}: {other}"),
+            };
             let condition = &service["depends_on"][other]["condition"];
-            if (name.as_str(), other) == ("grafana", "dashboards") {
-                assert_eq!(condition, "service_completed_successfully");
-                continue;
-            }
-            assert!(
-                ["nats", "postgres", "dragonfly"].contains(&other),
-                "{name}: {other}"
-            );
-            assert_eq!(condition, "service_healthy", "{name}: {other}");
+            assert_eq!(condition, expected, "{name}: {other}");
         }
     }
-    assert_eq!(keys(&service("ganesh")["depends_on"]).len(), 3);
+    assert_eq!(keys(&service("ganesh")["depends_on"]).len(), 4);
 }
 
 #[test]

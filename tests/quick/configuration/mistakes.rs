@@ -34,6 +34,11 @@ const MISTAKES: &[(&str, &str, &[&str])] = &[
         ],
     ),
     (
+        "POSTGRES_READ_URL",
+        "one URL such as postgresql://ganesh:ganesh@localhost:5432/ganesh",
+        &["localhost", "redis://localhost"],
+    ),
+    (
         "REDIS_URL",
         "one URL such as redis://localhost:6379",
         &[

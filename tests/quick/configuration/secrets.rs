@@ -55,6 +55,7 @@ fn neither_a_configuration_nor_its_mistakes_show_a_part_of_a_password() {
     let variables = [
         "NATS_URL",
         "POSTGRES_URL",
+        "POSTGRES_READ_URL",
         "REDIS_URL",
         "OTEL_EXPORTER_OTLP_ENDPOINT",
     ];
@@ -131,6 +132,7 @@ const COMMANDS: [&[&str]; 7] = [
 fn no_command_prints_a_part_of_a_url() {
     for (variable, scheme) in [
         ("POSTGRES_URL", "postgresql"),
+        ("POSTGRES_READ_URL", "postgresql"),
         ("NATS_URL", "nats"),
         ("REDIS_URL", "redis"),
         ("OTEL_EXPORTER_OTLP_ENDPOINT", "http"),
@@ -208,6 +210,7 @@ fn what_a_url_says_in_vain_is_refused() {
     for (variable, url, expected) in [
         ("POSTGRES_URL", "postgresql://h/db?sslpassword=x", "sslmode"),
         ("POSTGRES_URL", "postgresql://h/db#x", "fragment"),
+        ("POSTGRES_READ_URL", "redis://h/db", "postgresql://ganesh"),
         ("NATS_URL", "nats://h/path", "path"),
         ("NATS_URL", "nats://h?tls=true", "parameters"),
         ("NATS_URL", "nats://h#x", "fragment"),

@@ -1,0 +1,47 @@
+-- The tail: rows of events in the order of the transactions that stored them. Only while somebody reads it are rows
+-- marked with their transaction: a mark and its place in the index cost time. See
+-- src/storage/tail/lease.rs.
+CREATE TABLE tail (
+    singleton    boolean     PRIMARY KEY DEFAULT true CHECK (singleton),
+    -- Statements that begin before this time mark their rows.
+    wanted_until timestamptz NOT NULL,
+    -- The transaction that began the marking. It names a time without a gap: with each gap it is another one.
+    begun_in     xid8        NOT NULL,
+    -- The server's timeline then. A standby that took over may lack what was read before.
+    timeline     text        COLLATE "C" NOT NULL,
+    -- Statements that began before the marking have ended.
+    is_complete  boolean     NOT NULL DEFAULT false
+) WITH (fillfactor = 50);
+
+-- Each page of a stream looks here, with whatever role reads. Nothing in it is a secret.
+GRANT SELECT ON tail TO PUBLIC;
+
+-- No default for the rows that are there: it would mark them.
+ALTER TABLE events ADD COLUMN stored_in xid8;
+
+-- STABLE functions alone: with a volatile default COPY inserts row by row.
+ALTER TABLE events ALTER COLUMN stored_in
+    SET DEFAULT CASE WHEN current_setting('ganesh.tail', true) = 'on' THEN pg_current_xact_id() END;
+
+-- All rows of a batch have the same value, which the index has once.
+CREATE INDEX events_stored_in ON events (stored_in) WHERE stored_in IS NOT NULL;
+
+-- Once for each statement, whoever runs it: when it has its lock on events, and before defaults are made. It sees
+-- what was committed until then, but for a transaction that keeps its first snapshot: that one always marks.
+CREATE FUNCTION mark_for_tail() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+BEGIN
+    PERFORM set_config('ganesh.tail', CASE
+        WHEN current_setting('transaction_isolation') <> 'read committed' THEN 'on'
+        WHEN EXISTS (SELECT FROM tail WHERE clock_timestamp() < wanted_until) THEN 'on'
+        ELSE 'off'
+    END, true);
+    RETURN NULL;
+END $$;
+
+-- A temporary table of the caller must not stand for ours.
+DO $$
+BEGIN
+    EXECUTE format('ALTER FUNCTION mark_for_tail() SET search_path = %I, pg_temp', current_schema());
+END $$;
+
+CREATE TRIGGER mark_for_tail BEFORE INSERT ON events FOR EACH STATEMENT EXECUTE FUNCTION mark_for_tail();
