@@ -30,7 +30,7 @@ use support::{Stack, ganesh as command};
 
 /// Drained in each run.
 const MESSAGES: u64 = 200_000;
-const PAIRS: usize = 5;
+const PAIRS: usize = 4;
 /// P8: of throughput, and of processor time per message.
 const COST_MAX: f64 = 0.05;
 /// Ten minutes at 20,000 a second.
