@@ -8,4 +8,5 @@ mod methods;
 mod pause;
 mod poison;
 mod transient;
+mod unanswered;
 mod unexplained;

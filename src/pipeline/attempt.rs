@@ -3,6 +3,7 @@
 use tokio::time::Instant;
 
 use super::scheduler::{BatchHistory, SeenFailures};
+use super::transient::TransientFailure;
 use super::writer::Writer;
 use crate::backoff::Backoff;
 use crate::error::{Class, Dependency, Error};
@@ -78,7 +79,10 @@ pub(crate) async fn write_until_decided(
         undecided: Some(Undecided {
             failed_alone,
             failures,
-            has_answer: last_failure.cause != FailureCause::NoAnswer,
+            has_answer: matches!(
+                last_failure.cause,
+                FailureCause::Transient | FailureCause::Unknown(_)
+            ),
         }),
     })
 }
@@ -98,12 +102,15 @@ impl SeenFailures {
 
     fn add(&mut self, writer: &Writer, failure: &WriteFailure) {
         match failure.cause {
-            FailureCause::NoAnswer => {}
-            FailureCause::Transient => {
-                let (newest, others_stored) =
-                    (writer.storage.newest_attempt(), self.others_stored(writer));
-                self.transient
-                    .add(failure.error.code, newest, others_stored, Instant::now());
+            FailureCause::NotSent => {}
+            FailureCause::Transient | FailureCause::Unanswered => {
+                let failed = TransientFailure {
+                    code: failure.error.code,
+                    has_answer: failure.cause == FailureCause::Transient,
+                    newest: writer.storage.newest_attempt(),
+                    others_stored: self.others_stored(writer),
+                };
+                self.transient.add(failed, Instant::now());
             }
             FailureCause::Unknown(attempt) => self.rejected_in_attempt = Some(attempt),
         }
@@ -112,9 +119,9 @@ impl SeenFailures {
     /// Whether others get the writer now.
     fn is_for_later(&self, writer: &Writer, failure: &WriteFailure) -> bool {
         match failure.cause {
-            FailureCause::NoAnswer => false,
+            FailureCause::NotSent => false,
             FailureCause::Unknown(_) => true,
-            FailureCause::Transient => {
+            FailureCause::Transient | FailureCause::Unanswered => {
                 !failure.failed_alone.is_empty()
                     || self.transient.is_to_be_parked(self.others_stored(writer))
             }

@@ -1,7 +1,8 @@
-//! Answers of Postgres with a code that passes by itself elsewhere. They are retried. When such a code comes
-//! back for the same rows, again and again, while others are stored, the rows are to blame: soon for a
-//! conflict or the time limit of statements. No room, a lock that somebody holds, or a server that does not
-//! write usually say nothing of the rows, so somebody gets an hour to mend that. Pure.
+//! Answers of Postgres with a code that passes by itself elsewhere, and statements without an answer. They are
+//! retried. When that comes back for the same rows, again and again, while others are stored, the rows are to
+//! blame: soon for a conflict or the time limit of statements. No room, a lock that somebody holds, a server
+//! that does not write, or a connection that breaks usually say nothing of the rows, so somebody gets an hour
+//! to mend that. Pure.
 
 use tokio::time::Instant;
 
@@ -19,19 +20,37 @@ const ATTEMPTS_MIN: u32 = 10;
 /// Nor before others were stored so often between two attempts. Once may be the end of one outage before
 /// the next one.
 const OTHERS_STORED_MIN: u32 = 2;
-/// The same, and the time, where the code usually says nothing of the rows, such as a full disk. One that is
+/// The same, and the time, where the failure usually says nothing of the rows, such as a full disk. One that is
 /// parked alone is tried every 5 s, and behind a lock after 25 s more.
 const ATTEMPTS_OF_SERVER_MIN: u32 = 100;
 const OTHERS_STORED_OF_SERVER_MIN: u32 = 100;
 const SECONDS_OF_SERVER_MIN: u32 = 3_600;
 
-/// What the attempts at a batch showed that failed with such a code.
+/// One failed attempt at a batch.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct TransientFailure {
+    pub(crate) code: Code,
+    /// Otherwise the connection broke, or the answer did not come in time.
+    pub(crate) has_answer: bool,
+    /// The newest attempt of any writer.
+    pub(crate) newest: u64,
+    /// One since [`TransientFailures::last`] has stored a row.
+    pub(crate) others_stored: bool,
+}
+
+impl TransientFailure {
+    fn is_about_rows(self) -> bool {
+        self.has_answer && self.code.is_about_rows()
+    }
+}
+
+/// What such attempts at a batch showed.
 #[derive(Debug, Clone, Copy, Default)]
 pub(crate) struct TransientFailures {
     all: Repeated,
-    /// Those whose code usually says something of the rows.
+    /// Those that usually say something of the rows.
     about_rows: Repeated,
-    /// Those whose code usually says something of the server.
+    /// Those that usually say something of the server, or of the way to it.
     about_server: Repeated,
     /// When the first of those had failed, and how long after it the last one.
     server_failed_at: Option<Instant>,
@@ -39,7 +58,9 @@ pub(crate) struct TransientFailures {
     /// The newest attempt of any writer when the first one of all and the last one had failed.
     first: u64,
     last: u64,
-    last_code: Option<Code>,
+    last_is_about_rows: bool,
+    /// By its answer.
+    last_server_writes_nothing: bool,
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -57,24 +78,25 @@ impl Repeated {
 }
 
 impl TransientFailures {
-    /// Notes an attempt that failed at `now`. `newest`: the newest attempt of any writer; `others_stored`:
-    /// whether one since [`Self::last`] has stored a row.
-    pub(crate) fn add(&mut self, code: Code, newest: u64, others_stored: bool, now: Instant) {
+    /// Notes an attempt that failed at `now`.
+    pub(crate) fn add(&mut self, failed: TransientFailure, now: Instant) {
         let is_first = self.all.attempts == 0;
         if is_first {
-            self.first = newest;
+            self.first = failed.newest;
         }
-        let others_stored = others_stored && !is_first;
+        let others_stored = failed.others_stored && !is_first;
         self.all.add(others_stored);
-        if code.is_about_rows() {
+        if failed.is_about_rows() {
             self.about_rows.add(others_stored);
-        } else if code != Code::Upkeep {
+        } else if failed.code != Code::Upkeep {
             self.about_server.add(others_stored);
             let began = *self.server_failed_at.get_or_insert(now);
             let seconds = now.duration_since(began).as_secs();
             self.server_lasted_seconds = seconds.try_into().unwrap_or(u32::MAX);
         }
-        (self.last, self.last_code) = (newest, Some(code));
+        self.last = failed.newest;
+        self.last_is_about_rows = failed.is_about_rows();
+        self.last_server_writes_nothing = failed.has_answer && failed.code == Code::Unavailable;
     }
 
     /// Since which attempt others have to be stored, so that rows are blamed.
@@ -106,9 +128,9 @@ impl TransientFailures {
             about_server,
             ..
         } = self;
-        let is_about_rows = self.last_code.is_some_and(Code::is_about_rows);
         let often = |kind: &Repeated| kind.others_stored + u32::from(others_stored);
-        let is_third = all.attempts == ATTEMPTS_IN_PLACE && (is_about_rows || often(all) > 0);
+        let is_third =
+            all.attempts == ATTEMPTS_IN_PLACE && (self.last_is_about_rows || often(all) > 0);
         if others_stored
             && about_server.attempts >= ATTEMPTS_OF_SERVER_MIN
             && about_server.others_stored >= OTHERS_STORED_OF_SERVER_MIN
@@ -127,9 +149,7 @@ impl TransientFailures {
     /// Whether the writer goes on to others. If these cannot be stored either, it waits with its batch for
     /// longer, and goes on as soon as the server does.
     pub(crate) fn is_to_be_parked(&self, others_stored: bool) -> bool {
-        let server_writes_nothing =
-            matches!(self.last_code, Some(Code::Unavailable | Code::Connection));
-        let in_place = if server_writes_nothing {
+        let in_place = if self.last_server_writes_nothing {
             ATTEMPTS_OF_SERVER_IN_PLACE
         } else {
             ATTEMPTS_IN_PLACE
@@ -156,7 +176,13 @@ mod tests {
         for _ in 0..attempts {
             let number = failures.all.attempts + 1;
             let now = began + Duration::from_secs(36) * number;
-            failures.add(code, number.into(), others_stored, now);
+            let failed = TransientFailure {
+                code,
+                has_answer: code != Code::Connection,
+                newest: number.into(),
+                others_stored,
+            };
+            failures.add(failed, now);
         }
     }
 
@@ -200,7 +226,7 @@ mod tests {
     #[test]
     fn rows_for_which_a_server_is_short_of_something_are_blamed_after_an_hour_while_others_are_stored()
      {
-        for code in [Code::Resources, Code::Unavailable] {
+        for code in [Code::Resources, Code::Unavailable, Code::Connection] {
             assert_eq!(
                 failed(100, code, true).next_attempt(true),
                 OnTransient::Search
@@ -213,10 +239,8 @@ mod tests {
             let mut outage = failed(50, code, true);
             add(&mut outage, 1_000, code, false);
             assert_eq!(outage.next_attempt(true), OnTransient::Search);
-            let mut quick = failed(1, code, true);
-            for number in 2..=1_000 {
-                quick.add(code, number, true, Instant::now());
-            }
+            let mut quick = failed(1_000, code, true);
+            quick.server_lasted_seconds = SECONDS_OF_SERVER_MIN - 1;
             assert_eq!(quick.next_attempt(true), OnTransient::Search);
         }
     }
@@ -228,6 +252,22 @@ mod tests {
         assert_eq!(failures.next_attempt(true), OnTransient::Search);
         add(&mut failures, 1, Code::Timeout, true);
         assert_eq!(failures.next_attempt(true), OnTransient::BlameConflicts);
+    }
+
+    /// The connection may have swallowed it.
+    #[test]
+    fn an_answer_that_does_not_come_is_no_time_limit_of_the_server() {
+        let mut failures = TransientFailures::default();
+        for number in 1..=50 {
+            let failed = TransientFailure {
+                code: Code::Timeout,
+                has_answer: false,
+                newest: number,
+                others_stored: true,
+            };
+            failures.add(failed, Instant::now());
+        }
+        assert_eq!(failures.next_attempt(true), OnTransient::Search);
     }
 
     #[test]

@@ -21,19 +21,20 @@ pub enum OnTransient {
     Retry,
     /// Some of the rows may be to blame: each part is tried, and those that fail alone stay undecided.
     Search,
-    /// The same. Those that fail alone with a conflict or by the time limit are to blame, if others were stored.
+    /// The same. Those that fail alone with a conflict or by the server's time limit are to blame, if others
+    /// were stored.
     BlameConflicts,
     /// The same, whatever the code.
     BlameAll,
 }
 
 impl OnTransient {
-    /// Whether a row that fails alone with this code is to blame, if others were stored.
-    pub(super) fn blames(self, code: Code) -> bool {
+    /// Whether a row that fails alone in this way is to blame, if others were stored.
+    fn blames(self, failed: &AttemptError) -> bool {
         match self {
             Self::Retry | Self::Search => false,
-            Self::BlameConflicts => code.is_about_rows(),
-            Self::BlameAll => code != Code::Upkeep,
+            Self::BlameConflicts => !failed.is_unanswered() && failed.error.code.is_about_rows(),
+            Self::BlameAll => failed.error.code != Code::Upkeep,
         }
     }
 }
@@ -84,8 +85,7 @@ impl EventWriter {
                 }
                 Err(failed) => failed,
             };
-            let is_too_much = failed.is_too_much() || failed.error.code == Code::Timeout;
-            if part.len() > 1 && is_too_much && failed.attempt > 0 {
+            if part.len() > 1 && (failed.is_too_much() || failed.is_unanswered()) {
                 self.part_limit().too_much(part.len());
             }
             if !round.says_something_of_rows(&failed) {
@@ -145,8 +145,8 @@ impl Round {
         match failed.error.class {
             Class::Poison => true,
             Class::Transient => {
-                failed.is_too_much()
-                    || failed.is_answer && self.options.on_transient != OnTransient::Retry
+                let is_sent = failed.attempt > 0;
+                failed.is_too_much() || is_sent && self.options.on_transient != OnTransient::Retry
             }
             Class::Fatal => false,
         }
@@ -167,7 +167,8 @@ impl Round {
             self.bisection.narrow(part, line);
             return Narrowed::GoOn;
         }
-        self.too_much_alone += usize::from(failed.is_too_much());
+        let is_too_much = failed.is_too_much() || failed.error.code == Code::Timeout;
+        self.too_much_alone += usize::from(is_too_much);
         self.alone.push((part.start, failed));
         if self.too_much_alone >= TOO_MUCH_ALONE_MAX {
             Narrowed::GivenUp
@@ -190,7 +191,7 @@ impl Round {
             let is_to_blame = if is_unknown {
                 others_stored_by || self.stored_by[failed.method as usize]
             } else {
-                others_stored_by && self.options.on_transient.blames(failed.error.code)
+                others_stored_by && self.options.on_transient.blames(&failed)
             };
             if is_to_blame {
                 outcomes[places[row]] = Some(RowOutcome::Rejected(failed.error.detail));
@@ -199,7 +200,7 @@ impl Round {
             let cause = if is_unknown {
                 FailureCause::Unknown(self.first_refused.unwrap_or_default())
             } else {
-                FailureCause::Transient
+                FailureCause::of_transient(&failed)
             };
             let failure = undecided.get_or_insert_with(|| WriteFailure {
                 error: failed.error,
@@ -212,13 +213,25 @@ impl Round {
     }
 }
 
+impl FailureCause {
+    fn of_transient(failed: &AttemptError) -> Self {
+        if failed.is_unanswered() {
+            Self::Unanswered
+        } else if failed.is_answer {
+            Self::Transient
+        } else {
+            Self::NotSent
+        }
+    }
+}
+
 impl WriteFailure {
     fn of_the_whole(failed: AttemptError) -> Self {
         Self {
-            cause: if failed.is_answer && failed.error.class == Class::Transient {
-                FailureCause::Transient
+            cause: if failed.error.class == Class::Transient {
+                FailureCause::of_transient(&failed)
             } else {
-                FailureCause::NoAnswer
+                FailureCause::NotSent
             },
             error: failed.error,
             failed_alone: Vec::new(),

@@ -300,8 +300,11 @@ pub struct WriteFailure {
 /// What a failure says of who is to blame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FailureCause {
-    /// Nothing: the server did not answer, or the error is fatal.
-    NoAnswer,
+    /// Nothing: the statement was not sent, or the error is fatal.
+    NotSent,
+    /// The statement was sent, and its connection broke or no answer came in time: the server, or what is
+    /// between, may break on these rows.
+    Unanswered,
     /// The server answered with a code that passes by itself elsewhere.
     Transient,
     /// The code says nothing: the rows or the server may be to blame. The number of the first attempt that
@@ -355,6 +358,12 @@ impl AttemptError {
     /// The statement ran into the server's time limit, or its room for locks (53200): a smaller one may not.
     pub(super) fn is_too_much(&self) -> bool {
         self.is_answer && (self.error.code == Code::Timeout || self.is("53200"))
+    }
+
+    /// The connection broke under the statement, or no answer came in time. It may have committed. A pooler
+    /// says with class 08 that its own connection broke.
+    pub(super) fn is_unanswered(&self) -> bool {
+        self.attempt > 0 && (!self.is_answer || self.error.code == Code::Connection)
     }
 }
 

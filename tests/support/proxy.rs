@@ -2,7 +2,7 @@
 //! on demand, and remembers what passed in which order.
 
 use std::collections::VecDeque;
-use std::sync::atomic::{AtomicU16, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -97,6 +97,8 @@ struct Shared {
     deliveries: Option<Arc<Deliveries>>,
     /// What must not arrive, once.
     trap: Mutex<Option<Trap>>,
+    /// More than this, sent without a word of the server between, must not arrive.
+    statement_bytes_max: AtomicUsize,
 }
 
 #[derive(Debug)]
@@ -126,6 +128,15 @@ impl Shared {
             chunks.push((bytes.len(), moment()));
             bytes.extend_from_slice(chunk);
         }
+    }
+
+    fn is_too_large_a_statement(&self, sent: &AtomicUsize, way: Way, count: usize) -> bool {
+        if way == Way::ToClient {
+            sent.store(0, Ordering::Relaxed);
+            return false;
+        }
+        let sent = sent.fetch_add(count, Ordering::Relaxed) + count;
+        sent > self.statement_bytes_max.load(Ordering::Relaxed)
     }
 
     /// The trap that this chunk springs, which is one no more.
@@ -184,6 +195,7 @@ impl Proxy {
             passed,
             deliveries,
             trap: Mutex::default(),
+            statement_bytes_max: AtomicUsize::new(usize::MAX),
         });
         tokio::spawn(accept(listener, shared.clone()));
         Self { port, shared }
@@ -235,6 +247,14 @@ impl Proxy {
         self.set_trap(Way::ToServer, text, false);
     }
 
+    /// Cuts each connection on which the client sends more than this without a word of the server between, as
+    /// some gateways do with large statements.
+    pub fn cut_statements_above(&self, bytes: usize) {
+        self.shared
+            .statement_bytes_max
+            .store(bytes, Ordering::Relaxed);
+    }
+
     fn set_trap(&self, way: Way, text: &[u8], cuts: bool) {
         let text = text.to_vec();
         *self.shared.trap.lock().unwrap() = Some(Trap { way, text, cuts });
@@ -263,14 +283,21 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>) {
         }
         let (from_client, to_client) = client.into_split();
         let (from_server, to_server) = server.into_split();
-        let pump = |way, from, to| tokio::spawn(pump(shared.clone(), way, from, to));
+        let sent = Arc::new(AtomicUsize::new(0));
+        let pump = |way, from, to| tokio::spawn(pump(shared.clone(), sent.clone(), way, from, to));
         pump(Way::ToServer, from_client, to_server);
         pump(Way::ToClient, from_server, to_client);
     }
 }
 
-/// Carries bytes one way until that is over.
-async fn pump(shared: Arc<Shared>, way: Way, mut from: OwnedReadHalf, mut to: OwnedWriteHalf) {
+/// Carries bytes one way until that is over. `sent`: what the client sent since the server's last word.
+async fn pump(
+    shared: Arc<Shared>,
+    sent: Arc<AtomicUsize>,
+    way: Way,
+    mut from: OwnedReadHalf,
+    mut to: OwnedWriteHalf,
+) {
     let log = shared.open_log(way);
     let mut orders = shared.orders.subscribe();
     let made = *orders.borrow_and_update();
@@ -296,6 +323,9 @@ async fn pump(shared: Arc<Shared>, way: Way, mut from: OwnedReadHalf, mut to: Ow
                     continue;
                 };
                 let chunk = &chunk[..count];
+                if shared.is_too_large_a_statement(&sent, way, count) {
+                    return;
+                }
                 if let Some(trap) = shared.spring_trap(way, chunk) {
                     if trap.cuts {
                         shared.orders.send_modify(|orders| orders.cuts += 1);

@@ -15,6 +15,7 @@ use crate::messaging::InFlight;
 use crate::messaging::delivery::ParsedDelivery;
 use crate::messaging::in_flight::{self, Admission};
 use crate::pipeline::queue::{Sender, queue};
+use crate::pipeline::transient::TransientFailure;
 
 struct Scene {
     in_flight: Arc<InFlight>,
@@ -177,6 +178,15 @@ async fn one_parked_batch_is_tried_at_a_time_and_an_unexplained_one_later() {
     assert_eq!(work.history.failures.rejected_in_attempt, Some(7));
 }
 
+fn failed(newest: u64, others_stored: bool) -> TransientFailure {
+    TransientFailure {
+        code: Code::Resources,
+        has_answer: true,
+        newest,
+        others_stored,
+    }
+}
+
 #[tokio::test(start_paused = true)]
 async fn what_failed_while_nobody_was_stored_is_tried_at_once_when_others_are_and_once_only() {
     let scene = scene();
@@ -184,9 +194,7 @@ async fn what_failed_while_nobody_was_stored_is_tried_at_once_when_others_are_an
     let (first, _, work) = scene.next().await;
     assert_eq!(first, 1);
     let mut failures = SeenFailures::default();
-    failures
-        .transient
-        .add(Code::Resources, 1, false, Instant::now());
+    failures.transient.add(failed(1, false), Instant::now());
     scene
         .scheduler
         .park_again(work.batch, work.history, failures, true);
@@ -200,9 +208,7 @@ async fn what_failed_while_nobody_was_stored_is_tried_at_once_when_others_are_an
         let (again, _, work) = scene.next().await;
         assert_eq!(again, 1);
         assert_eq!(began.elapsed().is_zero(), is_tried_at_once);
-        failures
-            .transient
-            .add(Code::Resources, 2, true, Instant::now());
+        failures.transient.add(failed(2, true), Instant::now());
         scene
             .scheduler
             .park_again(work.batch, work.history, failures, true);
