@@ -43,6 +43,7 @@ mod rejections;
 mod read_pool;
 mod reopened;
 mod roles;
+mod rolling;
 mod rules;
 mod secrets;
 mod schema;

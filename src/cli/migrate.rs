@@ -5,7 +5,7 @@ use clap::Command;
 use super::startup::{StartDeadline, missing_migrations, wait_for_postgres, wait_for_schema};
 use super::{Failure, TELEMETRY_SETTINGS, print_line};
 use crate::config::{Config, flags};
-use crate::storage::{classify, partitions, pool};
+use crate::storage::{classify, partitions, pool, schema};
 use crate::telemetry::Metrics;
 
 pub(super) fn command() -> Command {
@@ -32,6 +32,13 @@ pub(super) async fn run(config: Config) -> Result<(), Failure> {
     print_line(format_args!(
         "{missing} migrations applied; the schema is up to date"
     ));
+    let newer = schema::newer_migrations(&pool).await;
+    let newer = newer.map_err(|error| classify(&error))?;
+    if newer > 0 {
+        print_line(format_args!(
+            "{newer} migrations of a newer version of ganesh were applied before"
+        ));
+    }
     pool.close().await;
     Ok(())
 }

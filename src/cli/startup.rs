@@ -122,7 +122,7 @@ pub(super) async fn wait_for_schema(
             missing_migrations(pool, deadline).await
         };
         match missing {
-            Ok(0) => return Ok(()),
+            Ok(0) => return say_newer_migrations(pool, deadline).await,
             Ok(_) => {
                 return Err(Failure::Usage(
                     "GANESH_MIGRATE_ON_START=false, and the schema is not up to date: run `ganesh migrate`"
@@ -139,6 +139,22 @@ pub(super) async fn wait_for_schema(
             Err(error) => return Err(Failure::Running(anyhow!(error))),
         }
     }
+}
+
+/// A newer version has made the schema. That is fine as long as it has only added to it.
+async fn say_newer_migrations(pool: &PgPool, deadline: StartDeadline) -> Result<(), Failure> {
+    let limit = Deadline::new(deadline.left(), "migrations of a newer version");
+    match limit.run(schema::newer_migrations(pool)).await {
+        Ok(0) => {}
+        Ok(newer) => tracing::warn!(
+            newer,
+            "the schema has migrations of a newer version of ganesh"
+        ),
+        Err(error) => {
+            tracing::warn!(%error, "it is not known whether a newer version made the schema");
+        }
+    }
+    Ok(())
 }
 
 /// How many migrations the database lacks.

@@ -36,6 +36,8 @@ pub(super) static MIGRATIONS: LazyLock<Migrator> = LazyLock::new(|| Migrator {
         ),
         migration(5, "tail", include_str!("../../migrations/0005_tail.sql")),
     ]),
+    // During a rolling update a newer version has applied more (migrations/README.md), and this one starts again.
+    ignore_missing: true,
     ..Migrator::DEFAULT
 });
 
@@ -151,6 +153,15 @@ pub(crate) async fn missing_migrations(pool: &PgPool) -> Result<usize, sqlx::Err
         .iter()
         .filter(|one| !applied.contains(&one.version));
     Ok(missing.count())
+}
+
+/// How many migrations of a newer version the database has, which this one does not know.
+pub(crate) async fn newer_migrations(pool: &PgPool) -> Result<i64, sqlx::Error> {
+    let newest = MIGRATIONS.iter().map(|one| one.version).max();
+    sqlx::query_scalar("SELECT count(*) FROM _sqlx_migrations WHERE success AND version > $1")
+        .bind(newest)
+        .fetch_one(pool)
+        .await
 }
 
 fn migrate_error(error: MigrateError) -> Error {

@@ -99,6 +99,12 @@ async fn check_schema(
     let schema = &config.postgres.schema;
     let missing = schema::missing_migrations(pool).await?;
     if missing == 0 {
+        let newer = schema::newer_migrations(pool).await?;
+        if newer > 0 {
+            findings.warning(format_args!(
+                "{newer} migrations of a newer version of ganesh were applied: update this one, too"
+            ));
+        }
         check_permissions(pool, schema, findings).await?;
         check_default_partition(pool, findings).await?;
         check_locks(pool, findings).await?;
