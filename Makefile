@@ -1,7 +1,7 @@
 # `make help` lists the targets. None needs Docker, root or installed servers.
 
 .DEFAULT_GOAL := help
-.PHONY: help up quick test check chaos measure faults flood compare index-cost fetch build clean-local
+.PHONY: help up quick test check chaos measure faults flood compare bench index-cost fetch build clean-local
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -50,6 +50,10 @@ flood: ## Measure what a flood of reads costs a drain; fail when it is more than
 compare: ## Measure two builds in turn, OLD=path and NEW=path: latency, drain, processor time (needs an idle machine)
 	@scripts/fetch nats-server postgres redis-server
 	cargo bench --locked --profile dev --bench compare
+
+bench: build ## Measure the servers' ceilings, a bare loop and ganesh, on servers of its own (flags: BENCH_ARGS; needs an idle machine)
+	@scripts/fetch nats-server postgres redis-server
+	@scripts/bench $(BENCH_ARGS)
 
 index-cost: ## Measure what an index of events costs a row: the table in docs/QUERIES.md
 	@scripts/fetch postgres

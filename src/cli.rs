@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand, and what they share.
 
 mod admin_client;
+mod bench;
 pub(crate) mod dlq;
 mod doctor;
 mod dotenv;
@@ -26,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use self::shutdown::{Shutdown, Step};
 use crate::api::log_level::LevelChange;
+use crate::bench::BenchOptions;
 use crate::config::{Config, ConfigErrors, Reader, TracesExporter};
 use crate::produce::options::Options;
 use crate::telemetry::logs::{self, LogFile};
@@ -78,6 +80,7 @@ pub fn command() -> Command {
         .arg_required_else_help(true)
         .subcommand(serve::command())
         .subcommand(produce::command())
+        .subcommand(bench::command())
         .subcommand(migrate::command())
         .subcommand(dlq::command())
         .subcommand(explain::command())
@@ -104,6 +107,7 @@ const TELEMETRY_SETTINGS: [&str; 9] = [
 enum Subcommand<'a> {
     Serve,
     Produce(Options),
+    Bench(BenchOptions),
     Migrate,
     Dlq(&'a ArgMatches),
     Explain(explain::Request),
@@ -183,6 +187,7 @@ fn run(name: &str, matches: &ArgMatches) -> Result<(), Failure> {
                 Box::pin(serve::run(config, metrics, spans, log_filter, &shutdown)).await
             }
             Subcommand::Produce(options) => Box::pin(produce::run(config, options, spans)).await,
+            Subcommand::Bench(options) => Box::pin(bench::run(config, options)).await,
             Subcommand::Migrate => migrate::run(config).await,
             Subcommand::Dlq(matches) => Box::pin(dlq::run(config, matches)).await,
             Subcommand::Explain(request) => Box::pin(explain::run(config, request)).await,
@@ -219,7 +224,7 @@ fn read_settings<'a>(
     // These commands print results: their log would stand in between.
     let is_query = matches!(
         name,
-        "dlq" | "explain" | "forget" | "doctor" | "healthcheck" | "log-level"
+        "bench" | "dlq" | "explain" | "forget" | "doctor" | "healthcheck" | "log-level"
     );
     if is_query {
         reader.set_default("GANESH_LOG", "error");
@@ -233,6 +238,7 @@ fn read_settings<'a>(
     let subcommand = match name {
         "serve" => Subcommand::Serve,
         "produce" => Subcommand::Produce(Options::read(&mut reader)),
+        "bench" => Subcommand::Bench(BenchOptions::read(&mut reader)),
         "migrate" => Subcommand::Migrate,
         "dlq" => Subcommand::Dlq(matches),
         "explain" => Subcommand::Explain(explain::request(&mut reader, matches)),

@@ -30,3 +30,4 @@ pub mod observe;
 pub(crate) mod api;
 pub mod telemetry;
 pub mod produce;
+pub(crate) mod bench;

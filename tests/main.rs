@@ -9,6 +9,7 @@
 
 mod backpressure;
 mod batching;
+mod bench;
 mod cache_cluster;
 mod cache_faults;
 mod catalogue;

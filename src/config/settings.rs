@@ -3,8 +3,8 @@
 use strum::IntoStaticStr;
 
 use Group::{
-    DeadLetters, Explain, Forget, Http, LogLevel, Pipeline, Produce, Servers, Storage, Stream,
-    Telemetry,
+    Bench, DeadLetters, Explain, Forget, Http, LogLevel, Pipeline, Produce, Servers, Storage,
+    Stream, Telemetry,
 };
 
 /// One setting: a flag and an environment variable.
@@ -20,7 +20,7 @@ pub struct Setting {
     pub help: &'static str,
 }
 
-/// The topic of a setting. The last five belong to one command each.
+/// The topic of a setting. The last six belong to one command each.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr)]
 #[expect(missing_docs, reason = "the headings say what they are")]
 pub enum Group {
@@ -33,6 +33,8 @@ pub enum Group {
     Telemetry,
     #[strum(serialize = "Producer")]
     Produce,
+    #[strum(serialize = "Benchmark")]
+    Bench,
     #[strum(serialize = "Dead letters")]
     DeadLetters,
     Explain,
@@ -43,7 +45,7 @@ pub enum Group {
 
 impl Group {
     /// Every group, in the order of [`SETTINGS`].
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Servers,
         Stream,
         Pipeline,
@@ -51,6 +53,7 @@ impl Group {
         Http,
         Telemetry,
         Produce,
+        Bench,
         DeadLetters,
         Explain,
         Forget,
@@ -64,13 +67,17 @@ impl Group {
 
     /// Returns whether only one command has these settings.
     pub const fn is_of_one_command(self) -> bool {
-        matches!(self, Produce | DeadLetters | Explain | Forget | LogLevel)
+        matches!(
+            self,
+            Produce | Bench | DeadLetters | Explain | Forget | LogLevel
+        )
     }
 
     /// The part of the variable's name that the flag leaves out.
     const fn prefix(self) -> &'static str {
         match self {
             Produce => "GANESH_PRODUCE_",
+            Bench => "GANESH_BENCH_",
             DeadLetters => "GANESH_DLQ_",
             Explain => "GANESH_EXPLAIN_",
             Forget => "GANESH_FORGET_",
@@ -177,6 +184,12 @@ pub const SETTINGS: &[Setting] = &[
     setting(Produce, "GANESH_PRODUCE_SEED", "", "Repeats the ids and contents of the run that printed it"),
     setting(Produce, "GANESH_PRODUCE_MAX_ACKS_IN_FLIGHT", "4096", "Messages that wait for their acknowledgement, at most"),
     setting(Produce, "GANESH_PRODUCE_JSON", "false", "Print the report as one JSON object"),
+    setting(Bench, "GANESH_BENCH_MESSAGES", "300000", "Messages of each ceiling and each drain"),
+    setting(Bench, "GANESH_BENCH_PAIRS", "3", "Pairs of a bare loop and a drain by ganesh"),
+    setting(Bench, "GANESH_BENCH_RATES", "1000,20000", "Messages a second, of each live run"),
+    setting(Bench, "GANESH_BENCH_DURATION", "20s", "How long each live run takes"),
+    setting(Bench, "GANESH_BENCH_QUICK", "false", "Less of everything: 50,000 messages, one pair, 5 s"),
+    setting(Bench, "GANESH_BENCH_JSON", "false", "Print the report as one JSON object"),
     setting(DeadLetters, "GANESH_DLQ_REASON", "", "Only letters with this reason, or one of several separated by commas"),
     setting(DeadLetters, "GANESH_DLQ_SUBJECT", "", "Only letters of messages on this subject; * and > are wildcards"),
     setting(DeadLetters, "GANESH_DLQ_SINCE", "", "Only letters written in this time up to now (30m, 2d), or since an RFC 3339 time"),

@@ -49,6 +49,8 @@ struct Ledger {
     counts: Counts,
     /// In microseconds.
     latencies: Histogram<u64>,
+    /// How much later than due messages were sent. In microseconds.
+    delays: Histogram<u64>,
     /// The newest words of a server that refused.
     last_refusal: Option<String>,
 }
@@ -63,6 +65,7 @@ pub(super) struct Publisher {
     /// Subject of the acknowledgements, up to the message's number.
     inbox: String,
     start: Instant,
+    started_at: Timestamp,
     /// Rate 0: there is no schedule, and latency counts from sending.
     paced: bool,
     ledger: Mutex<Ledger>,
@@ -92,12 +95,14 @@ impl Publisher {
             plan,
             inbox,
             start: Instant::now(),
+            started_at: Timestamp::now(),
             paced: options.rate_per_second > 0,
             ledger: Mutex::new(Ledger {
                 pending: Pending::new(options.max_acks_in_flight),
                 recent: Recent::default(),
                 counts: Counts::default(),
                 latencies: report::latencies(),
+                delays: report::latencies(),
                 last_refusal: None,
             }),
             room: Notify::new(),
@@ -130,7 +135,12 @@ impl Publisher {
         } else {
             Vec::new()
         };
-        Report::new(seed, ledger.counts, &ledger.latencies, events)
+        Report::new(
+            seed,
+            ledger.counts,
+            [&ledger.latencies, &ledger.delays],
+            events,
+        )
     }
 
     /// Sends until the run's end. Cancel safe: [`Self::retry_all`] sends messages that were counted
@@ -169,8 +179,14 @@ impl Publisher {
             return None;
         }
         let now = self.now();
-        let recipe = self.plan.recipe(number, Timestamp::now(), &ledger.recent);
         let scheduled = if self.paced { scheduled } else { now };
+        // An event happens when it is due. So who compares its time with that of its row sees a producer that is late.
+        let time = self.started_at.micros();
+        let time = Timestamp::from_micros(time.saturating_add_unsigned(micros(scheduled)));
+        let recipe = self.plan.recipe(number, time, &ledger.recent);
+        ledger
+            .delays
+            .saturating_record(micros(now.saturating_sub(scheduled)));
         ledger.pending.insert(recipe, scheduled, now);
         ledger.counts.published(recipe.variant);
         Some(recipe)
@@ -295,9 +311,8 @@ impl Ledger {
     fn acknowledged(&mut self, waiting: &Waiting, duplicate: bool, now: Duration) {
         let variant = waiting.recipe.variant;
         self.counts.acknowledged(variant, duplicate, now);
-        let micros = now.saturating_sub(waiting.scheduled).as_micros();
         self.latencies
-            .saturating_record(u64::try_from(micros).unwrap_or(u64::MAX));
+            .saturating_record(micros(now.saturating_sub(waiting.scheduled)));
         if variant == Variant::New {
             self.recent.push(waiting.recipe);
         }
@@ -310,6 +325,10 @@ impl Ledger {
             self.last_refusal = Some(reason);
         }
     }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
 }
 
 /// Whether the stream held the message already, or why it was refused.

@@ -109,6 +109,8 @@ pub(crate) struct Report {
     /// From the time at which a message was due (at rate 0: was sent) to its
     /// acknowledgement.
     publish_latency_ms: QuantilesMs,
+    /// From the time at which a message was due to its sending.
+    send_delay_ms: QuantilesMs,
     /// The events, where they are only a few.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub(crate) events: Vec<ListedEvent>,
@@ -118,7 +120,7 @@ impl Report {
     pub(super) fn new(
         seed: u64,
         counts: Counts,
-        latencies: &Histogram<u64>,
+        [latencies, delays]: [&Histogram<u64>; 2],
         events: Vec<ListedEvent>,
     ) -> Self {
         let seconds = counts.last_ack.as_secs_f64();
@@ -133,6 +135,7 @@ impl Report {
             seconds: round(seconds, 1e3),
             rate_per_second: round(rate, 10.0),
             publish_latency_ms: QuantilesMs::of(latencies),
+            send_delay_ms: QuantilesMs::of(delays),
             counts,
             events,
         }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use crate::support::monitoring::{at, text};
 
 /// The modules of the crate, lowest first. Each imports only from levels below its own.
-const LEVELS: [&[&str]; 15] = [
+const LEVELS: [&[&str]; 16] = [
     &["text"],
     &["error"],
     &["backoff"],
@@ -22,11 +22,12 @@ const LEVELS: [&[&str]; 15] = [
     &["pipeline"],
     &["api"],
     &["produce"],
+    &["bench"],
     &["cli"],
 ];
 
 /// The modules in the order in which who runs the process, and then a message, meets them.
-const MEETING: [&str; 16] = [
+const MEETING: [&str; 17] = [
     "config",
     "cli",
     "error",
@@ -43,6 +44,7 @@ const MEETING: [&str; 16] = [
     "api",
     "telemetry",
     "produce",
+    "bench",
 ];
 
 /// Words that say nothing of what a thing is.
