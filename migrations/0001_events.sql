@@ -19,6 +19,9 @@ CREATE TABLE events (
     -- clock_timestamp(), as a volatile default makes COPY insert row by row.
     stored_at       timestamptz NOT NULL DEFAULT now(),
     trace_id        text        COLLATE "C" NOT NULL,
+    -- The transaction that stored the row, while somebody reads the tail (0005_tail.sql). STABLE functions alone: with
+    -- a volatile default COPY inserts row by row.
+    stored_in       xid8        DEFAULT CASE WHEN current_setting('ganesh.tail', true) = 'on' THEN pg_current_xact_id() END,
     PRIMARY KEY (id, source, time)
 ) PARTITION BY RANGE (time);
 
@@ -33,3 +36,6 @@ CREATE INDEX events_default_time ON events_default (time);
 -- Searches and counts go by time. Most events come in the order of their time, so its last page takes them.
 -- The index above becomes its part for the default partition.
 CREATE INDEX events_time ON events (time);
+
+-- The tail, where rows are marked. All rows of a batch have the same value, which the index has once.
+CREATE INDEX events_stored_in ON events (stored_in) WHERE stored_in IS NOT NULL;

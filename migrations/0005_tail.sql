@@ -1,6 +1,5 @@
--- The tail: rows of events in the order of the transactions that stored them. Only while somebody reads it are rows
--- marked with their transaction: a mark and its place in the index cost time. See
--- src/storage/tail/lease.rs.
+-- The tail: rows of events in the order of the transactions that stored them (stored_in). Only while somebody reads it
+-- are rows marked with their transaction: a mark and its place in the index cost time. See src/storage/tail/lease.rs.
 CREATE TABLE tail (
     singleton    boolean     PRIMARY KEY DEFAULT true CHECK (singleton),
     -- Statements that begin before this time mark their rows.
@@ -15,16 +14,6 @@ CREATE TABLE tail (
 
 -- Each page of a stream looks here, with whatever role reads. Nothing in it is a secret.
 GRANT SELECT ON tail TO PUBLIC;
-
--- No default for the rows that are there: it would mark them.
-ALTER TABLE events ADD COLUMN stored_in xid8;
-
--- STABLE functions alone: with a volatile default COPY inserts row by row.
-ALTER TABLE events ALTER COLUMN stored_in
-    SET DEFAULT CASE WHEN current_setting('ganesh.tail', true) = 'on' THEN pg_current_xact_id() END;
-
--- All rows of a batch have the same value, which the index has once.
-CREATE INDEX events_stored_in ON events (stored_in) WHERE stored_in IS NOT NULL;
 
 -- Once for each statement, whoever runs it: when it has its lock on events, and before defaults are made. It sees
 -- what was committed until then, but for a transaction that keeps its first snapshot: that one always marks.

@@ -104,6 +104,20 @@ async fn another_programs_migrations_are_left_alone() {
 }
 
 #[tokio::test]
+async fn tables_of_another_build_are_left_alone() {
+    let stack = Stack::start().await;
+    let migrated = run(Some(&stack), &["migrate"], &[]);
+    assert!(migrated.status.success(), "{migrated:?}");
+    let change = "UPDATE _sqlx_migrations SET checksum = '\\x00' WHERE version = 1";
+    stack.pool.execute(change).await.unwrap();
+    let words = ["another build", "migration 1", "GANESH_POSTGRES_SCHEMA"];
+    for migrate in ["true", "false"] {
+        let settings = [("GANESH_MIGRATE_ON_START", migrate)];
+        assert_refused(&stack, &settings, &words).await;
+    }
+}
+
+#[tokio::test]
 async fn another_programs_events_are_left_alone() {
     let stack = Stack::start().await;
     let make = "CREATE TABLE events (id int PRIMARY KEY)";

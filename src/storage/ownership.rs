@@ -58,6 +58,8 @@ const STORED_IN: &str = "CASE WHEN (current_setting('ganesh.tail'::text, true) =
 enum Owner {
     Nobody,
     Ganesh,
+    /// This migration of ours ran there in another form.
+    AnotherBuild(i64),
     AnotherProgram,
 }
 
@@ -94,6 +96,12 @@ async fn violation_in_snapshot(
     };
     match owner {
         Owner::AnotherProgram => return Ok(of_another_program("_sqlx_migrations")),
+        Owner::AnotherBuild(version) => {
+            return Ok(Some(format!(
+                "another build of ganesh made the tables in schema {schema}: its migration {version} is not this one's: \
+                 use that build, or set GANESH_POSTGRES_SCHEMA to a new schema"
+            )));
+        }
         Owner::Ganesh => return differs(connection, schema).await,
         Owner::Nobody => {}
     }
@@ -101,7 +109,8 @@ async fn violation_in_snapshot(
         return Ok(of_another_program(&table));
     }
     for other in elsewhere {
-        if owner_of(connection, &other).await? == Owner::Ganesh {
+        let owner = owner_of(connection, &other).await?;
+        if matches!(owner, Owner::Ganesh | Owner::AnotherBuild(_)) {
             return Ok(Some(format!(
                 "ganesh's tables are in schema {other}, and schema {schema} has none: set \
                  GANESH_POSTGRES_SCHEMA={other}"
@@ -150,17 +159,21 @@ async fn owner_of(connection: &mut PgConnection, schema: &str) -> Result<Owner, 
         Err(error) => return Err(error),
     };
     attempt.commit().await?;
+    let ours = |version: i64| MIGRATIONS.iter().find(|ours| ours.version == version);
     let is_ours = |(version, checksum): &(i64, Vec<u8>)| {
-        MIGRATIONS
-            .iter()
-            .any(|ours| ours.version == *version && *ours.checksum == **checksum)
+        ours(*version).is_some_and(|ours| *ours.checksum == **checksum)
     };
+    let mut changed = applied
+        .iter()
+        .filter(|it| ours(it.0).is_some() && !is_ours(it));
     Ok(if applied.is_empty() {
         Owner::Nobody
-    } else if applied.iter().any(is_ours) {
-        Owner::Ganesh
-    } else {
+    } else if !applied.iter().any(is_ours) {
         Owner::AnotherProgram
+    } else if let Some((version, _)) = changed.next() {
+        Owner::AnotherBuild(*version)
+    } else {
+        Owner::Ganesh
     })
 }
 
