@@ -220,3 +220,25 @@ async fn the_script_grants_in_the_schema_of_ganesh_alone() {
     let doctor = run(Some(&stack), &["doctor"], &settings);
     assert!(doctor.status.success(), "{doctor:?}");
 }
+
+/// Whoever makes a table can have any `search_path`, with functions of others in it.
+#[tokio::test]
+async fn the_script_calls_no_function_that_a_search_path_leads_to() {
+    let stack = Stack::start_with_own_postgres().await;
+    let trap = "CREATE SCHEMA trap; CREATE TABLE trap.sprung (); \
+        CREATE FUNCTION trap.format(text, text) RETURNS text LANGUAGE plpgsql AS $$ BEGIN \
+            INSERT INTO trap.sprung DEFAULT VALUES; \
+            RETURN pg_catalog.format($1, VARIADIC ARRAY[$2]); \
+        END $$";
+    stack.pool.execute(trap).await.unwrap();
+    let mut session = PgConnection::connect(&stack.database_url).await.unwrap();
+    let make = "SET search_path = trap, public; CREATE TABLE public.fates ()";
+    session.execute(make).await.unwrap();
+    assert!(may_read(&stack, "reader", "public.fates").await);
+    let sprung = "SELECT count(*) FROM trap.sprung";
+    let sprung: i64 = sqlx::query_scalar(sprung)
+        .fetch_one(&stack.pool)
+        .await
+        .unwrap();
+    assert_eq!(sprung, 0);
+}

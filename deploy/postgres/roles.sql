@@ -37,8 +37,10 @@ ALTER ROLE exporter SET statement_timeout = '5s';
 GRANT pg_monitor TO exporter;
 
 -- Grants what reads need on this table or schema, if it is one of ganesh's. Partitions go by the privileges of
--- `events`; reads of the default one name it, whatever its name is.
-CREATE OR REPLACE FUNCTION public.grant_reads(made oid, ours text) RETURNS void LANGUAGE plpgsql AS $$
+-- `events`; reads of the default one name it, whatever its name is. Both functions run as whoever makes a table, with
+-- any search_path: no function or operator of another one may stand for Postgres's.
+CREATE OR REPLACE FUNCTION public.grant_reads(made oid, ours text) RETURNS void LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp AS $$
 DECLARE
     events oid := to_regclass(format('%I.events', ours));
 BEGIN
@@ -57,7 +59,8 @@ END
 $$;
 
 -- Migrations make them later. Default privileges would open every new table.
-CREATE OR REPLACE FUNCTION public.let_roles_read() RETURNS event_trigger LANGUAGE plpgsql AS $$
+CREATE OR REPLACE FUNCTION public.let_roles_read() RETURNS event_trigger LANGUAGE plpgsql
+    SET search_path = pg_catalog, pg_temp AS $$
 BEGIN
     PERFORM public.grant_reads(objid, current_setting('ganesh.schema'))
     FROM pg_event_trigger_ddl_commands() WHERE object_type IN ('table', 'schema');
