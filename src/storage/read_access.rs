@@ -177,7 +177,7 @@ impl ReadAccess {
                 role
             } else {
                 let options = pool::options(config.url_of_reads())?;
-                look_at_role(&options, &config.schema).await?
+                look_at_role(&options, &config.schema, pool.size() == 0).await?
             };
             let in_use = self.0.in_use.load_full();
             let refusal = in_use.and_then(|in_use| role.is_elsewhere(&in_use));
@@ -220,16 +220,20 @@ fn refusal(error: &Error, failures: u32) -> Option<ReadFindings> {
     })
 }
 
-/// Opens a session outside of the pool, which would repeat what fails, and not say why.
+/// Opens a session outside of the pool, which would repeat what fails, and not say why. With `is_first` it takes
+/// another one, too, to find out whether sessions are shared: so at most one comes beside the pool's.
 ///
 /// # Errors
 /// `Configuration` for a server or a session that breaks a promise.
 pub(crate) async fn look_at_role(
     options: &PgConnectOptions,
     schema: &str,
+    is_first: bool,
 ) -> Result<ReadRole, sqlx::Error> {
     let mut connection: PgConnection = session::open_for(SessionUse::Read, options, schema).await?;
-    session::refuse_shared_sessions(&mut connection, SessionUse::Read, options, schema).await?;
+    if is_first {
+        session::refuse_shared_sessions(&mut connection, SessionUse::Read, options, schema).await?;
+    }
     let role = ReadRole::of(&mut connection).await?;
     connection.close().await?;
     Ok(role)

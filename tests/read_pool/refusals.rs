@@ -1,7 +1,7 @@
 //! A URL of reads that cannot be gone by costs reads and nothing else: they say what is wrong, and come back by
 //! themselves.
 
-use std::process::Command;
+use std::time::Duration;
 
 use sqlx::postgres::PgConnection;
 use sqlx::{Connection, Executor};
@@ -11,7 +11,7 @@ use crate::support::events::{event, events, publish};
 use crate::support::ganesh::run;
 use crate::support::proxy::Proxy;
 use crate::support::reads::{ago, latest, of};
-use crate::support::servers::{Server, postgres_with};
+use crate::support::servers::Server;
 use crate::support::stack::read_url;
 use crate::support::{Ganesh, Stack, eventually};
 
@@ -109,8 +109,18 @@ async fn a_reader_that_may_not_read_all_costs_the_reads_that_need_it() {
     let stack = Stack::start_with_own_postgres().await;
     let url = read_url(&stack.database_url);
     let ganesh = stack.serve(&[("POSTGRES_READ_URL", &url)]).await;
-    let revoke = "REVOKE SELECT ON fates FROM reader";
-    stack.pool.execute(revoke).await.unwrap();
+    assert_eq!(get(&ganesh, "/v1/events?limit=1").await.status, 200);
+    // Room for its sessions, and one to look for the reason.
+    let open = "SELECT count(*) FROM pg_stat_activity WHERE usename = 'reader'";
+    let open: i64 = sqlx::query_scalar(open)
+        .fetch_one(&stack.pool)
+        .await
+        .unwrap();
+    assert!((1..4).contains(&open), "{open}");
+    let limit = open + 1;
+    let revoke =
+        format!("REVOKE SELECT ON fates FROM reader; ALTER ROLE reader CONNECTION LIMIT {limit}");
+    stack.pool.execute(revoke.as_str()).await.unwrap();
     let words = [
         "the role of POSTGRES_READ_URL may not read",
         "GRANT USAGE ON SCHEMA public",
@@ -118,7 +128,12 @@ async fn a_reader_that_may_not_read_all_costs_the_reads_that_need_it() {
     ];
     ganesh.wait_for_metric(REFUSED, 1.0).await;
     assert_warned(&ganesh, &words).await;
+    // It looks each second.
+    tokio::time::sleep(Duration::from_millis(1_500)).await;
+    assert_warned(&ganesh, &words).await;
     assert_eq!(get(&ganesh, "/v1/events?limit=1").await.status, 200);
+    let unlimited = "ALTER ROLE reader CONNECTION LIMIT 40";
+    stack.pool.execute(unlimited).await.unwrap();
     assert_found(&stack, &url, &words);
     let grant = "GRANT SELECT ON fates TO reader";
     stack.pool.execute(grant).await.unwrap();
@@ -147,7 +162,7 @@ async fn a_url_of_reads_that_is_none_ends_serve() {
 
 /// A copy of the stack's Postgres that follows it, and its URL. Both answer.
 async fn standby_of(stack: &mut Stack) -> (Server, String) {
-    let standby = copy_as_standby(stack.postgres.as_mut().unwrap());
+    let standby = stack.postgres.as_mut().unwrap().copy_as_standby();
     let on_standby = format!(
         "postgresql://ganesh:ganesh@127.0.0.1:{}/ganesh",
         standby.port()
@@ -232,17 +247,4 @@ async fn after_a_failover_nothing_is_read_from_the_old_primary() {
     assert_eq!(answer.id.as_deref(), Some("new"));
     publish(&stack.jetstream().await, &events("more", 10)).await;
     stack.wait_until_drained().await;
-}
-
-/// A copy of a cluster that waits for more to replay, and answers reads.
-fn copy_as_standby(primary: &mut Server) -> Server {
-    let mut standby = postgres_with(&[]);
-    let (from, to) = (primary.abandon(), standby.abandon());
-    std::fs::remove_dir_all(&to).unwrap();
-    let copied = Command::new("cp").arg("-Rp").args([&from, &to]).status();
-    assert!(copied.unwrap().success());
-    std::fs::write(to.join("standby.signal"), "").unwrap();
-    primary.run();
-    standby.run();
-    standby
 }

@@ -190,6 +190,19 @@ impl Server {
         self.folder.path().join("data/data")
     }
 
+    /// Of a Postgres: a copy of its cluster that waits for more to replay, and answers reads.
+    pub fn copy_as_standby(&mut self) -> Self {
+        let mut standby = postgres();
+        let (from, to) = (self.abandon(), standby.abandon());
+        std::fs::remove_dir_all(&to).expect("it is the test's own");
+        let copied = Command::new("cp").arg("-Rp").args([&from, &to]).status();
+        assert!(copied.expect("cp is there").success());
+        std::fs::write(to.join("standby.signal"), "").expect("the folder is writable");
+        self.run();
+        standby.run();
+        standby
+    }
+
     /// kill -9.
     pub fn kill(&mut self) {
         let mut child = self.child.take().expect("the server runs");

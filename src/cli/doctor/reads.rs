@@ -24,7 +24,7 @@ pub(super) async fn check(
     }
     let in_use = identity::server(pool).await?;
     let options = pool::options(config.postgres.url_of_reads())?;
-    let look = look_at_role(&options, &config.postgres.schema);
+    let look = look_at_role(&options, &config.postgres.schema, true);
     let Ok(role) = tokio::time::timeout(ANSWER_LIMIT, look).await else {
         findings.failed("POSTGRES_READ_URL: no answer in time: start the server, or correct it");
         return Ok(());
