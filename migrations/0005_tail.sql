@@ -4,10 +4,14 @@ CREATE TABLE tail (
     singleton    boolean     PRIMARY KEY DEFAULT true CHECK (singleton),
     -- Statements that begin before this time mark their rows.
     wanted_until timestamptz NOT NULL,
+    -- Until this time all of them do: the last renewal but one came in time.
+    sure_until   timestamptz NOT NULL,
     -- The transaction that began the marking. It names a time without a gap: with each gap it is another one.
     begun_in     xid8        NOT NULL,
-    -- The server's timeline then. A standby that took over may lack what was read before.
-    timeline     text        COLLATE "C" NOT NULL,
+    -- The database, the server, and what marks rows. When one of them is another one, so is the marking.
+    basis        text        COLLATE "C" NOT NULL,
+    -- Rows may have marks of another server: it was another one, and nobody has looked.
+    has_others   boolean     NOT NULL DEFAULT false,
     -- Statements that began before the marking have ended.
     is_complete  boolean     NOT NULL DEFAULT false
 ) WITH (fillfactor = 50);
@@ -16,12 +20,15 @@ CREATE TABLE tail (
 GRANT SELECT ON tail TO PUBLIC;
 
 -- Once for each statement, whoever runs it: when it has its lock on events, and before defaults are made. It sees
--- what was committed until then, but for a transaction that keeps its first snapshot: that one always marks.
+-- what was committed until then, but for a transaction that keeps its first snapshot: that one always marks. The clock
+-- is read first: a session that rests before it looks marks a row too many, and none too few.
 CREATE FUNCTION mark_for_tail() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS $$
+DECLARE
+    looked_at timestamptz := clock_timestamp();
 BEGIN
     PERFORM set_config('ganesh.tail', CASE
         WHEN current_setting('transaction_isolation') <> 'read committed' THEN 'on'
-        WHEN EXISTS (SELECT FROM tail WHERE clock_timestamp() < wanted_until) THEN 'on'
+        WHEN EXISTS (SELECT FROM tail WHERE looked_at < wanted_until) THEN 'on'
         ELSE 'off'
     END, true);
     RETURN NULL;

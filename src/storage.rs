@@ -12,6 +12,7 @@ mod default_rows;
 pub mod epoch;
 mod exclusion;
 mod fates;
+mod guard;
 pub(crate) mod identity;
 mod insert;
 mod inspect;

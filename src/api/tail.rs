@@ -159,6 +159,7 @@ async fn open(
     let place = api.tails.place(&api.metrics)?;
     let end = api.tails.lease.begin().await.map_err(|error| match error {
         MarkingError::Failed(error) => api.failed(&error),
+        MarkingError::Unfit(why) => Problem::unavailable(why),
         MarkingError::Held(who) => Problem::unavailable(format!(
             "a stream begins when every transaction has ended that may store events unseen: waiting for {who}"
         )),
@@ -233,8 +234,8 @@ fn position(name: &str, text: &str, end: TailEnd) -> Result<TailPosition, Proble
     }
     if place.marking != end.marking {
         let detail = format!(
-            "{name}: the events that were stored after this id are not known: nobody read a stream for an hour, or \
-             another server took over. Begin without an id, and read what is missing with GET /v1/events?from="
+            "{name}: the events that were stored after this id are not known: nobody read a stream for an hour, \
+             another server took over, or somebody changed a trigger. Begin without an id, and read what is missing with GET /v1/events?from="
         );
         let problem = Problem::new(StatusCode::GONE, detail);
         return Err(problem.about(name, "an id of the last hour"));

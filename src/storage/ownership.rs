@@ -5,6 +5,7 @@
 use sqlx::Connection;
 use sqlx::postgres::PgConnection;
 
+use super::guard::{REFUSE_COPY_OF_DECIDED, has_key};
 use super::schema::MIGRATIONS;
 use super::session::quoted;
 
@@ -17,18 +18,6 @@ const TABLES: [&str; 6] = [
     "trials",
     "tail",
 ];
-
-/// The triggers of `events` and of their functions, which have the same names, and their conditions, as Postgres
-/// shows them. `pg_get_triggerdef` would wait for a lock on `events`.
-const GUARDS: [(&str, Option<&str>); 2] = [
-    (
-        "refuse_copy_of_decided",
-        Some("current_query() ~~ 'COPY %'::text"),
-    ),
-    ("mark_for_tail", None),
-];
-/// `tgtype` in `pg_trigger`: BEFORE is 2, INSERT is 4, a trigger for each row would have 1, too.
-const BEFORE_INSERT_STATEMENT: i16 = 6;
 
 /// The columns of `events` that ganesh writes and reads, and their types.
 const COLUMNS: [(&str, &str); 15] = [
@@ -48,10 +37,6 @@ const COLUMNS: [(&str, &str); 15] = [
     ("stored_at", "timestamp with time zone"),
     ("trace_id", "text"),
 ];
-
-/// The default of the column `stored_in`, as Postgres shows it.
-const STORED_IN: &str = "CASE WHEN (current_setting('ganesh.tail'::text, true) = 'on'::text) \
-    THEN pg_current_xact_id() ELSE NULL::xid8 END";
 
 /// Whose migrations a schema has.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -198,13 +183,13 @@ async fn differs(
     schema: &str,
 ) -> Result<Option<String>, sqlx::Error> {
     let differs = match events_differ(connection, schema).await? {
-        None if are_all_applied(connection).await? => all_guards_differ(connection, schema).await?,
+        None if are_all_applied(connection).await? => all_guards_differ(connection).await?,
         differs => differs,
     };
     Ok(differs.map(|why| {
         format!(
-            "schema {schema} is not as ganesh made it: {why}: restore it, or set GANESH_POSTGRES_SCHEMA to a \
-             schema for ganesh alone"
+            "schema {schema} is not as ganesh made it: restore it, or set GANESH_POSTGRES_SCHEMA to a schema for \
+             ganesh alone: {why}"
         )
     }))
 }
@@ -217,18 +202,6 @@ async fn are_all_applied(connection: &mut PgConnection) -> Result<bool, sqlx::Er
         .bind(versions)
         .fetch_one(connection)
         .await
-}
-
-/// SQL: whether a table has the unique index on these columns, in alphabetical order, that `ON CONFLICT`
-/// needs.
-fn has_key(table: &str, columns: &str) -> String {
-    format!(
-        "EXISTS (SELECT FROM pg_index WHERE indrelid = {table} AND indisunique AND indisvalid \
-             AND indimmediate AND indpred IS NULL \
-             AND (SELECT array_agg(attname::text ORDER BY attname) FROM pg_attribute \
-                  WHERE attrelid = indrelid AND attnum = ANY ((indkey::int2[])[0:indnkeyatts - 1])) \
-                 = '{{{columns}}}'::text[])"
-    )
 }
 
 async fn events_differ(
@@ -264,91 +237,28 @@ async fn events_differ(
         .await
 }
 
-/// What keeps a message from being a row and a dead letter, and streams from missing rows: the keys of the
-/// tables that decide, and the triggers that look into them.
-async fn all_guards_differ(
-    connection: &mut PgConnection,
-    schema: &str,
-) -> Result<Option<String>, sqlx::Error> {
-    for guard in GUARDS {
-        let differs = guard_differs(connection, schema, guard).await?;
-        if differs.is_some() {
-            return Ok(differs);
-        }
+/// What keeps a message from being a row and a dead letter: the keys of the tables that decide, and the trigger that
+/// looks into them.
+async fn all_guards_differ(connection: &mut PgConnection) -> Result<Option<String>, sqlx::Error> {
+    match REFUSE_COPY_OF_DECIDED.differs(connection).await? {
+        None => keys_differ(connection).await,
+        differs => Ok(differs),
     }
-    let differs = keys_differ(connection).await?;
-    if differs.is_some() {
-        return Ok(differs);
-    }
-    mark_differs(connection).await
-}
-
-async fn guard_differs(
-    connection: &mut PgConnection,
-    schema: &str,
-    (guard, condition): (&str, Option<&str>),
-) -> Result<Option<String>, sqlx::Error> {
-    let statement = format!(
-        "\
-        WITH guard AS (SELECT tgtype, tgqual, tgfoid, tgenabled, prosrc, \
-                              EXISTS (SELECT FROM unnest(proconfig) AS setting \
-                                      WHERE setting LIKE 'search\\_path=%' AND position($1 IN setting) = 0) \
-                              AS looks_elsewhere \
-                       FROM pg_trigger JOIN pg_proc ON pg_proc.oid = tgfoid \
-                       WHERE tgrelid = to_regclass('events') AND tgname = '{guard}') \
-        SELECT CASE \
-            WHEN NOT EXISTS (SELECT FROM guard) THEN 'trigger {guard} of events is missing' \
-            WHEN EXISTS (SELECT FROM guard WHERE tgenabled NOT IN ('O', 'A')) \
-                THEN 'trigger {guard} of events is disabled (ALTER TABLE events ENABLE TRIGGER {guard})' \
-            WHEN EXISTS (SELECT FROM guard WHERE tgtype <> {BEFORE_INSERT_STATEMENT} \
-                         OR tgfoid IS DISTINCT FROM to_regproc('{guard}') \
-                         OR pg_get_expr(tgqual, 0, true) IS DISTINCT FROM $2) \
-                THEN 'trigger {guard} of events was changed' \
-            WHEN EXISTS (SELECT FROM guard WHERE prosrc <> $3 OR looks_elsewhere) \
-                THEN 'function {guard} was changed' \
-        END"
-    );
-    sqlx::query_scalar(&statement)
-        .bind(schema)
-        .bind(condition)
-        .bind(source_of(guard))
-        .fetch_one(connection)
-        .await
 }
 
 async fn keys_differ(connection: &mut PgConnection) -> Result<Option<String>, sqlx::Error> {
     let fates = has_key("to_regclass('fates')", "published_at,stream,stream_seq");
     let trials = has_key("to_regclass('trials')", "published_at,stream,stream_seq");
     let epoch = has_key("to_regclass('cache_epoch')", "singleton");
-    let tail = has_key("to_regclass('tail')", "singleton");
+    // Of `tail` only streams need the key: see tail/marks.rs.
     let statement = format!(
         "\
         SELECT CASE \
             WHEN NOT {fates} THEN 'fates is missing, or has no unique index on stream, stream_seq, published_at' \
             WHEN NOT {trials} THEN 'trials is missing, or has no unique index on stream, stream_seq, published_at' \
             WHEN NOT {epoch} THEN 'cache_epoch is missing, or has no unique index on singleton' \
-            WHEN NOT {tail} THEN 'tail is missing, or has no unique index on singleton' \
+            WHEN to_regclass('tail') IS NULL THEN 'tail is missing' \
         END"
     );
     sqlx::query_scalar(&statement).fetch_one(connection).await
-}
-
-async fn mark_differs(connection: &mut PgConnection) -> Result<Option<String>, sqlx::Error> {
-    let found = "SELECT btrim(regexp_replace(pg_get_expr(adbin, 0), '\\s+', ' ', 'g')) \
-        FROM pg_attribute LEFT JOIN pg_attrdef ON adrelid = attrelid AND adnum = attnum \
-        WHERE attrelid = 'events'::regclass AND attname = 'stored_in' AND atttypid = 'xid8'::regtype";
-    let found: Option<Option<String>> =
-        sqlx::query_scalar(found).fetch_optional(connection).await?;
-    let is_ours = found.flatten().is_some_and(|found| found == STORED_IN);
-    Ok((!is_ours).then(|| format!("events has no column stored_in xid8 DEFAULT {STORED_IN}")))
-}
-
-/// The body of a trigger's function, as its migration has it.
-fn source_of(guard: &str) -> &'static str {
-    let head = format!("CREATE FUNCTION {guard}()");
-    let migrations = MIGRATIONS.iter();
-    let mut made = migrations.filter_map(|migration| migration.sql.split_once(&head));
-    let (_, function) = made.next().expect("one migration makes each function");
-    let body = function.split("$$").nth(1);
-    body.expect("its body stands between two marks")
 }

@@ -15,6 +15,7 @@
 mod clock;
 mod gather;
 pub mod lease;
+pub(crate) mod marks;
 mod newest;
 mod walk;
 

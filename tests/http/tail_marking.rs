@@ -13,13 +13,22 @@ use super::tail_transactions::insert;
 use crate::support::events::{event, events};
 use crate::support::{PATIENCE, Stack, eventually};
 
-const LAPSE: &str = "UPDATE tail SET wanted_until = clock_timestamp() - interval '1 s'";
+const LAPSE: &str = "UPDATE tail SET (wanted_until, sure_until) = \
+    (SELECT past, past FROM (SELECT clock_timestamp() - interval '1 s') AS it (past))";
 
 /// How many rows have a mark, and how many have none.
 async fn marks(stack: &Stack) -> (i64, i64) {
     let marks = "SELECT count(stored_in), count(*) - count(stored_in) FROM events";
     let marks = sqlx::query_as(marks).fetch_one(&stack.pool);
     marks.await.unwrap()
+}
+
+/// Leaves the marking so many minutes.
+fn ends_in(minutes: u32) -> String {
+    format!(
+        "UPDATE tail SET (wanted_until, sure_until) = \
+         (SELECT soon, soon FROM (SELECT clock_timestamp() + interval '{minutes} min') AS it (soon))"
+    )
 }
 
 async fn resume(ganesh: &crate::support::Ganesh, id: &str) -> Answer {
@@ -117,6 +126,12 @@ async fn a_transaction_that_was_open_before_holds_the_beginning_back_and_is_name
     let (mut found, ()) = tokio::join!(opening, ending);
     found.sort();
     assert_eq!(found, ["later", "marked", "unmarked"]);
+    // The same where the marking has ended.
+    stack.pool.execute(LAPSE).await.unwrap();
+    let mut open = stack.pool.begin().await.unwrap();
+    insert(&mut open, "unmarked-again").await;
+    let refused = get(&ganesh, "/v1/events/stream").await;
+    refused.problem(503, "Service Unavailable");
 }
 
 #[tokio::test]
@@ -133,8 +148,7 @@ async fn a_client_goes_on_within_the_hour_and_is_told_after_it() {
     })
     .await;
     store(&stack, &events("meanwhile", 10)).await;
-    let almost = "UPDATE tail SET wanted_until = clock_timestamp() + interval '2 min'";
-    stack.pool.execute(almost).await.unwrap();
+    stack.pool.execute(ends_in(2).as_str()).await.unwrap();
     let mut tail = Tail::open(&replicas[1], &format!("after={id}")).await;
     assert_eq!(tail.ids(10).await, stored(&stack).await[10..]);
     let last = tail.id.clone();
@@ -198,7 +212,7 @@ async fn an_open_stream_whose_marking_ended_says_so_and_ends() {
 
 /// What is left of the marking, in seconds.
 async fn left(stack: &Stack) -> f64 {
-    let left = "SELECT extract(epoch FROM wanted_until - clock_timestamp())::float8 FROM tail";
+    let left = "SELECT extract(epoch FROM sure_until - clock_timestamp())::float8 FROM tail";
     let left = sqlx::query_scalar(left).fetch_one(&stack.pool);
     left.await.unwrap()
 }
@@ -208,12 +222,11 @@ async fn the_marking_goes_on_while_a_stream_is_open_and_no_longer() {
     let stack = Stack::start().await;
     let ganesh = stack.serve(&[]).await;
     let mut tail = Tail::open(&ganesh, "").await;
-    let soon = "UPDATE tail SET wanted_until = clock_timestamp() + interval '3 min'";
-    stack.pool.execute(soon).await.unwrap();
+    stack.pool.execute(ends_in(3).as_str()).await.unwrap();
     eventually("it is renewed", || async { left(&stack).await > 3_500.0 }).await;
     store(&stack, &[event("e")]).await;
     assert_eq!(tail.ids(1).await, ["e"]);
-    // Not more than once a minute.
+    // Not more than twice a minute.
     let writes = "SELECT xmin::text FROM tail";
     let writes = async || -> String {
         let writes = sqlx::query_scalar(writes).fetch_one(&stack.pool);
@@ -227,7 +240,7 @@ async fn the_marking_goes_on_while_a_stream_is_open_and_no_longer() {
         ganesh.metric("ganesh_tails").await < 0.5
     })
     .await;
-    stack.pool.execute(soon).await.unwrap();
+    stack.pool.execute(ends_in(3).as_str()).await.unwrap();
     tokio::time::sleep(Duration::from_secs(2)).await;
     assert!(left(&stack).await < 200.0);
 }

@@ -109,6 +109,22 @@ async fn what_a_transaction_commits_late_comes_and_holds_back_what_was_stored_af
     assert_eq!(tail.ids(1).await, ["last"]);
 }
 
+/// No lock on `events` tells of it when the stream begins.
+#[tokio::test]
+async fn what_an_older_transaction_stores_first_while_a_stream_is_open_is_not_missed() {
+    let stack = Stack::start().await;
+    let ganesh = stack.serve(&[]).await;
+    let mut older = stack.pool.begin().await.unwrap();
+    number(&mut older).await;
+    // The first one begins the marking, the other one goes on with it.
+    let mut tails = [Tail::open(&ganesh, "").await, Tail::open(&ganesh, "").await];
+    insert(&mut older, "older").await;
+    older.commit().await.unwrap();
+    for tail in &mut tails {
+        assert_eq!(tail.ids(1).await, ["older"]);
+    }
+}
+
 /// Postgres writes its log to disk for those that wait for it, and of what others wrote whole pages.
 #[tokio::test]
 async fn a_stream_opens_while_a_transaction_is_open_whose_rows_are_not_on_disk() {

@@ -35,7 +35,7 @@ const TOO_MUCH_MAX: u32 = 5;
 /// How often a stream that waits asks whether its token is in force.
 const TOKEN_CHECK_EVERY: Duration = Duration::from_secs(1);
 const GAP: &str = "events were stored that this stream does not know, as nothing asked Postgres for it for an hour, \
-    its clock was set, or another server took over: begin without an id, and read what is missing with \
+    its clock was set, another server took over, or somebody changed a trigger: begin without an id, and read what is missing with \
     GET /v1/events?from=";
 const TOO_MUCH: &str = "one transaction stored more events of one time than there is time to read";
 

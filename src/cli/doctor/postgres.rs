@@ -7,6 +7,7 @@ use sqlx::{Connection, PgPool};
 use super::{ANSWER_TIMEOUT, Findings, reads};
 use crate::config::Config;
 use crate::storage::session::{self, SessionUse};
+use crate::storage::tail::marks;
 use crate::storage::{blockers, classify, ownership, pool, schema};
 use crate::telemetry::Metrics;
 
@@ -107,7 +108,8 @@ async fn check_schema(
         }
         check_permissions(pool, schema, findings).await?;
         check_default_partition(pool, findings).await?;
-        check_locks(pool, findings).await?;
+        let have_room = check_locks(pool, findings).await?;
+        check_marks(pool, have_room, findings).await?;
     } else {
         say_missing_migrations(missing, pool, schema, findings).await?;
     }
@@ -237,8 +239,9 @@ async fn check_default_partition(
     Ok(())
 }
 
-/// A statement takes a lock for each partition that it touches, and for each of its indexes.
-async fn check_locks(pool: &PgPool, findings: &mut Findings) -> Result<(), sqlx::Error> {
+/// A statement takes a lock for each partition that it touches, and for each of its indexes. Returns whether there is
+/// room for one that touches all.
+async fn check_locks(pool: &PgPool, findings: &mut Findings) -> Result<bool, sqlx::Error> {
     let (partitions, locks, room): (i64, i64, i64) = sqlx::query_as(
         "SELECT count(*), \
              count(*) * (1 + (SELECT count(*) FROM pg_index WHERE indrelid = 'events'::regclass)), \
@@ -253,24 +256,22 @@ async fn check_locks(pool: &PgPool, findings: &mut Findings) -> Result<(), sqlx:
         findings.warning(format_args!(
             "a statement of yours that touches all {partitions} partitions takes {locks} locks, and the server has room for {room}: raise max_locks_per_transaction, or have fewer partitions (GANESH_PARTITION_INTERVAL=day, GANESH_RETENTION_DAYS)"
         ));
-        return Ok(());
     }
-    check_transactions(pool, findings).await
+    Ok(locks * 2 <= room)
 }
 
-/// Touches all partitions.
-async fn check_transactions(pool: &PgPool, findings: &mut Findings) -> Result<(), sqlx::Error> {
-    let are_ahead: bool = sqlx::query_scalar(
-        "SELECT EXISTS (SELECT FROM events \
-                        WHERE stored_in > pg_snapshot_xmax(pg_current_snapshot()))",
-    )
-    .fetch_one(pool)
-    .await?;
-    if are_ahead {
-        findings.warning(
-            "rows have a stored_in that this server has not reached, as in a copy that pg_restore made: \
-             GET /v1/events/stream sends them late or again; UPDATE events SET stored_in = NULL WHERE stored_in > pg_current_xact_id()",
-        );
+async fn check_marks(
+    pool: &PgPool,
+    have_room: bool,
+    findings: &mut Findings,
+) -> Result<(), sqlx::Error> {
+    let mut connection = pool.acquire().await?;
+    if let Some(defect) = marks::defect(&mut connection).await? {
+        findings.failed(defect);
+        return Ok(());
+    }
+    if have_room && marks::are_ahead(&mut *connection).await? {
+        findings.warning(marks::AHEAD);
     }
     Ok(())
 }

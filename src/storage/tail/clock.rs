@@ -6,7 +6,7 @@ use sqlx::Row;
 use sqlx::postgres::PgConnection;
 
 use super::TailPosition;
-use super::lease::timeline;
+use super::marks::basis;
 
 /// `written` after `running`, and `on_disk` after that.
 const NOW: &str = concat!(
@@ -14,10 +14,10 @@ const NOW: &str = concat!(
      pg_snapshot_xmax(pg_current_snapshot())::text AS next, \
      pg_wal_lsn_diff(pg_current_wal_insert_lsn(), '0/0')::bigint AS written, \
      pg_wal_lsn_diff(pg_current_wal_flush_lsn(), '0/0')::bigint AS on_disk, \
-     CASE WHEN is_complete AND timeline = ",
-    timeline!(),
+     CASE WHEN is_complete AND basis = ",
+    basis!(),
     " THEN begun_in::text END AS marking, \
-     greatest(0, extract(epoch FROM wanted_until - clock_timestamp()))::bigint AS seconds_left \
+     greatest(0, extract(epoch FROM sure_until - clock_timestamp()))::bigint AS seconds_left \
      FROM (SELECT) AS nothing LEFT JOIN tail ON true"
 );
 

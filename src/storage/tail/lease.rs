@@ -7,8 +7,9 @@
 //! 3. Streams renew it. When it ends once, the next one is another one. Each page of a stream sees which one is in
 //!    force, and each `id` names one: so none goes on across a gap.
 //!
-//! The server's clock alone decides. What commits late must not hide a gap: a marking that ends within a minute
-//! is not gone on with, and the statement that renews it gives up long before.
+//! The server's clock alone decides. A renewal whose commit takes long must not hide a gap. So streams rely on a
+//! marking only until `sure_until`: that moves on to an earlier `wanted_until` in a statement that saw it in force
+//! before `sure_until` was over. Whatever looks later sees it, too.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,6 +21,7 @@ use tokio::time::sleep;
 use xxhash_rust::xxh3::xxh3_64;
 
 use super::clock::number;
+use super::marks::{self, basis};
 use crate::error::Error;
 use crate::storage::deadline::{Deadline, LentConnection};
 use crate::storage::identity::identity;
@@ -31,42 +33,39 @@ const MARGIN: Duration = Duration::from_millis(500);
 const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// Each beginning writes a version of the row of `tail`, which every statement that stores events reads.
 const BEGIN_EVERY: Duration = Duration::from_millis(20);
-/// A marking that has less left than this is renewed: a minute less than it gets.
+/// A marking that has less left than this is renewed: a minute less than it gets. That takes two renewals: by the second
+/// one it is sure.
 pub(super) const RENEW_BELOW: Duration = Duration::from_mins(59);
 
-/// No answer of a standby is waited for: no event becomes durable by it. The statement ends long before the minute
-/// is over in which [`WANT`] does not go on with a marking.
+/// No answer of a standby is waited for: no event becomes durable by it.
 macro_rules! briefly {
     () => {
         "SET LOCAL synchronous_commit = local; SET LOCAL statement_timeout = '2s'; SET LOCAL lock_timeout = '1s'; "
     };
 }
-/// The server's timeline.
-macro_rules! timeline {
-    () => {
-        "left(pg_walfile_name(pg_current_wal_insert_lsn()), 8)"
-    };
-}
-pub(super) use timeline;
 
 /// All of it is one transaction. When it has ended, the end of every one before `running` is on disk.
 const WANT: &str = concat!(
     briefly!(),
-    "INSERT INTO tail AS marking (wanted_until, begun_in, timeline) \
-     VALUES (clock_timestamp() + interval '1 hour', pg_current_xact_id(), ",
-    timeline!(),
-    ") ON CONFLICT (singleton) DO UPDATE SET \
-         (wanted_until, timeline, begun_in, is_complete) = (SELECT excluded.wanted_until, excluded.timeline, \
-             CASE WHEN goes_on THEN marking.begun_in ELSE excluded.begun_in END, goes_on AND marking.is_complete \
-         FROM (SELECT marking.wanted_until > excluded.wanted_until - interval '59 minutes' \
-                      AND marking.timeline = excluded.timeline) AS it (goes_on)) \
-     RETURNING begun_in::text, is_complete, pg_snapshot_xmin(pg_current_snapshot())::text AS running, ",
+    "INSERT INTO tail AS marking (wanted_until, sure_until, begun_in, basis) \
+     SELECT until, until, pg_current_xact_id(), ",
+    basis!(),
+    " FROM (SELECT clock_timestamp() + interval '1 hour') AS it (until) \
+     ON CONFLICT (singleton) DO UPDATE SET \
+         (wanted_until, sure_until, begun_in, basis, has_others, is_complete) = (SELECT excluded.wanted_until, \
+             CASE WHEN goes_on THEN marking.wanted_until ELSE excluded.sure_until END, \
+             CASE WHEN goes_on THEN marking.begun_in ELSE excluded.begun_in END, excluded.basis, \
+             marking.has_others OR NOT is_same, goes_on AND marking.is_complete \
+         FROM (SELECT marking.basis = excluded.basis AND clock_timestamp() < marking.sure_until, \
+                      marking.basis = excluded.basis) AS it (goes_on, is_same)) \
+     RETURNING begun_in::text, is_complete, has_others, pg_snapshot_xmin(pg_current_snapshot())::text AS running, ",
     identity!(),
     " AS database"
 );
 const COMPLETE: &str = concat!(
     briefly!(),
-    "UPDATE tail SET is_complete = true WHERE begun_in = '{marking}' AND wanted_until > clock_timestamp() \
+    "UPDATE tail SET is_complete = true, has_others = false \
+     WHERE begun_in = '{marking}' AND clock_timestamp() < sure_until \
      RETURNING pg_snapshot_xmin(pg_current_snapshot())::text AS running"
 );
 
@@ -110,6 +109,8 @@ pub struct TailEnd {
 pub enum MarkingError {
     /// These transactions began before it, and may still store rows that are not marked.
     Held(String),
+    /// Not every row would be marked, or some have marks of another server. Says what to do.
+    Unfit(String),
     /// Postgres failed.
     Failed(Error),
 }
@@ -153,7 +154,7 @@ impl TailLease {
             sleep(BEGIN_EVERY).await;
             drop(turn);
         });
-        begun?.map_err(MarkingError::Held)
+        begun?
     }
 
     /// Has rows marked for another hour, unless this process is about it already.
@@ -178,8 +179,16 @@ impl TailLease {
 async fn begin(
     connection: &mut PgConnection,
     deadline: Deadline,
-) -> Result<Result<TailEnd, String>, sqlx::Error> {
-    let row = connection.fetch_one(WANT).await?;
+) -> Result<Result<TailEnd, MarkingError>, sqlx::Error> {
+    let row = match connection.fetch_one(WANT).await {
+        Ok(row) => row,
+        // It may be the reason.
+        Err(error @ sqlx::Error::Database(_)) => {
+            let defect = marks::defect(connection).await?;
+            return defect.map_or(Err(error), |defect| Ok(Err(MarkingError::Unfit(defect))));
+        }
+        Err(error) => return Err(error),
+    };
     let database: String = row.try_get("database")?;
     let end = TailEnd {
         database: xxh3_64(database.as_bytes()),
@@ -190,28 +199,46 @@ async fn begin(
     if is_complete {
         return Ok(Ok(end));
     }
+    // After it: what somebody changes from now on is seen by `basis`.
+    if let Some(defect) = marks::defect(connection).await? {
+        return Ok(Err(MarkingError::Unfit(defect)));
+    }
+    if row.try_get("has_others")? && marks::are_ahead(&mut *connection).await? {
+        return Ok(Err(MarkingError::Unfit(marks::AHEAD.to_owned())));
+    }
+    if let Some(who) = wait_for_writers(connection, deadline).await? {
+        return Ok(Err(MarkingError::Held(who)));
+    }
+    let complete = COMPLETE.replace("{marking}", &end.marking.to_string());
+    let row = connection.fetch_optional(complete.as_str()).await?;
+    let running = row.as_ref().map(running).transpose()?;
+    let newer = "another process, which began a newer marking";
+    Ok(running.map_or_else(
+        || Err(MarkingError::Held(newer.to_owned())),
+        |running| Ok(TailEnd { running, ..end }),
+    ))
+}
+
+/// Waits until those that write to `events` have ended, and names who has not in time.
+async fn wait_for_writers(
+    connection: &mut PgConnection,
+    deadline: Deadline,
+) -> Result<Option<String>, sqlx::Error> {
     let writers: Vec<String> = sqlx::query_scalar(WRITERS)
         .fetch_all(&mut *connection)
         .await?;
     loop {
         let are_there = sqlx::query_scalar(ARE_THERE).bind(&writers);
         if !are_there.fetch_one(&mut *connection).await? {
-            break;
+            return Ok(None);
         }
         if deadline.left() < MARGIN {
             let who = sqlx::query_scalar(WHO).bind(&writers);
             let who: Option<String> = who.fetch_one(&mut *connection).await?;
-            return Ok(Err(who.unwrap_or_default()));
+            return Ok(Some(who.unwrap_or_default()));
         }
         sleep(LOOK_EVERY).await;
     }
-    let complete = COMPLETE.replace("{marking}", &end.marking.to_string());
-    let row = connection.fetch_optional(complete.as_str()).await?;
-    let running = row.as_ref().map(running).transpose()?;
-    Ok(running.map_or_else(
-        || Err("another process, which began a newer marking".to_owned()),
-        |running| Ok(TailEnd { running, ..end }),
-    ))
 }
 
 fn running(row: &PgRow) -> Result<u64, sqlx::Error> {
