@@ -131,6 +131,20 @@ pub enum CacheRequest {
     WriteError,
 }
 
+/// How a read through the cache was answered: the label `result`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, VariantArray)]
+#[strum(serialize_all = "snake_case", const_into_str)]
+pub enum CacheRead {
+    /// By the cache.
+    Hit,
+    /// By Postgres: the cache had nothing.
+    Miss,
+    /// By the cache, after another read had fetched the value.
+    Wait,
+    /// By Postgres, without the cache.
+    Bypass,
+}
+
 /// The use of a connection of the Postgres pool: the label `state`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, IntoStaticStr, VariantArray)]
 #[strum(serialize_all = "snake_case", const_into_str)]

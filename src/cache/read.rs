@@ -16,7 +16,7 @@ use super::failure::{CacheFailure, FailureKind, cache_error, within};
 use super::keys::{self, CachedEntry};
 use crate::error::{Code, Error};
 use crate::event::{Timestamp, to_json};
-use crate::labels::CacheRequest;
+use crate::labels::{CacheRead, CacheRequest};
 use crate::storage::queries::{Alternate, EventKey};
 
 /// A read that waits longer goes to Postgres.
@@ -91,7 +91,7 @@ impl Cache {
     /// # Errors
     /// When Postgres was needed and failed. The cache alone never makes a read fail.
     pub async fn latest(&self, subject: &str) -> Result<Answer, Error> {
-        self.answer(CacheQuestion::Newest(subject)).await
+        self.timed_answer(CacheQuestion::Newest(subject)).await
     }
 
     /// The newest event that matches.
@@ -99,7 +99,21 @@ impl Cache {
     /// # Errors
     /// When Postgres was needed and failed. The cache alone never makes a read fail.
     pub async fn event(&self, asked: &EventKey<'_>) -> Result<Answer, Error> {
-        self.answer(CacheQuestion::Event(asked)).await
+        self.timed_answer(CacheQuestion::Event(asked)).await
+    }
+
+    async fn timed_answer(&self, question: CacheQuestion<'_>) -> Result<Answer, Error> {
+        let began = Instant::now();
+        let answer = self.answer(question).await?;
+        let result = match answer.origin {
+            Origin::Hit { .. } => CacheRead::Hit,
+            Origin::Collapsed { .. } => CacheRead::Wait,
+            Origin::Miss { .. } => CacheRead::Miss,
+            Origin::Bypass => CacheRead::Bypass,
+        };
+        let seconds = began.elapsed().as_secs_f64();
+        self.0.metrics.cache_read_seconds[result].record(seconds);
+        Ok(answer)
     }
 
     async fn answer(&self, question: CacheQuestion<'_>) -> Result<Answer, Error> {

@@ -10,8 +10,8 @@ use std::sync::Arc;
 use super::histogram::Histogram;
 use crate::error::{Code, Dependency, Error};
 use crate::labels::{
-    BusyWorker, CacheRequest, ConnectionEvent, ConnectionState, Decision, HttpRoute, Outcome,
-    Queue, Reason, SpanResult, Stage, StatusClass, WriteMethod,
+    BusyWorker, CacheRead, CacheRequest, ConnectionEvent, ConnectionState, Decision, HttpRoute,
+    Outcome, Queue, Reason, SpanResult, Stage, StatusClass, WriteMethod,
 };
 pub(super) use table::Reading;
 pub use table::{Both, Counter, Family, Gauge, Kind, Metric};
@@ -26,6 +26,10 @@ const END_TO_END_SECONDS: &[f64] = &[
 pub const STAGE_SECONDS: &[f64] = &[
     0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
     5.0, 10.0, 30.0, 60.0,
+];
+/// From an answer of the cache to one of Postgres that takes its whole time.
+const CACHE_READ_SECONDS: &[f64] = &[
+    0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0,
 ];
 /// From an answer of the cache to the limit of an answer, 5 s.
 const HTTP_REQUEST_SECONDS: &[f64] = &[
@@ -175,6 +179,11 @@ table! {
     /// Cache operations: read (hit, miss, wait, bypass), fill (stored, voided, error), write (ok,
     /// skipped, error).
     cache_requests: Counter = "ganesh_cache_requests_total" [operation, result: CacheRequest];
+
+    /// Time in which a read of a newest state or of a single event was answered, by result: hit or wait (by the
+    /// cache), miss or bypass (by Postgres).
+    cache_read_seconds: Histogram(CACHE_READ_SECONDS) = "ganesh_cache_read_seconds"
+        [result: CacheRead];
 
     /// Connections of the Postgres pools: idle, used.
     connections: Gauge = "ganesh_postgres_connections" [state: ConnectionState];

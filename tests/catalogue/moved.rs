@@ -66,7 +66,7 @@ const BY_CHANCE: [(&str, &str); 8] = [
     ),
 ];
 /// What the test makes happen, beyond one series of each metric.
-const MOVED: [&str; 16] = [
+const MOVED: [&str; 18] = [
     "ganesh_messages_settled_total{outcome=\"stored\"}",
     "ganesh_messages_settled_total{outcome=\"duplicate\"}",
     "ganesh_messages_settled_total{outcome=\"dead_lettered\"}",
@@ -82,6 +82,8 @@ const MOVED: [&str; 16] = [
     "ganesh_cache_requests_total{operation=\"read\",result=\"hit\"}",
     "ganesh_cache_requests_total{operation=\"read\",result=\"miss\"}",
     "ganesh_cache_requests_total{operation=\"write\",result=\"ok\"}",
+    "ganesh_cache_read_seconds_count{result=\"hit\"}",
+    "ganesh_cache_read_seconds_count{result=\"miss\"}",
     "ganesh_messages_redelivered_total",
 ];
 
