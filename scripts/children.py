@@ -64,7 +64,7 @@ class Child:
         self.stop_signal = stop_signal
         self.grace_seconds = grace_seconds
         self.process = None
-        self.stopped = False  # by us: its exit code is expected
+        self.stopped = False  # its exit code is expected: we stopped it, or go on without it
 
     def start(self, command, environment, stdin):
         # A session of its own: Ctrl-C reaches only `up`, which stops its children in order.

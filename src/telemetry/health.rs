@@ -195,7 +195,12 @@ impl Health {
     /// What is wrong, and makes this process not unready: it stores events.
     pub(crate) fn warnings(&self) -> Vec<String> {
         let current = self.0.reads_refusal.lock().expect(REFUSAL_PROOF);
-        current.clone().into_iter().collect()
+        let mut warnings: Vec<String> = current.clone().into_iter().collect();
+        drop(current);
+        if self.has_served() && !self.is_up(Dependency::Cache) {
+            warnings.push("the cache does not answer: reads go to Postgres".to_owned());
+        }
+        warnings
     }
 
     /// Sets whether messages are held for longer than [`NONE_SETTLED_LIMIT`] and none of them is settled;

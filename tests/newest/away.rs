@@ -98,8 +98,12 @@ async fn a_cache_that_hangs_holds_up_neither_events_nor_reads() {
         assert_newest(&stack, &[&one, &two], &["s".to_owned()]).await;
     }
     until_cache_is(&[&one, &two], false).await;
+    let warning = "the cache does not answer: reads go to Postgres";
+    let (status, body) = one.admin("/readyz").await;
+    assert!(status == 200 && body.contains(warning), "{status}: {body}");
     stack.cache.resume();
     until_cache_is(&[&one, &two], true).await;
+    assert!(!one.admin("/readyz").await.1.contains(warning));
     for ganesh in [&one, &two] {
         assert_eq!(latest_by_cache(ganesh, "s").await.id.as_deref(), Some("4"));
     }

@@ -69,7 +69,7 @@ async fn warn_of_lag(jetstream: &Context, config: &Config, findings: &Findings) 
         Ok(Some(lag)) if lag.oldest_seconds >= OLD_SECONDS => {
             findings.warning(format_args!(
                 "consumer {}: the oldest unacknowledged message is {:.0} s old, expected less than {OLD_SECONDS} s \
-                 ({} wait, {} are held): start ganesh, or see ganesh healthcheck",
+                 ({} wait, {} are held): start ganesh; if it runs, see lag-old in its runbook",
                 config.nats.consumer, lag.oldest_seconds, lag.pending, lag.ack_pending
             ));
         }

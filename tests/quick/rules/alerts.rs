@@ -49,6 +49,11 @@ fn every_alert_has_a_severity_plain_words_and_a_section_of_the_runbook() {
     }
     let sections: BTreeSet<_> = sections.keys().map(String::as_str).collect();
     assert_eq!(sections, led_to, "sections that no alert leads to");
+    let runbook = text("docs/RUNBOOK.md");
+    let index = runbook.lines().filter(|line| line.starts_with('['));
+    let links = index.flat_map(|line| line.split("](#").skip(1));
+    let listed: BTreeSet<_> = links.map(|link| link.split_once(')').unwrap().0).collect();
+    assert_eq!(sections, listed, "the list at its top");
 }
 
 #[test]
