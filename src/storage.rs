@@ -36,7 +36,7 @@ pub(crate) mod session;
 pub mod subjects;
 pub mod tail;
 mod timestamp;
-pub(crate) mod trail;
+pub mod trail;
 mod trials;
 pub mod turn;
 pub(crate) mod upkeep;

@@ -6,6 +6,7 @@ mod indexes;
 mod plans;
 mod reads;
 mod searches;
+mod trail;
 
 use std::collections::BTreeMap;
 

@@ -14,7 +14,7 @@ use sqlx::{FromRow, Row};
 use tokio::sync::Semaphore;
 
 use super::classify::sqlstate_in;
-use super::columns::{bounded_json, bounded_text, columns};
+use super::columns::{bounded_json, bounded_text, columns, newest_first};
 use super::deadline::{Deadline, LentConnection};
 use super::keys;
 use super::layout::{self, Layout, Span};
@@ -50,13 +50,6 @@ const NEWEST: &str = concat!(
     in_span!(),
     "ORDER BY time DESC, stream_seq DESC LIMIT 1"
 );
-// No index has this order. Without statistics the planner expects many rows of an id, and would look for the
-// newest one by the index on time, through the whole partition.
-macro_rules! newest_first {
-    () => {
-        "ORDER BY time + interval '0' DESC, "
-    };
-}
 const BY_ID: &str = concat!(
     columns!(),
     "WHERE id = $3 AND ($4::text IS NULL OR source = $4) AND ",

@@ -7,6 +7,7 @@ use sqlx::postgres::{PgPool, PgRow};
 use sqlx::{FromRow, Row};
 use utoipa::ToSchema;
 
+use super::columns::newest_first;
 use super::deadline::{Deadline, LentConnection};
 use super::layout::{Layout, Span};
 use crate::error::{Code, Error};
@@ -22,6 +23,9 @@ const ATTEMPTS_MAX: usize = 3;
 
 macro_rules! statement {
     ($condition:literal) => {
+        statement!($condition, "ORDER BY time DESC, ")
+    };
+    ($condition:literal, $order:expr) => {
         concat!(
             "SELECT tableoid::regclass::text AS partition, left(id, 1024) AS id, \
                     left(source, 1024) AS source, time, left(type, 1024) AS type, \
@@ -29,13 +33,17 @@ macro_rules! statement {
                     stream_seq, published_at, stored_at, left(trace_id, 64) AS trace_id \
              FROM events WHERE ",
             $condition,
-            " AND ($1::timestamptz IS NULL OR time >= $1) AND ($2::timestamptz IS NULL OR time <= $2) \
-             ORDER BY time DESC, stream_seq DESC LIMIT $5"
+            " AND ($1::timestamptz IS NULL OR time >= $1) AND ($2::timestamptz IS NULL OR time <= $2) ",
+            $order,
+            "stream_seq DESC LIMIT $5"
         )
     };
 }
 
-const BY_ID: &str = statement!("id = $3::text AND ($4::text IS NULL OR source = $4)");
+const BY_ID: &str = statement!(
+    "id = $3::text AND ($4::text IS NULL OR source = $4)",
+    newest_first!()
+);
 const BY_SUBJECT: &str = statement!("subject = $3::text AND $4::text IS NULL");
 const BY_SEQUENCE: &str = statement!("stream_seq = $3::text::bigint AND $4::text IS NULL");
 const BY_TRACE: &str = statement!("trace_id = $3::text AND $4::text IS NULL");
@@ -54,7 +62,7 @@ const SKIPPING: &str = "\
 
 /// A row of `events`, without its data.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
-pub(crate) struct EventRow {
+pub struct EventRow {
     pub(crate) partition: String,
     pub(crate) id: String,
     pub(crate) source: String,
@@ -76,7 +84,8 @@ pub(crate) struct EventRow {
 }
 
 impl EventRow {
-    pub(crate) fn sequence(&self) -> u64 {
+    /// Of the message that made it.
+    pub fn sequence(&self) -> u64 {
         self.stream_seq.max(0).cast_unsigned()
     }
 }
@@ -95,8 +104,9 @@ pub(crate) struct FateRow {
 
 /// Which row is wanted.
 #[derive(Debug, Clone, Copy)]
-pub(crate) enum RowSearch<'a> {
+pub enum RowSearch<'a> {
     /// By the key, or its beginning: the newest first.
+    #[expect(missing_docs, reason = "the attributes have the same names")]
     Id {
         id: &'a str,
         source: Option<&'a str>,
@@ -112,10 +122,11 @@ pub(crate) enum RowSearch<'a> {
 
 /// What was found.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct FoundRows {
-    pub(crate) rows: Vec<EventRow>,
+pub struct FoundRows {
+    /// The newest first, a few.
+    pub rows: Vec<EventRow>,
     /// Every partition that can hold one was looked into, as far as needed.
-    pub(crate) is_complete: bool,
+    pub is_complete: bool,
     /// Where it is not: from this time on they were.
     pub(crate) searched_from: Option<Timestamp>,
 }
@@ -124,7 +135,7 @@ pub(crate) struct FoundRows {
 ///
 /// # Errors
 /// When Postgres does not answer, or with an error.
-pub(crate) async fn rows(
+pub async fn rows(
     pool: &PgPool,
     wanted: &RowSearch<'_>,
     limit: Duration,
