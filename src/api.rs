@@ -49,6 +49,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tower_http::CompressionLevel;
 use tower_http::compression::CompressionLayer;
+use tower_http::compression::predicate::{NotForContentType, Predicate, SizeAbove};
 use tower_http::cors::CorsLayer;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
@@ -73,6 +74,9 @@ const LIMITS: Limits = Limits {
     connections_max: 1_024,
     client_limit: Duration::from_secs(30),
 };
+
+/// A smaller answer fits in one packet as it is. To compress one takes longer than to read it from the cache.
+const COMPRESSED_MIN_BYTES: u16 = 1_024;
 
 /// How long a browser may keep the answer to its question whether it may ask.
 const PREFLIGHT_MAX_AGE: Duration = Duration::from_hours(1);
@@ -218,7 +222,10 @@ fn cors(origins: &[String]) -> Option<CorsLayer> {
     })
 }
 
-/// Fast: a page has some MiB, and others share the processor.
-fn compression() -> CompressionLayer {
-    CompressionLayer::new().quality(CompressionLevel::Fastest)
+/// Fast: a page has some MiB, and others share the processor. Streams of events are not: their client would wait.
+fn compression() -> CompressionLayer<impl Predicate> {
+    let worth_it = SizeAbove::new(COMPRESSED_MIN_BYTES).and(NotForContentType::SSE);
+    CompressionLayer::new()
+        .quality(CompressionLevel::Fastest)
+        .compress_when(worth_it)
 }

@@ -2,11 +2,13 @@
 
 use std::io::Read;
 
+use bytes::Bytes;
+use ganesh::event::{Data, Event};
 use reqwest::Method;
 use reqwest::header::{ACCEPT_ENCODING, ORIGIN};
 
 use super::client::{get, request, send, store};
-use crate::support::events::events;
+use crate::support::events::{event, events};
 use crate::support::{Stack, eventually};
 
 #[tokio::test]
@@ -70,16 +72,25 @@ async fn answers_are_compressed_for_who_takes_that() {
         .read_to_string(&mut text)
         .unwrap();
     assert_eq!(text, plain.body);
-    // The tag of an event is the same either way.
-    let asked = request(&ganesh, Method::GET, "/v1/events/e-1").header(ACCEPT_ENCODING, "gzip");
-    let tag = asked.send().await.unwrap().headers()["etag"]
-        .to_str()
-        .unwrap()
-        .to_owned();
-    assert_eq!(
-        get(&ganesh, "/v1/events/e-1").await.header("etag"),
-        Some(tag.as_str())
-    );
+}
+
+#[tokio::test]
+async fn an_event_is_compressed_only_if_it_is_large_and_has_the_same_tag_either_way() {
+    let stack = Stack::start().await;
+    let ganesh = stack.serve(&[]).await;
+    let large = Event {
+        data: Data::Json(Bytes::from(format!("\"{}\"", "x".repeat(1_024)))),
+        ..event("large")
+    };
+    store(&stack, &[event("small"), large]).await;
+    for (id, encoding) in [("small", None), ("large", Some("gzip"))] {
+        let path = format!("/v1/events/{id}");
+        let asked = request(&ganesh, Method::GET, &path).header(ACCEPT_ENCODING, "gzip");
+        let answer = asked.send().await.unwrap();
+        let header = |name: &str| Some(answer.headers().get(name)?.to_str().unwrap());
+        assert_eq!(header("content-encoding"), encoding, "{id}");
+        assert_eq!(get(&ganesh, &path).await.header("etag"), header("etag"));
+    }
 }
 
 #[tokio::test]
