@@ -9,8 +9,9 @@ use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use opentelemetry::propagation::Extractor;
+use opentelemetry::trace::Status;
 use tokio::sync::Semaphore;
-use tracing::{Instrument, Span, field};
+use tracing::{Instrument, Span};
 use tracing_opentelemetry::OpenTelemetrySpanExt;
 
 use super::problem::Problem;
@@ -105,10 +106,11 @@ pub(super) async fn pass(State(guard): State<Guard>, request: Request, next: Nex
     let status = counted.map_or(response.status(), |counted| counted.0);
     let is_error = status.is_server_error();
     let status = status.as_u16();
-    span.record(semconv::HTTP_RESPONSE_STATUS_CODE, status);
+    // Not `record`: for its log lines, which are all written, the span's fields would be made anew.
+    span.set_attribute(semconv::HTTP_RESPONSE_STATUS_CODE, i64::from(status));
     if is_error {
-        span.record("otel.status_code", "ERROR");
-        span.record(semconv::ERROR_TYPE, status);
+        span.set_status(Status::error(""));
+        span.set_attribute(semconv::ERROR_TYPE, i64::from(status));
     }
     let labels = Both(HttpRoute::of(route), StatusClass::of(status));
     let seconds = began.elapsed().as_secs_f64();
@@ -178,11 +180,8 @@ fn span(request: &Request, route: &str, id: &HeaderValue) -> Span {
         "request",
         otel.name = format!("{method} {route}"),
         otel.kind = "server",
-        otel.status_code = field::Empty,
-        { semconv::ERROR_TYPE } = field::Empty,
         { semconv::HTTP_REQUEST_METHOD } = method,
         { semconv::HTTP_ROUTE } = route,
-        { semconv::HTTP_RESPONSE_STATUS_CODE } = field::Empty,
         { semconv::URL_PATH } = request.uri().path(),
         { semconv::URL_SCHEME } = "http",
         { semconv::REQUEST_ID } = id.to_str().unwrap_or_default(),

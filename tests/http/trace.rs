@@ -32,4 +32,5 @@ async fn a_request_of_a_sampled_trace_is_a_span_in_that_trace() {
     assert_eq!(span.name, "GET /v1/events/{id}");
     assert_eq!(span.kind, SERVER);
     assert_eq!(span.attribute("url.path"), "/v1/events/unknown");
+    assert_eq!(span.attribute("http.response.status_code"), "404");
 }
