@@ -110,7 +110,7 @@ pub(super) async fn pass(State(guard): State<Guard>, request: Request, next: Nex
     span.set_attribute(semconv::HTTP_RESPONSE_STATUS_CODE, i64::from(status));
     if is_error {
         span.set_status(Status::error(""));
-        span.set_attribute(semconv::ERROR_TYPE, i64::from(status));
+        span.set_attribute(semconv::ERROR_TYPE, status.to_string());
     }
     let labels = Both(HttpRoute::of(route), StatusClass::of(status));
     let seconds = began.elapsed().as_secs_f64();
