@@ -1,7 +1,7 @@
 # `make help` lists the targets. None needs Docker, root or installed servers.
 
 .DEFAULT_GOAL := help
-.PHONY: help up quick test check deny audit chaos measure faults flood compare bench index-cost fetch build clean-local
+.PHONY: help up quick test check deny audit chaos measure faults flood reads compare bench index-cost fetch build clean-local
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -57,6 +57,11 @@ faults: ## Measure what outages and refused rows cost; fail when it is more than
 flood: ## Measure what a flood of reads costs a drain; fail when it is more than promised (needs an idle machine)
 	@scripts/fetch nats-server postgres redis-server
 	CARGO_PROFILE_DEV_OPT_LEVEL=3 cargo bench --locked --profile dev --bench flood
+
+# As users build it: the promise is a rate, and no share of another one.
+reads: ## Measure reads from the cache at RATE/s (20000) and from Postgres; fail below the promise (needs an idle machine)
+	@scripts/fetch nats-server postgres redis-server
+	cargo bench --locked --bench reads
 
 compare: ## Measure two builds in turn, OLD=path and NEW=path: latency, drain, processor time (needs an idle machine)
 	@scripts/fetch nats-server postgres redis-server
