@@ -42,7 +42,6 @@ use axum::http::header::{
 use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
 use bytes::Bytes;
 use serde::Serialize;
 use tokio::net::TcpListener;
@@ -170,23 +169,8 @@ fn router(api: Api, tokens: TokensInForce, cors_origins: &[String]) -> Router {
         .routes(routes!(explain::explain))
         .split_for_parts();
     let document = serde_json::to_value(document).expect("a document is JSON");
-    let page = documentation::page(&document);
-    let document = Bytes::from(document.to_string());
     let router = router
-        .route(
-            "/v1/openapi.json",
-            get(async move || {
-                let headers = [
-                    (CONTENT_TYPE, "application/json"),
-                    (CACHE_CONTROL, "no-cache"),
-                ];
-                (headers, document.clone())
-            }),
-        )
-        .route(
-            guard::OPEN,
-            get(async move || markdown_page::response(page.clone())),
-        )
+        .merge(documentation::routes(&document))
         // The router adds `Allow`.
         .method_not_allowed_fallback(|| async {
             let detail = "only GET and HEAD are answered here";

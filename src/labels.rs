@@ -167,6 +167,8 @@ pub enum ConnectionEvent {
 pub enum HttpRoute {
     #[strum(serialize = "/v1/docs")]
     Docs,
+    #[strum(serialize = "/v1/docs/{file}")]
+    DocsFile,
     #[strum(serialize = "/v1/events")]
     Search,
     #[strum(serialize = "/v1/events/stream")]

@@ -1,199 +1,89 @@
-//! `GET /v1/docs`: the OpenAPI document as a page for people, without scripts.
+//! `GET /v1/docs`: Swagger UI. Its files are part of the binary, so the page loads nothing from another host.
 
-use std::fmt::Write as _;
+use std::sync::Arc;
 
+use axum::extract::Path;
+use axum::http::header::{CACHE_CONTROL, CONTENT_SECURITY_POLICY, CONTENT_TYPE, ETAG};
+use axum::http::{HeaderMap, HeaderValue, StatusCode};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{Router, get};
 use bytes::Bytes;
-use serde_json::{Map, Value};
+use utoipa_swagger_ui::Config;
 
-use super::markdown_page;
+use super::problem::Problem;
+use super::{Api, etag};
+use crate::labels::HttpRoute;
 
-/// The page of a document.
-pub(super) fn page(document: &Value) -> Bytes {
-    let info = &document["info"];
-    let mut text = format!(
-        "# {}\n\n{}\n\nFor programs: [OpenAPI](/v1/openapi.json). Where GANESH_API_TOKEN is set, every request but \
-         the one for this page needs `Authorization: Bearer …`.\n\n",
-        said(&info["title"]),
-        said(&info["description"])
-    );
-    let paths = members(&document["paths"]);
-    for (path, operations) in paths.clone() {
-        for (method, operation) in members(operations) {
-            push_operation(&mut text, document, (method, path), operation);
-        }
-    }
-    text.push_str("## Schemas\n\n");
-    for (name, schema) in members(&document["components"]["schemas"]) {
-        push_schema(&mut text, name, schema);
-    }
-    markdown_page::render("ganesh: API", &text)
-}
+/// The page, and what it loads.
+const INDEX: &str = "index.html";
+const FILES: [&str; 7] = [
+    "swagger-ui.css",
+    "index.css",
+    "favicon-32x32.png",
+    "favicon-16x16.png",
+    "swagger-ui-bundle.js",
+    "swagger-ui-standalone-preset.js",
+    "swagger-initializer.js",
+];
+/// Swagger UI gives elements styles of their own, and has pictures in its style sheet.
+const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; \
+     img-src 'self' data:; connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'";
 
-fn push_operation(
-    text: &mut String,
-    document: &Value,
-    (method, path): (&str, &str),
-    operation: &Value,
-) {
-    let method = method.to_uppercase();
-    let (summary, description) = (said(&operation["summary"]), said(&operation["description"]));
-    let _ = write!(text, "## {method} {path}\n\n{summary}\n\n{description}\n\n");
-    let parameters = items(&operation["parameters"]);
-    let parameters: Vec<&Value> = parameters.map(|one| resolved(document, one)).collect();
-    let _ = write!(
-        text,
-        "```\ncurl -s \"$API{path}{}\"\n```\n\n",
-        example(&parameters)
-    );
-    if !parameters.is_empty() {
-        text.push_str("| parameter | in | type | |\n|---|---|---|---|\n");
-    }
-    for parameter in parameters {
-        let required = if parameter["required"] == true {
-            ", required"
-        } else {
-            ""
-        };
-        let _ = writeln!(
-            text,
-            "| `{}` | {}{required} | {} | {} |",
-            said(&parameter["name"]),
-            said(&parameter["in"]),
-            kind(&parameter["schema"]),
-            cell(&parameter["description"])
-        );
-    }
-    text.push_str("\n| status | answer | |\n|---|---|---|\n");
-    for (status, response) in members(&operation["responses"]) {
-        let contents = members(&response["content"]);
-        let contents: Vec<String> = contents
-            .map(|(media, content)| format!("`{media}`: {}", kind(&content["schema"])))
-            .collect();
-        let headers = members(&response["headers"]);
-        let headers = headers.map(|(name, header)| {
-            let about = cell(&header["description"]);
-            format!(" `{name}`: {about}.")
-        });
-        let headers = headers.collect::<Vec<_>>().concat();
-        let _ = writeln!(
-            text,
-            "| {status} | {} | {}{headers} |",
-            contents.join(", "),
-            cell(&response["description"])
-        );
-    }
-    text.push('\n');
-}
-
-fn push_schema(text: &mut String, name: &str, schema: &Value) {
-    let _ = write!(text, "### {name}\n\n{}\n\n", said(&schema["description"]));
-    let shapes = [&schema["oneOf"], &schema["anyOf"]]
-        .into_iter()
-        .flat_map(items);
-    let mut shapes: Vec<&Value> = shapes.collect();
-    if shapes.is_empty() {
-        shapes.push(schema);
-    }
-    for shape in shapes {
-        if shape["properties"].is_null() {
-            let _ = write!(text, "{}\n\n", kind(shape));
-            continue;
-        }
-        text.push_str("| member | type | |\n|---|---|---|\n");
-        for (member, of) in members(&shape["properties"]) {
-            let is_required = items(&shape["required"]).any(|name| name == member);
-            let required = if is_required { ", always" } else { "" };
-            let about = cell(&of["description"]);
-            let _ = writeln!(text, "| `{member}` | {}{required} | {about} |", kind(of));
-        }
-        text.push('\n');
-    }
-}
-
-/// The query with what the request cannot do without.
-fn example(parameters: &[&Value]) -> String {
-    let needed = parameters
-        .iter()
-        .filter(|one| one["required"] == true && one["in"] == "query");
-    let needed: Vec<String> = needed
-        .map(|one| format!("{0}={{{0}}}", said(&one["name"])))
-        .collect();
-    if needed.is_empty() {
-        String::new()
-    } else {
-        format!("?{}", needed.join("&"))
-    }
-}
-
-/// A type in words; that of an object is a link to its table.
-fn kind(schema: &Value) -> String {
-    if let Some(reference) = schema["$ref"].as_str() {
-        let name = reference.rsplit('/').next().unwrap_or_default();
-        return format!("[{name}](#{})", name.to_lowercase());
-    }
-    let choices = [&schema["oneOf"], &schema["anyOf"], &schema["allOf"]];
-    let choices: Vec<String> = choices.into_iter().flat_map(items).map(kind).collect();
-    if !choices.is_empty() {
-        return choices.join(" or ");
-    }
-    if !schema["enum"].is_null() {
-        let values: Vec<String> = items(&schema["enum"]).map(code).collect();
-        return values.join(" ");
-    }
-    let types = match &schema["type"] {
-        Value::Array(types) => types.iter().map(said).collect::<Vec<_>>().join(" or "),
-        one => said(one).to_owned(),
+/// The document, the page, and its files.
+pub(super) fn routes(document: &serde_json::Value) -> Router<Api> {
+    let document = Bytes::from(document.to_string());
+    let document = async move |headers: HeaderMap| {
+        file_response(&headers, "application/json", document.clone())
     };
-    if schema["type"] == "array" {
-        return format!("array of {}", kind(&schema["items"]));
-    }
-    let limits = [
-        "format",
-        "pattern",
-        "minimum",
-        "maximum",
-        "minLength",
-        "maxLength",
+    // Relative addresses hold behind a proxy that adds a prefix, too.
+    let config = Config::from("openapi.json").use_base_layout();
+    // Else the page asks a validator on the internet.
+    let config = Arc::new(config.validator_url("none"));
+    let page = read(INDEX, &config).1;
+    let page = String::from_utf8_lossy(&page)
+        .replace("=\"./", "=\"")
+        .replace("src=\"", "src=\"docs/")
+        .replace("href=\"", "href=\"docs/");
+    let page = Bytes::from(page);
+    let page = async move |headers: HeaderMap| {
+        let mut response = file_response(&headers, "text/html; charset=utf-8", page.clone());
+        let policy = HeaderValue::from_static(POLICY);
+        response
+            .headers_mut()
+            .insert(CONTENT_SECURITY_POLICY, policy);
+        response
+    };
+    let file = async move |Path(name): Path<String>, headers: HeaderMap| {
+        if !FILES.contains(&name.as_str()) {
+            return Err(Problem::not_found("no such file"));
+        }
+        let (content_type, bytes) = read(&name, &config);
+        Ok(file_response(&headers, &content_type, bytes))
+    };
+    Router::new()
+        .route(HttpRoute::Document.into(), get(document))
+        .route(HttpRoute::Docs.into(), get(page))
+        .route(HttpRoute::DocsFile.into(), get(file))
+}
+
+/// The next release may have another one under the same name: a client asks again each time.
+fn file_response(asked: &HeaderMap, content_type: &str, bytes: Bytes) -> Response {
+    let tag = etag::of(&bytes);
+    let caching = [
+        (ETAG, tag.clone()),
+        (CACHE_CONTROL, HeaderValue::from_static("no-cache")),
     ];
-    let limits = limits.iter().filter(|name| !schema[**name].is_null());
-    let limits = limits.map(|name| format!(", {name} {}", code(&schema[*name])));
-    let limits = limits.collect::<Vec<_>>().concat();
-    format!(
-        "{}{limits}",
-        if types.is_empty() { "anything" } else { &types }
-    )
+    if etag::is_known(asked, &tag) {
+        return (StatusCode::NOT_MODIFIED, caching).into_response();
+    }
+    (caching, [(CONTENT_TYPE, content_type)], bytes).into_response()
 }
 
-fn code(value: &Value) -> String {
-    let text = value
-        .as_str()
-        .map_or_else(|| value.to_string(), str::to_owned);
-    format!("`{}`", text.replace('|', "\\|"))
-}
-
-/// In a table.
-fn cell(text: &Value) -> String {
-    said(text).replace('|', "\\|").replace('\n', " ")
-}
-
-fn said(text: &Value) -> &str {
-    text.as_str().unwrap_or_default()
-}
-
-fn items(list: &Value) -> impl Iterator<Item = &Value> {
-    list.as_array().into_iter().flatten()
-}
-
-fn members(object: &Value) -> impl Iterator<Item = (&str, &Value)> + Clone {
-    let members = object.as_object().into_iter().flat_map(Map::iter);
-    members.map(|(name, value)| (name.as_str(), value))
-}
-
-/// What a reference means.
-fn resolved<'a>(document: &'a Value, value: &'a Value) -> &'a Value {
-    let reference = value["$ref"].as_str();
-    let pointer = reference.and_then(|reference| reference.strip_prefix('#'));
-    pointer
-        .and_then(|pointer| document.pointer(pointer))
-        .unwrap_or(value)
+/// A file of Swagger UI, and its media type.
+fn read(name: &str, config: &Arc<Config<'static>>) -> (String, Bytes) {
+    let file = utoipa_swagger_ui::serve(name, config.clone());
+    let file = file
+        .expect("its settings are JSON")
+        .expect("Swagger UI has the files of its page");
+    (file.content_type, Bytes::from(file.bytes.into_owned()))
 }

@@ -28,8 +28,8 @@ const REQUESTS_AT_ONCE: usize = 256;
 /// An answer takes no longer than this. Longer than a read of Postgres may.
 const REQUEST_LIMIT: Duration = Duration::from_secs(5);
 
-/// Asks for no token: a browser has none for a page, and this one has no data.
-pub(super) const OPEN: &str = "/v1/docs";
+/// Ask for no token: a browser has none when it opens a page, and these have no data.
+const OPEN: [HttpRoute; 3] = [HttpRoute::Docs, HttpRoute::DocsFile, HttpRoute::Document];
 
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const REQUEST_ID_MAX_BYTES: usize = 128;
@@ -51,12 +51,12 @@ impl Guard {
         }
     }
 
-    fn admit(&self, request: &mut Request) -> Result<(), Problem> {
+    fn admit(&self, route: HttpRoute, request: &mut Request) -> Result<(), Problem> {
         let token = GivenToken {
             tokens: self.tokens.clone(),
             given: request.headers().get(AUTHORIZATION).cloned(),
         };
-        if request.uri().path() != OPEN {
+        if !OPEN.contains(&route) {
             token.check()?;
         }
         request.extensions_mut().insert(token);
@@ -100,7 +100,9 @@ pub(super) async fn pass(State(guard): State<Guard>, request: Request, next: Nex
     let id = request_id(request.headers());
     let span = span(&request, route, &id);
     let began = Instant::now();
-    let answer = answer(&guard, request, next).instrument(span.clone()).await;
+    let route = HttpRoute::of(route);
+    let answer = answer(&guard, route, request, next);
+    let answer = answer.instrument(span.clone()).await;
     let mut response = answer.into_response();
     let counted = response.extensions().get::<CountedAs>();
     let status = counted.map_or(response.status(), |counted| counted.0);
@@ -112,15 +114,20 @@ pub(super) async fn pass(State(guard): State<Guard>, request: Request, next: Nex
         span.set_status(Status::error(""));
         span.set_attribute(semconv::ERROR_TYPE, status.to_string());
     }
-    let labels = Both(HttpRoute::of(route), StatusClass::of(status));
+    let labels = Both(route, StatusClass::of(status));
     let seconds = began.elapsed().as_secs_f64();
     guard.metrics.http_request_seconds[labels].record(seconds);
     response.headers_mut().insert(REQUEST_ID, id);
     response
 }
 
-async fn answer(guard: &Guard, mut request: Request, next: Next) -> Result<Response, Problem> {
-    guard.admit(&mut request)?;
+async fn answer(
+    guard: &Guard,
+    route: HttpRoute,
+    mut request: Request,
+    next: Next,
+) -> Result<Response, Problem> {
+    guard.admit(route, &mut request)?;
     let Ok(_permit) = guard.permits.try_acquire() else {
         return Err(Problem::unavailable("too many requests at the same time"));
     };

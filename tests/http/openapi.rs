@@ -97,7 +97,9 @@ async fn every_route_is_in_the_document_and_answers_as_it_says() {
         .collect();
     let routes = HttpRoute::VARIANTS.iter().map(HttpRoute::into_str);
     let routes: BTreeSet<&str> = routes
-        .filter(|route| !["other", "/v1/docs", "/v1/openapi.json"].contains(route))
+        .filter(|route| {
+            *route != "other" && *route != "/v1/openapi.json" && !route.starts_with("/v1/docs")
+        })
         .collect();
     assert_eq!(
         described, routes,
@@ -105,11 +107,7 @@ async fn every_route_is_in_the_document_and_answers_as_it_says() {
     );
     // Whoever adds a route in another way would leave it out.
     let source = include_str!("../../src/api.rs");
-    assert_eq!(
-        source.matches(".route(").count(),
-        2,
-        "of the document and its page"
-    );
+    assert_eq!(source.matches(".route(").count(), 0);
 
     // Each with what it cannot do without.
     let target = |path: &str| {
