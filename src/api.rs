@@ -68,11 +68,8 @@ use server::Limits;
 pub(crate) use tail::Tails;
 use tokens::TokensInForce;
 
-/// Clients keep connections for their next requests.
-const LIMITS: Limits = Limits {
-    connections_max: 1_024,
-    client_limit: Duration::from_secs(30),
-};
+/// At the same time. Clients keep them for their next requests.
+const CONNECTIONS_MAX: usize = 1_024;
 
 /// A smaller answer fits in one packet as it is. To compress one takes longer than to read it from the cache.
 const COMPRESSED_MIN_BYTES: u16 = 1_024;
@@ -152,8 +149,12 @@ pub(crate) fn serve(
     let tokens = TokensInForce::new(config.api_tokens.tokens.clone());
     let watch = tokens::watch(config.api_tokens.clone(), tokens.clone(), stop.clone());
     let router = router(api, tokens, &config.cors_origins);
+    let limits = Limits {
+        connections_max: CONNECTIONS_MAX,
+        client_limit: config.client_timeout,
+    };
     async move {
-        tokio::join!(server::serve(listener, router, LIMITS, stop), watch);
+        tokio::join!(server::serve(listener, router, limits, stop), watch);
     }
 }
 

@@ -124,6 +124,8 @@ pub(crate) struct HttpConfig {
     pub(crate) api_addr: Option<SocketAddr>,
     pub(crate) admin_addr: SocketAddr,
     pub(crate) api_tokens: ApiTokens,
+    /// For a client of the API to send its next request, or to take an answer.
+    pub(crate) client_timeout: Duration,
     /// Whose pages may read the API.
     pub(crate) cors_origins: Vec<String>,
 }
@@ -335,6 +337,7 @@ impl HttpConfig {
                 tokens: r.tokens("GANESH_API_TOKEN"),
                 file: r.file_of("GANESH_API_TOKEN"),
             },
+            client_timeout: r.duration("GANESH_HTTP_CLIENT_TIMEOUT", "2s", "1h"),
             cors_origins: r.origins("GANESH_HTTP_CORS_ORIGINS"),
         }
     }

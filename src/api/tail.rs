@@ -112,8 +112,9 @@ struct TailQuestion {
 /// (`Last-Event-ID` or `after`) within an hour misses nothing and gets nothing twice, on any replica. When nobody
 /// read a stream for longer, the `id` is answered with 410. An event comes when no transaction that began before
 /// its own still writes. Every 15 s a comment shows that the stream lives, with the `id` up to which all was looked
-/// through, and says what holds the stream back. A client that does not take what is sent within 20 s gets
-/// `lagged`, if it takes that, and the stream ends.
+/// through, and says whether a transaction holds the stream back. A client that does not take what is sent within
+/// 20 s gets `lagged`, if it takes that, and the stream ends. These times are half and two thirds of
+/// GANESH_HTTP_CLIENT_TIMEOUT.
 ///
 /// A stream that cannot begin at the moment is answered with 503 or 504. A client that accepts `text/event-stream`,
 /// as each `EventSource` of a browser does, gets 200, the event `unavailable` with the same problem in its `data`,

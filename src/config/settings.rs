@@ -155,6 +155,7 @@ pub const SETTINGS: &[Setting] = &[
     setting(Http, "GANESH_HTTP_ADDR", "127.0.0.1:8080", "Where the API listens; off: there is none"),
     setting(Http, "GANESH_ADMIN_ADDR", "127.0.0.1:9464", "Where /livez, /readyz, /metrics, /debug/slow, /runbook and /log-level are served"),
     setting(Http, "GANESH_API_TOKEN", "", "Bearer token of the API; empty: none; GANESH_API_TOKEN_FILE may hold several, one a line, and is read again when it changes"),
+    setting(Http, "GANESH_HTTP_CLIENT_TIMEOUT", "30s", "How long the API waits for a client, which has to send its next request or to take an answer; 2 s to 1 h. Longer than a proxy keeps an idle connection. A stream sends a heartbeat after half of it"),
     setting(Http, "GANESH_HTTP_CORS_ORIGINS", "", "Origins whose pages may read the API, separated by commas; empty: none"),
     setting(Telemetry, "GANESH_LOG", "info,async_nats=warn,sqlx=warn", "Log filter: a level, or directives such as ganesh=debug,info"),
     setting(Telemetry, "GANESH_LOG_FORMAT", "auto", "text, json, or auto: text on a terminal, JSON elsewhere"),

@@ -34,7 +34,8 @@ async fn ask(ganesh: &Ganesh, path: &str) -> TcpStream {
 #[tokio::test]
 async fn answers_that_nobody_takes_share_a_bounded_memory_and_end() {
     let stack = Stack::start().await;
-    let ganesh = stack.serve(&[]).await;
+    // Enough for all of them to ask.
+    let ganesh = stack.serve(&[("GANESH_HTTP_CLIENT_TIMEOUT", "15s")]).await;
     insert(&stack, "big", "to_jsonb(repeat('x', 8000000))").await;
     insert(&stack, "small", "to_jsonb(repeat('x', 8000))").await;
     let mut clients = Vec::new();

@@ -16,6 +16,7 @@ use crate::support::servers::send_signal;
 use crate::support::{Ganesh, PATIENCE, Stack, eventually};
 
 const MIB: u64 = 1_024 * 1_024;
+const CLIENT_TIMEOUT: &str = "GANESH_HTTP_CLIENT_TIMEOUT";
 
 /// An open stream whose client takes nothing.
 async fn stalled(ganesh: &Ganesh, query: &str) -> TcpStream {
@@ -46,7 +47,7 @@ async fn rest(client: &mut TcpStream) -> String {
 #[tokio::test]
 async fn a_slow_client_is_told_or_dropped_and_nobody_else_waits() {
     let stack = Stack::start().await;
-    let ganesh = stack.serve(&[]).await;
+    let ganesh = stack.serve(&[(CLIENT_TIMEOUT, "15s")]).await;
     let jetstream = stack.jetstream().await;
     let mut quick = Tail::open(&ganesh, "").await;
     let begin = quick.id.clone();
@@ -56,9 +57,11 @@ async fn a_slow_client_is_told_or_dropped_and_nobody_else_waits() {
     }
     // More than sockets have room for.
     let count = 600;
-    publish(&jetstream, &large("e", count)).await;
-    stack.wait_until_drained().await;
-    let found = quick.ids(count).await;
+    let storing = async {
+        publish(&jetstream, &large("e", count)).await;
+        stack.wait_until_drained().await;
+    };
+    let (found, ()) = tokio::join!(quick.ids(count), storing);
     let stored = stored(&stack).await;
     assert_eq!(found, stored);
     // Whoever takes nothing has no connection to Postgres: what was read is in memory.
@@ -70,8 +73,8 @@ async fn a_slow_client_is_told_or_dropped_and_nobody_else_waits() {
     let resident = ganesh.resident_bytes() / MIB;
     assert!(resident < 400, "{resident} MiB");
     let mut late = stalled(&ganesh, &format!("after={begin}")).await;
-    // Longer than it may take, and shorter than its connection lasts.
-    tokio::time::sleep(Duration::from_secs(25)).await;
+    // Longer than it may take, 10 s, and shorter than its connection lasts.
+    tokio::time::sleep(Duration::from_millis(12_500)).await;
     let taken = rest(&mut late).await;
     assert!(taken.contains("event: lagged"), "{} bytes", taken.len());
     let events = taken.matches("event: event").count();
@@ -100,7 +103,8 @@ async fn a_stream_that_waits_for_events_stays_and_its_id_moves_on() {
     let mut tail = Tail::open(&ganesh, "type=none").await;
     let first = tail.id.clone();
     store(&stack, &events("e", 10)).await;
-    // Longer than a client may take to send its next request.
+    // Longer than a client may take to send its next request: a heartbeat comes after half of that.
+    let began = Instant::now();
     for _ in 0..3 {
         let heartbeat = tail.next().await.unwrap();
         assert!(
@@ -127,9 +131,10 @@ time.sleep(600)
 ";
 
 #[tokio::test]
+    assert!(began.elapsed() > Duration::from_secs(5), "{began:?}");
 async fn a_client_that_vanished_is_noticed() {
     let stack = Stack::start().await;
-    let ganesh = stack.serve(&[]).await;
+    let ganesh = stack.serve(&[(CLIENT_TIMEOUT, "4s")]).await;
     let port = ganesh.api.rsplit(':').next().unwrap();
     let mut python = Command::new("python3");
     let python = python.args(["-c", VANISH, port]).stdout(Stdio::piped());
@@ -138,7 +143,7 @@ async fn a_client_that_vanished_is_noticed() {
     std::io::Read::read_exact(python.stdout.as_mut().unwrap(), &mut said).unwrap();
     assert_eq!(&said, b"vanished\n");
     assert!(ganesh.metric("ganesh_tails").await > 0.5);
-    // A heartbeat comes within 15 s, and is waited for 30 s.
+    // A heartbeat comes within 2 s, and is waited for 4 s.
     eventually("its stream has ended", || async {
         ganesh.metric("ganesh_tails").await < 0.5
     })
@@ -150,7 +155,7 @@ async fn a_client_that_vanished_is_noticed() {
 #[tokio::test]
 async fn a_replica_serves_32_streams() {
     let stack = Stack::start().await;
-    let ganesh = stack.serve(&[]).await;
+    let ganesh = stack.serve(&[(CLIENT_TIMEOUT, "4s")]).await;
     let mut tails = Vec::new();
     for _ in 0..32 {
         tails.push(Tail::open(&ganesh, "").await);

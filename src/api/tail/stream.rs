@@ -23,11 +23,8 @@ const POLL_EVERY: Duration = Duration::from_millis(300);
 const REST_FACTOR: u32 = 4;
 /// After an error.
 const RETRY_EVERY: Duration = Duration::from_secs(1);
-const HEARTBEAT_EVERY: Duration = Duration::from_secs(15);
 /// A transaction that runs for longer is named.
 const HELD_AFTER: Duration = Duration::from_secs(10);
-/// For a client to take what was sent. Shorter than the connection waits for it (`api::LIMITS`).
-const TAKE_LIMIT: Duration = Duration::from_secs(20);
 /// After the end of a stream a client comes back in this time.
 const RECONNECT_AFTER: Duration = Duration::from_secs(1);
 /// The stream ends after so many failures in a row to read the events of one transaction and one `time`.
@@ -57,6 +54,9 @@ pub(super) struct Stream {
     is_waiting_for_postgres: bool,
     has_gap: bool,
     is_over: bool,
+    heartbeat_every: Duration,
+    /// For the client to take what was sent.
+    take_limit: Duration,
     token: GivenToken,
     _stream_place: StreamPlace,
 }
@@ -69,7 +69,11 @@ impl Stream {
         begin: TailPlace,
     ) -> Self {
         let now = Instant::now();
+        // The connection waits for so long.
+        let limit = api.config.http.client_timeout;
         Self {
+            heartbeat_every: limit / 2,
+            take_limit: limit * 2 / 3,
             api,
             filter,
             page_end: begin.position.clone(),
@@ -78,7 +82,7 @@ impl Stream {
             page: VecDeque::new(),
             page_memory: None,
             read_at: now,
-            heartbeat_at: now + HEARTBEAT_EVERY,
+            heartbeat_at: now + limit / 2,
             sent_at: None,
             too_much: 0,
             is_waiting_for_postgres: false,
@@ -104,8 +108,8 @@ impl Stream {
         let event = match self.sent_at {
             // Whoever gets no event can go on from here, too.
             None => Event::default().retry(RECONNECT_AFTER).id(self.id()),
-            Some(sent_at) if sent_at.elapsed() > TAKE_LIMIT => {
-                let limit = TAKE_LIMIT.as_secs();
+            Some(sent_at) if sent_at.elapsed() > self.take_limit => {
+                let limit = self.take_limit.as_secs();
                 self.lagged(&format!("what was sent was not taken within {limit} s"))
             }
             Some(_) => self.next_of_tail().await?,
@@ -223,7 +227,7 @@ impl Stream {
         } else {
             "nothing more yet".to_owned()
         };
-        self.heartbeat_at = Instant::now() + HEARTBEAT_EVERY;
+        self.heartbeat_at = Instant::now() + self.heartbeat_every;
         Event::default().comment(comment).id(self.id())
     }
 

@@ -119,6 +119,11 @@ const MISTAKES: &[(&str, &str, &[&str])] = &[
         &[":8080", "localhost:8080", "OFF"],
     ),
     (
+        "GANESH_HTTP_CLIENT_TIMEOUT",
+        "2s to 1h",
+        &["30", "1s", "2h"],
+    ),
+    (
         "GANESH_HTTP_CORS_ORIGINS",
         "origins such as https://app.example.com",
         &[
