@@ -7,6 +7,7 @@ mod later;
 mod stream;
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Extension;
 use axum::extract::State;
@@ -27,10 +28,13 @@ use crate::storage::search::EventFilter;
 use crate::storage::tail::TailPosition;
 use crate::storage::tail::lease::{MarkingError, TailEnd, TailLease};
 use crate::telemetry::Metrics;
+use crate::telemetry::logs::RateLimit;
 
 /// Streams of a process at the same time.
 const STREAMS_MAX: usize = 32;
 const NEWEST_MAX: usize = 1_000;
+/// How often the log names what streams wait for.
+const SAY_EVERY: Duration = Duration::from_secs(10);
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 /// For proxies that would collect an answer before they pass it on.
 const UNBUFFERED: (HeaderName, HeaderValue) = (
@@ -47,6 +51,8 @@ pub(crate) struct Tails {
     /// For pages whose events clients have not taken.
     memory: AnswerMemory,
     lease: TailLease,
+    /// Names for operators, and not for clients, what streams wait for.
+    said: Arc<RateLimit>,
     stop: CancellationToken,
 }
 
@@ -63,6 +69,7 @@ impl Tails {
             places: Arc::new(Semaphore::new(STREAMS_MAX)),
             memory: AnswerMemory::default(),
             lease,
+            said: Arc::new(RateLimit::new(1, SAY_EVERY)),
             stop,
         }
     }
@@ -161,9 +168,18 @@ async fn open(
     let end = api.tails.lease.begin().await.map_err(|error| match error {
         MarkingError::Failed(error) => api.failed(&error),
         MarkingError::Unfit(why) => Problem::unavailable(why),
-        MarkingError::Held(who) => Problem::unavailable(format!(
-            "a stream begins when every transaction has ended that may store events unseen: waiting for {who}"
-        )),
+        MarkingError::Held(who) => {
+            if let Some(suppressed) = api.tails.said.allow() {
+                tracing::warn!(
+                    who,
+                    suppressed,
+                    "no stream begins: a transaction has not ended"
+                );
+            }
+            Problem::unavailable(
+                "a stream begins when every transaction has ended that may store events unseen",
+            )
+        }
     })?;
     let position = match (&question.after, question.newest) {
         (Some((name, text)), _) => position(name, text, end)?,

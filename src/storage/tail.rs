@@ -26,6 +26,7 @@ use bytes::Bytes;
 use sqlx::postgres::PgPool;
 
 use self::clock::Clock;
+use self::gather::PAGE_MAX_EVENTS;
 use self::lease::RENEW_BELOW;
 use self::walk::{PartWalk, Scope, WalkEnd};
 use super::deadline::{Deadline, LentConnection};
@@ -96,6 +97,9 @@ pub struct TailPace {
     transactions: u64,
     /// Microseconds of `time` that a page covers, where one transaction stored too much for one page.
     micros: Option<u64>,
+    /// Events that a statement asks for. About as many as have room in a page: the server would send the others in
+    /// vain, and the connection would have to be closed.
+    rows: usize,
     /// What the pages before have of the same place.
     walk: Option<Box<PartWalk>>,
 }
@@ -118,6 +122,13 @@ impl TailPosition {
 }
 
 impl TailPage {
+    /// Of the events that it has, or has gathered on its way.
+    pub(crate) fn bytes(&self) -> usize {
+        let events = self.events.iter().map(|(_, json)| json.len());
+        let on_its_way = self.pace.walk.as_ref();
+        events.sum::<usize>() + on_its_way.map_or(0, |walk| walk.bytes())
+    }
+
     /// One that has nothing yet.
     fn begin(position: &TailPosition, pace: TailPace, state: TailState) -> Self {
         Self {
@@ -137,6 +148,7 @@ impl Default for TailPace {
             clock: Clock::default(),
             transactions: u64::MAX,
             micros: None,
+            rows: PAGE_MAX_EVENTS,
             walk: None,
         }
     }
@@ -151,6 +163,11 @@ impl TailPace {
     /// The page ended on its way through the partitions.
     pub(crate) fn is_on_its_way(&self) -> bool {
         self.walk.is_some()
+    }
+
+    /// Gives up what the page has gathered on its way.
+    pub(crate) fn turn_back(&mut self) {
+        self.walk = None;
     }
 
     /// After a page each of whose parts took so long.
@@ -266,7 +283,7 @@ async fn page(
         ..
     } = reader;
     if is_large {
-        // The server has more rows to send. Given up before another one is taken: there are few.
+        // The server has more rows to send than have room. Given up before another one is taken: there are few.
         drop(lent);
         lent = LentConnection::of(pool).await?;
     }

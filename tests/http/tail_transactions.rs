@@ -84,7 +84,7 @@ async fn what_a_transaction_commits_late_comes_and_holds_back_what_was_stored_af
     insert(&mut late, "late").await;
     store(&stack, &events("after", 50)).await;
     assert!(stored_in(&stack, "after-0").await > number(&mut late).await);
-    // It says what it waits for.
+    // Clients learn that it waits, operators also for whom.
     let process = sqlx::query_scalar("SELECT pg_backend_pid()");
     let process: i32 = process.fetch_one(&mut *late).await.unwrap();
     let process = format!("process {process} ");
@@ -95,7 +95,12 @@ async fn what_a_transaction_commits_late_comes_and_holds_back_what_was_stored_af
             break comment;
         }
     };
-    assert!(comment.contains(&process), "{comment}");
+    assert!(
+        comment.contains("by a transaction that has not ended"),
+        "{comment}"
+    );
+    assert!(ganesh.log().contains(&process), "{}", ganesh.log());
+    assert!(!comment.contains("process"), "{comment}");
     late.commit().await.unwrap();
     let found = tail.ids(51).await;
     assert_eq!(found[0], "late");

@@ -139,7 +139,10 @@ impl Stream {
                 return Some(Event::default().event("event").id(self.id()).data(json));
             }
             self.place.position = self.page_end.clone();
-            self.page_memory = None;
+            // What a page has gathered on its way is in memory, too.
+            if !self.pace.is_on_its_way() {
+                self.page_memory = None;
+            }
             if self.is_over {
                 return None;
             }
@@ -194,9 +197,12 @@ impl Stream {
         // Its client comes back, and is told.
         self.is_over = page.state == TailState::IsBehind;
         self.has_gap = page.state == TailState::HasGap;
-        let bytes = page.events.iter().map(|(_, json)| json.len()).sum();
-        // Others have all of the memory: the page is read again.
-        let Some(memory) = self.api.tails.memory.hold(bytes) else {
+        // What the page before had on its way, this one has, or has given up.
+        self.page_memory = None;
+        // Others have all of the memory: the page is read again, from its beginning, so that none waits for others
+        // with a part of it.
+        let Some(memory) = self.api.tails.memory.hold(page.bytes()) else {
+            self.pace.turn_back();
             return;
         };
         self.too_much = 0;
@@ -220,15 +226,28 @@ impl Stream {
         let comment = if self.is_waiting_for_postgres {
             "waiting to read".to_owned()
         } else if let Some((transaction, since)) = self.held() {
-            let who = self.api.reads.who_runs(transaction).await;
-            let who = who.unwrap_or_else(|_| "a transaction".to_owned());
             let seconds = since.elapsed().as_secs();
-            format!("held back for {seconds} s by {who}, which has not ended")
+            self.say_held(transaction, seconds).await;
+            format!("held back for {seconds} s by a transaction that has not ended")
         } else {
             "nothing more yet".to_owned()
         };
         self.heartbeat_at = Instant::now() + self.heartbeat_every;
         Event::default().comment(comment).id(self.id())
+    }
+
+    async fn say_held(&self, transaction: u64, seconds: u64) {
+        let Some(suppressed) = self.api.tails.said.allow() else {
+            return;
+        };
+        if let Ok(who) = self.api.reads.who_runs(transaction).await {
+            tracing::warn!(
+                who,
+                seconds,
+                suppressed,
+                "streams are held back: a transaction has not ended"
+            );
+        }
     }
 
     /// What has held the stream back for longer than others take.

@@ -19,8 +19,8 @@ use crate::storage::turn::{begin, is_too_long, time_left};
 /// The server ends a statement after this time; one that reads the default partition earlier.
 const STATEMENT_LIMIT: Duration = Duration::from_millis(800);
 /// A page ends with the event that brings it to one of these. An event has 16 MiB at most.
-const PAGE_MAX_EVENTS: usize = 500;
-const PAGE_MAX_BYTES: usize = 1_024 * 1_024;
+pub(super) const PAGE_MAX_EVENTS: usize = 500;
+pub(super) const PAGE_MAX_BYTES: usize = 1_024 * 1_024;
 
 const COLUMNS: &str = columns!("stored_in::text AS stored_in, ");
 // By the columns of the table: those of the answer are bounded.
@@ -49,18 +49,13 @@ impl TailReader<'_> {
         let mut found = PartEvents::default();
         let last = gathered.last.as_ref();
         let read = self.read((part, scope, limit), (position, last), &mut found);
-        match read.await {
-            Ok(()) => {}
+        let end = match read.await {
+            Ok(end) => end,
             Err(error) if is_too_long(&error) => return Ok(late),
             Err(error) => return Err(error),
-        }
-        let is_large = found.is_large();
-        gathered.add(found);
-        Ok(if is_large {
-            PartEnd::Large
-        } else {
-            PartEnd::Read
-        })
+        };
+        gathered.add(found, scope.rows_max);
+        Ok(end)
     }
 
     /// Reads what comes after the position and not after the key.
@@ -69,7 +64,7 @@ impl TailReader<'_> {
         (part, scope, limit): (&Part<'_>, Scope, Duration),
         (position, last): (&TailPosition, Option<&TailKey>),
         found: &mut PartEvents,
-    ) -> Result<(), sqlx::Error> {
+    ) -> Result<PartEnd, sqlx::Error> {
         let connection = &mut self.lent.connection;
         let mut transaction = begin(connection, self.deadline, limit, part.default).await?;
         let mut sql = select(self.filter, part, scope);
@@ -83,27 +78,28 @@ impl TailReader<'_> {
             ScopeRows::Marked => BY_TRANSACTION,
             ScopeRows::OfOne | ScopeRows::Older => BY_TIME,
         };
-        sql.push(order).push(PAGE_MAX_EVENTS);
+        sql.push(order).push(scope.rows_max);
         {
             let mut rows = sql.build().persistent(false).fetch(&mut *transaction);
             while let Some(row) = rows.try_next().await? {
                 let (key, json) = event(&row, scope)?;
                 found.bytes += json.len();
                 found.events.push((key, json));
-                if found.is_large() {
-                    return Ok(());
+                if found.is_large() && found.events.len() < scope.rows_max {
+                    return Ok(PartEnd::Large(found.events.len()));
                 }
             }
         }
-        transaction.rollback().await
+        transaction.rollback().await?;
+        Ok(PartEnd::Read)
     }
 }
 
 /// How a part ended.
 pub(super) enum PartEnd {
     Read,
-    /// The server has more rows to send: the connection has to be closed.
-    Large,
+    /// So many events fill the page. The server has more to send: the connection has to be closed.
+    Large(usize),
     /// The server ended the statement.
     Late,
     /// It did so because the page's own time was over.
@@ -122,9 +118,9 @@ impl PartEvents {
         self.bytes >= PAGE_MAX_BYTES
     }
 
-    /// Whether there can be more of them.
-    fn is_full(&self) -> bool {
-        self.is_large() || self.events.len() >= PAGE_MAX_EVENTS
+    /// Whether there can be more of them, where so many were asked for.
+    fn is_full(&self, rows_max: usize) -> bool {
+        self.is_large() || self.events.len() >= rows_max
     }
 }
 
@@ -137,9 +133,13 @@ pub(super) struct Gathered {
 }
 
 impl Gathered {
-    /// Adds those of a part, of which none is after `last`.
-    fn add(&mut self, found: PartEvents) {
-        if found.is_full() {
+    pub(super) fn bytes(&self) -> usize {
+        self.events.iter().map(|(_, json)| json.len()).sum()
+    }
+
+    /// Adds those of a part, of which none is after `last`; so many were asked for.
+    fn add(&mut self, found: PartEvents, rows_max: usize) {
+        if found.is_full(rows_max) {
             self.last = found.events.last().map(|(key, _)| key.clone());
         }
         self.events.extend(found.events);
@@ -249,7 +249,7 @@ mod tests {
     fn gathered(parts: [PartEvents; 2]) -> (Vec<u64>, Option<u64>) {
         let mut gathered = Gathered::default();
         for found in parts {
-            gathered.add(found);
+            gathered.add(found, PAGE_MAX_EVENTS);
         }
         let transactions = gathered.events.iter().map(|(key, _)| key.stored_in);
         let last = gathered.last.as_ref().map(|key| key.stored_in);

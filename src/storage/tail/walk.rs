@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::clock::Clock;
-use super::gather::{Gathered, PartEnd};
+use super::gather::{Gathered, PAGE_MAX_BYTES, PAGE_MAX_EVENTS, PartEnd};
 use super::{TailKey, TailPace, TailPage, TailPosition, TailReader};
 use crate::event::Timestamp;
 use crate::storage::layout::{Layout, Part, after};
@@ -25,6 +25,8 @@ pub(super) struct PartWalk {
     pub(super) layout: i64,
     pub(super) passed: usize,
     took: Duration,
+    /// So many events of a part filled the page, and the server had more of them.
+    cut_at: Option<usize>,
 }
 
 /// What a page looks through.
@@ -37,6 +39,8 @@ pub(super) struct Scope {
     /// The times; both ends included.
     pub(super) first: Timestamp,
     pub(super) last: Timestamp,
+    /// Events that a statement asks for.
+    pub(super) rows_max: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -65,7 +69,13 @@ impl PartWalk {
             layout,
             passed: 0,
             took: Duration::ZERO,
+            cut_at: None,
         }
+    }
+
+    /// Of what it has gathered.
+    pub(super) fn bytes(&self) -> usize {
+        self.gathered.bytes()
     }
 
     /// Passes the next parts. Returns also whether the connection has to be closed.
@@ -85,7 +95,10 @@ impl PartWalk {
             let gathered = &mut self.gathered;
             match reader.gather(gathered, part, self.scope, position).await? {
                 PartEnd::Read => {}
-                PartEnd::Large => is_large = true,
+                PartEnd::Large(events) => {
+                    is_large = true;
+                    self.cut_at = Some(self.cut_at.map_or(events, |least| least.min(events)));
+                }
                 PartEnd::NoTime if self.passed > first => return Ok((WalkEnd::Paused, false)),
                 PartEnd::NoTime | PartEnd::Late => return Ok((WalkEnd::Late, false)),
             }
@@ -98,14 +111,29 @@ impl PartWalk {
         Ok((WalkEnd::Passed, is_large))
     }
 
+    /// How many events the statements of the next page ask for.
+    fn rows(&self) -> usize {
+        let rows = self.scope.rows_max;
+        let is_small = self.gathered.bytes() < PAGE_MAX_BYTES / 2;
+        match self.cut_at {
+            Some(events) => (events * 3 / 4).max(1),
+            None if is_small && self.gathered.events.len() >= rows => {
+                (rows * 2).min(PAGE_MAX_EVENTS)
+            }
+            None => rows,
+        }
+    }
+
     /// Fills the page with what was found.
     pub(super) fn finish(self, begun: TailPage, running: u64, filter: &EventFilter) -> TailPage {
+        let rows = self.rows();
         let (scope, gathered) = (self.scope, self.gathered);
         let last = gathered.last.map(|key| scope.after(key));
         let is_last = last.is_none() && scope.is_end(running, filter);
         let end = last.unwrap_or_else(|| scope.end(filter));
         let parts = u32::try_from(self.passed.max(1)).unwrap_or(u32::MAX);
         let mut pace = begun.pace.after(self.took / parts);
+        pace.rows = rows;
         if end.key().is_none() || end.transaction() > scope.from {
             pace.micros = None;
         }
@@ -176,6 +204,7 @@ impl Scope {
             to,
             first,
             last: end.min(last),
+            rows_max: pace.rows,
         }
     }
 
@@ -226,6 +255,7 @@ impl Scope {
             clock,
             transactions,
             micros,
+            rows: self.rows_max,
             walk: None,
         })
     }
@@ -233,7 +263,59 @@ impl Scope {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
+    use crate::storage::tail::TailState;
+
+    /// One that has gathered so many events of so many bytes each.
+    fn walk(events: usize, bytes: usize) -> PartWalk {
+        let position = TailPosition::Before(5);
+        let scope = Scope::of(&position, &TailPace::default(), 9, &EventFilter::default());
+        let mut walk = PartWalk::new(scope, 1);
+        let key = TailKey {
+            stored_in: 5,
+            time: Timestamp::MIN,
+            source: String::new(),
+            id: String::new(),
+        };
+        walk.gathered.events = vec![(key, Bytes::from(vec![b'x'; bytes])); events];
+        walk
+    }
+
+    #[test]
+    fn what_a_page_has_gathered_on_its_way_counts_until_it_turns_back() {
+        let position = TailPosition::Before(5);
+        let mut page = TailPage::begin(&position, TailPace::default(), TailState::Whole);
+        assert_eq!(page.bytes(), 0);
+        page.pace.walk = Some(Box::new(walk(3, 100)));
+        assert_eq!(page.bytes(), 300);
+        page.pace.turn_back();
+        assert_eq!(page.bytes(), 0);
+    }
+
+    #[test]
+    fn statements_ask_for_as_many_events_as_have_room() {
+        let rows = |rows_max: usize, cut_at: Option<usize>, walk: PartWalk| {
+            let scope = Scope {
+                rows_max,
+                ..walk.scope
+            };
+            let walk = PartWalk {
+                scope,
+                cut_at,
+                ..walk
+            };
+            walk.rows()
+        };
+        assert_eq!(rows(500, Some(11), walk(11, 100_000)), 8);
+        assert_eq!(rows(500, Some(1), walk(1, 2_000_000)), 1);
+        // There was room for more of them, or for none, or there were no more.
+        assert_eq!(rows(8, None, walk(8, 100)), 16);
+        assert_eq!(rows(8, None, walk(8, 100_000)), 8);
+        assert_eq!(rows(8, None, walk(7, 100)), 8);
+        assert_eq!(rows(400, None, walk(400, 100)), 500);
+    }
 
     #[test]
     fn a_page_that_is_late_is_tried_with_less_until_one_time_of_one_transaction_is_left() {
