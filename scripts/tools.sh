@@ -20,6 +20,13 @@ PGBOUNCER_AT_LEAST=1.18 # Debian 12's
 # The CloudEvents SDK that a test reads answers with, and what it needs.
 CLOUDEVENTS_VERSION=2.2.0
 CLOUDEVENTS_NEEDS='deprecation==2.1.0 packaging==26.4 python-dateutil==4.0.0 tzdata==2026.6'
+# What tests the API against its OpenAPI document, and what it needs.
+SCHEMATHESIS_VERSION=4.32.5
+SCHEMATHESIS_NEEDS='anyio==4.16.0 certifi==2026.10.19.post1 charset-normalizer==3.5.3 click==8.5.1 graphql-core==3.3.2
+  harfile==0.6.0 hypothesis==6.170.17 hypothesis-graphql==0.13.5 idna==3.20 iniconfig==2.3.1 jsonschema-rs==0.60.3
+  markdown-it-py==4.3.0 markupsafe==3.0.4 mdurl==0.1.2 packaging==26.4 pluggy==1.7.0 pygments==2.21.0
+  pyrate-limiter==4.5.1 pytest==9.2.0 pyyaml==6.0.4 requests==2.34.2 rich==15.0.0 sortedcontainers==2.4.0
+  typing-extensions==4.16.0 urllib3==2.8.0 werkzeug==3.1.9'
 
 # Without a trap bash ignores a SIGINT that comes while a child runs.
 trap 'exit 130' INT
@@ -77,7 +84,8 @@ find_tool() {
     pgbouncer) on_path pgbouncer "$PGBOUNCER_AT_LEAST" || fetched pgbouncer/bin/pgbouncer ;;
     prometheus | promtool) on_path "$1" "$PROMETHEUS_AT_LEAST" || fetched "prometheus/bin/$1" ;;
     cloudevents) [ -d "$TOOLS/cloudevents-$CLOUDEVENTS_VERSION" ] && printf '%s\n' "$TOOLS/cloudevents-$CLOUDEVENTS_VERSION" ;;
-    *) die "no such server: $1 (nats-server, postgres, redis-server, pgbouncer, prometheus, promtool, cloudevents)" ;;
+    schemathesis) [ -d "$TOOLS/schemathesis-$SCHEMATHESIS_VERSION" ] && printf '%s\n' "$TOOLS/schemathesis-$SCHEMATHESIS_VERSION" ;;
+    *) die "no such server: $1 (nats-server, postgres, redis-server, pgbouncer, prometheus, promtool, cloudevents, schemathesis)" ;;
   esac
 }
 

@@ -14,6 +14,8 @@ mod headers;
 mod latest;
 mod openapi;
 mod problems;
+mod python;
+mod schemathesis;
 mod search;
 mod search_moving;
 mod slow_rows;

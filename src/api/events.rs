@@ -32,8 +32,8 @@ pub(crate) const ENCODED: &AsciiSet = &NON_ALPHANUMERIC
     path = "/v1/events/{id}",
     operation_id = "event_by_id",
     params(
-        ("id" = String, Path, description = "The attribute `id`", min_length = 1, max_length = 1024),
-        ("source" = Option<String>, Query, description = "The attribute `source`", min_length = 1, max_length = 1024),
+        ("id" = String, Path, description = "The attribute `id`", min_length = 1, max_length = 1024, pattern = "^[^\\x00]+$"),
+        ("source" = Option<String>, Query, description = "The attribute `source`", min_length = 1, max_length = 1024, pattern = "^[^\\x00]+$"),
         ("time" = Option<String>, Query, description = "The attribute `time`", format = DateTime),
         ("If-None-Match" = Option<String>, Header, description = "The `ETag` of an answer that the client has"),
     ),

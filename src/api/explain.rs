@@ -36,9 +36,9 @@ const KINDS: &str = "sequence, id, trace_id or subject";
     path = "/v1/explain",
     operation_id = "explain_message",
     params(
-        ("what" = String, Query, description = "The message: a sequence, an event's id, a trace id or a subject", min_length = 1, max_length = 1024),
+        ("what" = String, Query, description = "The message: a sequence, an event's id, a trace id or a subject", min_length = 1, max_length = 1024, pattern = "^[^\\x00]+$"),
         ("as" = Option<String>, Query, description = "How to take `what`: `sequence`, `id`, `trace_id` or `subject`; by its form by default", pattern = "^(sequence|id|trace_id|subject)$"),
-        ("source" = Option<String>, Query, description = "The attribute `source` of the event with that id", min_length = 1, max_length = 1024),
+        ("source" = Option<String>, Query, description = "The attribute `source` of the event with that id", min_length = 1, max_length = 1024, pattern = "^[^\\x00]+$"),
         ("time" = Option<String>, Query, description = "The attribute `time` of the event with that id", format = DateTime),
     ),
     responses((status = 200, description = "What is known", body = Explanation), Problems)

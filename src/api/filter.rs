@@ -28,16 +28,16 @@ pub(super) const NAMES: [&str; 7] = [
 #[expect(dead_code, reason = "parameters are read elsewhere")]
 pub(super) struct FilterParameters {
     /// The attribute `type`
-    #[param(min_length = 1, max_length = 1024)]
+    #[param(min_length = 1, max_length = 1024, pattern = "^[^\\x00]+$")]
     r#type: Option<String>,
     /// The attribute `source`
-    #[param(min_length = 1, max_length = 1024)]
+    #[param(min_length = 1, max_length = 1024, pattern = "^[^\\x00]+$")]
     source: Option<String>,
     /// The attribute `subject`
-    #[param(min_length = 1, max_length = 1024)]
+    #[param(min_length = 1, max_length = 1024, pattern = "^[^\\x00]+$")]
     subject: Option<String>,
     /// What `subject` begins with
-    #[param(min_length = 1, max_length = 1024)]
+    #[param(min_length = 1, max_length = 1024, pattern = "^[^\\x00]+$")]
     subject_prefix: Option<String>,
     /// The earliest `time`
     #[param(format = DateTime)]

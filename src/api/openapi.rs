@@ -18,7 +18,7 @@ use utoipa::{IntoResponses, Modify, OpenApi, ToSchema};
         description = "Reads of the events that ganesh has stored. Events are in the JSON format of CloudEvents 1.0.",
         license(name = "MIT", identifier = "MIT")
     ),
-    components(schemas(CloudEvent, ProblemDetails)),
+    components(schemas(CloudEvent, ProblemDetails, StreamMessage)),
     modifiers(&Bearer),
     security((), ("bearer" = []))
 )]
@@ -94,6 +94,24 @@ struct ProblemDetails {
     /// What was expected there.
     #[schema(nullable = false)]
     expected: Option<String>,
+}
+
+/// A message of a stream. Those without `data` keep the stream alive, and move its `id` on.
+#[derive(ToSchema)]
+#[expect(dead_code, reason = "a schema: answers are written elsewhere")]
+pub(super) struct StreamMessage {
+    /// `event`, `lagged` or `unavailable`.
+    #[schema(nullable = false)]
+    event: Option<String>,
+    /// Where a client goes on that has this message.
+    #[schema(nullable = false)]
+    id: Option<String>,
+    /// Of `event` a `CloudEvent`, of `unavailable` `ProblemDetails`, of `lagged` an object with a `detail`.
+    #[schema(nullable = false, content_media_type = "application/json")]
+    data: Option<String>,
+    /// Milliseconds after which a client connects again.
+    #[schema(nullable = false)]
+    retry: Option<u32>,
 }
 
 /// One event, as `GET /v1/events/{id}` answers it.

@@ -21,7 +21,7 @@ pub(super) struct PageParameters {
     #[param(minimum = 1, maximum = 1000)]
     limit: Option<u32>,
     /// Where a page begins: copy it from `Link`
-    #[param(min_length = 1)]
+    #[param(min_length = 1, max_length = 3072, pattern = "^[A-Za-z0-9_-]+$")]
     cursor: Option<String>,
 }
 

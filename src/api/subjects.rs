@@ -40,7 +40,7 @@ struct SubjectList {
     path = "/v1/subjects",
     operation_id = "list_subjects",
     params(
-        ("prefix" = Option<String>, Query, description = "What they begin with", min_length = 1, max_length = 1024),
+        ("prefix" = Option<String>, Query, description = "What they begin with", min_length = 1, max_length = 1024, pattern = "^[^\\x00]+$"),
         PageParameters,
     ),
     responses(
@@ -82,7 +82,7 @@ pub(super) async fn list(State(api): State<Api>, uri: Uri) -> Result<Response, P
     path = "/v1/subjects/{subject}/latest",
     operation_id = "latest_of_subject",
     params(
-        ("subject" = String, Path, description = "The attribute `subject`", min_length = 1, max_length = 1024),
+        ("subject" = String, Path, description = "The attribute `subject`", min_length = 1, max_length = 1024, pattern = "^[^\\x00]+$"),
         ("If-None-Match" = Option<String>, Header, description = "The `ETag` of an answer that the client has"),
     ),
     responses(LatestEvent, Problems)

@@ -21,7 +21,7 @@ use super::answers::AnswerMemory;
 use super::cursor::TailPlace;
 use super::filter::{self, FilterParameters};
 use super::guard::GivenToken;
-use super::openapi::{CloudEvent, Problems};
+use super::openapi::{Problems, StreamMessage};
 use super::problem::Problem;
 use super::{Api, cursor, parameters};
 use crate::storage::search::EventFilter;
@@ -135,11 +135,11 @@ struct TailQuestion {
     params(
         FilterParameters,
         ("newest" = Option<usize>, Query, description = "Begin with the last events that match, so many of them, the oldest first", minimum = 1, maximum = 1000),
-        ("after" = Option<String>, Query, description = "An `id` of this stream: what comes after it", min_length = 1),
+        ("after" = Option<String>, Query, description = "An `id` of this stream: what comes after it", min_length = 1, max_length = 3072, pattern = "^[A-Za-z0-9_-]+$"),
         ("Last-Event-ID" = Option<String>, Header, description = "The same; it takes precedence over `after` and `newest`"),
     ),
     responses(
-        (status = 200, description = "Events without end", body = CloudEvent, content_type = "text/event-stream"),
+        (status = 200, description = "Events without end", body = StreamMessage, content_type = "text/event-stream"),
         Problems,
     )
 )]

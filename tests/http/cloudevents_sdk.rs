@@ -1,7 +1,7 @@
 //! The CloudEvents SDK for Python (PyPI `cloudevents`) reads the answers.
 
 use std::io::Write as _;
-use std::process::{Command, Stdio};
+use std::process::Stdio;
 
 use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
@@ -10,28 +10,14 @@ use ganesh::event::{Data, Event};
 use serde_json::{Value, json};
 
 use super::client::{Answer, get, store};
+use super::python::{ROOT, python_with};
 use crate::support::Stack;
 use crate::support::events::event;
 
-const ROOT: &str = env!("CARGO_MANIFEST_DIR");
-
-/// Where the SDK is.
-fn sdk() -> String {
-    let fetch = format!("{ROOT}/scripts/fetch");
-    let output = Command::new(fetch)
-        .args(["--print", "cloudevents"])
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "{output:?}");
-    String::from_utf8(output.stdout).unwrap().trim().to_owned()
-}
-
 /// What the SDK makes of answers: of each a list of events.
 fn read(answers: &[Answer]) -> Vec<Value> {
-    let mut python = Command::new("python3")
+    let mut python = python_with("cloudevents")
         .arg(format!("{ROOT}/tests/http/read_events.py"))
-        .env("PYTHONPATH", sdk())
-        .env("PYTHONDONTWRITEBYTECODE", "1")
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
