@@ -128,8 +128,9 @@ async fn schemas_with_migrations(
 /// By the migrations that ran there: ours have our checksums.
 async fn owner_of(connection: &mut PgConnection, schema: &str) -> Result<Owner, sqlx::Error> {
     let schema = quoted(&schema.replace('"', "\"\""));
-    let statement =
-        format!("SELECT version::bigint, checksum::bytea FROM {schema}._sqlx_migrations");
+    let statement = format!(
+        "SELECT version::bigint, checksum::bytea FROM {schema}._sqlx_migrations ORDER BY 1"
+    );
     // Rolled back alone, if it fails.
     let mut attempt = connection.begin().await?;
     let applied = sqlx::query_as(&statement).fetch_all(&mut *attempt).await;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use reqwest::{Method, Response};
 use serde_json::Value;
 
-use super::client::request;
+use super::client::{Answer, get, request};
 use crate::support::{Ganesh, PATIENCE, Stack};
 
 /// What came between two empty lines.
@@ -91,6 +91,22 @@ impl Tail {
         }
     }
 
+    /// The next message that is more than a heartbeat: `lagged`.
+    pub async fn lagged(&mut self) -> Message {
+        let told = async {
+            loop {
+                let message = self.next().await.expect("it is told");
+                if message.event.is_some() {
+                    break message;
+                }
+            }
+        };
+        let told = tokio::time::timeout(PATIENCE, told).await;
+        let told = told.expect("it is told");
+        assert_eq!(told.event.as_deref(), Some("lagged"), "{told:?}");
+        told
+    }
+
     /// The next event.
     pub async fn event(&mut self) -> Value {
         let event = tokio::time::timeout(PATIENCE, self.next_event()).await;
@@ -120,6 +136,13 @@ impl Tail {
     pub async fn has_event_within(&mut self, limit: Duration) -> bool {
         tokio::time::timeout(limit, self.event()).await.is_ok()
     }
+}
+
+/// The answer where no stream begins.
+pub async fn refused(ganesh: &Ganesh, query: &str) -> Answer {
+    let path = format!("/v1/events/stream?{query}");
+    let refused = tokio::time::timeout(PATIENCE, get(ganesh, &path)).await;
+    refused.expect("a stream began")
 }
 
 pub fn id_of(event: &Value) -> String {

@@ -3,8 +3,8 @@
 use sqlx::postgres::{PgConnection, PgPool};
 use sqlx::{Connection, Executor};
 
-use super::client::{get, store};
-use super::tail_client::Tail;
+use super::client::store;
+use super::tail_client::{Tail, refused};
 use crate::support::events::{event, events};
 use crate::support::proxy::Proxy;
 use crate::support::{Stack, eventually};
@@ -41,14 +41,8 @@ async fn a_stream_is_told_of_a_failover_and_a_new_one_has_all_that_the_standby_h
     proxy.lead_to(standby.connect_options().get_port());
     proxy.cut();
     store(&stack, &events("after", 5)).await;
-    let told = loop {
-        let message = tail.next().await.expect("it is told");
-        if message.event.is_some() {
-            break message;
-        }
-    };
-    assert_eq!(told.event.as_deref(), Some("lagged"), "{told:?}");
-    let refused = get(&ganesh, &format!("/v1/events/stream?after={}", tail.id)).await;
+    tail.lagged().await;
+    let refused = refused(&ganesh, &format!("after={}", tail.id)).await;
     let detail = refused.problem(410, "Gone");
     assert!(detail.contains("another server took over"), "{detail}");
     let mut again = Tail::open(&ganesh, "newest=100").await;

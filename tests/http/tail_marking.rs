@@ -7,11 +7,11 @@ use reqwest::Method;
 use sqlx::Executor;
 use sqlx::postgres::PgPoolOptions;
 
-use super::client::{Answer, get, request, send, store};
-use super::tail_client::{Tail, by_time, id_of, stored};
+use super::client::{Answer, request, send, store};
+use super::tail_client::{Tail, by_time, id_of, refused, stored};
 use super::tail_transactions::insert;
 use crate::support::events::{event, events};
-use crate::support::{PATIENCE, Stack, eventually};
+use crate::support::{Ganesh, PATIENCE, Stack, eventually};
 
 const LAPSE: &str = "UPDATE tail SET (wanted_until, sure_until) = \
     (SELECT past, past FROM (SELECT clock_timestamp() - interval '1 s') AS it (past))";
@@ -31,8 +31,8 @@ fn ends_in(minutes: u32) -> String {
     )
 }
 
-async fn resume(ganesh: &crate::support::Ganesh, id: &str) -> Answer {
-    get(ganesh, &format!("/v1/events/stream?after={id}")).await
+async fn resume(ganesh: &Ganesh, id: &str) -> Answer {
+    refused(ganesh, &format!("after={id}")).await
 }
 
 #[tokio::test]
@@ -107,8 +107,8 @@ async fn a_transaction_that_was_open_before_holds_the_beginning_back_and_the_log
         .fetch_one(&mut *open)
         .await
         .unwrap();
-    for query in ["", "?newest=5"] {
-        let refused = get(&ganesh, &format!("/v1/events/stream{query}")).await;
+    for query in ["", "newest=5"] {
+        let refused = refused(&ganesh, query).await;
         let detail = refused.problem(503, "Service Unavailable");
         assert!(detail.contains("every transaction has ended"), "{detail}");
         // Who reads events need not know who else uses the database.
@@ -134,7 +134,7 @@ async fn a_transaction_that_was_open_before_holds_the_beginning_back_and_the_log
     stack.pool.execute(LAPSE).await.unwrap();
     let mut open = stack.pool.begin().await.unwrap();
     insert(&mut open, "unmarked-again").await;
-    let refused = get(&ganesh, "/v1/events/stream").await;
+    let refused = refused(&ganesh, "").await;
     refused.problem(503, "Service Unavailable");
 }
 
@@ -198,13 +198,7 @@ async fn an_open_stream_whose_marking_ended_says_so_and_ends() {
     stack.pool.execute(LAPSE).await.unwrap();
     store(&stack, &events("unseen", 10)).await;
     for (tail, replica) in tails.iter_mut().zip(&replicas) {
-        let lagged = loop {
-            let message = tail.next().await.expect("it is told");
-            if message.event.is_some() {
-                break message;
-            }
-        };
-        assert_eq!(lagged.event.as_deref(), Some("lagged"));
+        let lagged = tail.lagged().await;
         assert!(lagged.data.unwrap().contains("/v1/events?from="));
         assert!(tail.next().await.is_none());
         resume(replica, &tail.id).await.problem(410, "Gone");
