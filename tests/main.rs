@@ -14,6 +14,7 @@ mod cache_cluster;
 mod cache_faults;
 mod catalogue;
 mod chaos;
+mod charts;
 mod clock;
 mod dead_letters;
 mod descriptors;
