@@ -29,6 +29,7 @@
 //! Not covered, as docs/RELIABILITY.md says: data put back into a running server by hand (`RESTORE`,
 //! `DEBUG LOAD`), which it does not tell.
 
+pub(crate) mod client;
 mod cluster;
 mod epoch;
 mod failure;
@@ -72,9 +73,8 @@ const SAY_EVERY: Duration = Duration::from_secs(10);
 pub struct Cache(Arc<CacheParts>);
 
 struct CacheParts {
-    client: redis::Client,
+    config: CacheConfig,
     scripts: Scripts,
-    ttl: Duration,
     /// Reads and advances the epoch. It is the pipeline's, so that no write waits for reads of the API.
     pool: PgPool,
     reads: Reads,
@@ -98,7 +98,7 @@ impl Cache {
     /// A cache that is not connected yet: [`Cache::run`] does that. `pool` is the pipeline's.
     ///
     /// # Errors
-    /// When the URL cannot be parsed.
+    /// When the URL cannot be parsed, or a file cannot be used.
     pub fn new(
         config: &CacheConfig,
         pool: PgPool,
@@ -106,10 +106,11 @@ impl Cache {
         metrics: Metrics,
         health: Health,
     ) -> Result<Self, redis::RedisError> {
+        // Each connection has a client of its own, with the files of its time.
+        client::open(config)?;
         Ok(Self(Arc::new(CacheParts {
-            client: redis::Client::open(config.url.expose())?,
+            config: config.clone(),
             scripts: Scripts::new(),
-            ttl: config.ttl,
             pool,
             reads,
             metrics,

@@ -5,7 +5,12 @@
 //! default and its help stand, and the only place. [`Reader`] collects every
 //! mistake before it gives up, so that a user corrects them all at once.
 
+mod cache;
+mod links;
 pub(crate) mod log_filter;
+mod nats;
+mod otlp;
+mod postgres;
 mod reader;
 mod secret;
 mod settings;
@@ -18,15 +23,20 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+pub(crate) use nats::{NatsLogin, parse_credentials};
+pub(crate) use otlp::{OtlpConfig, OtlpProtocol};
+pub(crate) use postgres::files_of as files_of_postgres;
 pub use reader::{ConfigErrors, Reader};
 pub(crate) use secret::HIDDEN;
 pub use secret::{Secret, SecretUrl};
 pub(crate) use settings::setting_of;
 pub use settings::{Group, SETTINGS, Setting};
-pub(crate) use sources::{flags, group_flags};
+pub(crate) use sources::{flags, group_flags, link_flags};
 pub(crate) use subjects::is_valid as is_subject;
 pub(crate) use subjects::{covers, pattern_of};
 pub(crate) use values::{parse_duration, parse_tokens};
+
+use crate::tls::TlsFiles;
 
 pub(crate) const DLQ_SUBJECTS: &str = "dlq.>";
 
@@ -49,6 +59,13 @@ pub struct Config {
 #[expect(missing_docs, reason = "SETTINGS says what each field is")]
 pub struct NatsConfig {
     pub(crate) url: SecretUrl,
+    pub(crate) login: NatsLogin,
+    pub(crate) tls: TlsFiles,
+    /// TLS before the server's first word.
+    pub(crate) tls_first: bool,
+    /// Of requests to JetStream; that of a domain, if there is one.
+    pub(crate) api_prefix: String,
+    pub(crate) inbox_prefix: String,
     pub(crate) stream: String,
     pub subjects: Vec<String>,
     pub stream_max_age: Duration,
@@ -86,10 +103,10 @@ pub enum PartitionInterval {
 
 /// Dragonfly or Redis.
 #[derive(Debug, Clone)]
-#[expect(missing_docs, reason = "SETTINGS says what each field is")]
 pub struct CacheConfig {
-    pub url: SecretUrl,
-    pub ttl: Duration,
+    pub(crate) url: SecretUrl,
+    pub(crate) tls: TlsFiles,
+    pub(crate) ttl: Duration,
 }
 
 /// The message path.
@@ -149,7 +166,9 @@ pub struct TelemetryConfig {
     pub(crate) enabled: bool,
     /// Never when nothing is timed.
     pub(crate) traces: TracesExporter,
-    pub(crate) otlp_endpoint: SecretUrl,
+    /// What `serve` has with these settings, whichever command this is.
+    pub(crate) traces_of_service: TracesExporter,
+    pub(crate) otlp: OtlpConfig,
     /// From the stream's timestamp to the settlement.
     pub(crate) trace_slow: Duration,
     /// One in this many; 0 means none.
@@ -258,62 +277,6 @@ impl Config {
     }
 }
 
-impl NatsConfig {
-    fn read(r: &mut Reader) -> Self {
-        Self {
-            url: r.nats_urls("NATS_URL"),
-            stream: r.jetstream_name("GANESH_STREAM"),
-            subjects: r.subjects("GANESH_SUBJECTS"),
-            stream_max_age: r.duration("GANESH_STREAM_MAX_AGE", "1s", "36500d"),
-            stream_max_bytes: r.bytes("GANESH_STREAM_MAX_BYTES", "1KiB", "1024TiB"),
-            stream_replicas: r.optional("GANESH_STREAM_REPLICAS", "1 to 5, or empty", |raw| {
-                raw.parse()
-                    .ok()
-                    .filter(|replicas| (1..=5).contains(replicas))
-            }),
-            consumer: r.jetstream_name("GANESH_CONSUMER"),
-            dlq_stream: r.jetstream_name("GANESH_DLQ_STREAM"),
-            ack_wait: r.duration("GANESH_ACK_WAIT", "1s", "1h"),
-        }
-    }
-}
-
-impl PostgresConfig {
-    /// Where the reads of the API go.
-    pub(crate) fn url_of_reads(&self) -> &SecretUrl {
-        self.read_url.as_ref().unwrap_or(&self.url)
-    }
-
-    fn read(r: &mut Reader) -> Self {
-        Self {
-            url: r
-                .postgres_url("POSTGRES_URL")
-                .expect("the default of a setting is valid"),
-            read_url: r.postgres_url("POSTGRES_READ_URL"),
-            schema: r.schema_name("GANESH_POSTGRES_SCHEMA"),
-            migrate_on_start: r.boolean("GANESH_MIGRATE_ON_START"),
-            partition_interval: r.one_of(
-                "GANESH_PARTITION_INTERVAL",
-                &[
-                    ("hour", PartitionInterval::Hour),
-                    ("day", PartitionInterval::Day),
-                ],
-            ),
-            retention_days: Some(r.integer("GANESH_RETENTION_DAYS", 0, 36_500))
-                .filter(|days| *days > 0),
-        }
-    }
-}
-
-impl CacheConfig {
-    fn read(r: &mut Reader) -> Self {
-        Self {
-            url: r.server_url::<redis::ConnectionInfo>("REDIS_URL", &["redis"], &["protocol"]),
-            ttl: Duration::from_secs(r.integer("GANESH_CACHE_TTL_SECS", 1, 30 * 86_400)),
-        }
-    }
-}
-
 impl PipelineConfig {
     fn read(r: &mut Reader) -> Self {
         Self {
@@ -351,14 +314,16 @@ impl TelemetryConfig {
             ("none", TracesExporter::None),
         ];
         let exporter = r.one_of("OTEL_TRACES_EXPORTER", &exporters);
-        let (service_name, resource_attributes) = read_resource(r);
+        let traces = if enabled {
+            exporter
+        } else {
+            TracesExporter::None
+        };
+        let (service_name, resource_attributes) = r.resource();
         Self {
             enabled,
-            traces: if enabled {
-                exporter
-            } else {
-                TracesExporter::None
-            },
+            traces,
+            traces_of_service: traces,
             log_filter: r.log_filter("GANESH_LOG"),
             log_format: r.one_of(
                 "GANESH_LOG_FORMAT",
@@ -369,7 +334,7 @@ impl TelemetryConfig {
                 ],
             ),
             log_dir: r.folder("GANESH_LOG_DIR"),
-            otlp_endpoint: r.http_url("OTEL_EXPORTER_OTLP_ENDPOINT"),
+            otlp: OtlpConfig::read(r),
             trace_slow: Duration::from_millis(r.integer("GANESH_TRACE_SLOW_MS", 0, 86_400_000)),
             trace_max_per_second: r.integer("GANESH_TRACE_MAX_PER_SEC", 0, 1_000_000),
             trace_baseline: r.integer("GANESH_TRACE_BASELINE", 0, 1_000_000_000),
@@ -379,20 +344,5 @@ impl TelemetryConfig {
             jaeger_ui_url: r.optional_url("JAEGER_UI_URL", &["http", "https"]),
             unread_variables: r.unread_of_opentelemetry(),
         }
-    }
-}
-
-/// The service's name, and the other attributes of the resource. A `service.name` among them beats
-/// a default, and no setting.
-fn read_resource(r: &mut Reader) -> (String, Vec<(String, String)>) {
-    let mut attributes = r.key_values("OTEL_RESOURCE_ATTRIBUTES");
-    let is_name = |(key, value): &&(String, String)| key == "service.name" && !value.is_empty();
-    let named = attributes.iter().find(is_name);
-    let named = named.map(|(_, name)| name.clone());
-    attributes.retain(|(key, _)| key != "service.name");
-    let setting = r.parse("OTEL_SERVICE_NAME", "some text", |raw| Some(raw.to_owned()));
-    match named {
-        Some(name) if !r.is_given("OTEL_SERVICE_NAME") => (name, attributes),
-        _ => (setting, attributes),
     }
 }

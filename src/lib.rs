@@ -20,6 +20,7 @@ pub mod error;
 pub mod labels;
 mod text;
 mod backoff;
+mod tls;
 pub mod event;
 pub mod message;
 pub mod messaging;

@@ -8,6 +8,7 @@ pub mod in_flight;
 pub(crate) mod keepalive;
 pub(crate) mod lag;
 pub mod letters;
+mod login;
 pub(crate) mod position;
 pub(crate) mod pull;
 pub(crate) mod readable;

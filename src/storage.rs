@@ -42,7 +42,7 @@ pub mod turn;
 pub(crate) mod upkeep;
 pub(crate) mod write;
 
-pub(crate) use classify::{classify, sqlstate_in};
+pub(crate) use classify::{classify, refusal, sqlstate_in};
 pub use clock::ServerClock;
 pub use fates::MessageFate;
 pub use round::OnTransient;

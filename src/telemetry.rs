@@ -2,7 +2,9 @@
 //! that every message carries.
 
 pub(crate) mod budget;
+pub(crate) mod collector;
 pub(crate) mod export;
+mod exporter;
 pub(crate) mod health;
 pub mod histogram;
 pub(crate) mod logs;

@@ -30,6 +30,7 @@ mod hostile;
 mod http;
 mod infrastructure;
 mod lag;
+mod links;
 mod logs;
 mod many_partitions;
 mod markers;

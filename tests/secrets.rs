@@ -281,6 +281,35 @@ async fn credentials_that_servers_refuse_are_in_nobodys_words() {
 }
 
 #[tokio::test]
+async fn logins_of_nats_that_stand_in_variables_are_in_nobodys_words() {
+    let guarded = guarded().await;
+    let address = guarded.nats.rsplit('@').next().unwrap();
+    let url = format!("nats://{address}");
+    let seed = nkeys::KeyPair::new_user().seed().unwrap();
+    let jwt = "eyJzd29yZGZpc2giOiJzd29yZGZpc2gifQ.eyJuYW1lIjoic3dvcmRmaXNoIn0.c3dvcmRmaXNo";
+    let credentials = format!(
+        "-----BEGIN NATS USER JWT-----\n{jwt}\n------END NATS USER JWT------\n\
+         -----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n"
+    );
+    for login in [
+        &[
+            ("NATS_USER", "swordfish_user"),
+            ("NATS_PASSWORD", "swordfish_wrong"),
+        ][..],
+        &[("NATS_TOKEN", "swordfish_wrong")],
+        &[("NATS_NKEY", &*seed)],
+        &[("NATS_CREDS", &*credentials)],
+    ] {
+        let changed = [&[("NATS_URL", &*url)], login].concat();
+        let printed = guarded.commands(&changed);
+        assert!(printed.contains(login[0].0), "{printed}");
+        let shown = printed + &guarded.refused_start(&changed).await;
+        assert_keeps_secrets(&shown, login[0].0);
+        assert!(!shown.contains(&seed) && !shown.contains(jwt), "{shown}");
+    }
+}
+
+#[tokio::test]
 async fn servers_that_know_us_and_let_nothing_through_name_us_to_nobody() {
     let guarded = guarded().await;
     let stack = &guarded.stack;

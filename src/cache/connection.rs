@@ -15,8 +15,9 @@ use redis::AsyncConnectionConfig;
 use redis::aio::MultiplexedConnection;
 use tokio::time::MissedTickBehavior;
 
+use super::client::{self, connect_error};
 use super::epoch::Asked;
-use super::failure::{CacheFailure, FailureKind, cache_error, classify, within};
+use super::failure::{CacheFailure, FailureKind, cache_error, within};
 use super::{Cache, cluster};
 use crate::backoff::Backoff;
 use crate::error::{Code, Dependency, Error};
@@ -82,12 +83,12 @@ impl Cache {
             .set_connection_timeout(Some(CONNECT_LIMIT))
             // Every operation brings its own limit.
             .set_response_timeout(None);
-        let mut connection = self
-            .0
-            .client
+        let told = |error| connect_error(&error, &self.0.config);
+        let client = client::open(&self.0.config).map_err(told)?;
+        let mut connection = client
             .get_multiplexed_async_connection_with_config(&config)
             .await
-            .map_err(|error| classify(&error))?;
+            .map_err(told)?;
         let server = identify(&mut connection).await?;
         cluster::refuse(&mut connection).await?;
         let asked = Asked::now();

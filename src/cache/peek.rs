@@ -5,8 +5,9 @@ use std::time::Duration;
 use redis::AsyncConnectionConfig;
 use redis::aio::MultiplexedConnection;
 
+use super::client::{self, connect_error};
 use super::connection::identify;
-use super::failure::{classify, within};
+use super::failure::within;
 use super::keys::{self, CachedEntry};
 use crate::config::CacheConfig;
 use crate::error::Error;
@@ -77,10 +78,11 @@ pub(crate) async fn peek(
 }
 
 async fn connect(config: &CacheConfig) -> Result<MultiplexedConnection, Error> {
-    let client = redis::Client::open(config.url.expose()).map_err(|error| classify(&error))?;
+    let told = |error| connect_error(&error, config);
+    let client = client::open(config).map_err(told)?;
     let limits = AsyncConnectionConfig::new()
         .set_connection_timeout(Some(ANSWER_LIMIT))
         .set_response_timeout(None);
     let connection = client.get_multiplexed_async_connection_with_config(&limits);
-    connection.await.map_err(|error| classify(&error))
+    connection.await.map_err(told)
 }

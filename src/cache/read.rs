@@ -225,9 +225,13 @@ impl Cache {
             Some(found) => {
                 let json = to_json(&found.event);
                 let value = keys::value(found.event.time, found.stream_seq, now, &json);
-                (Some(json), value, self.0.ttl)
+                (Some(json), value, self.0.config.ttl)
             }
-            None => (None, keys::no_event(now), self.0.ttl.min(NO_EVENT_TTL)),
+            None => (
+                None,
+                keys::no_event(now),
+                self.0.config.ttl.min(NO_EVENT_TTL),
+            ),
         };
         Ok(Fetched {
             event,
@@ -255,7 +259,7 @@ impl Cache {
             value: keys::event_value(now, &json, &others),
             event: Some(json),
             others,
-            ttl: is_one.then(|| self.0.ttl.min(EVENT_TTL)),
+            ttl: is_one.then(|| self.0.config.ttl.min(EVENT_TTL)),
         })
     }
 

@@ -10,8 +10,8 @@ mod show;
 use std::io;
 
 use anyhow::anyhow;
+use async_nats::jetstream::Context;
 use async_nats::jetstream::stream::Stream;
-use async_nats::jetstream::{self, Context};
 use clap::{ArgMatches, Command};
 use tokio_util::sync::CancellationToken;
 
@@ -79,7 +79,7 @@ impl DeadLetters {
                     error.detail
                 )),
             })?;
-        let jetstream = jetstream::new(client);
+        let jetstream = connection::jetstream(client, &config.nats);
         let name = config.nats.dlq_stream.clone();
         let stream = jetstream.get_stream(&name).await.map_err(|error| {
             anyhow!("stream {name} (GANESH_DLQ_STREAM): {error}: expected the one that ganesh serve makes")

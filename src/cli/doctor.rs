@@ -1,6 +1,7 @@
 //! `ganesh doctor`: each dependency, one line a finding, with the fix.
 
 mod cache;
+mod links;
 mod nats;
 mod postgres;
 mod reads;
@@ -28,6 +29,7 @@ pub(super) fn command() -> Command {
             "POSTGRES_READ_URL",
             "REDIS_URL",
         ]))
+        .args(group_flags(Group::Links))
         .args(group_flags(Group::Stream))
         .args(flags([
             "GANESH_MAX_IN_FLIGHT",
@@ -76,6 +78,7 @@ pub(super) async fn run(config: Config) -> Result<(), Failure> {
     for variable in &config.telemetry.unread_variables {
         findings.warning(format_args!("ganesh does not read {variable}: unset it"));
     }
+    links::collector(&config, &findings).await;
     findings.dependency = "nats";
     nats::check(&config, &mut findings).await;
     findings.dependency = "postgres";

@@ -11,7 +11,7 @@ use sqlx::PgPool;
 use tokio::time::{Instant, timeout};
 
 use super::{Failure, LOG_SETTINGS, admin_client};
-use crate::config::{Config, Group, Reader, flags, group_flags};
+use crate::config::{Config, Group, Reader, flags, group_flags, link_flags};
 use crate::event::Timestamp;
 use crate::observe::explain::question::{sequence, trace_id};
 use crate::observe::explain::remembered::{self, RememberedMessage};
@@ -58,6 +58,7 @@ pub(super) fn command() -> Command {
             "GANESH_ACCEPT_PLAIN",
             "GANESH_POSTGRES_SCHEMA",
         ]))
+        .args(link_flags(&["NATS", "PG", "REDIS"]))
         .args(flags(LOG_SETTINGS))
 }
 

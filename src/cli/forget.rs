@@ -4,7 +4,7 @@ use anyhow::anyhow;
 use clap::Command;
 
 use super::{Failure, LOG_SETTINGS, print_line};
-use crate::config::{Config, Group, Reader, flags, group_flags};
+use crate::config::{Config, Group, Reader, flags, group_flags, link_flags};
 use crate::error::{Class, Error};
 use crate::storage::queries::Reads;
 use crate::storage::{classify, epoch, pool, session};
@@ -21,6 +21,7 @@ pub(super) fn command() -> Command {
         )
         .args(group_flags(Group::Forget))
         .args(flags(["POSTGRES_URL", "GANESH_POSTGRES_SCHEMA"]))
+        .args(link_flags(&["PG"]))
         .args(flags(LOG_SETTINGS))
 }
 

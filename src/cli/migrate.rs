@@ -4,7 +4,7 @@ use clap::Command;
 
 use super::startup::{StartDeadline, missing_migrations, wait_for_postgres, wait_for_schema};
 use super::{Failure, TELEMETRY_SETTINGS, print_line};
-use crate::config::{Config, flags};
+use crate::config::{Config, flags, link_flags};
 use crate::storage::{classify, partitions, pool, schema};
 use crate::telemetry::Metrics;
 
@@ -19,6 +19,7 @@ pub(super) fn command() -> Command {
             "GANESH_RETENTION_DAYS",
         ]))
         .args(flags(TELEMETRY_SETTINGS))
+        .args(link_flags(&["PG", "OTEL"]))
 }
 
 pub(super) async fn run(config: Config) -> Result<(), Failure> {

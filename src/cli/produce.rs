@@ -9,7 +9,7 @@ use super::shutdown::Signals;
 use super::startup::{StartDeadline, wait_for};
 use super::{Failure, TELEMETRY_SETTINGS, print_line};
 use crate::api::ENCODED;
-use crate::config::{Config, Group, flags, group_flags};
+use crate::config::{Config, Group, flags, group_flags, link_flags};
 use crate::error::Class;
 use crate::produce::options::Options;
 use crate::produce::report::{ListedEvent, Report};
@@ -28,6 +28,7 @@ pub(super) fn command() -> Command {
             "GANESH_HTTP_ADDR",
             "GANESH_API_TOKEN",
         ]))
+        .args(link_flags(&["NATS", "OTEL"]))
         .args(flags(TELEMETRY_SETTINGS))
         .after_help(
             "A message that is not acknowledged within 5 s is sent again under the same Nats-Msg-Id; after 90 s \

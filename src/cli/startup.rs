@@ -12,7 +12,7 @@ use crate::config::PostgresConfig;
 use crate::error::{Class, Error};
 use crate::storage::deadline::Deadline;
 use crate::storage::session::{self, SessionUse};
-use crate::storage::{blockers, classify, ownership, pool, schema};
+use crate::storage::{blockers, classify, ownership, pool, refusal, schema};
 
 const ATTEMPT_EVERY: Duration = Duration::from_millis(500);
 /// For the check whose tables these are: then it says who holds a lock, and tries again.
@@ -91,7 +91,7 @@ pub(super) async fn wait_for_postgres(
         Ok::<_, sqlx::Error>((connection, process))
     };
     let violation = wait_for("Postgres (POSTGRES_URL)", deadline, || async {
-        let opened = open().await.map_err(|error| classify(&error));
+        let opened = open().await.map_err(|error| at_start(&error));
         let (mut connection, process) = opened?;
         let limit = CHECK_LIMIT.min(deadline.left() / 2);
         let look = ownership::violation(&mut connection, schema);
@@ -103,6 +103,15 @@ pub(super) async fn wait_for_postgres(
         None => Ok(()),
         Some(why) => Err(Failure::Usage(why)),
     }
+}
+
+/// Waiting does not help if one side does not accept the other's certificate.
+fn at_start(error: &sqlx::Error) -> Error {
+    let mut classified = classify(error);
+    if refusal(error).is_some() {
+        classified.class = Class::Fatal;
+    }
+    classified
 }
 
 /// Waits for Postgres with the schema that ganesh needs. Makes what is missing of it if `migrate`, again

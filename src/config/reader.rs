@@ -10,17 +10,14 @@ use std::path::{Path, PathBuf};
 use clap::ArgMatches;
 use clap::parser::ValueSource;
 
+use super::links::is_path;
 use super::secret::redact;
 use super::settings::{SETTINGS, setting_of};
 use super::unknown;
 use crate::text;
 
 /// Variables without a setting that the libraries of the export read.
-const READ_BY_LIBRARIES: [&str; 7] = [
-    "OTEL_EXPORTER_OTLP_HEADERS",
-    "OTEL_EXPORTER_OTLP_TRACES_HEADERS",
-    "OTEL_EXPORTER_OTLP_COMPRESSION",
-    "OTEL_EXPORTER_OTLP_TRACES_COMPRESSION",
+const READ_BY_LIBRARIES: [&str; 3] = [
     "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT",
     "OTEL_SPAN_EVENT_COUNT_LIMIT",
     "OTEL_SPAN_LINK_COUNT_LIMIT",
@@ -98,12 +95,10 @@ impl Reader {
             let known = SETTINGS.iter().any(|known| known.env == setting);
             known || READ_BY_LIBRARIES.contains(&name)
         };
-        // The only one there is.
-        let is_grpc = |name: &str, value: &OsString| name.ends_with("_PROTOCOL") && value == "grpc";
         let given = self.environment.iter();
         let mut unread: Vec<String> = given
             .filter(|(name, value)| name.starts_with("OTEL_") && !value.is_empty())
-            .filter(|(name, value)| !is_read(name) && !is_grpc(name, value))
+            .filter(|(name, _)| !is_read(name))
             .map(|(name, _)| name.clone())
             .collect();
         unread.sort_unstable();
@@ -165,6 +160,36 @@ impl Reader {
             .expect("the default of a setting is valid")
     }
 
+    /// The value of a setting that `check` accepts. `None` where there is none, or a mistake.
+    pub(super) fn checked<T>(
+        &mut self,
+        env: &'static str,
+        expected: &str,
+        check: impl Fn(&str) -> Result<T, String>,
+    ) -> Option<T> {
+        let checked = match self.raw(env) {
+            Ok(raw) if raw.is_empty() => return None,
+            Ok(raw) => check(&raw)
+                .map_err(|why| format!("{}: {why}: expected {expected}", self.shown(env, &raw))),
+            Err(mistake) => Err(mistake),
+        };
+        let noted = checked.map_err(|mistake| {
+            self.mistaken.insert(env);
+            self.errors.0.push(mistake);
+        });
+        noted.ok()
+    }
+
+    /// Notes what is wrong with a setting beside others.
+    pub(super) fn refuse(&mut self, env: &'static str, why: &str) {
+        if !self.mistaken.contains(env)
+            && let Ok(raw) = self.raw(env)
+        {
+            let mistake = format!("{}: {why}", self.shown(env, &raw));
+            self.errors.0.push(mistake);
+        }
+    }
+
     /// Notes that two settings do not go together, unless one of them is wrong by itself: its
     /// default then stands in, and nobody asked for that.
     pub(crate) fn conflict(&mut self, env: &'static str, other: &'static str, expected: &str) {
@@ -221,22 +246,35 @@ impl Reader {
 
     /// Says what was given and what was expected.
     fn mistake(&self, env: &str, value: &str, expected: &str) -> String {
-        if env.ends_with("_TOKEN") {
-            return format!("{env}: expected {expected}");
+        format!("{}: expected {expected}", self.shown(env, value))
+    }
+
+    /// A setting and its value, as it was given.
+    fn shown(&self, env: &str, value: &str) -> String {
+        if is_hidden(env, value) {
+            return env.to_owned();
         }
         let value = presentable(env, value);
         if self.flags.contains_key(env) {
-            let flag = setting_of(env).flag();
-            format!("--{flag}={value} ({env}): expected {expected}")
+            format!("--{}={value} ({env})", setting_of(env).flag())
         } else {
-            format!("{env}={value}: expected {expected}")
+            format!("{env}={value}")
         }
     }
 }
 
+/// Whether a value must not be shown at all.
+fn is_hidden(env: &str, value: &str) -> bool {
+    let is_secret = ["_TOKEN", "_USER", "_PASSWORD", "_HEADERS"]
+        .iter()
+        .any(|end| env.ends_with(end));
+    let may_be_file = ["NATS_NKEY", "NATS_CREDS"].contains(&env);
+    is_secret || may_be_file && !is_path(value)
+}
+
 /// Reads a mounted secret. An empty one is a mistake: for the API's token it would mean that no
 /// token is needed.
-fn read_file(path: &Path) -> Result<String, String> {
+pub(super) fn read_file(path: &Path) -> Result<String, String> {
     let text =
         std::fs::read_to_string(path).map_err(|error| format!("cannot be read ({error})"))?;
     match text.trim() {

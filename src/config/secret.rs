@@ -1,6 +1,7 @@
 //! Values that must not be printed.
 
 use std::fmt;
+use std::path::PathBuf;
 
 /// A secret: its `Debug` shows that it is there, never what it is.
 #[derive(Clone, PartialEq, Eq)]
@@ -19,6 +20,26 @@ impl Secret {
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(HIDDEN)
+    }
+}
+
+/// A secret, or the file that holds it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum SecretSource {
+    Given(Secret),
+    File(PathBuf),
+}
+
+impl SecretSource {
+    /// What it is at the moment, without white space around it.
+    ///
+    /// # Errors
+    /// When the file cannot be read, in words that follow its name.
+    pub(crate) fn read(&self) -> Result<String, String> {
+        match self {
+            Self::Given(secret) => Ok(secret.expose().to_owned()),
+            Self::File(file) => super::reader::read_file(file),
+        }
     }
 }
 

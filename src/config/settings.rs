@@ -3,8 +3,8 @@
 use strum::IntoStaticStr;
 
 use Group::{
-    Bench, DeadLetters, Explain, Forget, Http, LogLevel, Pipeline, Produce, Servers, Storage,
-    Stream, Telemetry,
+    Bench, DeadLetters, Explain, Forget, Http, Links, LogLevel, Pipeline, Produce, Servers,
+    Storage, Stream, Telemetry,
 };
 
 /// One setting: a flag and an environment variable.
@@ -25,6 +25,8 @@ pub struct Setting {
 #[expect(missing_docs, reason = "the headings say what they are")]
 pub enum Group {
     Servers,
+    #[strum(serialize = "Encryption, authentication, OTLP")]
+    Links,
     Stream,
     Pipeline,
     Storage,
@@ -45,8 +47,9 @@ pub enum Group {
 
 impl Group {
     /// Every group, in the order of [`SETTINGS`].
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 13] = [
         Servers,
+        Links,
         Stream,
         Pipeline,
         Storage,
@@ -125,11 +128,46 @@ const fn setting(
 /// Every setting, in the order in which `--help` and `.env.example` list them.
 #[rustfmt::skip] // one line each
 pub const SETTINGS: &[Setting] = &[
-    setting(Servers, "NATS_URL", "nats://localhost:4222", "NATS servers, separated by commas; a URL may hold user and password"),
+    setting(Servers, "NATS_URL", "nats://localhost:4222", "NATS servers, separated by commas; tls://… needs TLS; a URL may hold user and password"),
     setting(Servers, "POSTGRES_URL", "postgresql://ganesh:ganesh@localhost:5432/ganesh", "Postgres 17"),
     setting(Servers, "POSTGRES_READ_URL", "", "The same database, as a role that may only read, for the reads of the API (deploy/postgres/roles.sql); empty: POSTGRES_URL"),
-    setting(Servers, "REDIS_URL", "redis://localhost:6379", "Dragonfly or Redis, not in cluster mode; may be away"),
+    setting(Servers, "REDIS_URL", "redis://localhost:6379", "Dragonfly or Redis, not in cluster mode; may be away; rediss://… is TLS"),
     setting(Servers, "GANESH_STARTUP_TIMEOUT", "60s", "How long to wait for NATS and Postgres at start"),
+    setting(Links, "NATS_CA", "", "File with the certificates of the authorities that sign those of NATS; empty: those that the system trusts"),
+    setting(Links, "NATS_CERT", "", "File with the client certificate for NATS, and its chain"),
+    setting(Links, "NATS_KEY", "", "File with the private key of NATS_CERT"),
+    setting(Links, "GANESH_NATS_TLS_FIRST", "false", "Begin with TLS, as servers with handshake_first expect"),
+    setting(Links, "NATS_USER", "", "User for NATS"),
+    setting(Links, "NATS_PASSWORD", "", "Password of NATS_USER"),
+    setting(Links, "NATS_TOKEN", "", "Token for NATS"),
+    setting(Links, "NATS_NKEY", "", "Seed of an nkey for NATS, or a file with it"),
+    setting(Links, "NATS_CREDS", "", "Credentials file for NATS: a JWT and a seed"),
+    setting(Links, "GANESH_NATS_DOMAIN", "", "JetStream domain that has the streams"),
+    setting(Links, "GANESH_NATS_API_PREFIX", "", "Subjects of requests to JetStream begin with it; empty: $JS.API"),
+    setting(Links, "GANESH_NATS_INBOX_PREFIX", "_INBOX", "Subjects of answers and deliveries begin with it"),
+    setting(Links, "PGSSLMODE", "", "sslmode of the URLs of Postgres that have none: disable, prefer (also if empty), require, verify-ca or verify-full"),
+    setting(Links, "PGSSLROOTCERT", "", "Their sslrootcert: file with the certificates of the authorities that sign that of Postgres"),
+    setting(Links, "PGSSLCERT", "", "Their sslcert: file with the client certificate for Postgres, and its chain"),
+    setting(Links, "PGSSLKEY", "", "Their sslkey: file with the private key of PGSSLCERT"),
+    setting(Links, "PGPASSFILE", "", "File with passwords for them: lines host:port:database:user:password"),
+    setting(Links, "REDIS_CA", "", "File with the certificates of the authorities that sign that of the cache; empty: those that the system trusts"),
+    setting(Links, "REDIS_CERT", "", "File with the client certificate for the cache, and its chain"),
+    setting(Links, "REDIS_KEY", "", "File with the private key of REDIS_CERT"),
+    setting(Links, "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "", "The endpoint for traces only; its path stays as it is"),
+    setting(Links, "OTEL_EXPORTER_OTLP_PROTOCOL", "", "grpc (also if empty) or http/protobuf"),
+    setting(Links, "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "", "The same for traces only"),
+    setting(Links, "OTEL_EXPORTER_OTLP_COMPRESSION", "", "gzip or none (also if empty)"),
+    setting(Links, "OTEL_EXPORTER_OTLP_TRACES_COMPRESSION", "", "The same for traces only"),
+    setting(Links, "OTEL_EXPORTER_OTLP_TIMEOUT", "", "How long a request to the collector may take, retries included, in milliseconds; empty: 10000"),
+    setting(Links, "OTEL_EXPORTER_OTLP_TRACES_TIMEOUT", "", "The same for traces only"),
+    setting(Links, "OTEL_EXPORTER_OTLP_HEADERS", "", "Headers for the collector, such as a token: name=value pairs, separated by commas, values percent-encoded"),
+    setting(Links, "OTEL_EXPORTER_OTLP_TRACES_HEADERS", "", "The same for traces only"),
+    setting(Links, "OTEL_EXPORTER_OTLP_CERTIFICATE", "", "File with the certificates of the authorities that sign that of the collector; empty: those that the system trusts"),
+    setting(Links, "OTEL_EXPORTER_OTLP_TRACES_CERTIFICATE", "", "The same for traces only"),
+    setting(Links, "OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE", "", "File with the client certificate for the collector, and its chain"),
+    setting(Links, "OTEL_EXPORTER_OTLP_TRACES_CLIENT_CERTIFICATE", "", "The same for traces only"),
+    setting(Links, "OTEL_EXPORTER_OTLP_CLIENT_KEY", "", "File with the private key of OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE"),
+    setting(Links, "OTEL_EXPORTER_OTLP_TRACES_CLIENT_KEY", "", "File with the private key of OTEL_EXPORTER_OTLP_TRACES_CLIENT_CERTIFICATE"),
     setting(Stream, "GANESH_STREAM", "EVENTS", "Stream that holds the events"),
     setting(Stream, "GANESH_SUBJECTS", "events.>", "Subjects of the stream, separated by commas, when ganesh makes it"),
     setting(Stream, "GANESH_STREAM_MAX_AGE", "7d", "Age at which a stream that ganesh made drops a message"),
@@ -165,7 +203,7 @@ pub const SETTINGS: &[Setting] = &[
     setting(Telemetry, "GANESH_TRACE_MAX_PER_SEC", "200", "Traces kept in a second, at most; half of them for failed and redelivered messages"),
     setting(Telemetry, "OTEL_SDK_DISABLED", "false", "true: no metrics, no timing and no traces; to measure what they cost"),
     setting(Telemetry, "OTEL_TRACES_EXPORTER", "otlp", "otlp, or none"),
-    setting(Telemetry, "OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:4317", "OTLP collector (gRPC, without TLS)"),
+    setting(Telemetry, "OTEL_EXPORTER_OTLP_ENDPOINT", "http://localhost:4317", "OTLP collector; https://… is TLS; http://localhost:4318 for http/protobuf, to whose path v1/traces is added"),
     setting(Telemetry, "OTEL_SERVICE_NAME", "ganesh", "Resource attribute service.name; ganesh-produce for produce"),
     setting(Telemetry, "OTEL_RESOURCE_ATTRIBUTES", "", "Further resource attributes: key=value pairs, separated by commas"),
     setting(Telemetry, "JAEGER_URL", "", "URL of Jaeger, such as http://localhost:16686, from which ganesh explain reads traces; empty: it reads none"),

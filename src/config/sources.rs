@@ -17,6 +17,17 @@ pub(crate) fn group_flags(group: Group) -> impl Iterator<Item = Arg> {
         .map(flag)
 }
 
+/// How the links to these systems are encrypted, and how ganesh logs in there. Each variable has the system's
+/// name in it.
+pub(crate) fn link_flags(systems: &[&'static str]) -> impl Iterator<Item = Arg> {
+    let settings = SETTINGS
+        .iter()
+        .filter(|setting| setting.group == Group::Links);
+    settings
+        .filter(move |setting| systems.iter().any(|system| setting.env.contains(system)))
+        .map(flag)
+}
+
 fn flag(setting: &Setting) -> Arg {
     let arg = Arg::new(setting.env)
         .long(setting.flag())

@@ -67,6 +67,20 @@ impl Reader {
         })
     }
 
+    /// The same of a setting without a default.
+    pub(super) fn one_of_optional<T: Copy>(
+        &mut self,
+        env: &'static str,
+        choices: &[(&str, T)],
+    ) -> Option<T> {
+        let names: Vec<&str> = choices.iter().map(|(name, _)| *name).collect();
+        self.optional(env, &format!("one of {}", names.join(", ")), |raw| {
+            let mut choices = choices.iter();
+            let (_, value) = choices.find(|(name, _)| name.eq_ignore_ascii_case(raw))?;
+            Some(*value)
+        })
+    }
+
     /// A whole number between these two.
     pub(crate) fn integer<T: TryFrom<u64>>(&mut self, env: &'static str, min: u64, max: u64) -> T {
         self.parse(env, &format!("{min} to {max}"), |raw| {
@@ -175,12 +189,19 @@ impl Reader {
         })
     }
 
-    /// Without TLS: the HTTP clients are built without it.
-    pub(crate) fn http_url(&mut self, env: &'static str) -> SecretUrl {
-        let expected =
-            "a URL that starts with http://, without user, path, parameters and fragment";
-        self.parse(env, expected, |raw| {
-            let good = is_server_url(raw, &["http"], &OTLP_PARTS);
+    /// Where the collector is. A path is for HTTP only.
+    pub(super) fn otlp_endpoint(&mut self, env: &'static str, has_path: bool) -> Option<SecretUrl> {
+        let path = if has_path { "" } else { "path, " };
+        let expected = format!(
+            "a URL that starts with http:// or https://, without user, {path}parameters and fragment"
+        );
+        let parts = UrlParts {
+            user: false,
+            path: has_path,
+            parameters: &[],
+        };
+        self.optional(env, &expected, |raw| {
+            let good = is_server_url(raw, &["http", "https"], &parts);
             good.then(|| SecretUrl::new(raw.to_owned()))
         })
     }
@@ -285,11 +306,6 @@ struct UrlParts {
 
 const NATS_PARTS: UrlParts = UrlParts {
     user: true,
-    path: false,
-    parameters: &[],
-};
-const OTLP_PARTS: UrlParts = UrlParts {
-    user: false,
     path: false,
     parameters: &[],
 };

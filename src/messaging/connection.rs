@@ -4,17 +4,19 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_nats::connection::State;
-use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, Event};
-use percent_encoding::percent_decode_str;
+use async_nats::jetstream::{self, Context};
+use async_nats::{Client, ConnectError, ConnectErrorKind, Event};
 use tokio::sync::watch;
 use url::Url;
 
+use super::login;
 use crate::config::{NatsConfig, SecretUrl};
 use crate::error::{Class, Code, Dependency, Error};
 use crate::labels::ConnectionEvent;
 use crate::telemetry::logs::RateLimit;
 use crate::telemetry::metrics::Both;
 use crate::telemetry::{Health, Metrics};
+use crate::tls;
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// Least messages that a subscription buffers before the client calls it a slow
@@ -80,7 +82,7 @@ pub(crate) async fn connect(
         log: RateLimit::default(),
         disconnects: told,
     });
-    let client = options(&config.url)
+    let client = login::options(config)
         .name(name)
         .connection_timeout(CONNECT_TIMEOUT)
         .subscription_capacity(SUBSCRIPTION_CAPACITY_MESSAGES.max(max_in_flight * 2))
@@ -92,7 +94,7 @@ pub(crate) async fn connect(
         })
         .connect(addresses(&config.url))
         .await
-        .map_err(|error| connect_error(&error))?;
+        .map_err(|error| connect_error(&error, config))?;
     health.set(Dependency::Nats, true);
     Ok((client, disconnects))
 }
@@ -103,29 +105,14 @@ pub(crate) async fn connect(
 /// # Errors
 /// When no server answers, or none accepts our credentials.
 pub(crate) async fn connect_aside(name: &str, config: &NatsConfig) -> Result<Client, Error> {
-    options(&config.url)
+    login::options(config)
         .name(name)
         .connection_timeout(CONNECT_TIMEOUT)
         .max_reconnects(1)
         .event_callback(|_| async {})
         .connect(addresses(&config.url))
         .await
-        .map_err(|error| connect_error(&error))
-}
-
-/// Options with the credentials of the first URL that has some: user and password, or a
-/// user alone, which is a token. async-nats does not look for them there.
-fn options(url: &SecretUrl) -> ConnectOptions {
-    let options = ConnectOptions::new();
-    let decoded = |text: &str| percent_decode_str(text).decode_utf8_lossy().into_owned();
-    let urls = parsed(url).into_iter();
-    match urls.into_iter().find(|url| !url.username().is_empty()) {
-        None => options,
-        Some(url) => match url.password() {
-            Some(password) => options.user_and_password(decoded(url.username()), decoded(password)),
-            None => options.token(decoded(url.username())),
-        },
-    }
+        .map_err(|error| connect_error(&error, config))
 }
 
 /// Server addresses as async-nats takes them, without the credentials, which it would log.
@@ -147,14 +134,22 @@ fn parsed(url: &SecretUrl) -> Vec<Url> {
     urls.filter_map(Result::ok).collect()
 }
 
-/// Retrying does not help when the server rejects the credentials.
-fn connect_error(error: &ConnectError) -> Error {
+/// Retrying does not help when one side does not accept the other.
+fn connect_error(error: &ConnectError, config: &NatsConfig) -> Error {
     match error.kind() {
-        ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => setup_error(
-            format!("{error}: expected user and password, or a token, that the server knows"),
-        ),
-        _ => connection_error(&error.to_string()),
+        ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
+            setup_error(format!("{error}: {}", login::fix(&config.login)))
+        }
+        _ => match tls::refusal(error, &config.tls, login::VARIABLES) {
+            Some(refusal) => setup_error(refusal),
+            None => connection_error(&error.to_string()),
+        },
     }
+}
+
+/// Requests to JetStream, in the domain or account that is configured.
+pub(crate) fn jetstream(client: Client, config: &NatsConfig) -> Context {
+    jetstream::with_prefix(client, &config.api_prefix)
 }
 
 struct EventObserver {

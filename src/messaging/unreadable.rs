@@ -40,6 +40,8 @@ pub(crate) struct Search {
     consumer: PullConsumer,
     /// What need not be looked at.
     readable: Arc<KnownReadable>,
+    /// Asks for a message of the consumer's stream.
+    subject: String,
 }
 
 /// A message that cannot be read, as one that can: its headers are in [`HEADERS_BASE64`], and what is
@@ -60,8 +62,11 @@ impl Search {
         client: Client,
         consumer: PullConsumer,
         readable: Arc<KnownReadable>,
+        api_prefix: &str,
     ) -> Self {
+        let stream = &consumer.cached_info().stream_name;
         Self {
+            subject: format!("{api_prefix}.STREAM.MSG.GET.{stream}"),
             client,
             consumer,
             readable,
@@ -120,11 +125,9 @@ impl Search {
 
     async fn read(&self, sequence: u64, request: Value) -> Result<Option<RawMessage>, Error> {
         let failed = |what: &dyn Display| api_error(&format!("message {sequence}: {what}"));
-        let stream = &self.consumer.cached_info().stream_name;
-        let subject = format!("$JS.API.STREAM.MSG.GET.{stream}");
         let answer = self
             .client
-            .request(subject, request.to_string().into())
+            .request(self.subject.clone(), request.to_string().into())
             .await
             .map_err(|error| failed(&error))?;
         // A subject may stand in it as it was stored.

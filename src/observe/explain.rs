@@ -20,7 +20,7 @@ mod story;
 
 use std::time::Duration;
 
-use async_nats::jetstream::{self, Context};
+use async_nats::jetstream::Context;
 use sqlx::PgPool;
 use tokio::time::timeout;
 
@@ -53,7 +53,7 @@ pub(crate) struct Places<'a> {
 pub(crate) async fn jetstream(config: &Config, limit: Duration) -> Result<Context, String> {
     let connecting = connection::connect_aside("ganesh-explain", &config.nats);
     match timeout(limit, connecting).await {
-        Ok(Ok(client)) => Ok(jetstream::new(client)),
+        Ok(Ok(client)) => Ok(connection::jetstream(client, &config.nats)),
         Ok(Err(error)) => Err(format!("NATS at {}: {}", config.nats.url, error.detail)),
         Err(_) => Err(format!("NATS at {} does not answer", config.nats.url)),
     }

@@ -108,7 +108,7 @@ impl Source {
                 nats_handles.consumer.clone(),
                 in_flight.clone(),
                 nats_handles.readable.clone(),
-                config.nats.stream.clone(),
+                &config.nats,
                 outputs.dead_letters.clone(),
                 nats_handles.client_was_lost,
             ),

@@ -9,6 +9,7 @@ use async_nats::jetstream::consumer::PullConsumer;
 use futures::{StreamExt, TryStreamExt};
 
 use super::queue::Sender;
+use crate::config::NatsConfig;
 use crate::error::Error;
 use crate::labels::Reason;
 use crate::message::DeadLetter;
@@ -41,16 +42,16 @@ impl Unreadables {
         consumer: PullConsumer,
         in_flight: Arc<InFlight>,
         readable: Arc<KnownReadable>,
-        stream: String,
+        nats: &NatsConfig,
         dead_letters: Sender<DeadLetter>,
         is_due: bool,
     ) -> Self {
         Self {
             server_id: client.server_info().server_id,
-            search: Search::new(client.clone(), consumer, readable),
+            search: Search::new(client.clone(), consumer, readable, &nats.api_prefix),
             client,
             in_flight,
-            stream,
+            stream: nats.stream.clone(),
             dead_letters,
             dropped_at: None,
             is_due,

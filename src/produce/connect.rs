@@ -1,6 +1,6 @@
 //! Reaching NATS and the stream, which may both come up later than the producer.
 
-use async_nats::{Client, Subject, jetstream};
+use async_nats::{Client, Subject};
 
 use crate::config::{NatsConfig, covers};
 use crate::error::{Class, Code, Dependency, Error};
@@ -30,7 +30,7 @@ pub(crate) async fn stream_subjects(
     client: &Client,
     config: &NatsConfig,
 ) -> Result<Vec<String>, Error> {
-    let context = jetstream::new(client.clone());
+    let context = connection::jetstream(client.clone(), config);
     match reported::stream(&context, &config.stream).await? {
         Some(stream) => {
             let subjects = stream.config.texts("subjects").into_iter();

@@ -7,6 +7,7 @@ use sqlx::postgres::PgDatabaseError;
 use super::exclusion;
 use crate::config::HIDDEN;
 use crate::error::{Class, Code, Dependency, Error};
+use crate::tls::{self, LinkVariables, TlsFiles};
 
 /// What stands before the state in an error's detail.
 const BEFORE_STATE: &str = " (SQLSTATE ";
@@ -71,8 +72,20 @@ fn describe(error: &sqlx::Error) -> String {
             format!("{words}{BEFORE_STATE}{state})")
         }
         sqlx::Error::Configuration(why) => why.to_string(),
-        other => other.to_string(),
+        other => refusal(other).unwrap_or_else(|| other.to_string()),
     }
+}
+
+/// What one side did not accept in the other's TLS: at a start, waiting does not help.
+pub(crate) fn refusal(error: &sqlx::Error) -> Option<String> {
+    const VARIABLES: LinkVariables = LinkVariables {
+        url: "POSTGRES_URL",
+        ca: "sslrootcert (PGSSLROOTCERT)",
+        certificate: "sslcert (PGSSLCERT)",
+        key: "sslkey (PGSSLKEY)",
+    };
+    // Which files there are, the pool does not tell.
+    tls::refusal(error, &TlsFiles::default(), VARIABLES)
 }
 
 /// The SQLSTATE in the detail of an error of Postgres.

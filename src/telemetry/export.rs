@@ -8,18 +8,17 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use super::Metrics;
 use super::histogram::Histogram;
 use super::logs::OutageLog;
 use super::span_queue::{BatchSpan, Fate, Queued, Room, Timed};
+use super::{Metrics, collector};
+use crate::config::OtlpConfig;
 use crate::labels::SpanResult;
 
 /// A request is closed at this many spans, at the end of a trace.
 const REQUEST_SPANS: usize = 512;
 /// How long the first span of a request waits for others.
 const REQUEST_LINGER: Duration = Duration::from_millis(200);
-/// A request, retries included, takes no longer; then its spans have failed.
-pub(crate) const EXPORT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Takes traces from the queue and exports them, one request at a time.
 pub(crate) struct ExportTask {
@@ -44,10 +43,10 @@ impl ExportTask {
     }
 
     /// Exports until the queue is closed and empty. The exporter has been told its resource.
-    pub(crate) async fn run(mut self, exporter: impl SpanExporter) {
+    pub(crate) async fn run(mut self, exporter: impl SpanExporter, config: OtlpConfig) {
         while let Some(first) = self.next().await {
             let traces = self.request(first).await;
-            self.export(&exporter, traces).await;
+            self.export(&exporter, &config, traces).await;
         }
     }
 
@@ -76,7 +75,12 @@ impl ExportTask {
         traces
     }
 
-    async fn export(&mut self, exporter: &impl SpanExporter, mut traces: Vec<Queued>) {
+    async fn export(
+        &mut self,
+        exporter: &impl SpanExporter,
+        config: &OtlpConfig,
+        mut traces: Vec<Queued>,
+    ) {
         let mut spans = Vec::with_capacity(REQUEST_SPANS);
         for queued in &mut traces {
             spans.append(&mut queued.trace.spans);
@@ -92,13 +96,14 @@ impl ExportTask {
         for fate in &fates {
             fate.set(SpanResult::Failed);
         }
-        let result = match tokio::time::timeout(EXPORT_TIMEOUT, exporter.export(spans)).await {
+        let result = match tokio::time::timeout(config.timeout, exporter.export(spans)).await {
             Ok(Ok(())) => Ok(()),
             Ok(Err(error)) => Err(error.to_string()),
             Err(_) => Err("no answer in time".to_owned()),
         };
         if let Err(error) = result {
             if let Some(spans) = self.outage.failed(own) {
+                let error = cause(config).await.unwrap_or(error);
                 tracing::warn!(error, spans, "the collector did not take spans");
             }
             return;
@@ -117,6 +122,14 @@ impl ExportTask {
             histogram.attach_exemplar(*exemplar);
         }
     }
+}
+
+/// Why TLS does not work, if that is it.
+async fn cause(config: &OtlpConfig) -> Option<String> {
+    if !config.is_encrypted() {
+        return None;
+    }
+    collector::peer(config).await.err()
 }
 
 /// The batches' spans that these traces link to and that the collector does not have.

@@ -245,6 +245,7 @@ mod tests {
     use opentelemetry_sdk::trace::SpanExporter;
 
     use super::*;
+    use crate::config::{Config, Reader};
     use crate::telemetry::spans::span;
 
     /// Never answers, as a collector that hangs does not.
@@ -302,7 +303,8 @@ mod tests {
             queue.offer(trace(1, Some(&batch)));
         }
         drop(batch);
-        let task = tokio::spawn(task.run(Hangs));
+        let config = Config::read(Reader::default()).expect("the defaults are valid");
+        let task = tokio::spawn(task.run(Hangs, config.telemetry.otlp));
         queue.close();
         tokio::time::sleep(Duration::from_millis(50)).await;
         task.abort();

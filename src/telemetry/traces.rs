@@ -5,9 +5,6 @@ use std::time::{Duration, Instant};
 
 use opentelemetry::KeyValue;
 use opentelemetry::trace::TracerProvider as _;
-use opentelemetry_otlp::{
-    ExporterBuildError, RetryPolicy, SpanExporter, WithExportConfig, WithTonicConfig,
-};
 use opentelemetry_sdk::Resource;
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use opentelemetry_sdk::trace::{SdkTracerProvider, SpanExporter as _};
@@ -17,16 +14,11 @@ use tracing_subscriber::Layer;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::registry::LookupSpan;
 
-use super::Metrics;
-use super::export::EXPORT_TIMEOUT;
 use super::root_sampler::RootSampler;
 use super::span_queue::SpanQueue;
+use super::{Metrics, exporter};
 use crate::config::{TelemetryConfig, TracesExporter};
 
-/// Attempts after the first one, as long as [`EXPORT_TIMEOUT`] has not passed.
-const RETRIES_MAX: usize = 3;
-/// The pause before the first of them; it doubles.
-const RETRY_PAUSE: Duration = Duration::from_millis(250);
 /// How long the last spans may take at the end of the process.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
@@ -42,23 +34,12 @@ pub struct Tracing {
 /// tokio runtime. No collector has to be there: the exporter connects when it has something.
 ///
 /// # Errors
-/// When the exporter cannot be built from its endpoint.
-pub fn start(
-    config: &TelemetryConfig,
-    metrics: Metrics,
-) -> Result<Option<Tracing>, ExporterBuildError> {
+/// When the exporter cannot be built from its endpoint and files.
+pub fn start(config: &TelemetryConfig, metrics: Metrics) -> anyhow::Result<Option<Tracing>> {
     if config.traces == TracesExporter::None {
         return Ok(None);
     }
-    let retries = RetryPolicy::recommended()
-        .with_max_retries(RETRIES_MAX)
-        .with_initial_delay(RETRY_PAUSE);
-    let mut exporter = SpanExporter::builder()
-        .with_tonic()
-        .with_endpoint(config.otlp_endpoint.expose())
-        .with_timeout(EXPORT_TIMEOUT)
-        .with_retry_policy(retries)
-        .build()?;
+    let mut exporter = exporter::build(&config.otlp)?;
     let resource = resource(config);
     // Without it the spans would belong to no service.
     exporter.set_resource(&resource);
@@ -72,7 +53,7 @@ pub fn start(
     Ok(Some(Tracing {
         provider,
         queue,
-        task: tokio::spawn(task.run(exporter)),
+        task: tokio::spawn(task.run(exporter, config.otlp.clone())),
     }))
 }
 

@@ -72,10 +72,8 @@ impl Fixture {
     }
 
     async fn process_with(&mut self, port: u16, pool: PgPool) -> Cache {
-        let config = CacheConfig {
-            url: SecretUrl::new(format!("redis://127.0.0.1:{port}")),
-            ttl: Duration::from_mins(10),
-        };
+        let url = SecretUrl::new(format!("redis://127.0.0.1:{port}"));
+        let config = CacheConfig::plain(url, Duration::from_mins(10));
         let reads = Reads::new(pool.clone(), PartitionInterval::Day);
         let health = Health::new(self.metrics.clone());
         let cache = Cache::new(&config, pool, reads, self.metrics.clone(), health).unwrap();

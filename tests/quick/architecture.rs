@@ -7,10 +7,11 @@ use std::path::{Path, PathBuf};
 use crate::support::monitoring::{at, text};
 
 /// The modules of the crate, lowest first. Each imports only from levels below its own.
-const LEVELS: [&[&str]; 16] = [
+const LEVELS: [&[&str]; 17] = [
     &["text"],
     &["error"],
     &["backoff"],
+    &["tls"],
     &["config", "event"],
     &["labels"],
     &["message"],
@@ -27,13 +28,14 @@ const LEVELS: [&[&str]; 16] = [
 ];
 
 /// The modules in the order in which who runs the process, and then a message, meets them.
-const MEETING: [&str; 17] = [
+const MEETING: [&str; 18] = [
     "config",
     "cli",
     "error",
     "labels",
     "text",
     "backoff",
+    "tls",
     "event",
     "message",
     "messaging",

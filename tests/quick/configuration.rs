@@ -2,6 +2,7 @@
 //! that no secret is ever printed.
 
 pub mod example;
+mod links;
 mod mistakes;
 mod secrets;
 mod silent;

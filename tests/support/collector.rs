@@ -1,4 +1,6 @@
-//! An OTLP collector of the test's own, over real gRPC: it stands for Jaeger.
+//! An OTLP collector of the test's own, over real gRPC and HTTP, with TLS or without: it stands for Jaeger.
+
+mod encrypted;
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -17,6 +19,7 @@ use opentelemetry_proto::tonic::common::v1::{AnyValue, KeyValue};
 use opentelemetry_proto::tonic::resource::v1::Resource;
 use opentelemetry_proto::tonic::trace::v1::Span;
 use opentelemetry_proto::tonic::trace::v1::status::StatusCode;
+use reqwest::header::HeaderMap;
 use tokio::net::TcpListener;
 use tonic::transport::Server;
 use tonic::transport::server::TcpIncoming;
@@ -41,12 +44,16 @@ struct State {
     /// Requests that came since it was told how to behave.
     requests: AtomicUsize,
     accepted: Mutex<Vec<Seen>>,
+    /// Of the last request.
+    headers: Mutex<HeaderMap>,
 }
 
 /// A running collector. It ends with the test's runtime.
 #[derive(Debug, Clone)]
 pub struct Collector {
     endpoint: String,
+    /// With TLS: gRPC, and HTTP.
+    encrypted: [String; 2],
     state: Arc<State>,
 }
 
@@ -89,8 +96,13 @@ impl Collector {
             manner: Mutex::new(Manner::Accept),
             requests: AtomicUsize::new(0),
             accepted: Mutex::default(),
+            headers: Mutex::default(),
         });
-        let collector = Self { endpoint, state };
+        let collector = Self {
+            endpoint,
+            encrypted: Default::default(),
+            state,
+        };
         let service = TraceServiceServer::new(collector.clone());
         let serving = Server::builder()
             .add_service(service)
@@ -130,6 +142,16 @@ impl Collector {
         self.state.requests.load(Ordering::Relaxed) > 0
     }
 
+    /// The headers of the last request.
+    pub fn headers(&self) -> HeaderMap {
+        self.state.headers.lock().unwrap().clone()
+    }
+
+    /// Forgets every span.
+    pub fn forget(&self) {
+        self.state.accepted.lock().unwrap().clear();
+    }
+
     /// Every span that was accepted.
     pub fn spans(&self) -> Vec<Seen> {
         self.state.accepted.lock().unwrap().clone()
@@ -149,6 +171,7 @@ impl TraceService for Collector {
         &self,
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
+        *self.state.headers.lock().unwrap() = request.metadata().clone().into_headers();
         let manner = {
             let manner = self.state.manner.lock().unwrap();
             self.state.requests.fetch_add(1, Ordering::Relaxed);

@@ -2,6 +2,7 @@
 
 pub mod binary;
 pub mod cache_server;
+pub mod certificates;
 pub mod clock;
 pub mod cluster;
 pub mod collector;

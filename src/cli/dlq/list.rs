@@ -7,7 +7,7 @@ use serde_json::json;
 
 use super::options::{FILTERS, JSON, SHARED, reader, selection};
 use super::{DeadLetters, Failure, ends_quietly, shown};
-use crate::config::{Config, flags};
+use crate::config::{Config, flags, link_flags};
 use crate::event::replay::{FIRST_SEEN, GENERATION};
 use crate::messaging::letters::{
     DELIVERIES, DETAIL, LAST_SEEN, Letter, STREAM, STREAM_SEQUENCE, TRACE_ID,
@@ -21,6 +21,7 @@ pub(super) fn command() -> Command {
     Command::new("list")
         .about("List dead letters, oldest first, after their number")
         .args(flags(FILTERS.into_iter().chain([JSON]).chain(SHARED)))
+        .args(link_flags(&["NATS"]))
 }
 
 pub(super) async fn run(config: &Config, matches: &ArgMatches) -> Result<(), Failure> {

@@ -10,7 +10,7 @@ use super::options::{FILTERS, SHARED, YES, reader, selection};
 use super::{DeadLetters, Failure, interrupted};
 use crate::cli::print_line;
 use crate::cli::shutdown::stop_on_signal;
-use crate::config::{Config, flags};
+use crate::config::{Config, flags, link_flags};
 use crate::error::Error;
 use crate::messaging::letters;
 use crate::messaging::letters::scan::Filter;
@@ -21,6 +21,7 @@ pub(super) fn command() -> Command {
     Command::new("purge")
         .about("Delete dead letters for good, after asking")
         .args(flags(FILTERS.into_iter().chain([YES]).chain(SHARED)))
+        .args(link_flags(&["NATS"]))
 }
 
 pub(super) async fn run(config: &Config, matches: &ArgMatches) -> Result<(), Failure> {

@@ -25,7 +25,7 @@ use super::options::{
 use super::{DeadLetters, Failure, interrupted, shown};
 use crate::cli::print_line;
 use crate::cli::shutdown::stop_on_signal;
-use crate::config::{Config, flags};
+use crate::config::{Config, flags, link_flags};
 use crate::error::Error;
 use crate::messaging::letters::scan::Scan;
 use crate::messaging::letters::{self, Letter, replay};
@@ -59,6 +59,7 @@ pub(super) fn command() -> Command {
                 .chain([DRY_RUN, RATE, MAX_GENERATION, "GANESH_STREAM"])
                 .chain(SHARED),
         ))
+        .args(link_flags(&["NATS"]))
 }
 
 struct ReplayOptions {

@@ -8,7 +8,7 @@ use clap::{Arg, ArgMatches, Command, value_parser};
 
 use super::options::{RAW, SHARED, reader};
 use super::{DeadLetters, Failure, ends_quietly, shown};
-use crate::config::{Config, flags};
+use crate::config::{Config, flags, link_flags};
 use crate::event::replay::{FIRST_SEEN, FIRST_SEQUENCE};
 use crate::messaging::letters::{
     self, DELIVERIES, DETAIL, LAST_SEEN, Letter, OBJECT, STREAM, STREAM_SEQUENCE, TRACE_ID,
@@ -31,6 +31,7 @@ pub(super) fn command() -> Command {
                 .help("The letter's sequence, as ganesh dlq list shows it"),
         )
         .args(flags([RAW].into_iter().chain(SHARED)))
+        .args(link_flags(&["NATS"]))
 }
 
 pub(super) async fn run(config: &Config, matches: &ArgMatches) -> Result<(), Failure> {

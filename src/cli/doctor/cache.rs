@@ -1,7 +1,7 @@
 //! Dragonfly or Redis.
 
-use super::{ANSWER_TIMEOUT, Findings};
-use crate::cache::{NOT_SUPPORTED, is_cluster, words};
+use super::{ANSWER_TIMEOUT, Findings, links};
+use crate::cache::{NOT_SUPPORTED, client, is_cluster, words};
 use crate::config::Config;
 
 /// Prefix of the policies that may evict any key, the least used first.
@@ -11,7 +11,7 @@ const POLICY_PREFIX: &str = "allkeys-";
 pub(super) async fn check(config: &Config, findings: &mut Findings) {
     let why = match tokio::time::timeout(ANSWER_TIMEOUT, ask(config, findings)).await {
         Ok(Ok(())) => return,
-        Ok(Err(error)) => words(&error),
+        Ok(Err(error)) => client::refusal(&error, &config.cache).unwrap_or_else(|| words(&error)),
         Err(_) => "no answer in time".to_owned(),
     };
     findings.warning(format_args!(
@@ -21,7 +21,7 @@ pub(super) async fn check(config: &Config, findings: &mut Findings) {
 }
 
 async fn ask(config: &Config, findings: &mut Findings) -> Result<(), redis::RedisError> {
-    let client = redis::Client::open(config.cache.url.expose())?;
+    let client = client::open(&config.cache)?;
     let mut connection = client.get_multiplexed_async_connection().await?;
     let info: String = redis::cmd("INFO").query_async(&mut connection).await?;
     let field = |name: &str| {
@@ -37,6 +37,7 @@ async fn ask(config: &Config, findings: &mut Findings) -> Result<(), redis::Redi
         ),
     };
     findings.ok(format_args!("{product} {version} at {}", config.cache.url));
+    links::cache(config, findings).await;
     if is_cluster(&mut connection).await {
         findings.failed(NOT_SUPPORTED);
         return Ok(());

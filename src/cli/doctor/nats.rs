@@ -2,9 +2,9 @@
 
 use std::fmt::Display;
 
-use async_nats::jetstream::{self, Context};
+use async_nats::jetstream::Context;
 
-use super::{ANSWER_TIMEOUT, Findings};
+use super::{ANSWER_TIMEOUT, Findings, links};
 use crate::config::Config;
 use crate::messaging::reported::ReportedConfig;
 use crate::messaging::requirements::{Existing, limits};
@@ -40,6 +40,7 @@ pub(super) async fn check(config: &Config, findings: &mut Findings) {
             "server {version}: tested from {major}.{minor}; upgrade it"
         ));
     }
+    links::nats(&config.nats, client.server_info().tls_required, findings).await;
     let least_bytes = client.max_payload() + in_flight::SUBJECTS_MAX_BYTES;
     if config.pipeline.max_in_flight_bytes < least_bytes {
         findings.failed(format_args!(
@@ -47,7 +48,7 @@ pub(super) async fn check(config: &Config, findings: &mut Findings) {
         ));
     }
     findings.dependency = "jetstream";
-    let jetstream = jetstream::new(client);
+    let jetstream = connection::jetstream(client, &config.nats);
     match Existing::find(&jetstream, &config.nats).await {
         Ok(existing) => {
             // Whether it answers is a check of its own.

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use sqlx::{Connection, PgPool};
 
-use super::{ANSWER_TIMEOUT, Findings, reads};
+use super::{ANSWER_TIMEOUT, Findings, links, reads};
 use crate::config::Config;
 use crate::storage::session::{self, SessionUse};
 use crate::storage::tail::marks;
@@ -83,6 +83,7 @@ async fn ask(config: &Config, findings: &mut Findings) -> Result<(), sqlx::Error
         findings
             .warning("full_page_writes is off: a power failure can corrupt pages; set it to on");
     }
+    links::postgres(config, &pool, findings).await?;
     match foreign {
         Some(foreign) => findings.failed(foreign),
         None => check_schema(&pool, config, findings).await?,

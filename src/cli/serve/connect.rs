@@ -2,7 +2,6 @@
 
 use std::sync::Arc;
 
-use async_nats::jetstream;
 use sqlx::PgPool;
 
 use super::{CLIENT_WAS_LOST, Service};
@@ -94,7 +93,7 @@ async fn connect_nats(
             config.pipeline.max_in_flight_bytes
         )));
     }
-    let jetstream = jetstream::new(client.clone());
+    let jetstream = connection::jetstream(client.clone(), &config.nats);
     let ensured = wait_for(
         "JetStream (GANESH_STREAM, GANESH_CONSUMER)",
         deadline,

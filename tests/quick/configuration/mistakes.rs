@@ -4,11 +4,13 @@ use std::collections::HashSet;
 use std::ffi::OsStr;
 use std::os::unix::ffi::OsStrExt;
 
-use super::{read, shared_settings, stderr};
+use super::{links, read, shared_settings, stderr};
 use crate::support::binary::{command, output};
 
 /// Variable, what the message says was expected, bad values.
-const MISTAKES: &[(&str, &str, &[&str])] = &[
+pub type Mistake = (&'static str, &'static str, &'static [&'static str]);
+
+const MISTAKES: &[Mistake] = &[
     (
         "NATS_URL",
         "a URL such as nats://localhost:4222",
@@ -165,8 +167,8 @@ const MISTAKES: &[(&str, &str, &[&str])] = &[
     ("OTEL_TRACES_EXPORTER", "one of otlp, none", &["zipkin"]),
     (
         "OTEL_EXPORTER_OTLP_ENDPOINT",
-        "a URL that starts with http://",
-        &["localhost:4317", "https://collector:4317"],
+        "a URL that starts with http:// or https://",
+        &["localhost:4317", "grpc://collector:4317"],
     ),
     (
         "OTEL_RESOURCE_ATTRIBUTES",
@@ -186,7 +188,22 @@ const MISTAKES: &[(&str, &str, &[&str])] = &[
 ];
 
 /// Any text is one. Whether a folder can be used is seen later, and not by every subcommand.
-const NEVER_WRONG: &[&str] = &["GANESH_API_TOKEN", "GANESH_LOG_DIR", "OTEL_SERVICE_NAME"];
+const NEVER_WRONG: &[&str] = &[
+    "GANESH_API_TOKEN",
+    "GANESH_LOG_DIR",
+    "NATS_PASSWORD",
+    "NATS_TOKEN",
+    "NATS_USER",
+    // Their values are not shown: tests/quick/configuration/links.rs.
+    "OTEL_EXPORTER_OTLP_HEADERS",
+    "OTEL_EXPORTER_OTLP_TRACES_HEADERS",
+    "OTEL_SERVICE_NAME",
+];
+
+/// Those of the links stand with what else is tested of them.
+fn table() -> impl Iterator<Item = &'static Mistake> {
+    MISTAKES.iter().chain(links::MISTAKES)
+}
 
 #[test]
 fn each_mistake_ends_with_2_and_names_the_variable_and_what_was_expected() {
@@ -196,7 +213,7 @@ fn each_mistake_ends_with_2_and_names_the_variable_and_what_was_expected() {
             .map(|value| (*variable, *value, *expected))
             .collect::<Vec<_>>()
     };
-    for (variable, value, expected) in MISTAKES.iter().flat_map(each) {
+    for (variable, value, expected) in table().flat_map(each) {
         let output = output(command(&["healthcheck"], &[(variable, value)]));
         let said = stderr(&output);
         assert_eq!(output.status.code(), Some(2), "{variable}={value}: {said}");
@@ -212,7 +229,7 @@ fn each_mistake_ends_with_2_and_names_the_variable_and_what_was_expected() {
 
 #[test]
 fn every_setting_that_can_be_wrong_has_its_mistake_here() {
-    let covered: HashSet<&str> = MISTAKES.iter().map(|(variable, ..)| *variable).collect();
+    let covered: HashSet<&str> = table().map(|(variable, ..)| *variable).collect();
     for setting in shared_settings() {
         let never = NEVER_WRONG.contains(&setting.env);
         assert_ne!(covered.contains(setting.env), never, "{}", setting.env);
@@ -222,7 +239,7 @@ fn every_setting_that_can_be_wrong_has_its_mistake_here() {
 #[test]
 fn all_mistakes_are_reported_at_once() {
     let mut mistakes: Vec<(&str, &str)> = Vec::new();
-    for (variable, _, values) in MISTAKES {
+    for (variable, _, values) in table() {
         if mistakes.iter().all(|(known, _)| known != variable) {
             mistakes.push((variable, values[0]));
         }

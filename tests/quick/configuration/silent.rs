@@ -44,11 +44,11 @@ fn a_token_that_no_client_can_send_is_refused() {
 fn a_variable_of_opentelemetry_that_is_not_read_is_named_once_logging_works() {
     let settings = [
         ("OTEL_EXPORTER_OTLP_HEADERS", "authorization=swordfish"),
-        ("OTEL_EXPORTER_OTLP_CERTIFICATE", "swordfish"),
+        ("OTEL_EXPORTER_OTLP_METRICS_CERTIFICATE", "swordfish"),
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf"),
         ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "grpc"),
         ("OTEL_TRACES_SAMPLER", "always_on"),
-        ("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "http://h:1"),
+        ("OTEL_EXPORTER_OTLP_INSECURE", "true"),
         ("OTEL_BSP_SCHEDULE_DELAY", ""),
         ("OTEL_SERVICE_NAME", "mine"),
     ];
@@ -62,9 +62,8 @@ fn a_variable_of_opentelemetry_that_is_not_read_is_named_once_logging_works() {
         .map(|line| line["variable"].as_str().unwrap())
         .collect();
     let expected = [
-        "OTEL_EXPORTER_OTLP_CERTIFICATE",
-        "OTEL_EXPORTER_OTLP_PROTOCOL",
-        "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+        "OTEL_EXPORTER_OTLP_INSECURE",
+        "OTEL_EXPORTER_OTLP_METRICS_CERTIFICATE",
         "OTEL_METRICS_EXPORTER",
         "OTEL_TRACES_SAMPLER",
     ];
@@ -72,7 +71,7 @@ fn a_variable_of_opentelemetry_that_is_not_read_is_named_once_logging_works() {
     // It is the answer of a command that looks.
     let output = in_folder_with("", &["doctor"], &settings);
     let said = String::from_utf8_lossy(&output.stdout);
-    let finding = "warning  telemetry ganesh does not read OTEL_EXPORTER_OTLP_CERTIFICATE";
+    let finding = "warning  telemetry ganesh does not read OTEL_EXPORTER_OTLP_METRICS_CERTIFICATE";
     assert!(said.contains(finding), "{said}");
 }
 

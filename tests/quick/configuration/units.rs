@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use ganesh::config::Group;
+
 use super::{read, shared_settings};
 use crate::support::binary::{command, output};
 
@@ -43,9 +45,10 @@ fn a_command_lists_its_own_settings_first_and_only_those_that_it_uses() {
         headings.map(str::to_owned).collect::<Vec<_>>()
     };
     assert_eq!(headings(&["healthcheck"]), ["Options", "HTTP", "Telemetry"]);
+    let links = Group::Links.heading();
     assert_eq!(
         headings(&["migrate"]),
-        ["Options", "Servers", "Storage", "Telemetry"]
+        ["Options", "Servers", "Storage", "Telemetry", links]
     );
     let produce = [
         "Options",
@@ -53,10 +56,18 @@ fn a_command_lists_its_own_settings_first_and_only_those_that_it_uses() {
         "Servers",
         "Stream",
         "HTTP",
+        links,
         "Telemetry",
     ];
     assert_eq!(headings(&["produce"]), produce);
-    let list = ["Options", "Dead letters", "Servers", "Stream", "Telemetry"];
+    let list = [
+        "Options",
+        "Dead letters",
+        "Servers",
+        "Stream",
+        "Telemetry",
+        links,
+    ];
     assert_eq!(headings(&["dlq", "list"]), list);
     assert!(!help(&["healthcheck"]).contains("GANESH_WRITERS"));
 }
