@@ -49,6 +49,7 @@ async fn lands(stack: &Stack, settings: &[(&str, &str)]) {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "a table of wrong things")]
 async fn an_event_goes_over_mutual_tls_and_each_wrong_thing_is_named() {
     let (stack, authority, other) = (Stack::start().await, Authority::new(), Authority::new());
     let client = authority.client("client");
@@ -207,7 +208,7 @@ async fn a_token_a_handshake_without_greeting_and_a_renewed_certificate_are_take
 }
 
 /// A JWT as `nsc` makes it.
-fn jwt(issuer: &KeyPair, subject: &KeyPair, nats: Value, until: Option<i64>) -> String {
+fn jwt(issuer: &KeyPair, subject: &KeyPair, nats: &Value, until: Option<i64>) -> String {
     use base64::Engine as _;
     use base64::prelude::BASE64_URL_SAFE_NO_PAD as BASE64;
     let mut claims = json!({
@@ -244,12 +245,12 @@ fn operated(authority: &Authority) -> (Server, KeyPair) {
         json!({ "type": "operator", "version": 2, "system_account": system.public_key() });
     let conf = format!(
         "operator: {}\nsystem_account: {}\nresolver: MEMORY\nresolver_preload {{ {}: {}, {}: {} }}",
-        jwt(&operator, &operator, of_operator, None),
+        jwt(&operator, &operator, &of_operator, None),
         system.public_key(),
         account.public_key(),
-        jwt(&operator, &account, of_account, None),
+        jwt(&operator, &account, &of_account, None),
         system.public_key(),
-        jwt(&operator, &system, of_system, None),
+        jwt(&operator, &system, &of_system, None),
     );
     (server(authority, &conf), account)
 }
@@ -264,12 +265,13 @@ fn credentials(account: &KeyPair, allowed: &Value, until: Option<i64>) -> String
     format!(
         "-----BEGIN NATS USER JWT-----\n{}\n------END NATS USER JWT------\n\n\
          -----BEGIN USER NKEY SEED-----\n{}\n------END USER NKEY SEED------\n",
-        jwt(account, &user, claims, until),
+        jwt(account, &user, &claims, until),
         user.seed().unwrap()
     )
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "a table of wrong things")]
 async fn credentials_with_the_permissions_of_the_documentation_are_enough() {
     let (stack, authority) = (Stack::start().await, Authority::new());
     let (nats, account) = operated(&authority);

@@ -19,6 +19,7 @@ fn exported(stack: &Stack, settings: &[(&str, &str)]) -> String {
 
 // The collector runs in this process, beside the producer that is waited for.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[expect(clippy::too_many_lines, reason = "a table of wrong things")]
 async fn traces_go_over_mutual_tls_by_grpc_and_http_and_each_wrong_thing_is_named() {
     let (stack, authority, other) = (Stack::start().await, Authority::new(), Authority::new());
     stack.make_streams().await;

@@ -41,6 +41,7 @@ fn server(authority: &Authority, signed: &Signed) -> Server {
 }
 
 #[tokio::test]
+#[expect(clippy::too_many_lines, reason = "a table of wrong things")]
 async fn a_pipeline_runs_over_verified_tls_and_each_wrong_thing_is_named() {
     let (authority, other) = (Authority::new(), Authority::new());
     let signed = authority.server("postgres");

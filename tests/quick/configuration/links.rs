@@ -226,6 +226,7 @@ fn certificates_that_expired_and_keys_of_others_are_named() {
 }
 
 #[test]
+#[expect(clippy::too_many_lines, reason = "a table of wrong things")]
 fn one_login_is_enough_and_none_is_shown() {
     let seed = KeyPair::new_user().seed().unwrap();
     let account = KeyPair::new_account().seed().unwrap();
