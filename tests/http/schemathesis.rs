@@ -9,7 +9,7 @@ use crate::support::Stack;
 use crate::support::events::events;
 
 /// Random requests for an operation, after those that try the limits of each parameter.
-const EXAMPLES: &str = "10";
+const EXAMPLES: &str = "4";
 const SEED: &str = "7";
 
 #[tokio::test]
